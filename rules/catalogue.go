@@ -1,0 +1,179 @@
+package rules
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// Condition is an entry of the catalogue: what a fault is called, how its alerts are recognised, and what is done.
+type Condition struct {
+	Name string
+	// Type is the domain, such as gpu.
+	Type string
+	// Priority orders conditions: the lower, the more urgent.
+	Priority int
+	// Device says what the ID of a status of the condition names.
+	Device prom.DeviceMode
+	// IDLabel is the label that holds the ID. Empty stands for the labels that Device has by default.
+	IDLabel string
+	// AffectsLoad says that workload suffers while the condition holds.
+	AffectsLoad bool
+	// Match maps labels to values with their operators. Empty stands for the default: the name or an alias in the
+	// label condition, or in alertname when the label condition names no condition.
+	Match map[string]string
+	// SOP names the procedure. Empty when the condition is only shown.
+	SOP string
+	// Aliases are other names of the condition.
+	Aliases []string
+	// Policy is complete: the defaults are merged into it.
+	Policy prom.Policy
+}
+
+func (c Condition) clone() Condition {
+	c.Match = maps.Clone(c.Match)
+	c.Aliases = slices.Clone(c.Aliases)
+	return c
+}
+
+// Catalogue is what is known of conditions. It is immutable.
+type Catalogue struct {
+	entries []*entry          // Sorted by priority, then name.
+	byName  map[string]*entry // By name and alias.
+	byFold  map[string]*entry // By name and alias in lower case.
+	index   *index
+}
+
+// newCatalogue returns the catalogue of entries without contradictions.
+func newCatalogue(entries []*entry) *Catalogue {
+	c := &Catalogue{entries: entries, byName: make(map[string]*entry), byFold: make(map[string]*entry)}
+	slices.SortFunc(c.entries, compareUrgency)
+	for rank, e := range c.entries {
+		e.rank = rank
+		for _, name := range e.names() {
+			c.byName[name] = e
+			c.byFold[strings.ToLower(name)] = e
+		}
+	}
+	c.index = newIndex(c.entries)
+	return c
+}
+
+// Conditions returns the conditions, sorted by priority, then name.
+func (c *Catalogue) Conditions() []Condition {
+	all := make([]Condition, 0, len(c.entries))
+	for _, e := range c.entries {
+		all = append(all, e.clone())
+	}
+	return all
+}
+
+// Lookup returns the condition of that name or alias. A name that is not known as it is written is looked for again
+// without regard to case.
+func (c *Catalogue) Lookup(name string) (Condition, bool) {
+	e := c.lookup(name)
+	if e == nil {
+		return Condition{}, false
+	}
+	return e.clone(), true
+}
+
+func (c *Catalogue) lookup(name string) *entry {
+	if e := c.byName[name]; e != nil {
+		return e
+	}
+	if checkName(name) != nil {
+		return nil
+	}
+	return c.byFold[strings.ToLower(name)]
+}
+
+// Match returns the condition that an alert with the labels belongs to. Of several it is the most urgent one, then the
+// one whose name sorts first.
+func (c *Catalogue) Match(labels map[string]string) (Condition, bool) {
+	e := c.match(labels)
+	if e == nil {
+		return Condition{}, false
+	}
+	return e.clone(), true
+}
+
+// match forgives the case of the label condition, as Lookup does, so that an alert and a request over the API that
+// write a name alike mean the same condition. The name of the alert comes last: kube-state-metrics has a label
+// condition of its own, so that an alert NodeNotReady may well say condition="Ready".
+func (c *Catalogue) match(labels map[string]string) *entry {
+	if e := c.index.find(labels); e != nil {
+		return e
+	}
+	if e := c.lookup(labels[labelCondition]); e != nil && e.byDefault() {
+		return e
+	}
+	if e := c.byName[labels[labelAlertname]]; e != nil && e.byDefault() {
+		return e
+	}
+	return nil
+}
+
+// Status returns the status of a condition, given by name or alias, of a node and device. The device is dropped when
+// the condition is of the whole node or of all devices. A condition that is not in the catalogue has the default
+// priority, neither procedure nor policy, and so is never acted on.
+func (c *Catalogue) Status(node, condition, device string) prom.AegisNodeStatus {
+	e := c.lookup(condition)
+	if e == nil {
+		return unknownStatus(node, condition, device)
+	}
+	return e.status(node, device)
+}
+
+func unknownStatus(node, condition, device string) prom.AegisNodeStatus {
+	s := prom.AegisNodeStatus{
+		Node: node, Condition: condition, ID: device, Priority: prom.DefaultPriority, DeviceMode: prom.DeviceNone,
+	}
+	if device != "" {
+		s.DeviceMode = prom.DeviceID
+	}
+	return s
+}
+
+func (c Condition) status(node, device string) prom.AegisNodeStatus {
+	return prom.AegisNodeStatus{
+		Node:        node,
+		Condition:   c.Name,
+		Type:        c.Type,
+		ID:          c.deviceID(device),
+		Priority:    c.Priority,
+		AffectsLoad: c.AffectsLoad,
+		DeviceMode:  c.Device,
+		SOP:         c.SOP,
+		Policy:      c.Policy,
+	}
+}
+
+// UnknownSOPs returns an error that names every condition whose procedure is not among the known ones, as joined
+// *FileErrors, or nil.
+func (c *Catalogue) UnknownSOPs(known []string) error {
+	var problems []*FileError
+	for _, e := range c.entries {
+		if e.SOP == "" || slices.Contains(known, e.SOP) {
+			continue
+		}
+		at := e.lines[fieldSOP]
+		problems = append(problems, &FileError{
+			File: at.file, Line: at.line,
+			Problem: "condition " + e.Name + " has the unknown sop " + quote(e.SOP) + ", " + hint(e.SOP, known),
+		})
+	}
+	return join(problems)
+}
+
+// join returns the problems as one error, nil when there is none.
+func join(problems []*FileError) error {
+	errs := make([]error, 0, len(problems))
+	for _, p := range problems {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,27 @@
+package prom
+
+import "time"
+
+// AlertState is the state of an alert at its source.
+type AlertState string
+
+// The states: pending and firing are Prometheus', active and suppressed are Alertmanager's.
+const (
+	StatePending    AlertState = "pending"
+	StateFiring     AlertState = "firing"
+	StateActive     AlertState = "active"
+	StateSuppressed AlertState = "suppressed"
+)
+
+// Alert is an alert as one of its sources tells it: a webhook, Prometheus, or the API of Alertmanager.
+type Alert struct {
+	Labels      map[string]string
+	Annotations map[string]string
+	State       AlertState
+	// Fingerprint is Alertmanager's: FNV-1a of the labels, 16 hexadecimal digits.
+	Fingerprint string
+	StartsAt    time.Time
+	EndsAt      time.Time
+	// SuppressedBy names the silences, inhibiting alerts and time intervals that suppress the alert.
+	SuppressedBy []string
+}

@@ -1,0 +1,267 @@
+package prom
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+const (
+	defaultCanary = "Watchdog"
+	defaultMaxAge = 2 * time.Minute
+	// alertsQuery yields when each alert was last evaluated. The value of ALERTS itself is always 1.
+	alertsQuery = `timestamp(ALERTS{alertstate=~"pending|firing"})`
+)
+
+// The labels by which Prometheus tells an alert's state. They are no labels of the alert.
+const (
+	labelName      = "__name__"
+	labelState     = "alertstate"
+	labelAlertName = "alertname"
+)
+
+// PrometheusOptions configure a client of Prometheus.
+type PrometheusOptions struct {
+	// URL is the base address. It may have a path prefix.
+	URL string
+	// TokenFile holds the bearer token and is read for every request. Empty when there is none.
+	TokenFile string
+	// Canary is the alert that always fires. Without it an answer proves nothing. Empty means Watchdog.
+	Canary string
+	// MaxAge is the age from which a sample is stale, at least twice the interval of the slowest rule group. 0 means
+	// 2 minutes.
+	MaxAge time.Duration
+	// Timeout bounds one request. 0 means 10 seconds.
+	Timeout time.Duration
+	// Now is asked for the time only when an answer does not tell when it was evaluated. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Prometheus reads the alerts of one Prometheus, or of what speaks its API: Thanos, VictoriaMetrics.
+type Prometheus struct {
+	client *client
+	canary string
+	maxAge time.Duration
+	now    func() time.Time
+}
+
+// NewPrometheus returns a client. It sends nothing yet.
+func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
+	c, err := newClient(o.URL, o.TokenFile, o.Timeout)
+	if err != nil {
+		return nil, fmt.Errorf("prometheus: %w", err)
+	}
+	if o.MaxAge < 0 {
+		return nil, fmt.Errorf("prometheus: negative maximum age %s", o.MaxAge)
+	}
+	p := &Prometheus{client: c, canary: o.Canary, maxAge: o.MaxAge, now: o.Now}
+	if p.canary == "" {
+		p.canary = defaultCanary
+	}
+	if p.maxAge == 0 {
+		p.maxAge = defaultMaxAge
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	return p, nil
+}
+
+// Alerts returns the alerts that are pending or firing, one for each set of labels, with StartsAt unknown. An error
+// means that nothing is known: a request that failed, a partial answer, a stale alert, or no sign of the canary.
+func (p *Prometheus) Alerts(ctx context.Context) ([]Alert, error) {
+	body, err := p.client.postForm(ctx, "api/v1/query", url.Values{
+		"query": {alertsQuery},
+		// Thanos and VictoriaMetrics answer with what they have unless told otherwise.
+		"partial_response":      {"false"},
+		"deny_partial_response": {"1"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("query prometheus: %w", err)
+	}
+	alerts, err := p.judge(body)
+	if err != nil {
+		return nil, fmt.Errorf("answer of prometheus %s: %w", p.client.safeURL(), err)
+	}
+	return alerts, nil
+}
+
+// judge decides whether the answer can be relied on, and returns its alerts.
+func (p *Prometheus) judge(body []byte) ([]Alert, error) {
+	samples, err := decodeVector(body)
+	if err != nil {
+		return nil, err
+	}
+	alerts := make([]Alert, 0, len(samples))
+	for _, s := range freshest(samples) {
+		if age := p.age(s); age.Abs() > p.maxAge {
+			return nil, fmt.Errorf("alert %s is stale: its last sample is %s old", quote(s.alert.Labels[labelAlertName]), age.Round(time.Second))
+		}
+		alerts = append(alerts, s.alert)
+	}
+	if !p.hasCanary(alerts) {
+		return nil, fmt.Errorf("the canary alert %s does not fire", quote(p.canary))
+	}
+	return alerts, nil
+}
+
+// age is measured on the clock of the server, which dated the sample and its evaluation.
+func (p *Prometheus) age(s sample) time.Duration {
+	if s.evaluatedAt.IsZero() {
+		return p.now().Sub(s.at)
+	}
+	return s.evaluatedAt.Sub(s.at)
+}
+
+func (p *Prometheus) hasCanary(alerts []Alert) bool {
+	for _, a := range alerts {
+		if a.Labels[labelAlertName] == p.canary && a.State == StateFiring {
+			return true
+		}
+	}
+	return false
+}
+
+// sample is an alert in one state, at the time when Prometheus last found it so.
+type sample struct {
+	alert       Alert
+	at          time.Time
+	evaluatedAt time.Time // Zero when the answer does not tell.
+}
+
+// freshest keeps one sample for each alert, in order of appearance. After a crash Prometheus returns the state from
+// before beside the present one for a while; the newer one is true. Of two that are equally new, firing is.
+func freshest(samples []sample) []sample {
+	kept := make([]sample, 0, len(samples))
+	index := make(map[string]int, len(samples))
+	for _, s := range samples {
+		i, known := index[s.alert.Fingerprint]
+		switch {
+		case !known:
+			index[s.alert.Fingerprint] = len(kept)
+			kept = append(kept, s)
+		case s.supersedes(kept[i]):
+			kept[i] = s
+		}
+	}
+	return kept
+}
+
+// supersedes reports whether s tells the state of the alert better than the other sample.
+func (s sample) supersedes(other sample) bool {
+	if s.at.Equal(other.at) {
+		return s.alert.State == StateFiring
+	}
+	return s.at.After(other.at)
+}
+
+// queryAnswer is the answer of an instant query. IsPartial is of VictoriaMetrics.
+type queryAnswer struct {
+	Status    string   `json:"status"`
+	IsPartial bool     `json:"isPartial"`
+	Warnings  []string `json:"warnings"`
+	Data      struct {
+		ResultType string         `json:"resultType"`
+		Result     []vectorSample `json:"result"`
+	} `json:"data"`
+}
+
+// vectorSample is an element of an instant vector. The value is a pair: the evaluation's time and a number as text.
+type vectorSample struct {
+	Metric map[string]string `json:"metric"`
+	Value  []json.RawMessage `json:"value"`
+}
+
+// decodeVector decodes an answer that is complete, and refuses any other.
+func decodeVector(body []byte) ([]sample, error) {
+	var answer queryAnswer
+	// The type of the result decides its form, so it is looked at even if the result cannot be decoded.
+	err := json.Unmarshal(body, &answer)
+	switch {
+	case answer.Data.ResultType != "" && answer.Data.ResultType != "vector":
+		return nil, fmt.Errorf("the result is a %s, not a vector", quote(answer.Data.ResultType))
+	case err != nil:
+		return nil, fmt.Errorf("decode: %w", err)
+	case answer.Status != "success":
+		return nil, fmt.Errorf("the status is %s", quote(answer.Status))
+	case len(answer.Warnings) > 0:
+		return nil, fmt.Errorf("%d warning(s), the first is %s", len(answer.Warnings), quote(answer.Warnings[0]))
+	case answer.IsPartial:
+		return nil, errors.New("it is partial")
+	case answer.Data.ResultType == "":
+		return nil, errors.New("it has no result")
+	}
+	samples := make([]sample, 0, len(answer.Data.Result))
+	for i, element := range answer.Data.Result {
+		s, err := element.sample()
+		if err != nil {
+			return nil, fmt.Errorf("sample %d: %w", i, err)
+		}
+		samples = append(samples, s)
+	}
+	return samples, nil
+}
+
+// sample turns the element into an alert with its own labels only.
+func (v vectorSample) sample() (sample, error) {
+	state := AlertState(v.Metric[labelState])
+	if state != StatePending && state != StateFiring {
+		return sample{}, fmt.Errorf("unknown alert state %s", quote(string(state)))
+	}
+	if v.Metric[labelAlertName] == "" {
+		return sample{}, errors.New("no alertname")
+	}
+	evaluatedAt, at, err := v.times()
+	if err != nil {
+		return sample{}, err
+	}
+	labels := maps.Clone(v.Metric)
+	delete(labels, labelName)
+	delete(labels, labelState)
+	return sample{
+		alert:       Alert{Labels: labels, State: state, Fingerprint: Fingerprint(labels)},
+		at:          at,
+		evaluatedAt: evaluatedAt,
+	}, nil
+}
+
+// times returns when the query was evaluated and when the alert was.
+func (v vectorSample) times() (evaluatedAt, at time.Time, err error) {
+	if len(v.Value) != 2 {
+		return time.Time{}, time.Time{}, fmt.Errorf("the value has %d parts, not 2", len(v.Value))
+	}
+	var evaluated float64
+	var text string
+	if err := errors.Join(json.Unmarshal(v.Value[0], &evaluated), json.Unmarshal(v.Value[1], &text)); err != nil {
+		return time.Time{}, time.Time{}, fmt.Errorf("decode the value: %w", err)
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return time.Time{}, time.Time{}, fmt.Errorf("the value %s is no number", quote(text))
+	}
+	if at, err = unixTime(seconds); err != nil {
+		return time.Time{}, time.Time{}, fmt.Errorf("the sample's time: %w", err)
+	}
+	if evaluated == 0 {
+		return time.Time{}, at, nil
+	}
+	if evaluatedAt, err = unixTime(evaluated); err != nil {
+		return time.Time{}, time.Time{}, fmt.Errorf("the evaluation's time: %w", err)
+	}
+	return evaluatedAt, at, nil
+}
+
+// unixTime converts seconds since the epoch, to the millisecond that Prometheus keeps.
+func unixTime(seconds float64) (time.Time, error) {
+	const year3000 = 32503680000
+	if math.IsNaN(seconds) || seconds <= 0 || seconds >= year3000 {
+		return time.Time{}, fmt.Errorf("%v is no time", seconds)
+	}
+	return time.UnixMilli(int64(math.Round(seconds * 1000))).UTC(), nil
+}

@@ -1,0 +1,264 @@
+package prom
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// evaluated is the time at which the answers of these tests were evaluated, long before any test runs.
+const evaluated = 1_700_000_000
+
+// vector is an answer with the samples.
+func vector(samples ...string) string {
+	return `{"status":"success","data":{"resultType":"vector","result":[` + strings.Join(samples, ",") + `]}}`
+}
+
+// element is a sample of an alert that was evaluated some time before the query.
+func element(alertname, state string, age time.Duration, labels ...string) string {
+	metric := fmt.Sprintf(`"alertname":%q,"alertstate":%q`, alertname, state)
+	for i := 0; i+1 < len(labels); i += 2 {
+		metric += fmt.Sprintf(`,%q:%q`, labels[i], labels[i+1])
+	}
+	return fmt.Sprintf(`{"metric":{%s},"value":[%d.781,"%.3f"]}`, metric, evaluated, float64(evaluated)+0.781-age.Seconds())
+}
+
+var canary = element("Watchdog", "firing", 10*time.Second)
+
+// newPrometheus returns a client of a server that answers with the body.
+func newPrometheus(t *testing.T, body string) *Prometheus {
+	t.Helper()
+	server := httptest.NewServer(reply(body))
+	t.Cleanup(server.Close)
+	p, err := NewPrometheus(PrometheusOptions{URL: server.URL})
+	require.NoError(t, err)
+	return p
+}
+
+func TestPrometheusAlerts(t *testing.T) {
+	t.Parallel()
+	p := newPrometheus(t, vector(
+		canary,
+		element("GpuHung", "firing", 30*time.Second, "node", "n1", "__name__", "ALERTS"),
+		element("GpuHung", "pending", 0, "node", "n2"),
+	))
+	alerts, err := p.Alerts(t.Context())
+	require.NoError(t, err)
+	gpu1 := map[string]string{"alertname": "GpuHung", "node": "n1"}
+	gpu2 := map[string]string{"alertname": "GpuHung", "node": "n2"}
+	watchdog := map[string]string{"alertname": "Watchdog"}
+	require.Equal(t, []Alert{
+		{Labels: watchdog, State: StateFiring, Fingerprint: upstreamFingerprint(watchdog)},
+		{Labels: gpu1, State: StateFiring, Fingerprint: upstreamFingerprint(gpu1)},
+		{Labels: gpu2, State: StatePending, Fingerprint: upstreamFingerprint(gpu2)},
+	}, alerts)
+}
+
+func TestPrometheusSendsOneStrictQuery(t *testing.T) {
+	t.Parallel()
+	var forms []url.Values
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		form, parseErr := url.ParseQuery(string(body))
+		if err := errors.Join(err, parseErr); err != nil || r.Method != http.MethodPost || r.URL.String() != "/prefix/api/v1/query" {
+			http.Error(w, "unexpected request", http.StatusBadRequest)
+			return
+		}
+		forms = append(forms, form)
+		reply(vector(canary))(w, r)
+	}))
+	t.Cleanup(server.Close)
+	p, err := NewPrometheus(PrometheusOptions{URL: server.URL + "/prefix/"})
+	require.NoError(t, err)
+	_, err = p.Alerts(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []url.Values{{
+		"query":                 {`timestamp(ALERTS{alertstate=~"pending|firing"})`},
+		"partial_response":      {"false"},
+		"deny_partial_response": {"1"},
+	}}, forms)
+}
+
+func TestPrometheusAnswersThatProveNothing(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		body string
+		want string
+	}{
+		"no canary":              {vector(element("GpuHung", "firing", 0)), `the canary alert "Watchdog" does not fire`},
+		"an empty vector":        {vector(), `the canary alert "Watchdog" does not fire`},
+		"a pending canary":       {vector(element("Watchdog", "pending", 0)), `the canary alert "Watchdog" does not fire`},
+		"a stale canary":         {vector(element("Watchdog", "firing", 3*time.Minute)), `alert "Watchdog" is stale: its last sample is 3m0s old`},
+		"a stale firing alert":   {vector(canary, element("GpuHung", "firing", 121*time.Second)), `alert "GpuHung" is stale: its last sample is 2m1s old`},
+		"a stale pending alert":  {vector(canary, element("GpuHung", "pending", 4*time.Minute)), `alert "GpuHung" is stale: its last sample is 4m0s old`},
+		"a sample of the future": {vector(canary, element("GpuHung", "firing", -3*time.Minute)), `alert "GpuHung" is stale: its last sample is -3m0s old`},
+		"only stale samples": {
+			vector(canary, element("GpuHung", "firing", 4*time.Minute), element("GpuHung", "pending", 3*time.Minute)),
+			`alert "GpuHung" is stale: its last sample is 3m0s old`,
+		},
+		"a fresher sample of another alert": {
+			vector(canary, element("GpuHung", "firing", 4*time.Minute, "node", "n1"), element("GpuHung", "firing", 0, "node", "n2")),
+			`alert "GpuHung" is stale: its last sample is 4m0s old`,
+		},
+		"a warning": {
+			`{"status":"success","warnings":["store n2 is gone"],"data":{"resultType":"vector","result":[` + canary + `]}}`,
+			`1 warning(s), the first is "store n2 is gone"`,
+		},
+		"a partial answer": {
+			`{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[` + canary + `]}}`,
+			"it is partial",
+		},
+		"an error with status 200": {`{"status":"error","errorType":"timeout","error":"x"}`, `the status is "error"`},
+		"a scalar":                 {`{"status":"success","data":{"resultType":"scalar","result":[1,"1"]}}`, `the result is a "scalar", not a vector`},
+		"a scalar, type last":      {`{"status":"success","data":{"result":[1,"1"],"resultType":"scalar"}}`, `the result is a "scalar", not a vector`},
+		"a matrix":                 {`{"status":"success","data":{"resultType":"matrix","result":[]}}`, `the result is a "matrix", not a vector`},
+		"no data":                  {`{"status":"success"}`, "it has no result"},
+		"null":                     {`null`, `the status is ""`},
+		"a page":                   {`<html>`, `decode: invalid character '<' looking for beginning of value`},
+		"half an answer":           {vector(canary)[:60], "decode: unexpected end of JSON input"},
+		"two answers":              {vector(canary) + vector(canary), "decode: invalid character '{' after top-level value"},
+		"another state":            {vector(canary, element("X", "inactive", 0)), `sample 1: unknown alert state "inactive"`},
+		"no alertname":             {vector(element("", "firing", 0)), "sample 0: no alertname"},
+		"a histogram":              {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"histogram":[1,{}]}`), "sample 0: the value has 0 parts, not 2"},
+		"not a number":             {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"x"]}`), `sample 0: the value "x" is no number`},
+		"NaN":                      {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"NaN"]}`), "sample 0: the sample's time: NaN is no time"},
+		"infinity":                 {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"+Inf"]}`), "sample 0: the sample's time: +Inf is no time"},
+		"the value of ALERTS":      {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1700000000,"1"]}`), `alert "X" is stale: its last sample is 472222h13m19s old`},
+		"a negative evaluation":    {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[-1,"1"]}`), "sample 0: the evaluation's time: -1 is no time"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPrometheus(t, tt.body)
+			alerts, err := p.Alerts(t.Context())
+			require.EqualError(t, err, "answer of prometheus "+p.client.safeURL()+": "+tt.want)
+			require.Nil(t, alerts)
+		})
+	}
+}
+
+func TestPrometheusTakesTheFreshestStateOfAnAlert(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		samples []string
+		want    AlertState
+	}{
+		"pending after a crash":           {[]string{element("X", "firing", 4*time.Minute), element("X", "pending", time.Second)}, StatePending},
+		"the other order":                 {[]string{element("X", "pending", time.Second), element("X", "firing", 4*time.Minute)}, StatePending},
+		"both fresh, pending newer":       {[]string{element("X", "firing", 30*time.Second), element("X", "pending", time.Second)}, StatePending},
+		"both fresh, firing newer":        {[]string{element("X", "pending", 30*time.Second), element("X", "firing", time.Second)}, StateFiring},
+		"equally fresh, firing is true":   {[]string{element("X", "pending", time.Second), element("X", "firing", time.Second)}, StateFiring},
+		"equally fresh, the other order":  {[]string{element("X", "firing", time.Second), element("X", "pending", time.Second)}, StateFiring},
+		"exactly as old as allowed":       {[]string{element("X", "firing", 2*time.Minute)}, StateFiring},
+		"stale firing and fresher firing": {[]string{element("X", "firing", 4*time.Minute), element("X", "firing", time.Second)}, StateFiring},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			alerts, err := newPrometheus(t, vector(append(tt.samples, canary)...)).Alerts(t.Context())
+			require.NoError(t, err)
+			require.Len(t, alerts, 2)
+			require.Equal(t, tt.want, alerts[0].State)
+			require.Equal(t, "Watchdog", alerts[1].Labels["alertname"])
+		})
+	}
+}
+
+func TestPrometheusJudgesAgeWithoutTheClockOfThisHost(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(evaluated, 0)
+	noEvaluation := vector(fmt.Sprintf(`{"metric":{"alertname":"Watchdog","alertstate":"firing"},"value":[0,"%d"]}`, evaluated))
+	tests := map[string]struct {
+		body  string
+		now   time.Time
+		stale bool
+	}{
+		"the host is a day ahead":                   {vector(canary), at.Add(24 * time.Hour), false},
+		"the host is a day behind":                  {vector(canary), at.Add(-24 * time.Hour), false},
+		"no time of evaluation, by the host fresh":  {noEvaluation, at.Add(time.Minute), false},
+		"no time of evaluation, by the host stale":  {noEvaluation, at.Add(3 * time.Minute), true},
+		"no time of evaluation, the host is behind": {noEvaluation, at.Add(-3 * time.Minute), true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, err := NewPrometheus(PrometheusOptions{URL: "http://h", Now: func() time.Time { return tt.now }})
+			require.NoError(t, err)
+			_, err = p.judge([]byte(tt.body))
+			if tt.stale {
+				require.ErrorContains(t, err, "is stale")
+				return
+			}
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestPrometheusOptions(t *testing.T) {
+	t.Parallel()
+	p, err := NewPrometheus(PrometheusOptions{URL: "http://h", Canary: "DeadMan", MaxAge: time.Minute})
+	require.NoError(t, err)
+	_, err = p.judge([]byte(vector(element("DeadMan", "firing", 59*time.Second))))
+	require.NoError(t, err)
+	_, err = p.judge([]byte(vector(element("DeadMan", "firing", 61*time.Second))))
+	require.EqualError(t, err, `alert "DeadMan" is stale: its last sample is 1m1s old`)
+	_, err = p.judge([]byte(vector(canary)))
+	require.EqualError(t, err, `the canary alert "DeadMan" does not fire`)
+
+	_, err = NewPrometheus(PrometheusOptions{URL: "h"})
+	require.EqualError(t, err, "prometheus: the URL must be http://host or https://host, with an optional path")
+	_, err = NewPrometheus(PrometheusOptions{URL: "http://h", MaxAge: -1})
+	require.EqualError(t, err, "prometheus: negative maximum age -1ns")
+}
+
+func TestPrometheusOtherStatusIsAnError(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{204, 206, 400, 401, 422, 500, 503} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(status)
+			if status != http.StatusNoContent {
+				reply(vector(canary))(w, r)
+			}
+		}))
+		t.Cleanup(server.Close)
+		p, err := NewPrometheus(PrometheusOptions{URL: server.URL})
+		require.NoError(t, err)
+		_, err = p.Alerts(t.Context())
+		require.EqualError(t, err, fmt.Sprintf("query prometheus: %s answers with status %d", server.URL, status))
+	}
+}
+
+// FuzzDecodeVector checks that whatever is accepted can be relied on.
+func FuzzDecodeVector(f *testing.F) {
+	f.Add([]byte(vector(canary, element("GpuHung", "pending", time.Minute, "node", "n1"))))
+	f.Add([]byte(`{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[]}}`))
+	f.Add([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"1"]}}`))
+	f.Add([]byte(`{"status":"success","data":{"resultType":"vector","result":[{"metric":null,"value":[1e308,"1e308"]}]}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		samples, err := decodeVector(body)
+		if err != nil {
+			require.Nil(t, samples)
+			return
+		}
+		require.True(t, json.Valid(body))
+		for _, s := range samples {
+			require.NotEmpty(t, s.alert.Labels[labelAlertName])
+			require.NotContains(t, s.alert.Labels, labelState)
+			require.NotContains(t, s.alert.Labels, labelName)
+			require.Contains(t, []AlertState{StatePending, StateFiring}, s.alert.State)
+			require.Equal(t, Fingerprint(s.alert.Labels), s.alert.Fingerprint)
+			require.True(t, s.at.After(time.Unix(-1, 0)))
+		}
+		require.LessOrEqual(t, len(freshest(samples)), len(samples))
+	})
+}

@@ -1,0 +1,252 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// The limits of the labels of an alert.
+const (
+	maxLabels     = 128
+	maxLabelName  = 256
+	maxLabelValue = 4 << 10
+	// maxFingerprint is more than the 16 bytes that Alertmanager needs.
+	maxFingerprint = 64
+)
+
+// Labels that say where an alert comes from.
+const (
+	labelCluster        = "cluster"
+	labelNode           = "node"
+	labelInstance       = "instance"
+	labelKubernetesNode = "kubernetes_node"
+)
+
+// exporterOfOthers is an exporter whose own address says nothing about the node at fault.
+const exporterOfOthers = "kube-state-metrics"
+
+// The reasons why an alert is dropped.
+const (
+	DropNoAlertname   = "no_alertname"
+	DropNotACondition = "not_a_condition"
+	DropNoNode        = "no_node"
+	DropUnknownNode   = "unknown_node"
+	DropAmbiguousNode = "ambiguous_node"
+	DropOtherCluster  = "other_cluster"
+	DropLabelTooLong  = "label_too_long"
+	DropInvalid       = "invalid"
+)
+
+// DropReasons returns the closed set of reasons.
+func DropReasons() []string {
+	return []string{
+		DropNoAlertname, DropNotACondition, DropNoNode, DropUnknownNode, DropAmbiguousNode, DropOtherCluster,
+		DropLabelTooLong, DropInvalid,
+	}
+}
+
+// Drop is the reason why an alert has no translation.
+type Drop struct {
+	// Reason is one of DropReasons.
+	Reason string
+	// Detail says more, for people. It is short, also when the alert is not.
+	Detail string
+}
+
+// Error returns the reason and the detail.
+func (d *Drop) Error() string {
+	if d.Detail == "" {
+		return d.Reason
+	}
+	return d.Reason + ": " + d.Detail
+}
+
+func newDrop(reason, format string, args ...any) *Drop {
+	return &Drop{Reason: reason, Detail: fmt.Sprintf(format, args...)}
+}
+
+// ResolverOptions says what a Resolver works with.
+type ResolverOptions struct {
+	// Store holds the catalogue.
+	Store *Store
+	// Nodes are the nodes that exist.
+	Nodes *NodeIndex
+	// NodeLabels are the labels that may name the node when the label node does not, in order. Nil stands for
+	// Hostname, hostname, kubernetes_node, nodename, exported_node, instance.
+	NodeLabels []string
+	// Cluster is the value of the label cluster on alerts of this cluster. Empty accepts every alert.
+	Cluster string
+}
+
+// Resolver translates alerts into observations.
+type Resolver struct {
+	store      *Store
+	nodes      *NodeIndex
+	nodeLabels []string
+	cluster    string
+}
+
+// NewResolver returns a Resolver.
+func NewResolver(o ResolverOptions) *Resolver {
+	labels := o.NodeLabels
+	if labels == nil {
+		labels = []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
+	}
+	return &Resolver{store: o.Store, nodes: o.Nodes, nodeLabels: labels, cluster: o.Cluster}
+}
+
+// Resolve translates an alert. The error is a *Drop.
+func (r *Resolver) Resolve(a prom.Alert) (prom.Observation, error) {
+	status, drop := r.status(a.Labels)
+	if drop != nil {
+		return prom.Observation{}, drop
+	}
+	now := time.Now()
+	status.PciBdf = pciOf(a.Labels)
+	status.Msg = message(a.Annotations)
+	status.Value = clean(a.Annotations["value"], maxValueRunes)
+	status.FirstSeen, status.LastSeen = a.StartsAt, now
+	status.Origin = prom.OriginAlert
+	return prom.Observation{
+		Fingerprint: fingerprint(a),
+		Status:      status,
+		Firing:      firing(a, now),
+		StartsAt:    a.StartsAt,
+	}, nil
+}
+
+// status returns the status that the labels name: the condition first, because most alerts that are not ours are told
+// by it.
+func (r *Resolver) status(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
+	if drop := checkLabels(labels); drop != nil {
+		return prom.AegisNodeStatus{}, drop
+	}
+	status, drop := r.condition(labels)
+	if drop != nil {
+		return prom.AegisNodeStatus{}, drop
+	}
+	if cluster := labels[labelCluster]; cluster != "" && r.cluster != "" && cluster != r.cluster {
+		return prom.AegisNodeStatus{}, newDrop(DropOtherCluster, "the alert is of cluster %s", quote(cluster))
+	}
+	status.Node, drop = r.node(labels)
+	if drop != nil {
+		return prom.AegisNodeStatus{}, drop
+	}
+	return status, nil
+}
+
+// checkLabels refuses labels that no exporter has.
+func checkLabels(labels map[string]string) *Drop {
+	if len(labels) > maxLabels {
+		return newDrop(DropInvalid, "%d labels, at most %d are read", len(labels), maxLabels)
+	}
+	for name, value := range labels {
+		switch {
+		case len(name) > maxLabelName:
+			return newDrop(DropLabelTooLong, "the name of a label has %d bytes", len(name))
+		case len(value) > maxLabelValue:
+			return newDrop(DropLabelTooLong, "label %s has %d bytes", quote(name), len(value))
+		case name == "" || !utf8.ValidString(name) || !utf8.ValidString(value):
+			return newDrop(DropInvalid, "label %s is not valid UTF-8, or has no name", quote(name))
+		}
+	}
+	if labels[labelAlertname] == "" {
+		return newDrop(DropNoAlertname, "")
+	}
+	return nil
+}
+
+// condition returns the status of the condition that the labels belong to, without its node.
+func (r *Resolver) condition(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
+	catalogue := r.store.Current()
+	if e := catalogue.match(labels); e != nil {
+		device, drop := e.device(labels)
+		return e.status("", device), drop
+	}
+	name := labels[labelCondition]
+	if name == "" {
+		return prom.AegisNodeStatus{}, newDrop(DropNotACondition, "alert %s", quote(labels[labelAlertname]))
+	}
+	if err := checkName(name); err != nil {
+		return prom.AegisNodeStatus{}, newDrop(DropInvalid, "condition %s: %v", quote(name), err)
+	}
+	// As an unknown condition it would be taken for the one whose match has just refused it.
+	if e := catalogue.lookup(name); e != nil {
+		return prom.AegisNodeStatus{}, newDrop(DropNotACondition, "the match of condition %s excludes the alert", e.Name)
+	}
+	return unknownStatus("", name, ""), nil
+}
+
+// node returns the node that the labels name.
+func (r *Resolver) node(labels map[string]string) (string, *Drop) {
+	if value := labels[labelNode]; value != "" {
+		return r.lookup(labelNode, value)
+	}
+	var last *Drop
+	ofOthers := fromExporterOfOthers(labels)
+	for _, label := range r.nodeLabels {
+		value := labels[label]
+		if value == "" || ofOthers && (label == labelInstance || label == labelKubernetesNode) {
+			continue
+		}
+		if label == labelInstance && last != nil {
+			continue
+		}
+		name, drop := r.lookup(label, value)
+		if drop == nil || drop.Reason != DropUnknownNode {
+			return name, drop
+		}
+		last = drop
+	}
+	if last == nil {
+		last = newDrop(DropNoNode, "no label names the node of alert %s", quote(labels[labelAlertname]))
+	}
+	return "", last
+}
+
+func (r *Resolver) lookup(label, value string) (string, *Drop) {
+	name, err := r.nodes.Lookup(value)
+	switch {
+	case errors.Is(err, ErrAmbiguousNode):
+		return "", newDrop(DropAmbiguousNode, "label %s: %v", label, err)
+	case err != nil:
+		return "", newDrop(DropUnknownNode, "label %s: %v", label, err)
+	}
+	return name, nil
+}
+
+// fromExporterOfOthers reports whether the alert is made of metrics of kube-state-metrics, by any label that tells.
+func fromExporterOfOthers(labels map[string]string) bool {
+	for _, label := range []string{"job", "container", "service", "pod", "app", "app_kubernetes_io_name"} {
+		if strings.Contains(strings.ToLower(labels[label]), exporterOfOthers) {
+			return true
+		}
+	}
+	return strings.HasPrefix(labels["__name__"], "kube_")
+}
+
+// fingerprint returns the alert's own fingerprint, or computes it when it has none that could be one.
+func fingerprint(a prom.Alert) string {
+	if a.Fingerprint == "" || len(a.Fingerprint) > maxFingerprint || !printable(a.Fingerprint) {
+		return prom.Fingerprint(a.Labels)
+	}
+	return a.Fingerprint
+}
+
+// firing reports whether the alert says that its condition holds. An end in the past outweighs the state.
+func firing(a prom.Alert, now time.Time) bool {
+	if !a.EndsAt.IsZero() && !a.EndsAt.After(now) {
+		return false
+	}
+	switch a.State {
+	case prom.StatePending, prom.StateFiring, prom.StateActive, prom.StateSuppressed:
+		return true
+	default:
+		return false
+	}
+}

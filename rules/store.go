@@ -1,0 +1,21 @@
+package rules
+
+import "sync/atomic"
+
+// Store holds the catalogue in use. Reading it never waits for a reload.
+type Store struct {
+	current atomic.Pointer[Catalogue]
+}
+
+// NewStore returns a Store that holds c.
+func NewStore(c *Catalogue) *Store {
+	s := &Store{}
+	s.current.Store(c)
+	return s
+}
+
+// Current returns the catalogue in use. Whoever needs several answers that agree with each other asks once.
+func (s *Store) Current() *Catalogue { return s.current.Load() }
+
+// Swap replaces the catalogue in use.
+func (s *Store) Swap(c *Catalogue) { s.current.Store(c) }
