@@ -1,0 +1,169 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// Next waits for a node that is due and returns the most urgent one. Nobody else gets it until Done. The error is
+// that of the context.
+func (q *Queue) Next(ctx context.Context) (Item, error) {
+	// The lock makes sure that a waiter either sees the end of the context or hears of it.
+	stop := context.AfterFunc(ctx, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.moreDue.Broadcast()
+	})
+	defer stop()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		if err := ctx.Err(); err != nil {
+			return Item{}, err
+		}
+		if n, ok := q.ready.Pop(); ok {
+			n.inFlight, n.changed = true, false
+			return Item{Node: n.name, Statuses: n.statuses()}, nil
+		}
+		q.moreDue.Wait()
+	}
+}
+
+// Done gives the node back. It is due again after the given time, whatever happens, or sooner when something changes;
+// without a time, only when something changes. If something has changed since Next, it is due at once.
+func (q *Queue) Done(node string, after time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, ok := q.nodes[node]
+	if !ok || !n.inFlight {
+		return
+	}
+	n.inFlight = false
+	switch {
+	case n.changed:
+		q.makeDue(n)
+	case after > 0:
+		n.dueAt = time.Now().Add(after)
+		q.waiting.Set(n.name, n)
+		q.arm()
+	case n.conditions.Len() == 0:
+		delete(q.nodes, n.name)
+	}
+}
+
+// Touch makes the node due now, even without conditions.
+func (q *Queue) Touch(node string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.change(q.node(node))
+}
+
+// change notes that something has happened to the node: it is due now, or as soon as it is given back.
+func (q *Queue) change(n *node) {
+	if n.inFlight {
+		n.changed = true
+		return
+	}
+	q.makeDue(n)
+}
+
+// makeDue puts the node among those that are due, or in its new place there.
+func (q *Queue) makeDue(n *node) {
+	q.waiting.Delete(n.name)
+	q.ready.Set(n.name, n)
+	// Not Signal: it could wake a waiter whose context has just ended.
+	q.moreDue.Broadcast()
+}
+
+// wake makes due what has waited long enough.
+func (q *Queue) wake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for n, ok := q.waiting.Peek(); ok && !n.dueAt.After(now); n, ok = q.waiting.Peek() {
+		q.makeDue(n)
+	}
+	q.arm()
+}
+
+// arm sets the timer to the first node that waits. A timer that fires too early does no harm.
+func (q *Queue) arm() {
+	n, ok := q.waiting.Peek()
+	switch {
+	case !ok:
+	case q.timer == nil:
+		q.timer = time.AfterFunc(time.Until(n.dueAt), q.wake)
+	default:
+		q.timer.Reset(time.Until(n.dueAt))
+	}
+}
+
+// node returns the node of that name, a new one if need be. A new one must be made due, or it stays for ever.
+func (q *Queue) node(name string) *node {
+	n, ok := q.nodes[name]
+	if !ok {
+		n = &node{name: name, conditions: newHeap[prom.Key](func(a, b *condition) bool {
+			return compareStatuses(a.status, b.status) < 0
+		})}
+		q.nodes[name] = n
+	}
+	return n
+}
+
+// find returns the condition of the key and its node.
+func (q *Queue) find(key prom.Key) (*node, *condition, bool) {
+	n, ok := q.nodes[key.Node]
+	if !ok {
+		return nil, nil, false
+	}
+	c, ok := n.conditions.Get(key)
+	return n, c, ok
+}
+
+// compare orders nodes by their most urgent condition. Those without any come last.
+func (n *node) compare(other *node) int {
+	a, hasA := n.conditions.Peek()
+	b, hasB := other.conditions.Peek()
+	switch {
+	case hasA && hasB:
+		return cmp.Or(compareStatuses(a.status, b.status), cmp.Compare(n.name, other.name))
+	case hasA:
+		return -1
+	case hasB:
+		return 1
+	default:
+		return cmp.Compare(n.name, other.name)
+	}
+}
+
+// feed returns the alert that feeds the condition, or a zero one.
+func (n *node) feed(key prom.Key, fingerprint string) feed {
+	c, ok := n.conditions.Get(key)
+	if !ok {
+		return feed{}
+	}
+	return c.feeds[fingerprint]
+}
+
+// list returns the conditions in no order.
+func (n *node) list() []*condition {
+	list := make([]*condition, 0, n.conditions.Len())
+	for _, item := range n.conditions.items {
+		list = append(list, item.value)
+	}
+	return list
+}
+
+// statuses copies the conditions, the most urgent first.
+func (n *node) statuses() []prom.AegisNodeStatus {
+	list := make([]prom.AegisNodeStatus, 0, n.conditions.Len())
+	for _, c := range n.list() {
+		list = append(list, c.status.Clone())
+	}
+	slices.SortFunc(list, compareStatuses)
+	return list
+}

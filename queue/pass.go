@@ -1,0 +1,216 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// sourceKind is what a source is asked for.
+type sourceKind string
+
+// The kinds of sources.
+const (
+	sourcePrometheus   sourceKind = "prometheus"   // Asked whether a condition exists.
+	sourceAlertmanager sourceKind = "alertmanager" // Asked whether it may be acted on.
+)
+
+// source is a source of alerts with a name for people.
+type source struct {
+	name   string
+	kind   sourceKind
+	alerts AlertSource
+}
+
+// reading is the answer of a source.
+type reading struct {
+	source source
+	alerts []prom.Alert
+	err    error
+}
+
+// pass is what one pass found. It is complete once done is closed, and does not change afterwards.
+type pass struct {
+	done    chan struct{}
+	began   time.Time
+	aborted error // Why it found nothing.
+
+	prometheusErr error // Nil when Prometheus answered.
+	evidence      map[prom.Key]prom.Evidence
+
+	replicas, answered int
+	replicaErrs        []error
+	listed             map[prom.Key]*listing
+	fingerprints       map[string]struct{} // Of all alerts that Alertmanager lists, whatever they mean.
+}
+
+// listing is what the replicas of Alertmanager say of one status.
+type listing struct {
+	active       bool
+	suppressed   bool
+	suppressedBy []string
+	firing       []prom.Observation
+}
+
+// newPass returns a pass that has not begun.
+func newPass() *pass {
+	return &pass{
+		done:          make(chan struct{}),
+		prometheusErr: errors.New("no Prometheus is configured"),
+		evidence:      make(map[prom.Key]prom.Evidence),
+		listed:        make(map[prom.Key]*listing),
+		fingerprints:  make(map[string]struct{}),
+	}
+}
+
+// abort ends a pass that found nothing.
+func (p *pass) abort(reason error) {
+	p.aborted = reason
+	close(p.done)
+}
+
+// known reports whether there is evidence and permission to go by.
+func (p *pass) known() bool { return p.prometheusErr == nil && p.answered > 0 }
+
+// complete reports whether every source answered, so that what is missing is absent.
+func (p *pass) complete() bool { return p.known() && p.answered == p.replicas }
+
+// add takes the answer of a source.
+func (p *pass) add(r reading, translator Translator) {
+	switch r.source.kind {
+	case sourcePrometheus:
+		p.prometheusErr = r.err
+		if r.err == nil {
+			p.addEvidence(r.alerts, translator)
+		}
+	case sourceAlertmanager:
+		p.replicas++
+		if r.err != nil {
+			p.replicaErrs = append(p.replicaErrs, r.err)
+			return
+		}
+		p.answered++
+		p.addListed(r.alerts, translator)
+	}
+}
+
+// addEvidence keeps the strongest evidence of each status.
+func (p *pass) addEvidence(alerts []prom.Alert, translator Translator) {
+	for _, a := range alerts {
+		o, err := translator.Resolve(a)
+		if err != nil {
+			continue // An alert that is no condition of a node, such as the canary. The translator counts them.
+		}
+		key := o.Status.Key()
+		switch {
+		case a.State == prom.StateFiring:
+			p.evidence[key] = prom.EvidenceFiring
+		case p.evidence[key] != prom.EvidenceFiring:
+			p.evidence[key] = prom.EvidencePending
+		}
+	}
+}
+
+// addListed joins what a replica lists to what the others do.
+func (p *pass) addListed(alerts []prom.Alert, translator Translator) {
+	for _, a := range alerts {
+		p.fingerprints[a.Fingerprint] = struct{}{}
+		o, err := translator.Resolve(a)
+		if err != nil {
+			continue
+		}
+		l, ok := p.listed[o.Status.Key()]
+		if !ok {
+			l = &listing{}
+			p.listed[o.Status.Key()] = l
+		}
+		l.add(a, o)
+	}
+}
+
+// add takes one alert. An alert that has expired is listed still, but neither fires nor permits anything.
+func (l *listing) add(a prom.Alert, o prom.Observation) {
+	if a.State == prom.StateSuppressed || len(a.SuppressedBy) > 0 {
+		l.suppressed = true
+		l.suppressedBy = append(l.suppressedBy, a.SuppressedBy...)
+	}
+	if !o.Firing {
+		return
+	}
+	l.active = l.active || a.State == prom.StateActive
+	o.Status.Origin = prom.OriginResync
+	l.firing = append(l.firing, o)
+}
+
+// has reports whether a source has the status. An alert that feeds it counts even if the translator does not know it
+// any more, as after a Node has lost a name: that proves no absence.
+func (p *pass) has(s prom.AegisNodeStatus) bool {
+	if p.evidence[s.Key()] != "" || p.listed[s.Key()] != nil {
+		return true
+	}
+	return slices.ContainsFunc(s.Alerts, func(fingerprint string) bool {
+		_, ok := p.fingerprints[fingerprint]
+		return ok
+	})
+}
+
+// finding returns what the pass found about a status.
+func (p *pass) finding(key prom.Key) prom.Finding {
+	if p.aborted != nil {
+		return unknownFinding(p.began, p.aborted.Error())
+	}
+	evidence, whyEvidence := p.evidenceOf(key)
+	permission, whyPermission := p.permissionOf(key)
+	reasons := slices.DeleteFunc([]string{whyEvidence, whyPermission}, func(s string) bool { return s == "" })
+	return prom.Finding{Evidence: evidence, Permission: permission, Reason: strings.Join(reasons, "; "), At: p.began}
+}
+
+// evidenceOf returns what Prometheus says of a status, and why it is not firing.
+func (p *pass) evidenceOf(key prom.Key) (prom.Evidence, string) {
+	if p.prometheusErr != nil {
+		return prom.EvidenceUnknown, fmt.Sprintf("evidence unknown: %v", p.prometheusErr)
+	}
+	switch p.evidence[key] {
+	case prom.EvidenceFiring:
+		return prom.EvidenceFiring, ""
+	case prom.EvidencePending:
+		return prom.EvidencePending, "the alert is pending, it does not fire yet"
+	default:
+		return prom.EvidenceAbsent, "Prometheus has no such alert"
+	}
+}
+
+// permissionOf returns what Alertmanager says about acting on a status, and why it is not granted.
+func (p *pass) permissionOf(key prom.Key) (prom.Permission, string) {
+	l := p.listed[key]
+	switch {
+	case p.replicas == 0:
+		return prom.PermissionUnknown, "permission unknown: no Alertmanager is configured"
+	case p.answered == 0:
+		return prom.PermissionUnknown, fmt.Sprintf("permission unknown: no Alertmanager answers: %v", p.replicaErrs[0])
+	case l != nil && l.suppressed:
+		return prom.PermissionSilenced, l.suppressors()
+	case l != nil && l.active:
+		return prom.PermissionGranted, ""
+	default:
+		return prom.PermissionUnlisted, fmt.Sprintf("%d of %d replicas of Alertmanager answer, and none has it active", p.answered, p.replicas)
+	}
+}
+
+// suppressors says what suppresses the status.
+func (l *listing) suppressors() string {
+	if len(l.suppressedBy) == 0 {
+		return "suppressed at Alertmanager"
+	}
+	names := slices.Compact(slices.Sorted(slices.Values(l.suppressedBy)))
+	return "suppressed at Alertmanager by " + strings.Join(names, ", ")
+}
+
+// unknownFinding is what one knows without a pass.
+func unknownFinding(at time.Time, reason string) prom.Finding {
+	return prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionUnknown, Reason: reason, At: at}
+}

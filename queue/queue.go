@@ -1,0 +1,393 @@
+// Package queue holds the conditions of all nodes and hands out the most urgent node. Alerts are merged into it as
+// they arrive, and resync keeps it true to Prometheus and Alertmanager.
+package queue
+
+import (
+	"cmp"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+const defaultContestedMemory = 8192
+
+// Options configure a Queue.
+type Options struct {
+	// Registerer takes the metrics. Nil means none.
+	Registerer prometheus.Registerer
+	// Logger hears of what the queue refuses. Nil discards.
+	Logger *slog.Logger
+	// ContestedMemory is how many resolved alerts are remembered, to notice those that fire again with an old start.
+	// 0 means 8192.
+	ContestedMemory int
+	// KnownCondition reports whether the catalogue has the condition. The metrics count the others together. It must
+	// not call the queue. Nil means that all are known.
+	KnownCondition func(name string) bool
+}
+
+// Queue is the one place where conditions are merged. It is safe for concurrent use, and nothing that holds its lock
+// does I/O or waits.
+type Queue struct {
+	logger  *slog.Logger
+	metrics *metrics
+
+	mu       sync.Mutex
+	nodes    map[string]*node
+	ready    *heap[string, *node] // Due and not in flight, the most urgent first.
+	waiting  *heap[string, *node] // Due later and not in flight, the earliest first.
+	fed      map[string]prom.Key  // Which condition an alert feeds, by fingerprint.
+	resolved *lru.Cache[string, resolution]
+	timer    *time.Timer // Fires when the first of waiting is due.
+	moreDue  *sync.Cond
+}
+
+// node is a node that has conditions, or is due, or in flight.
+type node struct {
+	name       string
+	conditions *heap[prom.Key, *condition]
+	inFlight   bool
+	// changed is true when something has happened since the node was handed out.
+	changed bool
+	dueAt   time.Time // While it waits.
+}
+
+// resolution is what is remembered of an alert that resolved.
+type resolution struct {
+	startsAt time.Time // The latest start of the episode that ended.
+	at       time.Time // When the queue learned that it ended.
+}
+
+// Item is a node with its conditions, the most urgent first. There are none when a ticket is all that is left.
+type Item struct {
+	Node     string
+	Statuses []prom.AegisNodeStatus
+}
+
+// New returns an empty queue.
+func New(o Options) *Queue {
+	size := o.ContestedMemory
+	if size <= 0 {
+		size = defaultContestedMemory
+	}
+	// The only error is a size that is not positive.
+	resolved, err := lru.New[string, resolution](size)
+	logger := cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "queue")
+	if err != nil {
+		logger.Error("No memory of resolved alerts", "err", err)
+	}
+	q := &Queue{
+		logger:   logger,
+		nodes:    make(map[string]*node),
+		ready:    newHeap[string](func(a, b *node) bool { return a.compare(b) < 0 }),
+		waiting:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
+		fed:      make(map[string]prom.Key),
+		resolved: resolved,
+	}
+	q.moreDue = sync.NewCond(&q.mu)
+	q.metrics = newMetrics(o.Registerer, q, o.KnownCondition)
+	return q
+}
+
+// Observe merges alerts, from the webhook or from resync.
+func (q *Queue) Observe(obs ...prom.Observation) { q.merge(time.Time{}, obs) }
+
+// merge merges observations. If asOf is set, they were read at that time or later, from the sources of truth: they
+// are not contested, and those that resolved since are skipped.
+func (q *Queue) merge(asOf time.Time, obs []prom.Observation) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for _, o := range obs {
+		q.metrics.observations[q.observe(o, asOf, now)].Inc()
+	}
+}
+
+// observe merges one observation and says what it was.
+func (q *Queue) observe(o prom.Observation, asOf, now time.Time) result {
+	switch {
+	case o.Status.Node == "" || o.Status.Condition == "":
+		return resultInvalid
+	case o.Firing:
+		return q.fire(o, asOf, now)
+	default:
+		return q.resolve(identity(o), o.StartsAt, now)
+	}
+}
+
+// identity returns the fingerprint, or the key when there is none. It is the same for firing and resolved.
+func identity(o prom.Observation) string {
+	if o.Fingerprint != "" {
+		return o.Fingerprint
+	}
+	return o.Status.Node + "/" + o.Status.Condition + "/" + o.Status.ID
+}
+
+// fire makes the alert feed its condition.
+func (q *Queue) fire(o prom.Observation, asOf, now time.Time) result {
+	fingerprint, key := identity(o), o.Status.Key()
+	prior, open := q.fed[fingerprint]
+	f := feed{}
+	old, ended := q.resolved.Get(fingerprint)
+	switch {
+	case open:
+		f = q.nodes[prior.Node].feed(prior, fingerprint)
+	case ended && !asOf.IsZero() && !old.at.Before(asOf):
+		return resultOutdated
+	case ended && asOf.IsZero() && !o.StartsAt.After(old.startsAt):
+		f.contestedAt = now
+	}
+	if o.StartsAt.IsZero() {
+		o.StartsAt = cmp.Or(f.earliest, now)
+	}
+	if open && prior != key {
+		// The catalogue has changed, and the alert means another condition now.
+		q.detach(prior, fingerprint)
+		open = false
+	}
+	return q.attach(o, f.extended(o.StartsAt), now, open)
+}
+
+// attach merges a firing alert into its condition, which it may feed already.
+func (q *Queue) attach(o prom.Observation, f feed, now time.Time, heartbeat bool) result {
+	n := q.node(o.Status.Node)
+	key := o.Status.Key()
+	c, known := n.conditions.Get(key)
+	if !known {
+		c = newCondition(o.Status)
+	}
+	before := essenceOf(c.status)
+	fingerprint := identity(o)
+	previous := c.feeds[fingerprint]
+	c.feeds[fingerprint] = f
+	q.fed[fingerprint] = key
+	c.merge(o.Status, now)
+	if !heartbeat || f != previous {
+		c.derive()
+	}
+	if heartbeat && essenceOf(c.status) == before {
+		return resultHeartbeat
+	}
+	n.conditions.Set(key, c)
+	q.change(n)
+	switch {
+	case heartbeat:
+		return resultHeartbeat
+	case !f.contestedAt.IsZero():
+		return resultContested
+	case known:
+		return resultJoined
+	default:
+		return resultOpened
+	}
+}
+
+// newCondition returns a condition that nothing feeds yet.
+func newCondition(s prom.AegisNodeStatus) *condition {
+	if s.Origin == "" {
+		s.Origin = prom.OriginAlert
+	}
+	return &condition{status: s, feeds: make(map[string]feed, 1)}
+}
+
+// resolve ends the alert's episode and remembers it.
+func (q *Queue) resolve(fingerprint string, startsAt, now time.Time) result {
+	key, open := q.fed[fingerprint]
+	if open {
+		startsAt = later(startsAt, q.nodes[key.Node].feed(key, fingerprint).latest)
+		q.detach(key, fingerprint)
+	}
+	if old, ok := q.resolved.Peek(fingerprint); ok {
+		startsAt = later(startsAt, old.startsAt)
+	}
+	q.resolved.Add(fingerprint, resolution{startsAt: startsAt, at: now})
+	if open {
+		return resultResolved
+	}
+	return resultStray
+}
+
+// detach takes the alert away from the condition, which goes with its last one.
+func (q *Queue) detach(key prom.Key, fingerprint string) {
+	n := q.nodes[key.Node]
+	c, ok := n.conditions.Get(key)
+	if !ok {
+		return
+	}
+	delete(q.fed, fingerprint)
+	delete(c.feeds, fingerprint)
+	q.settle(n, key, c)
+}
+
+// settle puts a changed condition in its place, or removes it when nothing holds it any more.
+func (q *Queue) settle(n *node, key prom.Key, c *condition) {
+	if c.held() {
+		c.derive()
+		n.conditions.Fix(key)
+	} else {
+		n.conditions.Delete(key)
+	}
+	q.change(n)
+}
+
+// Heal adds a condition that a person or a script asks to be repaired. It stays until Forget.
+func (q *Queue) Heal(s prom.AegisNodeStatus) {
+	if s.Node == "" || s.Condition == "" {
+		q.logger.Warn("Refused a heal without node or condition", "node", s.Node, "condition", s.Condition)
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now, n, key := time.Now(), q.node(s.Node), s.Key()
+	c, known := n.conditions.Get(key)
+	if !known {
+		c = newCondition(s.Clone())
+	}
+	c.healAt = now
+	if !s.FirstSeen.IsZero() {
+		c.healAt = s.FirstSeen
+	}
+	reclassify(&c.status, s)
+	c.status.Msg, c.status.Value, c.status.LastSeen, c.status.Origin = s.Msg, s.Value, now, prom.OriginHeal
+	c.derive()
+	n.conditions.Set(key, c)
+	q.change(n)
+}
+
+// Confirm ends the doubt about alerts that fired again with an old start: the sources of truth have them. Without
+// fingerprints it confirms every alert that feeds the condition.
+func (q *Queue) Confirm(key prom.Key, fingerprints ...string) {
+	q.confirm(key, time.Time{}, fingerprints)
+}
+
+// confirm confirms what became contested before asOf, when the sources were read: later doubts are not theirs to
+// settle. A zero asOf confirms in any case.
+func (q *Queue) confirm(key prom.Key, asOf time.Time, fingerprints []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, c, ok := q.find(key)
+	if !ok {
+		return
+	}
+	before := essenceOf(c.status)
+	for fingerprint, f := range c.feeds {
+		named := len(fingerprints) == 0 || slices.Contains(fingerprints, fingerprint)
+		if named && (asOf.IsZero() || f.contestedAt.Before(asOf)) {
+			f.contestedAt = time.Time{}
+			c.feeds[fingerprint] = f
+		}
+	}
+	c.derive()
+	if essenceOf(c.status) != before {
+		q.change(n)
+	}
+}
+
+// Withdraw removes every alert that feeds the condition, as if each had resolved. What a person asked for stays.
+func (q *Queue) Withdraw(key prom.Key) { q.withdraw(key, time.Time{}) }
+
+// withdraw withdraws the condition unless it was reported at asOf or later, and reports whether it did. A zero asOf
+// withdraws in any case.
+func (q *Queue) withdraw(key prom.Key, asOf time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, c, ok := q.find(key)
+	if !ok || !asOf.IsZero() && !c.status.LastSeen.Before(asOf) {
+		return false
+	}
+	now := time.Now()
+	for _, fingerprint := range c.status.Alerts {
+		q.resolve(fingerprint, time.Time{}, now)
+	}
+	return true
+}
+
+// Forget removes the condition whatever its origin. If an alert still fires, its next heartbeat brings it back.
+func (q *Queue) Forget(key prom.Key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, c, ok := q.find(key)
+	if !ok {
+		return
+	}
+	for fingerprint := range c.feeds {
+		delete(q.fed, fingerprint)
+	}
+	n.conditions.Delete(key)
+	q.change(n)
+}
+
+// Reprioritise applies a new catalogue to every status. The function returns the status with the fields that the
+// catalogue decides, must not call the queue, and must be quick: ingest waits for it.
+func (q *Queue) Reprioritise(classify func(prom.AegisNodeStatus) prom.AegisNodeStatus) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, n := range q.nodes {
+		q.reprioritiseNode(n, classify)
+	}
+}
+
+// reprioritiseNode applies a new catalogue to the statuses of one node.
+func (q *Queue) reprioritiseNode(n *node, classify func(prom.AegisNodeStatus) prom.AegisNodeStatus) {
+	changed := false
+	for _, c := range n.list() {
+		before := essenceOf(c.status)
+		reclassify(&c.status, classify(c.status.Clone()))
+		if essenceOf(c.status) != before {
+			n.conditions.Fix(c.status.Key())
+			changed = true
+		}
+	}
+	if changed {
+		q.change(n)
+	}
+}
+
+// Statuses returns the conditions of a node, the most urgent first.
+func (q *Queue) Statuses(node string) []prom.AegisNodeStatus {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, ok := q.nodes[node]
+	if !ok {
+		return nil
+	}
+	return n.statuses()
+}
+
+// Snapshot returns every node of the queue in the order in which Next would hand them out if all were due.
+func (q *Queue) Snapshot() []Item {
+	items := q.items()
+	slices.SortFunc(items, compareItems)
+	return items
+}
+
+// items copies every node, in no order.
+func (q *Queue) items() []Item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	items := make([]Item, 0, len(q.nodes))
+	for _, n := range q.nodes {
+		items = append(items, Item{Node: n.name, Statuses: n.statuses()})
+	}
+	return items
+}
+
+// compareItems orders items as ready orders nodes.
+func compareItems(a, b Item) int {
+	if len(a.Statuses) == 0 || len(b.Statuses) == 0 {
+		return cmp.Or(cmp.Compare(min(len(b.Statuses), 1), min(len(a.Statuses), 1)), cmp.Compare(a.Node, b.Node))
+	}
+	return cmp.Or(compareStatuses(a.Statuses[0], b.Statuses[0]), cmp.Compare(a.Node, b.Node))
+}
+
+// Len returns the number of nodes in the queue: those with conditions, and those that are due or in flight.
+func (q *Queue) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.nodes)
+}

@@ -1,0 +1,287 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+const (
+	defaultInterval = 30 * time.Second
+	defaultTimeout  = 15 * time.Second
+	// absentPasses is how many passes in a row must miss a condition before it is withdrawn.
+	absentPasses = 2
+)
+
+// AlertSource is a Prometheus or an Alertmanager replica. An error means that nothing is known.
+type AlertSource interface {
+	Alerts(ctx context.Context) ([]prom.Alert, error)
+}
+
+// Translator turns an alert into what it says of a status. An error means that it says nothing of any.
+type Translator interface {
+	Resolve(a prom.Alert) (prom.Observation, error)
+}
+
+// ResyncOptions configure a Resync.
+type ResyncOptions struct {
+	// Queue is kept true to the sources.
+	Queue *Queue
+	// Prometheus says whether a condition exists. Without it that is unknown.
+	Prometheus AlertSource
+	// Alertmanagers say whether a condition may be acted on: every replica, by its URL, which must not hold
+	// credentials, because it is logged. Without any that is unknown.
+	Alertmanagers map[string]AlertSource
+	// Translator says which condition an alert means.
+	Translator Translator
+	// Interval is the time between passes. 0 means 30 seconds.
+	Interval time.Duration
+	// Timeout bounds a pass. 0 means 15 seconds.
+	Timeout time.Duration
+	// Registerer takes the metrics. Nil means none.
+	Registerer prometheus.Registerer
+	// Logger hears when a source stops to answer and when it answers again. Nil discards.
+	Logger *slog.Logger
+}
+
+// Resync reads the sources of truth, in passes that never overlap, and corrects the queue.
+type Resync struct {
+	queue      *Queue
+	translator Translator
+	sources    []source
+	interval   time.Duration
+	timeout    time.Duration
+	logger     *slog.Logger
+	metrics    *resyncMetrics
+
+	running sync.Mutex // Held by Run.
+	synced  atomic.Bool
+	trigger chan struct{}
+
+	mu   sync.Mutex
+	next *pass // The pass that has not begun yet. Those who wait for it share it.
+
+	// These belong to Run.
+	silent map[string]bool  // The sources that did not answer last time, by name.
+	misses map[prom.Key]int // In how many passes in a row a condition of the queue was absent.
+}
+
+// NewResync returns a Resync that does nothing until Run.
+func NewResync(o ResyncOptions) (*Resync, error) {
+	if o.Queue == nil || o.Translator == nil {
+		return nil, errors.New("resync needs a queue and a translator")
+	}
+	if o.Interval < 0 || o.Timeout < 0 {
+		return nil, fmt.Errorf("resync: negative interval %s or timeout %s", o.Interval, o.Timeout)
+	}
+	return &Resync{
+		queue:      o.Queue,
+		translator: o.Translator,
+		sources:    sourcesOf(o),
+		interval:   cmp.Or(o.Interval, defaultInterval),
+		timeout:    cmp.Or(o.Timeout, defaultTimeout),
+		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "resync"),
+		metrics:    newResyncMetrics(o.Registerer),
+		trigger:    make(chan struct{}, 1),
+		next:       newPass(),
+		silent:     make(map[string]bool),
+	}, nil
+}
+
+// sourcesOf lists the sources in a fixed order.
+func sourcesOf(o ResyncOptions) []source {
+	var sources []source
+	if o.Prometheus != nil {
+		sources = append(sources, source{name: string(sourcePrometheus), kind: sourcePrometheus, alerts: o.Prometheus})
+	}
+	for _, address := range slices.Sorted(maps.Keys(o.Alertmanagers)) {
+		sources = append(sources, source{name: address, kind: sourceAlertmanager, alerts: o.Alertmanagers[address]})
+	}
+	return sources
+}
+
+// Run makes a pass at once, then at every interval and whenever one is asked for, until the context ends. It returns
+// an error only when it runs already.
+func (r *Resync) Run(ctx context.Context) error {
+	if !r.running.TryLock() {
+		return errors.New("resync runs already")
+	}
+	defer r.running.Unlock()
+	r.synced.Store(false)
+	r.misses = nil // Time has passed: what was absent then is no row with what is absent now.
+	ticker := time.NewTicker(r.interval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		r.pass(ctx)
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		case <-r.trigger:
+		}
+	}
+	r.begin().abort(errors.New("resync has stopped"))
+	return nil
+}
+
+// Synced reports whether a first pass has ended since Run began, whatever it found.
+func (r *Resync) Synced() bool { return r.synced.Load() }
+
+// Trigger asks for a pass soon. Several calls before it begins are one.
+func (r *Resync) Trigger() {
+	select {
+	case r.trigger <- struct{}{}:
+	default: // One is asked for already.
+	}
+}
+
+// Observe returns what a pass finds about the status that begins after the call. Whoever calls before it begins
+// shares it. Without an answer before the context ends, nothing is known.
+func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
+	p := r.await()
+	select {
+	case <-p.done:
+		return p.finding(key)
+	case <-ctx.Done():
+		return unknownFinding(time.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
+	}
+}
+
+// await asks for the next pass and returns it.
+func (r *Resync) await() *pass {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Trigger()
+	return r.next
+}
+
+// begin takes the next pass, which from now on nobody can join. Those who asked for a pass get this one.
+func (r *Resync) begin() *pass {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.next
+	r.next = newPass()
+	select {
+	case <-r.trigger:
+	default:
+	}
+	p.began = time.Now()
+	return p
+}
+
+// pass makes one pass.
+func (r *Resync) pass(ctx context.Context) {
+	p := r.begin()
+	readings := r.read(ctx)
+	if ctx.Err() != nil {
+		p.abort(fmt.Errorf("the pass was interrupted: %w", context.Cause(ctx)))
+		return
+	}
+	for _, reading := range readings {
+		r.report(reading)
+		p.add(reading, r.translator)
+	}
+	if p.known() {
+		r.enter(p)
+	}
+	r.withdraw(p)
+	r.metrics.duration.Observe(time.Since(p.began).Seconds())
+	if p.complete() {
+		r.metrics.succeeded(time.Now())
+	}
+	r.synced.Store(true)
+	close(p.done)
+}
+
+// read asks all sources at once.
+func (r *Resync) read(ctx context.Context) []reading {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	readings := make([]reading, len(r.sources))
+	var group sync.WaitGroup
+	for i, s := range r.sources {
+		group.Go(func() {
+			alerts, err := s.alerts.Alerts(ctx)
+			readings[i] = reading{source: s, alerts: alerts, err: err}
+		})
+	}
+	group.Wait()
+	return readings
+}
+
+// report counts the reading, and logs it when the source has begun or ceased to answer.
+func (r *Resync) report(read reading) {
+	r.metrics.reads[read.source.kind][read.err == nil].Inc()
+	wasSilent := r.silent[read.source.name]
+	r.silent[read.source.name] = read.err != nil
+	switch {
+	case read.err != nil && !wasSilent:
+		r.logger.Warn("Source gives no answer", "source", read.source.name, "err", read.err)
+	case read.err == nil && wasSilent:
+		r.logger.Info("Source answers again", "source", read.source.name)
+	}
+}
+
+// enter puts into the queue what fires at Prometheus and is listed by Alertmanager, suppressed or not, and settles
+// what was contested. The alerts are Alertmanager's, so that a later webhook is about the same ones.
+func (r *Resync) enter(p *pass) {
+	var entering []prom.Observation
+	for key, listed := range p.listed {
+		if p.evidence[key] != prom.EvidenceFiring {
+			continue
+		}
+		entering = append(entering, listed.firing...)
+	}
+	// One order for all runs, and the earliest start of an alert first.
+	slices.SortFunc(entering, func(a, b prom.Observation) int {
+		return cmp.Or(cmp.Compare(a.Fingerprint, b.Fingerprint), a.StartsAt.Compare(b.StartsAt))
+	})
+	r.queue.merge(p.began, entering)
+	for _, o := range entering {
+		r.queue.confirm(o.Status.Key(), p.began, []string{identity(o)})
+	}
+}
+
+// withdraw removes the conditions that no source has had for some passes in a row. A pass that is not complete proves
+// no absence, and interrupts the row.
+func (r *Resync) withdraw(p *pass) {
+	misses := make(map[prom.Key]int)
+	for _, item := range r.absent(p) {
+		key := item.Key()
+		misses[key] = r.misses[key] + 1
+		if misses[key] < absentPasses {
+			continue
+		}
+		delete(misses, key)
+		if r.queue.withdraw(key, p.began) {
+			r.logger.Debug("Withdrew a condition that no source has", "node", key.Node, "condition", key.Condition, "device", key.ID)
+		}
+	}
+	r.misses = misses
+}
+
+// absent returns the statuses fed by alerts that were in the queue before the pass and that no source has.
+func (r *Resync) absent(p *pass) []prom.AegisNodeStatus {
+	if !p.complete() {
+		return nil
+	}
+	var absent []prom.AegisNodeStatus
+	for _, item := range r.queue.items() {
+		for _, s := range item.Statuses {
+			if len(s.Alerts) > 0 && s.LastSeen.Before(p.began) && !p.has(s) {
+				absent = append(absent, s)
+			}
+		}
+	}
+	return absent
+}
