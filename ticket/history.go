@@ -1,0 +1,226 @@
+package ticket
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	// MaxIncidents is the number of incidents that a history keeps.
+	MaxIncidents = 20
+	// MaxHistoryBytes is the largest encoded history.
+	MaxHistoryBytes = 8192
+)
+
+// History holds the past incidents of a node, newest last.
+type History struct {
+	Incidents []Incident
+}
+
+// Incident is what is remembered of a ticket.
+type Incident struct {
+	ID          string
+	Condition   string
+	Device      string
+	Opened      time.Time
+	Closed      time.Time
+	Outcome     string
+	Destructive []Destructive
+	SOP         string
+
+	extra []field
+}
+
+// Destructive is a step that may have destroyed running work.
+type Destructive struct {
+	Action Action
+	At     time.Time
+}
+
+// ParseHistory reads a history. Every error wraps ErrBroken. Blank text is an empty history.
+func ParseHistory(text string) (*History, error) {
+	h := &History{}
+	if err := h.parse(text); err != nil {
+		return nil, fmt.Errorf("annotation %s %w: %w", HistoryAnnotation, ErrBroken, err)
+	}
+	return h, nil
+}
+
+func (h *History) parse(text string) error {
+	root, err := readDocument(text)
+	switch {
+	case err != nil:
+		return err
+	case root == nil || root.Tag == tagNull:
+		return nil
+	case root.Kind != yaml.SequenceNode:
+		return fmt.Errorf("line %d: want a list of incidents", root.Line)
+	}
+	for i, item := range root.Content {
+		var in Incident
+		if err := decodeFields(item, in.set); err != nil {
+			return fmt.Errorf("incident %d: %w", i+1, err)
+		}
+		h.Incidents = append(h.Incidents, in)
+	}
+	return nil
+}
+
+// set reads one field of the incident.
+func (in *Incident) set(key, value *yaml.Node) (err error) {
+	if text := in.textField(key.Value); text != nil {
+		*text, err = decodeText(value)
+		return err
+	}
+	switch key.Value {
+	case "opened":
+		in.Opened, err = decodeTime(value)
+	case "closed":
+		in.Closed, err = decodeTime(value)
+	case "destructive":
+		in.Destructive, err = decodeDestructive(value)
+	default:
+		in.extra = append(in.extra, unknown(key, value))
+	}
+	return err
+}
+
+// textField returns where the text of the named field goes, nil if it is no text.
+func (in *Incident) textField(name string) *string {
+	switch name {
+	case "id":
+		return &in.ID
+	case "condition":
+		return &in.Condition
+	case "device":
+		return &in.Device
+	case "outcome":
+		return &in.Outcome
+	case "sop":
+		return &in.SOP
+	}
+	return nil
+}
+
+// decodeDestructive reads a list of lines such as "reboot 2006-01-02T15:04:05Z".
+func decodeDestructive(n *yaml.Node) ([]Destructive, error) {
+	switch {
+	case n.Tag == tagNull:
+		return nil, nil
+	case n.Kind != yaml.SequenceNode:
+		return nil, errors.New("want a list of actions, each with its time")
+	}
+	var list []Destructive
+	for i, item := range n.Content {
+		text, err := decodeText(item)
+		if err != nil {
+			return nil, fmt.Errorf("item %d: %w", i+1, err)
+		}
+		d, err := parseDestructive(text)
+		if err != nil {
+			return nil, fmt.Errorf("item %d: %w", i+1, err)
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+func parseDestructive(text string) (Destructive, error) {
+	action, at, _ := strings.Cut(text, " ")
+	if action == "" {
+		return Destructive{}, fmt.Errorf("%s is no destructive step, want one such as reboot 2006-01-02T15:04:05Z", quote(text))
+	}
+	d := Destructive{Action: normalAction(action)}
+	if at == "" {
+		return d, nil
+	}
+	var err error
+	d.At, err = parseTime(at)
+	return d, err
+}
+
+func (d Destructive) text() string {
+	if d.At.IsZero() {
+		return string(d.Action)
+	}
+	return string(d.Action) + " " + formatTime(d.At)
+}
+
+// Encode returns the history as YAML: the newest incidents, at most MaxIncidents, as many as fit into
+// MaxHistoryBytes. A history that ParseHistory would refuse is an error.
+func (h *History) Encode() (string, error) {
+	newest := h.Incidents[max(0, len(h.Incidents)-MaxIncidents):]
+	text, err := encodeIncidents(newest)
+	for err == nil && len(text) > MaxHistoryBytes && len(newest) > 1 {
+		newest = newest[1:]
+		text, err = encodeIncidents(newest)
+	}
+	if err == nil && len(text) > MaxHistoryBytes {
+		err = fmt.Errorf("%w: the last incident has %d bytes, want at most %d", ErrTooLarge, len(text), MaxHistoryBytes)
+	}
+	if err == nil {
+		err = new(History).parse(text)
+	}
+	if err != nil {
+		return "", fmt.Errorf("encode history: %w", err)
+	}
+	return text, nil
+}
+
+func encodeIncidents(incidents []Incident) (string, error) {
+	list := &yaml.Node{Kind: yaml.SequenceNode}
+	for i := range incidents {
+		list.Content = append(list.Content, incidents[i].node())
+	}
+	return encodeNode(list)
+}
+
+// node returns the incident as YAML, fields in fixed order.
+func (in *Incident) node() *yaml.Node {
+	o := newObject()
+	o.text("id", in.ID)
+	o.text("condition", in.Condition)
+	o.text("device", in.Device)
+	o.text("sop", in.SOP)
+	o.time("opened", in.Opened)
+	o.time("closed", in.Closed)
+	o.text("outcome", in.Outcome)
+	var steps []*yaml.Node
+	for _, d := range in.Destructive {
+		steps = append(steps, textNode(d.text()))
+	}
+	o.list("destructive", steps)
+	o.unknown(in.extra)
+	return o.node
+}
+
+// Clone returns a deep copy.
+func (h *History) Clone() *History {
+	c := &History{Incidents: slices.Clone(h.Incidents)}
+	for i := range c.Incidents {
+		c.Incidents[i].Destructive = slices.Clone(c.Incidents[i].Destructive)
+	}
+	return c
+}
+
+// Add remembers an incident. One with the same identity is replaced where it stands and what people wrote into it
+// is kept; else the new one is the newest, and the oldest ones beyond MaxIncidents are forgotten.
+func (h *History) Add(in Incident) {
+	same := func(old Incident) bool { return in.ID != "" && old.ID == in.ID }
+	if i := slices.IndexFunc(h.Incidents, same); i >= 0 {
+		if len(in.extra) == 0 {
+			in.extra = h.Incidents[i].extra
+		}
+		h.Incidents[i] = in
+		return
+	}
+	h.Incidents = append(h.Incidents, in)
+	if over := len(h.Incidents) - MaxIncidents; over > 0 {
+		h.Incidents = slices.Delete(h.Incidents, 0, over)
+	}
+}

@@ -1,0 +1,168 @@
+package ticket
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func incident(id string) Incident {
+	return Incident{
+		ID: id, Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Opened: noon, Closed: noon.Add(time.Hour), Outcome: "resolved",
+		Destructive: []Destructive{{Action: Reboot, At: noon.Add(time.Minute)}, {Action: Shutdown}},
+	}
+}
+
+func TestHistoryEncode(t *testing.T) {
+	t.Parallel()
+	h := &History{Incidents: []Incident{incident("a"), {ID: "b"}}}
+	text, err := h.Encode()
+	require.NoError(t, err)
+	require.Equal(t, `- id: a
+  condition: GpuHung
+  device: "3"
+  sop: gpu/hung
+  opened: 2026-11-23T12:00:00Z
+  closed: 2026-11-23T13:00:00Z
+  outcome: resolved
+  destructive:
+    - reboot 2026-11-23T12:01:00Z
+    - shutdown
+- id: b
+`, text)
+	back, err := ParseHistory(text)
+	require.NoError(t, err)
+	require.Equal(t, h, back)
+}
+
+func TestParseHistoryOfNothing(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", " \n", "|\n", "[]", "null", "# nothing yet"} {
+		h, err := ParseHistory(text)
+		require.NoError(t, err, text)
+		require.Equal(t, &History{}, h, text)
+	}
+}
+
+func TestParseHistorySaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, want string }{
+		"a map":            {"id: a", "line 1: want a list of incidents"},
+		"words":            {"- a", "incident 1: line 1: want fields of the form name: value"},
+		"time":             {"- id: a\n- opened: soon", `incident 2: line 2: opened: "soon" is no time, want one such as 2006-01-02T15:04:05Z`},
+		"text":             {"- id: [a]", "incident 1: line 1: id: want text on one line, not a list and no further fields"},
+		"destructive":      {"- destructive: reboot", "incident 1: line 1: destructive: want a list of actions, each with its time"},
+		"a step's time":    {"- destructive: [reboot now]", `incident 1: line 1: destructive: item 1: "now" is no time, want one such as 2006-01-02T15:04:05Z`},
+		"a step's fields":  {"- destructive: [{reboot: now}]", "incident 1: line 1: destructive: item 1: want text on one line, not a list and no further fields"},
+		"a step of blanks": {"- destructive: ['']", `incident 1: line 1: destructive: item 1: "" is no destructive step, want one such as reboot 2006-01-02T15:04:05Z`},
+		"no YAML":          {"- [", "it is no YAML: line 1: did not find expected node content"},
+		"anchors":          {"- &a {}", "line 1: anchors (&) and aliases (*) are not allowed, write the value out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, err := ParseHistory(c.text)
+			require.Nil(t, h)
+			require.ErrorIs(t, err, ErrBroken)
+			require.EqualError(t, err, "annotation aegis.io/ticket-history cannot be read: "+c.want)
+		})
+	}
+}
+
+func TestHistoryAddKeepsTheNewest(t *testing.T) {
+	t.Parallel()
+	h := &History{}
+	for i := range 25 {
+		h.Add(incident(fmt.Sprint(i)))
+	}
+	require.Len(t, h.Incidents, MaxIncidents)
+	require.Equal(t, "5", h.Incidents[0].ID)
+	require.Equal(t, "24", h.Incidents[19].ID)
+}
+
+func TestHistoryAddReplacesInPlace(t *testing.T) {
+	t.Parallel()
+	h, err := ParseHistory("- {id: a, outcome: handed over, blame: fan}\n- {id: b}\n- {}\n")
+	require.NoError(t, err)
+	h.Add(incident("a"))
+	h.Add(Incident{})
+	require.Len(t, h.Incidents, 4, "incidents without identity are never the same")
+	text, err := h.Encode()
+	require.NoError(t, err)
+	require.Contains(t, text, "outcome: resolved")
+	require.Contains(t, text, "blame: fan")
+	require.NotContains(t, text, "handed over")
+	require.Less(t, strings.Index(text, "id: a"), strings.Index(text, "id: b"))
+}
+
+func TestHistoryEncodeHoldsItsLimits(t *testing.T) {
+	t.Parallel()
+	h := &History{}
+	for i := range 30 {
+		in := incident(fmt.Sprint(i))
+		in.Outcome = strings.Repeat("x", 400)
+		h.Incidents = append(h.Incidents, in)
+	}
+	text, err := h.Encode()
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(text), MaxHistoryBytes)
+	require.Greater(t, len(text), MaxHistoryBytes-800, "no more is forgotten than needed")
+	got, err := ParseHistory(text)
+	require.NoError(t, err)
+	require.Equal(t, "29", got.Incidents[len(got.Incidents)-1].ID, "the oldest go first")
+
+	small := &History{}
+	for i := range 30 {
+		small.Incidents = append(small.Incidents, Incident{ID: fmt.Sprint(i)})
+	}
+	text, err = small.Encode()
+	require.NoError(t, err)
+	require.Equal(t, MaxIncidents, strings.Count(text, "id:"))
+}
+
+func TestHistoryEncodeRefuses(t *testing.T) {
+	t.Parallel()
+	_, err := (&History{Incidents: []Incident{{Outcome: strings.Repeat("x", 9000)}}}).Encode()
+	require.ErrorIs(t, err, ErrTooLarge)
+	_, err = (&History{Incidents: []Incident{{Opened: time.Unix(-1, 0)}}}).Encode()
+	require.ErrorContains(t, err, `encode history: incident 1: line 1: opened: "1969-12-31T23:59:59Z" is no time`)
+}
+
+func TestHistoryClone(t *testing.T) {
+	t.Parallel()
+	h := &History{Incidents: []Incident{incident("a")}}
+	c := h.Clone()
+	require.Equal(t, h, c)
+	c.Incidents[0].Destructive[0].Action = Reset
+	c.Add(incident("b"))
+	require.Equal(t, &History{Incidents: []Incident{incident("a")}}, h)
+}
+
+func FuzzParseHistory(f *testing.F) {
+	for _, seed := range []string{
+		"", "|\n  - id: a", "- {id: a, opened: 2020-01-01T00:00:00Z, destructive: [reboot 2020-01-01T00:00:00Z, Reset], by: {x: [1]}}",
+		"- ", "- {}\n- destructive: ['a  b']", "[[]]", "{}",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		first, err := ParseHistory(text)
+		if err != nil {
+			require.ErrorIs(t, err, ErrBroken)
+			return
+		}
+		once, err := first.Encode()
+		if err != nil {
+			require.ErrorIs(t, err, ErrTooLarge)
+			return
+		}
+		require.LessOrEqual(t, len(once), MaxHistoryBytes)
+		second, err := ParseHistory(once)
+		require.NoError(t, err)
+		twice, err := second.Encode()
+		require.NoError(t, err)
+		require.Equal(t, once, twice)
+	})
+}

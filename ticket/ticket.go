@@ -1,0 +1,200 @@
+// Package ticket keeps the incident of a node where operators already look: as readable YAML in an annotation of the
+// Node object, with the node's past incidents in another one, and every write of both conditional on what was read.
+package ticket
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// The annotations of a Node.
+const (
+	// Annotation holds the open ticket.
+	Annotation = "aegis.io/ticketing"
+	// HistoryAnnotation holds the past incidents.
+	HistoryAnnotation = "aegis.io/ticket-history"
+	// HistoryBrokenAnnotation keeps a history that could not be read and was replaced by a new one.
+	HistoryBrokenAnnotation = "aegis.io/ticket-history-broken"
+	// OwnerAnnotation is the note of who made the node unschedulable: "aegis/<ticket id>".
+	OwnerAnnotation = "aegis.io/cordoned-by"
+)
+
+const (
+	// MaxBytes is the largest encoded ticket.
+	MaxBytes = 4096
+	// Self is the supervisor of the tickets that Aegis owns.
+	Self = "aegis"
+	// maxMessage bounds one step's message, so that a running step alone never fills a ticket.
+	maxMessage = 512
+)
+
+var (
+	// ErrBroken is wrapped by every error about a ticket or a history that cannot be read.
+	ErrBroken = errors.New("cannot be read")
+	// ErrTooLarge is wrapped by the error about a ticket or a history that does not fit its limit even without
+	// everything that may be left out.
+	ErrTooLarge = errors.New("too large")
+)
+
+// Step is one action of a procedure.
+type Step struct {
+	Action  Action
+	Status  StepStatus
+	At      time.Time // When it got this status; zero when unknown.
+	Message string
+
+	extra []field
+}
+
+// Ticket is the incident of a node.
+type Ticket struct {
+	ID         string
+	Condition  string
+	Device     string
+	SOP        string
+	Origin     string
+	Reason     string
+	Supervisor string // Who owns it, separated by commas.
+	Status     Status
+	CreatedAt  time.Time
+	BootID     string
+	Attempts   int
+	Hold       string
+	Workflows  []Step // Oldest first.
+
+	done  []folded
+	extra []field
+}
+
+// NewID returns an identity for a ticket opened now. Identities sort by time and fit into a DNS label.
+func NewID(now time.Time) string {
+	return now.UTC().Format("20060102t150405") + "-" + strings.ToLower(rand.Text()[:6])
+}
+
+// Clone returns a deep copy.
+func (t *Ticket) Clone() *Ticket {
+	c := *t
+	c.Workflows = slices.Clone(t.Workflows)
+	c.done = slices.Clone(t.done)
+	for i := range c.done {
+		c.done[i].runs = slices.Clone(c.done[i].runs)
+	}
+	return &c
+}
+
+// Supervisors returns the owners of the ticket.
+func (t *Ticket) Supervisors() []string {
+	var names []string
+	for name := range strings.SplitSeq(t.Supervisor, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Owned reports whether Aegis, and nobody else, owns the ticket.
+func (t *Ticket) Owned() bool {
+	return slices.Equal(t.Supervisors(), []string{Self})
+}
+
+// Open reports whether the incident goes on.
+func (t *Ticket) Open() bool {
+	return t.Status != StatusResolved && t.Status != StatusClosed
+}
+
+// Count returns how often the action was called so far.
+func (t *Ticket) Count(a Action) int {
+	n := t.foldedCount(a)
+	for i := range t.Workflows {
+		if t.Workflows[i].Action == a {
+			n++
+		}
+	}
+	return n
+}
+
+// Outcome returns the n-th call of the action, counted from 1. Of a call whose details were left out for size only
+// the action and the status are known.
+func (t *Ticket) Outcome(a Action, n int) (Step, bool) {
+	if n < 1 {
+		return Step{}, false
+	}
+	if s, ok := t.foldedOutcome(a, n); ok {
+		return Step{Action: a, Status: s}, true
+	}
+	if i := t.index(a, n); i >= 0 {
+		return t.Workflows[i], true
+	}
+	return Step{}, false
+}
+
+// Record journals the n-th call of the action. A new call must be the next one; a known call can only go from Running
+// to a final status, so that nobody begins a step that somebody else began.
+func (t *Ticket) Record(a Action, n int, s StepStatus, at time.Time, message string) error {
+	if _, err := parseStepStatus(string(s)); err != nil {
+		return fmt.Errorf("record %s call %d: %w", a, n, err)
+	}
+	next := t.Count(a) + 1
+	step := Step{Action: a, Status: s, At: at.UTC().Truncate(time.Second), Message: clip(message, maxMessage)}
+	switch {
+	case n == next:
+		t.Workflows = append(t.Workflows, step)
+		return nil
+	case n < 1 || n > next:
+		return fmt.Errorf("record %s call %d as %s: the next call is %d", a, n, s, next)
+	}
+	return t.finish(step, n)
+}
+
+// finish gives the running n-th call of the step's action its final status.
+func (t *Ticket) finish(step Step, n int) error {
+	old, _ := t.Outcome(step.Action, n)
+	if old.Status != Running || step.Status == Running {
+		return fmt.Errorf("record %s call %d as %s: it is %s already", step.Action, n, step.Status, old.Status)
+	}
+	step.extra = old.extra
+	t.Workflows[t.index(step.Action, n)] = step
+	return nil
+}
+
+// Running returns the steps that were begun and have not ended.
+func (t *Ticket) Running() []Step {
+	var steps []Step
+	for _, s := range t.Workflows {
+		if s.Status == Running {
+			steps = append(steps, s)
+		}
+	}
+	return steps
+}
+
+// index returns the position in Workflows of the n-th call of the action, -1 if it is not there.
+func (t *Ticket) index(a Action, n int) int {
+	seen := t.foldedCount(a)
+	for i := range t.Workflows {
+		if t.Workflows[i].Action != a {
+			continue
+		}
+		if seen++; seen == n {
+			return i
+		}
+	}
+	return -1
+}
+
+// clip cuts text to at most that many bytes, at the boundary of a character.
+func clip(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	for most > 0 && !utf8.RuneStart(text[most]) {
+		most--
+	}
+	return text[:most]
+}
