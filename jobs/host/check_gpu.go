@@ -1,0 +1,451 @@
+package host
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	smi        = "nvidia-smi"
+	smiTimeout = 60 * time.Second
+	// smiListTimeout is long because the driver may first have to initialise every GPU.
+	smiListTimeout = 300 * time.Second
+	// maxAggregateSRAM is how many uncorrectable SRAM errors a GPU may have had in its life.
+	maxAggregateSRAM = 4
+)
+
+var (
+	gpuLine    = regexp.MustCompile(`^GPU \d+: `)
+	gpuDevice  = regexp.MustCompile(`^nvidia\d+$`)
+	nvlinkLine = regexp.MustCompile(`^\s+Link (\d+): (?:(<inactive>)|([0-9.]+) GB/s)`)
+)
+
+// pciGPUs counts the GPUs and the NVSwitches of NVIDIA on the PCI bus.
+func (h *host) pciGPUs() (gpus, switches int, err error) {
+	const dir = "/sys/bus/pci/devices/"
+	names, err := h.names(dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, name := range names {
+		vendor, err := h.readLine(dir + name + "/vendor")
+		if err != nil {
+			return 0, 0, err
+		}
+		class, err := h.readLine(dir + name + "/class")
+		if err != nil {
+			return 0, 0, err
+		}
+		switch {
+		case vendor != "0x10de":
+		case strings.HasPrefix(class, "0x0300"), strings.HasPrefix(class, "0x0302"):
+			gpus++
+		case strings.HasPrefix(class, "0x0680"):
+			switches++
+		}
+	}
+	return gpus, switches, nil
+}
+
+func (h *host) deviceFiles() (int, error) {
+	names, err := h.names("/dev")
+	n := 0
+	for _, name := range names {
+		if gpuDevice.MatchString(name) {
+			n++
+		}
+	}
+	return n, err
+}
+
+// onGPUNode returns a finding of its own where there is no GPU to check.
+func onGPUNode(check func(ctx context.Context, h *host, e *expectation, switches int) finding) func(context.Context, *host, *expectation) finding {
+	return func(ctx context.Context, h *host, e *expectation) finding {
+		gpus, switches, err := h.pciGPUs()
+		switch {
+		case err != nil:
+			return broken("%v", err)
+		case gpus == 0:
+			return skipped("no NVIDIA GPU on the PCI bus")
+		}
+		return check(ctx, h, e, switches)
+	}
+}
+
+// gpuCountFinding compares the GPUs that the bus, the driver and its tool see with those that must be there.
+func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
+	onBus, _, err := h.pciGPUs()
+	if err != nil {
+		return broken("%v", err)
+	}
+	if onBus == 0 && !expects(e.GPUs) {
+		return skipped("no NVIDIA GPU on the PCI bus, and none is expected")
+	}
+	devices, err := h.deviceFiles()
+	if err != nil {
+		return broken("%v", err)
+	}
+	want := onBus
+	if e.GPUs != nil {
+		want = *e.GPUs
+	}
+	p := parts{code: exitGPU}
+	if onBus != want || devices != want {
+		p.fault("%d GPUs expected, %d on the PCI bus, %d device files", want, onBus, devices)
+	}
+	out, err := h.run(ctx, smiListTimeout, smi, "-L")
+	switch {
+	case blames(err):
+		p.fault("%v", err)
+	case err != nil && len(p.faults) == 0:
+		return unmade(err)
+	case err != nil:
+		p.unmade(err)
+	default:
+		if listed := matching(out, gpuLine); listed != want {
+			p.fault("%d GPUs expected, %d listed by nvidia-smi", want, listed)
+		}
+	}
+	p.note("%d GPUs on the PCI bus", onBus)
+	return p.finding()
+}
+
+func matching(text string, line *regexp.Regexp) int {
+	n := 0
+	for l := range strings.Lines(text) {
+		if line.MatchString(l) {
+			n++
+		}
+	}
+	return n
+}
+
+// query runs a query of nvidia-smi that prints rows of the given number of fields, and at least one row.
+func (h *host) query(ctx context.Context, fields int, args ...string) ([][]string, error) {
+	out, err := h.run(ctx, smiTimeout, smi, args...)
+	if err != nil {
+		return nil, err
+	}
+	return parseRows(out, fields)
+}
+
+func parseRows(text string, fields int) ([][]string, error) {
+	reader := csv.NewReader(strings.NewReader(text))
+	reader.FieldsPerRecord = fields
+	reader.TrimLeadingSpace = true
+	reader.LazyQuotes = true
+	rows, err := reader.ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s printed what cannot be read, %w: %.64q", smi, err, firstLine(text))
+	}
+	for _, row := range rows {
+		for i := range row {
+			row[i] = strings.TrimSpace(row[i])
+		}
+	}
+	return rows, nil
+}
+
+// queryFault turns what went wrong with a query into the finding of its check. A driver that does not answer is a fault
+// of the GPU, a tool that is not there says nothing about it.
+func queryFault(err error) finding {
+	if blames(err) {
+		return failed(exitGPUCheck, "%v", err)
+	}
+	return unmade(err)
+}
+
+// notKnown says that the GPU or its driver does not have the value.
+func notKnown(value string) bool {
+	return value == "[N/A]" || value == "N/A" || value == "[Not Supported]"
+}
+
+func gpuHealthFinding(ctx context.Context, h *host, e *expectation) finding {
+	return onGPUNode(gpuHealth)(ctx, h, e)
+}
+
+func gpuHealth(ctx context.Context, h *host, _ *expectation, _ int) finding {
+	rows, err := h.query(ctx, 6,
+		"--query-gpu=index,uuid,persistence_mode,ecc.errors.uncorrected.volatile.total,pcie.link.width.current,pcie.link.width.max",
+		"--format=csv,noheader,nounits")
+	if err != nil {
+		return queryFault(err)
+	}
+	if len(rows) == 0 {
+		return failed(exitGPUCheck, "%s knows no GPU", smi)
+	}
+	p := parts{code: exitGPUCheck}
+	for _, row := range rows {
+		p.gpu(row)
+	}
+	return p.finding()
+}
+
+// gpu looks at one GPU: index, UUID, persistence, uncorrected ECC errors since the boot, PCIe width and its maximum.
+func (p *parts) gpu(row []string) {
+	name := "GPU " + row[0]
+	if row[2] == "Disabled" {
+		p.note("%s has persistence off", name)
+	}
+	if n, ok := p.number(name, row[3]); ok && n > 0 {
+		p.fault("%s has %d uncorrected ECC errors", name, n)
+	}
+	width, ok := p.number(name, row[4])
+	most, okMost := p.number(name, row[5])
+	if ok && okMost && width < most {
+		p.fault("%s has PCIe width x%d of x%d", name, width, most)
+	}
+}
+
+// number reads a value. A GPU that prints anything but a number where one belongs is not well.
+func (p *parts) number(name, value string) (int, bool) {
+	if notKnown(value) {
+		return 0, false
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		p.fault("%s says %.64q", name, value)
+	}
+	return n, err == nil
+}
+
+func rowRemapFinding(ctx context.Context, h *host, e *expectation) finding {
+	return onGPUNode(rowRemap)(ctx, h, e)
+}
+
+func rowRemap(ctx context.Context, h *host, _ *expectation, _ int) finding {
+	rows, err := h.query(ctx, 3,
+		"--query-remapped-rows=gpu_uuid,remapped_rows.failure,remapped_rows.pending", "--format=csv,noheader")
+	if err != nil {
+		return queryFault(err)
+	}
+	failure, pending := parts{code: exitRowRemap}, parts{code: exitGPUCheck}
+	known := 0
+	for _, row := range rows {
+		if notKnown(row[1]) && notKnown(row[2]) {
+			continue
+		}
+		known++
+		failure.flag(row[0]+" failed to remap a row", row[1])
+		pending.flag(row[0]+" waits for a reset to remap a row", row[2])
+	}
+	switch {
+	case known == 0:
+		return skipped("the GPUs do not remap rows")
+	case len(failure.faults) > 0:
+		return failure.finding()
+	}
+	pending.errs = append(pending.errs, failure.errs...)
+	return pending.finding()
+}
+
+// flag takes a value that says yes or no, or how often yes.
+func (p *parts) flag(fault, value string) {
+	n, err := strconv.Atoi(value)
+	switch {
+	case value == "Yes", err == nil && n > 0:
+		p.fault("%s", fault)
+	case value == "No", err == nil && n == 0, notKnown(value):
+	default:
+		p.errs = append(p.errs, fmt.Errorf("%s printed %.64q where yes or no belongs", smi, value))
+	}
+}
+
+func sramFinding(ctx context.Context, h *host, e *expectation) finding {
+	return onGPUNode(sram)(ctx, h, e)
+}
+
+func sram(ctx context.Context, h *host, _ *expectation, _ int) finding {
+	out, err := h.run(ctx, smiTimeout, smi, "-q", "-d", "ECC")
+	if err != nil {
+		return queryFault(err)
+	}
+	return parseSRAM(out).finding()
+}
+
+// sramReport is what the ECC report says about the aggregate SRAM errors of each GPU.
+type sramReport struct {
+	order []string
+	gpus  map[string]*sramState
+}
+
+type sramState struct {
+	known, exceeded bool
+	errors          int
+	// unread is a value that is neither.
+	unread string
+}
+
+// parseSRAM reads an indented report, in which a line without a value begins a section.
+func parseSRAM(text string) sramReport {
+	r := sramReport{gpus: make(map[string]*sramState)}
+	var section string
+	var gpu *sramState
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), " : ")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		switch {
+		case strings.HasPrefix(line, "GPU "):
+			gpu = new(sramState)
+			r.order = append(r.order, key)
+			r.gpus[key] = gpu
+		case !ok:
+			section = key
+		case gpu != nil && section == "Aggregate" && strings.HasPrefix(key, "SRAM"):
+			gpu.take(key, value)
+		}
+	}
+	return r
+}
+
+func (s *sramState) take(key, value string) {
+	n, err := strconv.Atoi(value)
+	threshold := key == "SRAM Threshold Exceeded"
+	switch {
+	case notKnown(value), !threshold && !strings.HasPrefix(key, "SRAM Uncorrectable"):
+		return
+	case threshold && (value == "Yes" || value == "No"):
+		s.exceeded = value == "Yes"
+	case !threshold && err == nil:
+		s.errors += n
+	default:
+		s.unread = value
+	}
+	s.known = true
+}
+
+func (r sramReport) finding() finding {
+	p := parts{code: exitSRAM}
+	known := false
+	for _, name := range r.order {
+		gpu := r.gpus[name]
+		known = known || gpu.known
+		switch {
+		case gpu.exceeded:
+			p.fault("%s exceeded the threshold of SRAM errors", name)
+		case gpu.errors > maxAggregateSRAM:
+			p.fault("%s had %d uncorrectable SRAM errors", name, gpu.errors)
+		case gpu.unread != "":
+			p.errs = append(p.errs, fmt.Errorf("%s counts %.64q SRAM errors", name, gpu.unread))
+		}
+	}
+	if !known {
+		return skipped("the GPUs do not count SRAM errors, or ECC is off")
+	}
+	return p.finding()
+}
+
+func xidFinding(ctx context.Context, h *host, e *expectation) finding {
+	return onGPUNode(xids)(ctx, h, e)
+}
+
+func xids(ctx context.Context, h *host, _ *expectation, _ int) finding {
+	var log xidLog
+	if err := h.kernelLog(ctx, log.line); err != nil {
+		return unmade(err)
+	}
+	p := parts{code: exitGPUCheck, faults: log.faults()}
+	return p.finding()
+}
+
+func nvlinkFinding(ctx context.Context, h *host, e *expectation) finding {
+	return onGPUNode(nvlink)(ctx, h, e)
+}
+
+func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding {
+	out, err := h.run(ctx, smiTimeout, smi, "nvlink", "-s")
+	if err != nil {
+		f := queryFault(err)
+		if f.code == exitGPUCheck {
+			f.code = exitNVLink
+		}
+		return f
+	}
+	links := parseNVLinks(out)
+	expected := switches > 0 || e.NVLinks > 0
+	if !expected && links.active() == 0 {
+		return skipped("no NVLink is in use, and none is expected")
+	}
+	p := links.parts(e)
+	if switches > 0 {
+		active, err := h.isActive(ctx, "nvidia-fabricmanager")
+		switch {
+		case err != nil:
+			p.unmade(err)
+		case !active:
+			p.fault("nvidia-fabricmanager is not active")
+		}
+	}
+	return p.finding()
+}
+
+// gpuLinks are the NVLinks of one GPU.
+type gpuLinks struct {
+	gpu              string
+	active, inactive int
+	// slowest is the least speed of an active link, in GB/s.
+	slowest float64
+}
+
+type nvlinks []gpuLinks
+
+func parseNVLinks(text string) nvlinks {
+	var all nvlinks
+	for line := range strings.Lines(text) {
+		if gpuLine.MatchString(line) {
+			name, _, _ := strings.Cut(line, ":")
+			all = append(all, gpuLinks{gpu: name})
+			continue
+		}
+		m := nvlinkLine.FindStringSubmatch(line)
+		if m == nil || len(all) == 0 {
+			continue
+		}
+		all[len(all)-1].add(m[2] != "", m[3])
+	}
+	return all
+}
+
+func (g *gpuLinks) add(inactive bool, speed string) {
+	gbps, err := strconv.ParseFloat(speed, 64)
+	if inactive || err != nil {
+		g.inactive++
+		return
+	}
+	if g.active == 0 || gbps < g.slowest {
+		g.slowest = gbps
+	}
+	g.active++
+}
+
+func (all nvlinks) active() int {
+	n := 0
+	for _, g := range all {
+		n += g.active
+	}
+	return n
+}
+
+func (all nvlinks) parts(e *expectation) *parts {
+	p := &parts{code: exitNVLink}
+	if len(all) == 0 {
+		p.fault("%s lists no NVLink", smi)
+	}
+	for _, g := range all {
+		switch {
+		case g.inactive > 0:
+			p.fault("%s has %d inactive NVLinks", g.gpu, g.inactive)
+		case g.active < e.NVLinks, g.active == 0:
+			p.fault("%s has %d NVLinks of %d", g.gpu, g.active, e.NVLinks)
+		case g.slowest < e.NVLinkGBps:
+			p.fault("%s has an NVLink of %g GB/s", g.gpu, g.slowest)
+		}
+	}
+	p.note("%d NVLinks active", all.active())
+	return p
+}

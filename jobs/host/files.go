@@ -1,0 +1,138 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+const (
+	// maxFile is far above what any file that is read here holds.
+	maxFile = 4 << 20
+	// maxLinks is how many symbolic links the kernel follows in one name.
+	maxLinks = 40
+)
+
+// resolve follows the symbolic links of a name as a process does whose root is the host's: an absolute link starts at that
+// root, and ".." does not lead out of it. The result is relative to the root.
+func (h *host) resolve(name string) (string, error) {
+	var done string
+	links := 0
+	pending := strings.Split(name, "/")
+	for len(pending) > 0 {
+		part := pending[0]
+		pending = pending[1:]
+		if part == "" || part == "." {
+			continue
+		}
+		next := path.Join("/", done, part)[1:]
+		if part == ".." || next == "" {
+			done = next
+			continue
+		}
+		target, err := h.root.Readlink(next)
+		if errors.Is(err, syscall.EINVAL) {
+			done = next
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("%s: %w", name, syscall.ELOOP)
+		}
+		if path.IsAbs(target) {
+			done = ""
+		}
+		pending = append(strings.Split(target, "/"), pending...)
+	}
+	if done == "" {
+		done = "."
+	}
+	return done, nil
+}
+
+func (h *host) open(name string, flags int) (*os.File, error) {
+	inside, err := h.resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	return h.root.OpenFile(inside, flags, 0)
+}
+
+func (h *host) stat(name string) (os.FileInfo, error) {
+	inside, err := h.resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	return h.root.Stat(inside)
+}
+
+func (h *host) read(name string) (string, error) {
+	f, err := h.open(name, os.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s: %w", name, errTruncated)
+	}
+	return string(data), err
+}
+
+// readLine reads a file that holds one value.
+func (h *host) readLine(name string) (string, error) {
+	text, err := h.read(name)
+	return strings.TrimSpace(text), err
+}
+
+func (h *host) readNumber(name string) (int, error) {
+	text, err := h.readLine(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
+}
+
+// names returns the names in a directory, sorted. A directory that does not exist has none.
+func (h *host) names(dir string) ([]string, error) {
+	f, err := h.open(dir, os.O_RDONLY)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	return sortedNames(entries), nil
+}
+
+// write writes to a file that must exist.
+func (h *host) write(name, text string, flags int) error {
+	f, err := h.open(name, os.O_WRONLY|flags)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+func sortedNames(entries []os.DirEntry) []string {
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	slices.Sort(names)
+	return names
+}

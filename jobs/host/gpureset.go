@@ -1,0 +1,264 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// gpuID is what may name a GPU; empty and "all" mean all of them.
+var gpuID = regexp.MustCompile(`^(?:|all|[0-9]{1,3}|GPU-[0-9A-Fa-f-]{1,64}|(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(?:\.[0-9])?)$`)
+
+var pidName = regexp.MustCompile(`^[0-9]+$`)
+
+// gpu is a GPU as nvidia-smi lists it.
+type gpu struct{ index, uuid, bus string }
+
+// gpuReset resets GPUs that nothing uses.
+type gpuReset struct {
+	host    *host
+	targets []gpu
+	// all says that the targets are all the GPUs of the host.
+	all bool
+}
+
+// resetGPUs resets the GPU that the device names, or all of them.
+func resetGPUs(ctx context.Context, h *host, device string) finding {
+	r, err := planReset(ctx, h, device)
+	if err != nil {
+		return refused(err)
+	}
+	if err := r.idle(ctx); err != nil {
+		return refused(err)
+	}
+	stopped, err := r.stopDaemons(ctx)
+	if err != nil {
+		return refused(errors.Join(err, r.startDaemons(ctx, stopped)))
+	}
+	if err := r.unheld(); err != nil {
+		return refused(errors.Join(err, r.startDaemons(ctx, stopped)))
+	}
+	err = r.reset(ctx)
+	// They are needed whatever became of the reset.
+	err = errors.Join(err, r.startDaemons(ctx, stopped))
+	if err != nil {
+		return failed(exitGPU, "%v", err)
+	}
+	return r.verify(ctx)
+}
+
+func refused(err error) finding {
+	return failed(exitGPU, "refused: %s", strings.ReplaceAll(err.Error(), "\n", ", "))
+}
+
+// planReset finds the GPUs to reset. Those behind an NVSwitch are reset together, because one alone cannot rejoin.
+func planReset(ctx context.Context, h *host, device string) (*gpuReset, error) {
+	gpus, err := h.gpus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, switches, err := h.pciGPUs()
+	if err != nil {
+		return nil, err
+	}
+	found := slices.IndexFunc(gpus, func(g gpu) bool { return g.is(device) })
+	all := device == "" || device == "all"
+	switch {
+	case len(gpus) == 0:
+		return nil, errors.New("there is no GPU")
+	case !all && found < 0:
+		return nil, fmt.Errorf("there is no GPU %s", device)
+	case all, switches > 0:
+		return &gpuReset{host: h, targets: gpus, all: true}, nil
+	}
+	return &gpuReset{host: h, targets: gpus[found : found+1], all: len(gpus) == 1}, nil
+}
+
+func (g gpu) is(device string) bool {
+	return device == g.index || strings.EqualFold(device, g.uuid) || busID(device) == g.bus && strings.Contains(device, ":")
+}
+
+func (h *host) gpus(ctx context.Context) ([]gpu, error) {
+	rows, err := h.query(ctx, 3, "--query-gpu=index,uuid,pci.bus_id", "--format=csv,noheader")
+	var gpus []gpu
+	for _, row := range rows {
+		gpus = append(gpus, gpu{index: row[0], uuid: row[1], bus: busID(row[2])})
+	}
+	return gpus, err
+}
+
+// idle refuses while a process computes on a target.
+func (r *gpuReset) idle(ctx context.Context) error {
+	rows, err := r.host.query(ctx, 3, "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader")
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if slices.ContainsFunc(r.targets, func(g gpu) bool { return g.uuid == row[0] }) {
+			return fmt.Errorf("process %s (%.64s) computes on %s", row[1], row[2], row[0])
+		}
+	}
+	return nil
+}
+
+// daemons returns the units that hold GPUs open for everybody. The fabric manager is one of them only where all its
+// GPUs are reset: the others would lose their links.
+func (r *gpuReset) daemons() []string {
+	units := []string{"nvidia-persistenced", "nvidia-dcgm", "dcgm"}
+	if r.all {
+		units = append(units, "nvidia-fabricmanager")
+	}
+	return units
+}
+
+// stopDaemons stops the daemons that run and returns their units, also those that it stopped before an error.
+func (r *gpuReset) stopDaemons(ctx context.Context) ([]string, error) {
+	active, err := r.host.active(ctx, r.daemons()...)
+	if err != nil {
+		return nil, err
+	}
+	for i, unit := range active {
+		if _, err := r.host.run(ctx, 60*time.Second, "systemctl", "stop", unit); err != nil {
+			return active[:i+1], err
+		}
+	}
+	return active, nil
+}
+
+// startDaemons starts what was stopped, the last one first, even when the time of the operation is over.
+func (r *gpuReset) startDaemons(ctx context.Context, units []string) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs []error
+	for _, unit := range slices.Backward(units) {
+		if _, err := r.host.run(ctx, 120*time.Second, "systemctl", "start", unit); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unheld refuses while a process has a target open. What cannot be looked at is held.
+func (r *gpuReset) unheld() error {
+	devices, err := r.devices()
+	if err != nil {
+		return err
+	}
+	pids, err := r.host.names("/proc")
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if !pidName.MatchString(pid) {
+			continue
+		}
+		held, err := r.host.holds("/proc/"+pid+"/fd", devices)
+		if err != nil {
+			return err
+		}
+		if held != "" {
+			name, err := r.host.readLine("/proc/" + pid + "/comm")
+			if err != nil {
+				name = "already gone"
+			}
+			return fmt.Errorf("process %s (%.64s) holds %s", pid, name, held)
+		}
+	}
+	return nil
+}
+
+// devices returns the device files of the targets, or of all GPUs where the driver does not tell which are theirs.
+func (r *gpuReset) devices() ([]string, error) {
+	var devices []string
+	for _, g := range r.targets {
+		text, err := r.host.read("/proc/driver/nvidia/gpus/" + g.bus + ".0/information")
+		if err != nil && !isAbsent(err) {
+			return nil, err
+		}
+		minor := deviceMinor(text)
+		if minor == "" {
+			return nil, nil
+		}
+		devices = append(devices, "/dev/nvidia"+minor)
+	}
+	return devices, nil
+}
+
+func deviceMinor(text string) string {
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, "Device Minor:"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// holds returns the device that a process has open, of those given or of all GPUs when none is. A process that has ended
+// in the meantime holds nothing.
+func (h *host) holds(fds string, devices []string) (string, error) {
+	names, err := h.names(fds)
+	if err != nil {
+		return "", ignoreGone(err)
+	}
+	for _, fd := range names {
+		target, err := h.root.Readlink(fds[1:] + "/" + fd)
+		if ignoreGone(err) != nil {
+			return "", err
+		}
+		number, ok := strings.CutPrefix(target, "/dev/nvidia")
+		isGPU := ok && pidName.MatchString(number)
+		if isGPU && (len(devices) == 0 || slices.Contains(devices, target)) {
+			return target, nil
+		}
+	}
+	return "", nil
+}
+
+func (r *gpuReset) reset(ctx context.Context) error {
+	args := []string{"--gpu-reset"}
+	if !r.all {
+		args = append(args, "-i", r.targets[0].uuid)
+	}
+	if _, err := r.host.run(ctx, 300*time.Second, smi, args...); err != nil {
+		return err
+	}
+	// From here on the errors before are history, for a healthcheck and for every monitor that reads the log.
+	for _, g := range r.targets {
+		if err := r.host.write("/dev/kmsg", resetMark+g.bus+"\n", os.O_APPEND); err != nil {
+			return fmt.Errorf("the reset is done, but not noted in the kernel log: %w", err)
+		}
+	}
+	return nil
+}
+
+// verify sees that every GPU is back, and that the reset has taken away what it was made for.
+func (r *gpuReset) verify(ctx context.Context) finding {
+	gpus, err := r.host.gpus(ctx)
+	if err != nil {
+		return failed(exitGPU, "after the reset: %v", err)
+	}
+	for _, g := range r.targets {
+		if !slices.ContainsFunc(gpus, func(h gpu) bool { return h.uuid == g.uuid }) {
+			return failed(exitGPU, "%s did not come back from the reset", g.uuid)
+		}
+	}
+	for _, check := range []func(context.Context, *host, *expectation, int) finding{rowRemap, gpuHealth} {
+		f := check(ctx, r.host, nil, 0)
+		if f.code != exitOK && f.code != exitSkipped {
+			return failed(exitGPU, "after the reset: %s", f.detail)
+		}
+	}
+	return passed("%d GPUs were reset", len(r.targets))
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	return err
+}

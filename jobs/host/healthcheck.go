@@ -1,0 +1,307 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"aegis.io/aegis/jobs"
+)
+
+// The names of the checks, as profiles and reports have them.
+const (
+	checkBootID    = "boot-id"
+	checkKubelet   = "kubelet"
+	checkRuntime   = "runtime"
+	checkClock     = "clock"
+	checkGPUCount  = "gpu-count"
+	checkGPUHealth = "gpu-health"
+	checkRowRemap  = "gpu-row-remap"
+	checkSRAM      = "gpu-sram"
+	checkXID       = "gpu-xid"
+	checkNVLink    = "gpu-nvlink"
+	checkIB        = "ib"
+	checkGPFS      = "gpfs"
+	checkCPU       = "cpu"
+	checkMemory    = "memory"
+	checkDisk      = "disk"
+	checkRootFS    = "rootfs"
+	checkNetwork   = "network"
+)
+
+// abandonGrace is how much longer than its tools a check may take before it is left behind.
+const abandonGrace = 15 * time.Second
+
+// check looks at one part of the host and changes nothing.
+type check struct {
+	name     string
+	hardware string
+	// timeout bounds the whole check; its tools have limits of their own.
+	timeout time.Duration
+	run     func(ctx context.Context, h *host, e *expectation) finding
+}
+
+// builtinChecks returns the checks in the order in which they run.
+func builtinChecks() []check {
+	const short, long = 2 * time.Minute, 6 * time.Minute
+	return []check{
+		{checkBootID, "", short, bootIDFinding},
+		{checkKubelet, "", short, kubeletFinding},
+		{checkRuntime, "", short, runtimeFinding},
+		{checkClock, "", short, clockFinding},
+		{checkGPUCount, hardwareGPU, long, gpuCountFinding},
+		{checkGPUHealth, hardwareGPU, short, gpuHealthFinding},
+		{checkRowRemap, hardwareGPU, short, rowRemapFinding},
+		{checkSRAM, hardwareGPU, short, sramFinding},
+		{checkXID, hardwareGPU, short, xidFinding},
+		{checkNVLink, hardwareGPU, short, nvlinkFinding},
+		{checkIB, "ib", short, ibFinding},
+		{checkGPFS, "gpfs", long, gpfsFinding},
+		{checkCPU, "cpu", short, cpuFinding},
+		{checkMemory, "memory", short, memoryFinding},
+		{checkDisk, "disk", long, diskFinding},
+		{checkRootFS, "disk", short, rootFSFinding},
+		{checkNetwork, "network", short, networkFinding},
+	}
+}
+
+// severity lists the exit codes of hardware, the most severe first.
+func severity() []int {
+	return []int{
+		exitRowRemap, exitSRAM, exitGPU, exitGPUCheck, exitNVLink, exitIB, exitGPFS, exitMemory, exitCPU, exitDisk, exitNetwork,
+	}
+}
+
+// healthcheck looks at all the hardware of the host and changes nothing.
+type healthcheck struct {
+	profile string
+	bootID  string
+	// The rest overrides the profile where it is set.
+	gpus, ib *int
+	gpfs     []string
+	require  []string
+}
+
+func parseHealthcheck(fs *flag.FlagSet, args []string) (operation, error) {
+	var c healthcheck
+	fs.StringVar(&c.profile, "profile", "", "name of the profile, which is that of the pool")
+	fs.StringVar(&c.bootID, "boot-id", "", "boot that must still be running")
+	fs.Func("gpus", "number of GPUs", countFlag(&c.gpus))
+	fs.Func("ib", "number of InfiniBand devices", countFlag(&c.ib))
+	fs.Func("gpfs", "GPFS file systems that must be mounted", listFlag(&c.gpfs))
+	fs.Func("require", "checks that must not be skipped", listFlag(&c.require))
+	if err := parseFlags(fs, args); err != nil {
+		return nil, err
+	}
+	if !profileName.MatchString(c.profile) {
+		return nil, fmt.Errorf("--profile %.64q must be the name of a pool", c.profile)
+	}
+	return c, nil
+}
+
+func countFlag(to **int) func(string) error {
+	return func(text string) error {
+		n, err := strconv.Atoi(text)
+		if err == nil && n < 0 {
+			err = errors.New("is negative")
+		}
+		*to = &n
+		return err
+	}
+}
+
+func listFlag(to *[]string) func(string) error {
+	return func(text string) error {
+		*to = append(*to, list(text)...)
+		return nil
+	}
+}
+
+// expectation returns the profile with what the flags override.
+func (c healthcheck) expectation(h *host) (*expectation, error) {
+	e, err := loadProfile(h.options.profileDir, c.profile)
+	if err != nil {
+		return nil, err
+	}
+	if c.gpus != nil {
+		e.GPUs = c.gpus
+	}
+	if c.ib != nil {
+		e.IB = c.ib
+	}
+	if c.gpfs != nil {
+		e.GPFS = c.gpfs
+	}
+	e.Require = append(e.Require, c.require...)
+	e.bootID = c.bootID
+	return e, nil
+}
+
+func (c healthcheck) run(ctx context.Context, h *host, report *jobs.Report) {
+	e, err := c.expectation(h)
+	if err != nil {
+		conclude(report, broken("profile: %v", err))
+		return
+	}
+	site, err := h.siteChecks(c.profile)
+	if err != nil {
+		conclude(report, broken("site checks: %v", err))
+		return
+	}
+	checks := append(builtinChecks(), site...)
+	if err := knownChecks(checks, e.Require); err != nil {
+		conclude(report, broken("%v", err))
+		return
+	}
+	h.examine(ctx, checks, e, report)
+}
+
+// examine runs the checks, whatever becomes of those before, and concludes the report.
+func (h *host) examine(ctx context.Context, checks []check, e *expectation, report *jobs.Report) {
+	var findings []finding
+	for _, k := range checks {
+		started := time.Now()
+		f := h.runCheck(ctx, k, e)
+		findings = append(findings, f)
+		report.Checks = append(report.Checks, jobs.Check{
+			Name:     k.name,
+			Hardware: hardwareOfCheck(k.hardware, f),
+			Result:   f.result,
+			Detail:   oneLine(f.detail),
+			Seconds:  time.Since(started).Round(time.Millisecond).Seconds(),
+		})
+	}
+	f := verdict(report.Checks, findings, e.required())
+	if f.result == jobs.ResultPassed && ctx.Err() != nil {
+		f = broken("interrupted: %v", ctx.Err())
+	}
+	conclude(report, f)
+}
+
+// hardwareOfCheck returns the hardware of the check, or for a check of a site that of its exit code.
+func hardwareOfCheck(hardware string, f finding) string {
+	if hardware == "" && f.result == jobs.ResultFailed {
+		return hardwareOf(f.code)
+	}
+	return hardware
+}
+
+// knownChecks refuses a requirement that nothing would ever meet or break, such as a misspelt one.
+func knownChecks(checks []check, require []string) error {
+	var errs []error
+	for _, name := range require {
+		if !slices.ContainsFunc(checks, func(k check) bool { return k.name == name }) {
+			errs = append(errs, fmt.Errorf("required check %.64q does not exist on this host", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// runCheck runs one check. One that hangs in the kernel is left behind, so that the next ones run all the same.
+func (h *host) runCheck(ctx context.Context, k check, e *expectation) finding {
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	done := make(chan finding, 1)
+	go func() { done <- k.run(ctx, h, e) }()
+	timer := time.NewTimer(k.timeout + abandonGrace)
+	defer timer.Stop()
+	select {
+	case f := <-done:
+		return f
+	case <-timer.C:
+		return broken("hangs, and was left behind after %s", k.timeout+abandonGrace)
+	}
+}
+
+// verdict weighs the findings: hardware that failed is named even where another check could not be made, and nothing is
+// healthy that could not be checked although it had to be.
+func verdict(checks []jobs.Check, findings []finding, required []string) finding {
+	var told []string
+	worst, unknown, service := len(severity()), false, false
+	for i, f := range findings {
+		must := slices.Contains(required, checks[i].Name)
+		switch {
+		case f.result == jobs.ResultFailed:
+			rank := slices.Index(severity(), f.code)
+			if rank < 0 {
+				service = true
+			} else {
+				worst = min(worst, rank)
+			}
+		case must && f.result != jobs.ResultPassed:
+			unknown = true
+		default:
+			continue
+		}
+		told = append(told, strings.TrimSuffix(checks[i].Name+" "+f.result+": "+f.detail, ": "))
+	}
+	detail := strings.Join(told, "; ")
+	switch {
+	case worst < len(severity()):
+		return failed(severity()[worst], "%s", detail)
+	case service:
+		return failed(exitUnknown, "%s", detail)
+	case unknown:
+		return broken("%s", detail)
+	}
+	return passed("%s", summary(findings))
+}
+
+func summary(findings []finding) string {
+	n := make(map[string]int)
+	for _, f := range findings {
+		n[f.result]++
+	}
+	return fmt.Sprintf("%d checks passed, %d skipped, %d could not be made", n[jobs.ResultPassed], n[jobs.ResultSkipped], n[jobs.ResultError])
+}
+
+// unmade is the finding of a check that a tool stood in the way of: missing means skipped.
+func unmade(err error) finding {
+	if tool, ok := missing(err); ok {
+		return skipped("%s is not installed", tool)
+	}
+	return broken("%v", err)
+}
+
+// parts collects what the parts of a check came to.
+type parts struct {
+	// faults make the check fail with code.
+	code   int
+	faults []string
+	// errs make it an error unless it failed.
+	errs []error
+	// notes are told in any case.
+	notes []string
+}
+
+func (p *parts) fault(format string, args ...any) {
+	p.faults = append(p.faults, fmt.Sprintf(format, args...))
+}
+
+func (p *parts) note(format string, args ...any) {
+	p.notes = append(p.notes, fmt.Sprintf(format, args...))
+}
+
+// unmade takes a part that could not be made: noted where its tool is missing, else an error of the check.
+func (p *parts) unmade(err error) {
+	if tool, ok := missing(err); ok {
+		p.note("not checked, %s is not installed", tool)
+		return
+	}
+	p.errs = append(p.errs, err)
+}
+
+func (p *parts) finding() finding {
+	switch {
+	case len(p.faults) > 0:
+		return failed(p.code, "%s", strings.Join(append(p.faults, p.notes...), ", "))
+	case len(p.errs) > 0:
+		return broken("%s", strings.ReplaceAll(errors.Join(p.errs...).Error(), "\n", ", "))
+	}
+	return passed("%s", strings.Join(p.notes, ", "))
+}

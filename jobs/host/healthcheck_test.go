@@ -1,0 +1,492 @@
+package host
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/jobs"
+)
+
+func gpuArgs(more ...string) []string {
+	return append([]string{"healthcheck", "--profile", "h100", "--boot-id", boot, "--gpus", "2", "--ib", "1", "--gpfs", "fs1"}, more...)
+}
+
+// examine runs the built-in checks of one hardware, as an operation with the arguments does.
+func (n *node) examine(hardware string, args ...string) jobs.Report {
+	action, op, err := parse(args, &n.stderr)
+	require.NoError(n.t, err)
+	c, ok := op.(healthcheck)
+	require.True(n.t, ok)
+	h := n.open()
+	e, err := c.expectation(h)
+	require.NoError(n.t, err)
+	checks := slices.DeleteFunc(builtinChecks(), func(k check) bool { return k.hardware != hardware })
+	require.NotEmpty(n.t, checks)
+	report := jobs.Report{Action: action}
+	h.examine(n.t.Context(), checks, e, &report)
+	return report
+}
+
+// hardwareCheckedBy names the hardware of a built-in check.
+func hardwareCheckedBy(name string) string {
+	checks := builtinChecks()
+	return checks[slices.IndexFunc(checks, func(k check) bool { return k.name == name })].hardware
+}
+
+func results(r jobs.Report) map[string]string {
+	m := make(map[string]string)
+	for _, c := range r.Checks {
+		m[c.Name] = c.Result
+	}
+	return m
+}
+
+func detail(t *testing.T, r jobs.Report, name string) string {
+	t.Helper()
+	for _, c := range r.Checks {
+		if c.Name == name {
+			return c.Detail
+		}
+	}
+	require.Fail(t, "no check "+name)
+	return ""
+}
+
+func TestHealthcheckOfHealthyGPUNode(t *testing.T) {
+	t.Parallel()
+	r := newGPUNode(t).op(gpuArgs()...)
+	require.Equal(t, jobs.ResultPassed, r.Result, "%+v", r)
+	require.Equal(t, boot, r.BootID)
+	for name, result := range results(r) {
+		require.Equal(t, jobs.ResultPassed, result, "%s: %s", name, detail(t, r, name))
+	}
+	require.Len(t, r.Checks, 17)
+	require.Contains(t, detail(t, r, checkGPUHealth), "GPU 1 has persistence off")
+	require.Contains(t, detail(t, r, checkCPU), "8 CPUs online, 1 CPUs with governor powersave")
+}
+
+func TestHealthcheckOfHealthyCPUNode(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	r := n.op("healthcheck", "--profile", "cpu")
+	require.Equal(t, 0, r.ExitCode, "%+v", r)
+	for name, result := range results(r) {
+		switch name {
+		case checkBootID, checkIB, checkGPFS, checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink:
+			require.Equal(t, jobs.ResultSkipped, result, name)
+		default:
+			require.Equal(t, jobs.ResultPassed, result, name)
+		}
+	}
+}
+
+func TestHealthcheckFaults(t *testing.T) {
+	t.Parallel()
+	xid := func(lines ...string) func(*node) {
+		return func(n *node) { n.tool("dmesg", "", answer{Out: strings.Join(lines, "\n")}) }
+	}
+	for _, tc := range []struct {
+		name  string
+		fault func(*node)
+		code  int
+		want  string
+	}{
+		{"GPU off the bus", func(n *node) { n.remove("/sys/bus/pci/devices/0000:31:00.0") }, 2, "2 GPUs expected, 1 on the PCI bus"},
+		{"all GPUs off the bus", func(n *node) { n.remove("/sys/bus/pci/devices") }, 2, "2 GPUs expected, 0 on the PCI bus"},
+		{"GPU without device file", func(n *node) { n.remove("/dev/nvidia1") }, 2, "1 device files"},
+		{"GPU not listed", func(n *node) { n.smi("-L", "GPU 0: NVIDIA H100 (UUID: x)\n  MIG 1g.10gb Device 0: (UUID: y)\n") }, 2, "1 listed by nvidia-smi"},
+		{"driver down", func(n *node) {
+			n.tool(smi, "-L", answer{Err: "NVIDIA-SMI has failed\nmore", Exit: 9})
+		}, 2, "exit status 9: NVIDIA-SMI has failed"},
+		{"GPU missing without nvidia-smi", func(n *node) { n.remove("/dev/nvidia1"); n.uninstall(smi) }, 2, "nvidia-smi is not installed"},
+		{"ECC error", func(n *node) { n.smi(queryHealth, "0, a, Enabled, 3, 16, 16\n") }, 23, "GPU 0 has 3 uncorrected ECC errors"},
+		{"PCIe width", func(n *node) { n.smi(queryHealth, "0, a, Enabled, 0, 8, 16\n") }, 23, "GPU 0 has PCIe width x8 of x16"},
+		{"GPU requires reset", func(n *node) { n.smi(queryHealth, "0, a, Enabled, [GPU requires reset], 16, 16\n") }, 23, "GPU 0 says \"[GPU requires reset]\""},
+		{"no GPU answers", func(n *node) { n.smi(queryHealth, "") }, 23, "knows no GPU"},
+		{"query refused", func(n *node) { n.tool(smi, queryHealth, answer{Exit: 15}) }, 23, "exit status 15"},
+		{"row remap failure", func(n *node) { n.smi(queryRemap, "u, Yes, Yes\n") }, 21, "u failed to remap a row"},
+		{"row remap failure in numbers", func(n *node) { n.smi(queryRemap, "u, 1, 0\n") }, 21, "u failed to remap a row"},
+		{"row remap pending", func(n *node) { n.smi(queryRemap, "u, No, Yes\n") }, 23, "waits for a reset"},
+		{"SRAM threshold", func(n *node) { n.smi("-q -d ECC", eccReport("0", "Yes")) }, 22, "exceeded the threshold"},
+		{"SRAM errors", func(n *node) { n.smi("-q -d ECC", eccReport("4", "N/A")) }, 22, "had 5 uncorrectable SRAM errors"},
+		{"XID", xid("[  9.0] NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', GPU has fallen off the bus."), 23, "XID 79 on 0000:3b:00"},
+		{"NVLink inactive", func(n *node) { n.smi("nvlink -s", "GPU 0: a\n\t Link 0: 26.5 GB/s\n\t Link 1: <inactive>\n") }, 24, "GPU 0 has 1 inactive NVLinks"},
+		{"NVLink command fails", func(n *node) { n.tool(smi, "nvlink -s", answer{Exit: 1}) }, 24, "exit status 1"},
+		{"fabric manager down", func(n *node) {
+			n.file("/sys/bus/pci/devices/0000:50:00.0/vendor", "0x10de\n")
+			n.file("/sys/bus/pci/devices/0000:50:00.0/class", "0x068000\n")
+			n.tool("systemctl", "is-active nvidia-fabricmanager", answer{Out: "failed\n", Exit: 3})
+		}, 24, "nvidia-fabricmanager is not active"},
+		{"IB port down", func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/state", "1: DOWN\n") }, 1, `mlx5_0 port 1 is "1: DOWN"`},
+		{"IB polling", func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/phys_state", "2: Polling\n") }, 1, "2: Polling"},
+		{"IB lost", func(n *node) { n.remove("/sys/class/infiniband") }, 1, "1 devices expected, 0 found"},
+		{"IB of another kind", func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/link_layer", "Ethernet\n") }, 1, "1 devices expected, 0 found"},
+		{"GPFS not active", func(n *node) {
+			n.tool("mmgetstate", "-Y", answer{Out: "mmgetstate::HEADER:version:state:\nmmgetstate::0:1:arbitrating:\n"})
+		}, 3, `GPFS is "arbitrating"`},
+		{"GPFS not mounted", func(n *node) {
+			n.file("/proc/1/mounts", "/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /var/lib/kubelet xfs rw 0 0\n")
+		}, 3, "fs1 is not mounted"},
+		{"GPFS stale", func(n *node) { n.tool("stat", "-f -c %T -- /gpfs/fs1", answer{Err: "Stale file handle", Exit: 1}) }, 3, "/gpfs/fs1 does not answer"},
+		{"machine check", xid("[ 9.0] mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 4: be00000000800400"), 4, "1 uncorrected machine checks"},
+		{"CPU sensor", func(n *node) {
+			n.tool("ipmitool", "sdr type Processor", answer{Out: "CPU1 Status | 41h | cr  |  3.1 | IERR\n"})
+		}, 4, "sensor CPU1 Status is critical"},
+		{"memory error", func(n *node) { n.file("/sys/devices/system/edac/mc/mc0/ue_count", "2\n") }, 5, "2 uncorrected memory errors on mc0"},
+		{"corrupted memory", func(n *node) { n.append("/proc/meminfo", "HardwareCorrupted:     4 kB\n") }, 5, "4 kB of memory are corrupted"},
+		{"disk read-only", func(n *node) {
+			n.append("/proc/1/mounts", "/dev/sda2 /var/lib/kubelet xfs ro 0 0\n")
+			n.tool("df", "*", answer{Out: dfTable("50", "50")})
+		}, 6, "/var/lib/kubelet is read-only"},
+		{"root read-only", func(n *node) {
+			n.append("/proc/1/mounts", "/dev/sda1 / ext4 ro 0 0\n")
+			n.tool("df", "*", answer{Out: dfTable("50", "50")})
+		}, 6, "the root file system is read-only"},
+		{"disk full", func(n *node) { n.tool("df", dfSpace, answer{Out: dfTable("4", "60")}) }, 6, "/ has less than 5 % of its space left"},
+		{"inodes used up", func(n *node) { n.tool("df", dfInodes, answer{Out: dfTable("50", "1")}) }, 6, "/var/lib/kubelet has less than 5 % of its inodes left"},
+		{"NVMe dead", func(n *node) { n.file("/sys/class/nvme/nvme0/state", "dead\n") }, 6, `nvme0 is "dead"`},
+		{"RAID degraded", func(n *node) { n.file("/proc/mdstat", "md0 : active raid1 sda[0]\n      100 blocks [2/1] [U_]\n") }, 6, "md0 is degraded"},
+		{"SMART text", func(n *node) {
+			n.tool("smartctl", "-H /dev/nvme0n1", answer{Out: "self-assessment test result: FAILED!\n"})
+		}, 6, "nvme0n1 says that it is failing"},
+		{"SMART status", func(n *node) { n.tool("smartctl", "-H /dev/nvme0n1", answer{Exit: 8}) }, 6, "nvme0n1 says that it is failing"},
+		{"no route", func(n *node) { n.file("/proc/1/net/route", "Iface\n") }, 7, "there is no default route"},
+		{"uplink down", func(n *node) { n.file("/sys/class/net/bond0/operstate", "down\n") }, 7, "bond0 is down"},
+		{"bond member down", func(n *node) { n.file("/sys/class/net/eth1/bonding_slave/mii_status", "down\n") }, 7, "eth1 of bond0 is down"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newGPUNode(t)
+			tc.fault(n)
+			r := n.examine(hardwareOf(tc.code), gpuArgs()...)
+			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+			require.Equal(t, jobs.ResultFailed, r.Result)
+			require.Equal(t, hardwareOf(tc.code), r.Hardware)
+			require.Contains(t, r.Detail, tc.want)
+		})
+	}
+}
+
+func TestHealthcheckServices(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		fault  func(*node)
+		result string
+		want   string
+	}{
+		{"kubelet down", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{Out: "activating\n", Exit: 3}) }, jobs.ResultFailed, "kubelet failed: not active: kubelet"},
+		{"runtime down", func(n *node) {
+			n.tool("systemctl", "is-active containerd crio docker", answer{Out: "failed\ninactive\ninactive\n", Exit: 3})
+		}, jobs.ResultFailed, "runtime failed"},
+		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{}) }, jobs.ResultFailed, "kubelet failed"},
+		{"clock free", func(n *node) { n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "no\n"}) }, jobs.ResultFailed, "clock failed: not synchronised"},
+		{"no systemd", func(n *node) { n.uninstall("systemctl") }, jobs.ResultError, "kubelet skipped: systemctl is not installed"},
+		{"another boot", func(n *node) { n.file("/proc/sys/kernel/random/boot_id", "other\n") }, jobs.ResultError, "boot-id error: boot is other, not " + boot},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			tc.fault(n)
+			r := n.examine("", "healthcheck", "--profile", "cpu", "--boot-id", boot)
+			require.Equal(t, exitUnknown, r.ExitCode, "%+v", r)
+			require.Equal(t, tc.result, r.Result)
+			require.Empty(t, r.Hardware)
+			require.Contains(t, r.Detail, tc.want)
+		})
+	}
+}
+
+func TestHealthcheckMissingTool(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		tool, check, result string
+	}{
+		{smi, checkGPUCount, jobs.ResultSkipped},
+		{smi, checkGPUHealth, jobs.ResultSkipped},
+		{smi, checkRowRemap, jobs.ResultSkipped},
+		{smi, checkSRAM, jobs.ResultSkipped},
+		{smi, checkNVLink, jobs.ResultSkipped},
+		{"dmesg", checkXID, jobs.ResultSkipped},
+		{"timedatectl", checkClock, jobs.ResultSkipped},
+		{"stat", checkGPFS, jobs.ResultError},
+		// A part of the check is left.
+		{"mmgetstate", checkGPFS, jobs.ResultPassed},
+		{"dmesg", checkCPU, jobs.ResultPassed},
+		{"ipmitool", checkCPU, jobs.ResultPassed},
+		{"smartctl", checkDisk, jobs.ResultPassed},
+		{"df", checkDisk, jobs.ResultPassed},
+	} {
+		t.Run(tc.tool+" for "+tc.check, func(t *testing.T) {
+			t.Parallel()
+			n := newGPUNode(t)
+			n.uninstall(tc.tool)
+			r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
+			require.Equal(t, tc.result, results(r)[tc.check])
+			require.Contains(t, detail(t, r, tc.check), tc.tool+" is not installed")
+			if tc.result == jobs.ResultPassed {
+				require.Equal(t, exitOK, r.ExitCode)
+				return
+			}
+			require.Equal(t, exitUnknown, r.ExitCode)
+			require.Equal(t, jobs.ResultError, r.Result)
+		})
+	}
+}
+
+func TestHealthcheckUnreadableAnswerIsUnknown(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		check string
+		fault func(*node)
+	}{
+		{checkRowRemap, func(n *node) { n.smi(queryRemap, "u, perhaps, No\n") }},
+		{checkRowRemap, func(n *node) { n.smi(queryRemap, "a line of another kind\n") }},
+		{checkSRAM, func(n *node) { n.smi("-q -d ECC", eccReport("[Unknown Error]", "No")) }},
+		{checkSRAM, func(n *node) { n.tool(smi, "-q -d ECC", answer{Out: eccReport("0", "No"), Repeat: 1000}) }},
+		{checkGPUCount, func(n *node) { n.tool(smi, "-L", answer{Signal: 9}) }},
+		{checkDisk, func(n *node) { n.tool("df", dfSpace, answer{Out: "nothing\n"}) }},
+		{checkCPU, func(n *node) { n.file("/sys/devices/system/cpu/online", "none\n") }},
+		{checkMemory, func(n *node) { n.file("/proc/meminfo", "") }},
+		{checkRootFS, func(n *node) { n.file("/proc/1/mounts", "\n") }},
+		{checkIB, func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/rate", "fast\n") }},
+		{checkGPFS, func(n *node) { n.tool("mmgetstate", "-Y", answer{Out: "\n"}) }},
+		{checkNetwork, func(n *node) { n.remove("/sys/class/net/eth1/bonding_slave") }},
+	} {
+		n := newGPUNode(t)
+		tc.fault(n)
+		r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
+		require.Equal(t, jobs.ResultError, results(r)[tc.check], "%s: %+v", tc.check, r)
+	}
+}
+
+func TestHealthcheckSeverity(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	n.file("/sys/class/net/bond0/operstate", "down\n")
+	n.smi(queryHealth, "0, a, Enabled, 3, 16, 16\n")
+	n.uninstall("systemctl")
+	r := n.op(gpuArgs()...)
+	require.Equal(t, exitGPUCheck, r.ExitCode, "hardware is named even where another check could not be made")
+	n.smi(queryRemap, "u, Yes, No\n")
+	require.Equal(t, exitRowRemap, n.op(gpuArgs()...).ExitCode)
+}
+
+func TestHealthcheckProfile(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, profile string
+		args          []string
+		code          int
+		want          string
+	}{
+		{"met", "gpus: 2\nib: 1\ngpfs: [/gpfs/fs1]\ncpus: 8\nmemoryGiB: 64\ninterfaces: [bond0]\ninterfaceMbps: 200000\nibRateGbps: 400\nnvlinks: 1\n", nil, 0, ""},
+		{"too few CPUs", "cpus: 16\n", nil, 4, "16 CPUs expected, 8 online"},
+		{"too little memory", "memoryGiB: 128\n", nil, 5, "128 GiB of memory expected"},
+		{"slow interface", "interfaces: [bond0]\ninterfaceMbps: 400000\n", nil, 7, "bond0 runs at 200000 Mb/s of 400000"},
+		{"missing interface", "interfaces: [eth9]\n", nil, 7, "eth9 is missing"},
+		{"slow InfiniBand", "ib: 1\nibRateGbps: 800\n", nil, 1, "runs at 400 Gb/s of 800"},
+		{"named InfiniBand", "ibDevices: [mlx5_7]\n", nil, 1, "mlx5_7 is missing"},
+		{"slow NVLink", "nvlinkGBps: 50\n", nil, 24, "NVLink of 26.562 GB/s"},
+		{"too few NVLinks", "nvlinks: 18\n", nil, 24, "1 NVLinks of 18"},
+		{"flag overrides", "gpus: 8\n", []string{"--gpus", "2"}, 0, ""},
+		{"no GPUs wanted", "gpus: 0\n", nil, 2, "0 GPUs expected, 2 on the PCI bus"},
+		{"unknown field", "gpu: 8\n", nil, 70, `unknown field "gpu"`},
+		{"negative", "gpus: -1\ncpus: -2\n", nil, 70, "gpus is negative cpus is negative"},
+		{"link layer", "ibLinkLayer: Token Ring\n", nil, 70, "must be InfiniBand or Ethernet"},
+		{"no YAML", "{", nil, 70, "p.yaml"},
+		{"too long", strings.Repeat("#", maxProfile+1), nil, 70, "at most 65536 are allowed"},
+		{"unknown check", "require: [gpu-cuont]\n", nil, 70, `required check "gpu-cuont" does not exist`},
+		{"required but not there", "require: [site:burn]\n", nil, 70, `required check "site:burn" does not exist`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newGPUNode(t)
+			n.file("/profiles/p.yaml", tc.profile)
+			r := n.op(append([]string{"healthcheck", "--profile", "p"}, tc.args...)...)
+			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+			require.Contains(t, r.Detail, tc.want)
+		})
+	}
+}
+
+func TestHealthcheckReadOnlyRootOnPurpose(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.append("/proc/1/mounts", "/dev/sda1 / ext4 ro 0 0\n")
+	n.tool("df", "*", answer{Out: dfTable("50", "50")})
+	n.file("/profiles/p.yaml", "readOnlyRoot: true\n")
+	require.Equal(t, exitOK, n.op("healthcheck", "--profile", "p").ExitCode)
+}
+
+func TestHealthcheckSiteChecks(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		answer answer
+		result string
+		code   int
+	}{
+		{answer{Out: "\n all well\nmore\n"}, jobs.ResultPassed, 0},
+		{answer{Out: "no card", Exit: 75}, jobs.ResultSkipped, 70},
+		{answer{Out: "slow", Exit: 22}, jobs.ResultFailed, 22},
+		{answer{Out: "usage", Exit: 64}, jobs.ResultError, 70},
+		{answer{Exit: 42}, jobs.ResultError, 70},
+		{answer{Signal: 15}, jobs.ResultError, 70},
+	} {
+		n := newNode(t)
+		n.executable(checksDir+"/burn", "", tc.answer)
+		n.file(checksDir+"/README.md", "not a check")
+		r := n.op("healthcheck", "--profile", "p", "--require", "site:burn,memory")
+		require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+		require.Equal(t, tc.result, results(r)["site:burn"])
+	}
+}
+
+func TestHealthcheckRunsNoCheckThatOthersMayWrite(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.file(checksDir+"/plain", "")
+	r := n.op("healthcheck", "--profile", "p", "--require", "site:plain")
+	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Contains(t, r.Detail, "is not executable")
+}
+
+func TestHealthcheckInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := newGPUNode(t).opContext(ctx, gpuArgs()...)
+	require.Equal(t, exitUnknown, r.ExitCode, "an interrupted check blames no hardware: %+v", r)
+	require.Len(t, r.Checks, 17)
+}
+
+func TestHealthcheckHangingTool(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	pid := filepath.Join(t.TempDir(), "pid")
+	n.tool(smi, "-L", answer{Hang: pid})
+	n.options.limit = 2 * time.Second
+	r := n.op(gpuArgs()...)
+	require.Equal(t, exitGPU, r.ExitCode, "%+v", r)
+	require.Contains(t, detail(t, r, checkGPUCount), "did not end in time")
+	require.Equal(t, jobs.ResultPassed, results(r)[checkNetwork], "the checks behind it run")
+	requireDead(t, pid)
+}
+
+func TestCheckThatHangsInTheKernelIsLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		k := check{timeout: time.Minute, run: func(context.Context, *host, *expectation) finding {
+			<-release
+			return passed("")
+		}}
+		f := new(host).runCheck(t.Context(), k, nil)
+		require.Equal(t, jobs.ResultError, f.result)
+		require.Contains(t, f.detail, "left behind after 1m15s")
+		close(release)
+	})
+}
+
+func TestXIDLog(t *testing.T) {
+	t.Parallel()
+	const x = "[ 1.0] NVRM: Xid (PCI:0000:3b:00): "
+	for _, tc := range []struct {
+		name  string
+		lines []string
+		want  []string
+	}{
+		{"applications", []string{x + "13, a", x + "31, a", x + "43, a", x + "45, a", x + "68, a"}, nil},
+		{"when idle", []string{x + "63, a", x + "92, a", x + "94, a"}, nil},
+		{"unknown code", []string{x + "9999, a", x + "99999999999999999999, a"}, nil},
+		{"several", []string{x + "79, a", x + "48, a", x + "48, b"}, []string{"XID 48 79 on 0000:3b:00"}},
+		{"without time", []string{"NVRM: Xid (PCI:0000:3b:00): 95, a"}, []string{"XID 95 on 0000:3b:00"}},
+		{"NVLink fatal", []string{x + "145, RLW_CTRL Fatal XC0 i0 Link 02"}, []string{"XID 145 on 0000:3b:00"}},
+		{"NVLink nonfatal", []string{x + "145, RLW_CTRL Nonfatal XC0 i0 Link 02"}, nil},
+		{"reset asked for", []string{x + "154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"}, []string{"XID 154 on 0000:3b:00"}},
+		{"peers only", []string{x + "154, GPU recovery action changed from 0x0 (None) to 0x3 (Drain P2P)"}, nil},
+		{"recovered", []string{x + "48, a", x + "154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"}, nil},
+		{"reset since", []string{x + "48, a", "[ 2.0] aegis: gpu reset: PCI:0000:3b:00"}, nil},
+		{"other GPU reset", []string{x + "48, a", "[ 2.0] aegis: gpu reset: PCI:0000:3c:00"}, []string{"XID 48 on 0000:3b:00"}},
+		{"again since the reset", []string{"[ 2.0] aegis: gpu reset: PCI:0000:3b:00", x + "48, a"}, []string{"XID 48 on 0000:3b:00"}},
+		{"reset claimed by a process name", []string{x + "48, a", x + "31, pid=1, name=aegis: gpu reset: PCI:0000:3b:00"}, []string{"XID 48 on 0000:3b:00"}},
+		{"XID claimed by a process name", []string{x + "31, name=NVRM: Xid (PCI:0000:3b:00): 79, x"}, nil},
+		{"switch", []string{"[ 1.0] nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 79, Fatal"}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			var log xidLog
+			for _, l := range tc.lines {
+				log.line(l)
+			}
+			require.Equal(t, tc.want, log.faults())
+		})
+	}
+}
+
+func TestBusID(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"00000000:3B:00.0": "0000:3b:00", "0000:3b:00": "0000:3b:00", "3b:00.0": "0000:3b:00", "0": "0", "": "",
+	} {
+		require.Equal(t, want, busID(in), in)
+	}
+}
+
+func TestNVLinkIdle(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	n.smi("nvlink -s", "GPU 0: a\n\t Link 0: <inactive>\nGPU 1: b\n")
+	require.Equal(t, jobs.ResultSkipped, results(n.examine(hardwareGPU, gpuArgs()...))[checkNVLink])
+}
+
+func TestKernelLogIsReadWhole(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	filler := strings.Repeat("[ 1.0] filler\n", 100)
+	n.tool("dmesg", "", answer{Out: filler + strings.Repeat("x", 3*maxLine) + "\n" + "[ 2.0] NVRM: Xid (PCI:0000:3b:00): 79, x\n" + filler, Repeat: 200})
+	require.Equal(t, exitGPUCheck, n.examine(hardwareGPU, gpuArgs()...).ExitCode)
+}
+
+func FuzzParsers(f *testing.F) {
+	for _, seed := range []string{
+		"", eccReport("1", "No"), dfTable("1", "2"), "GPU 0: a\n\t Link 0: 26 GB/s\n", "mmgetstate::HEADER:state:\nmmgetstate::0:active:\n",
+		"/dev/sd\\040a / ext4 rw 0 0\n\\777 \\000 a b", "0-3,8", "u, \"No, Yes\n", "gpus: 8\nrequire: [ib]\n", "eth0\t00000000\t1\t2\t3\t4\t5\t00000000\n",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		parseSRAM(text).finding()
+		parseNVLinks(text).parts(new(expectation)).finding()
+		parseMounts(text)
+		parseRoutes(text)
+		parseRoutes6(text)
+		if n, err := parseRanges(text); err == nil {
+			require.Positive(t, n)
+		}
+		if full, err := parseDF(text); err != nil {
+			require.Empty(t, full)
+		}
+		if state, err := parseGPFSState(text); err != nil {
+			require.Empty(t, state)
+		}
+		if rows, err := parseRows(text, 3); err == nil {
+			for _, row := range rows {
+				require.Len(t, row, 3)
+			}
+		}
+		e := new(expectation)
+		if decodeProfile([]byte(text), e) == nil {
+			require.NoError(t, e.validate())
+		}
+		var log xidLog
+		log.line(text)
+		require.LessOrEqual(t, len(log.faults()), 1)
+	})
+}

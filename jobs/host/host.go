@@ -1,0 +1,191 @@
+// Package host runs the privileged operations on the node that it is started on: from a container that has the root of
+// the host mounted, with the host's own tools.
+//
+// Every operation ends with a report, on stdout and in the termination message of the container, and with an exit code
+// that names the hardware at fault. What could not be found out is said to be so; it never counts as healthy.
+package host
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"aegis.io/aegis/jobs"
+)
+
+// The exit codes of an operation. The ones that name hardware are also what a site's executable may end with.
+const (
+	exitOK         = 0
+	exitIB         = 1
+	exitGPU        = 2
+	exitGPFS       = 3
+	exitCPU        = 4
+	exitMemory     = 5
+	exitDisk       = 6
+	exitNetwork    = 7
+	exitRowRemap   = 21
+	exitSRAM       = 22
+	exitGPUCheck   = 23
+	exitNVLink     = 24
+	exitUsage      = 64
+	exitUnknown    = 70
+	exitSkipped    = 75
+	hardwareGPU    = "gpu"
+	defaultTermLog = "/dev/termination-log"
+	defaultProfile = "/etc/aegis/profiles"
+)
+
+// Options says where an operation runs and where its report goes.
+type Options struct {
+	// Root is where the root of the host is mounted. The default is the environment variable AEGIS_HOST_ROOT, then "/".
+	Root string
+	// Node is the name of the node. The default is the environment variable NODE_NAME.
+	Node string
+	// Stdout takes what was collected and the report, os.Stdout by default.
+	Stdout io.Writer
+	// Stderr takes usage and what cannot go into the report, os.Stderr by default.
+	Stderr io.Writer
+	// TerminationLog is the file of the termination message, /dev/termination-log by default. It may be absent.
+	TerminationLog string
+
+	// profileDir holds the profiles, /etc/aegis/profiles by default.
+	profileDir string
+	// noChroot runs the tools below Root without changing root, which needs no privilege.
+	noChroot bool
+	// limit, where set, bounds the time of every tool and check.
+	limit time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	o.Root = cmp.Or(o.Root, os.Getenv("AEGIS_HOST_ROOT"), "/")
+	o.Node = cmp.Or(o.Node, os.Getenv("NODE_NAME"))
+	o.TerminationLog = cmp.Or(o.TerminationLog, defaultTermLog)
+	o.profileDir = cmp.Or(o.profileDir, defaultProfile)
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	return o
+}
+
+// operation is an action whose arguments were found to be right.
+type operation interface {
+	// run fills in the result, and all that the operation found out.
+	run(ctx context.Context, h *host, report *jobs.Report)
+}
+
+// Run runs the operation that args name on this host, writes its report, and returns its exit code.
+func Run(ctx context.Context, args []string, o Options) int {
+	o = o.withDefaults()
+	report := execute(ctx, args, o)
+	report.Node = o.Node
+	if err := emit(report, o); err != nil {
+		fmt.Fprintf(o.Stderr, "report of %s: %v\n", report.Action, err)
+	}
+	return report.ExitCode
+}
+
+func execute(ctx context.Context, args []string, o Options) *jobs.Report {
+	report := new(jobs.Report)
+	action, op, err := parse(args, o.Stderr)
+	report.Action = action
+	if err != nil {
+		conclude(report, broken("%v", err))
+		report.ExitCode = exitUsage
+		return report
+	}
+	h, err := openHost(o)
+	if err != nil {
+		conclude(report, broken("open host root: %v", err))
+		return report
+	}
+	defer h.root.Close()
+	report.BootID, err = h.bootID()
+	if err != nil {
+		conclude(report, broken("the boot of the host is unknown: %v", err))
+		return report
+	}
+	op.run(ctx, h, report)
+	return report
+}
+
+// bootID returns the boot ID of the host; an empty one is an error, since it would equal nothing.
+func (h *host) bootID() (string, error) {
+	const file = "/proc/sys/kernel/random/boot_id"
+	id, err := h.readLine(file)
+	if err == nil && id == "" {
+		err = fmt.Errorf("%s is empty", file)
+	}
+	return id, err
+}
+
+// finding is what a check, or a whole operation, came to.
+type finding struct {
+	result string
+	// code is the exit code of what is not passed.
+	code   int
+	detail string
+}
+
+func passed(format string, args ...any) finding {
+	return finding{jobs.ResultPassed, exitOK, fmt.Sprintf(format, args...)}
+}
+
+func failed(code int, format string, args ...any) finding {
+	return finding{jobs.ResultFailed, code, fmt.Sprintf(format, args...)}
+}
+
+func skipped(format string, args ...any) finding {
+	return finding{jobs.ResultSkipped, exitSkipped, fmt.Sprintf(format, args...)}
+}
+
+func broken(format string, args ...any) finding {
+	return finding{jobs.ResultError, exitUnknown, fmt.Sprintf(format, args...)}
+}
+
+// conclude makes the finding the result of the operation.
+func conclude(report *jobs.Report, f finding) {
+	report.Result = f.result
+	report.ExitCode = f.code
+	report.Detail = oneLine(f.detail)
+	if f.result == jobs.ResultFailed {
+		report.Hardware = hardwareOf(f.code)
+	}
+}
+
+// hardwareOf names the hardware that an exit code stands for, nothing for a code that stands for none.
+func hardwareOf(code int) string {
+	switch code {
+	case exitIB:
+		return "ib"
+	case exitGPU, exitRowRemap, exitSRAM, exitGPUCheck, exitNVLink:
+		return hardwareGPU
+	case exitGPFS:
+		return "gpfs"
+	case exitCPU:
+		return "cpu"
+	case exitMemory:
+		return "memory"
+	case exitDisk:
+		return "disk"
+	case exitNetwork:
+		return "network"
+	}
+	return ""
+}
+
+// firstLine returns the first line of text that is not blank.
+func firstLine(text string) string {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			return line
+		}
+	}
+	return ""
+}

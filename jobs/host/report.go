@@ -1,0 +1,112 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"unicode"
+
+	"aegis.io/aegis/jobs"
+)
+
+const (
+	// maxTermination is what the kubelet keeps of a termination message; a report that is cut there is no JSON any more.
+	maxTermination = 4096
+	// maxDetail keeps a detail one line that a person reads.
+	maxDetail = 512
+	// shortDetail is what is left of the details of failures when a report is too long.
+	shortDetail = 120
+)
+
+// emit prints the report and leaves it as the termination message.
+func emit(report *jobs.Report, o Options) error {
+	var errs []error
+	text, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(o.Stdout, "%s\n", text); err != nil {
+		errs = append(errs, fmt.Errorf("print: %w", err))
+	}
+	short, err := shorten(*report)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	// Only where the kubelet has made the file.
+	f, err := os.OpenFile(o.TerminationLog, os.O_WRONLY|os.O_TRUNC, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.Join(errs...)
+	}
+	if err == nil {
+		_, err = f.Write(short)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("write termination message: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// shorten returns the report in at most maxTermination bytes. What says least goes first: the details of what is well,
+// then most of the other details, then what is well, and in the end all that the exit code does not say.
+func shorten(report jobs.Report) ([]byte, error) {
+	report.Checks = slices.Clone(report.Checks)
+	cuts := []func(){
+		func() {},
+		func() { cutDetails(report.Checks, jobs.ResultPassed, 0) },
+		func() { cutDetails(report.Checks, jobs.ResultSkipped, 0) },
+		func() { cutDetails(report.Checks, "", shortDetail) },
+		func() { cutDetails(report.Checks, "", 0) },
+		func() { dropChecks(&report, jobs.ResultPassed) },
+		func() { dropChecks(&report, jobs.ResultSkipped) },
+		func() { report.Checks = nil },
+		func() { report.Detail = truncate(report.Detail, shortDetail) },
+		func() { report.Node, report.BootID, report.Action = "", "", truncate(report.Action, shortDetail) },
+	}
+	for _, cut := range cuts {
+		cut()
+		text, err := json.Marshal(report)
+		if err != nil {
+			return nil, err
+		}
+		if len(text) <= maxTermination {
+			return text, nil
+		}
+	}
+	return nil, errors.New("report does not fit into a termination message")
+}
+
+// cutDetails cuts the details of the checks with the result, or of all when it is empty.
+func cutDetails(checks []jobs.Check, result string, runes int) {
+	for i := range checks {
+		if result == "" || checks[i].Result == result {
+			checks[i].Detail = truncate(checks[i].Detail, runes)
+		}
+	}
+}
+
+func dropChecks(report *jobs.Report, result string) {
+	report.Checks = slices.DeleteFunc(report.Checks, func(c jobs.Check) bool { return c.Result == result })
+}
+
+func truncate(text string, runes int) string {
+	r := []rune(text)
+	return string(r[:min(len(r), runes)])
+}
+
+// oneLine makes text fit for a report: one line, printable, bounded.
+func oneLine(text string) string {
+	text = strings.Map(func(c rune) rune {
+		switch {
+		case unicode.IsSpace(c):
+			return ' '
+		case unicode.IsPrint(c) && c != unicode.ReplacementChar:
+			return c
+		}
+		return -1
+	}, strings.ToValidUTF8(text, ""))
+	return truncate(strings.TrimSpace(text), maxDetail)
+}

@@ -1,0 +1,288 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// searchPath is where the host's tools are, wherever the container has its own.
+	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lpp/mmfs/bin"
+	// maxOutput bounds what is kept of the output of a tool.
+	maxOutput = 64 << 10
+	// pipeGrace is how long a tool that has ended may leave its output open in a child.
+	pipeGrace = 2 * time.Second
+	// killGrace is how long a killed tool is waited for. One that sleeps in the kernel takes no signal.
+	killGrace = 5 * time.Second
+)
+
+var (
+	errTimeout   = errors.New("did not end in time")
+	errTruncated = errors.New("printed more than is read")
+)
+
+// missingError says that the host does not have the tool.
+type missingError struct{ tool string }
+
+func (e *missingError) Error() string { return e.tool + " is not installed" }
+
+// missing returns the name of the tool that err says is missing.
+func missing(err error) (string, bool) {
+	var e *missingError
+	if errors.As(err, &e) {
+		return e.tool, true
+	}
+	return "", false
+}
+
+// exitStatus returns the exit status of a tool that ended by itself with an error.
+func exitStatus(err error) (int, bool) {
+	var e *exec.ExitError
+	if errors.As(err, &e) && e.Exited() && !errors.Is(err, errTimeout) {
+		return e.ExitCode(), true
+	}
+	return 0, false
+}
+
+// blames says that the tool itself answered with an error or not at all. Anything else, such as a tool that is missing or
+// an operation that was interrupted, says nothing about what the tool was asked for.
+func blames(err error) bool {
+	_, exited := exitStatus(err)
+	return exited || errors.Is(err, errTimeout)
+}
+
+// host is the host that the operation runs on.
+type host struct {
+	root    *os.Root
+	options Options
+}
+
+func openHost(o Options) (*host, error) {
+	root, err := os.OpenRoot(o.Root)
+	if err != nil {
+		return nil, err
+	}
+	return &host{root: root, options: o}, nil
+}
+
+// bounded returns d, or the limit that is set for all.
+func (h *host) bounded(d time.Duration) time.Duration {
+	if h.options.limit > 0 {
+		return min(d, h.options.limit)
+	}
+	return d
+}
+
+// command is one run of a program of the host.
+type command struct {
+	// path is that of the program inside the root.
+	path string
+	args []string
+	// env is added to the fixed environment.
+	env     []string
+	timeout time.Duration
+	// stdout takes the output.
+	stdout io.Writer
+}
+
+// run runs a tool of the host and returns what it printed. The error wraps a *missingError, errTimeout, errTruncated, or
+// an *exec.ExitError, and holds the first line that the tool complained with.
+func (h *host) run(ctx context.Context, timeout time.Duration, tool string, args ...string) (string, error) {
+	out := &capped{limit: maxOutput}
+	err := h.stream(ctx, timeout, out, tool, args...)
+	if err == nil && out.overflowed() {
+		err = fmt.Errorf("%s: %w", tool, errTruncated)
+	}
+	return out.String(), err
+}
+
+// stream is run for a tool whose output is read while it runs.
+func (h *host) stream(ctx context.Context, timeout time.Duration, stdout io.Writer, tool string, args ...string) error {
+	path, err := h.lookup(tool)
+	if err != nil {
+		return err
+	}
+	if err := h.execute(ctx, command{path: path, args: args, timeout: timeout, stdout: stdout}); err != nil {
+		return fmt.Errorf("%s: %w", tool, err)
+	}
+	return nil
+}
+
+// lookup finds the tool in the search path of the host.
+func (h *host) lookup(tool string) (string, error) {
+	for _, dir := range strings.Split(searchPath, ":") {
+		path := filepath.Join(dir, tool)
+		info, err := h.stat(path)
+		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", &missingError{tool}
+}
+
+// execute runs the command in its own process group, and ends the whole group when its time is over.
+func (h *host) execute(ctx context.Context, c command) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.bounded(c.timeout), errTimeout)
+	defer cancel()
+	complaint := &capped{limit: 4 << 10}
+	cmd, err := h.command(ctx, c)
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = c.stdout, complaint
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = awaitKilled(done)
+	}
+	return explain(ctx, err, complaint.String())
+}
+
+// awaitKilled gives a killed process a little time to go, and then leaves it behind.
+func awaitKilled(done <-chan error) error {
+	grace := time.NewTimer(killGrace)
+	defer grace.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-grace.C:
+		return errors.New("cannot be killed")
+	}
+}
+
+// explain makes an error of a run readable: why it was ended, or what it complained about.
+func explain(ctx context.Context, err error, complaint string) error {
+	// What is left is a child that keeps the output open, as a daemon does that the tool has started.
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	}
+	if line := oneLine(firstLine(complaint)); line != "" {
+		return fmt.Errorf("%w: %s", err, line)
+	}
+	return err
+}
+
+// command returns the command, ready to start.
+func (h *host) command(ctx context.Context, c command) (*exec.Cmd, error) {
+	path := c.path
+	attr := &syscall.SysProcAttr{Setpgid: true, Chroot: h.options.Root}
+	dir := "/"
+	if h.options.noChroot {
+		inside, err := h.resolve(c.path)
+		if err != nil {
+			return nil, err
+		}
+		path, dir, attr.Chroot = filepath.Join(h.options.Root, inside), h.options.Root, ""
+	}
+	cmd := exec.CommandContext(ctx, path, c.args...)
+	cmd.Dir = dir
+	cmd.SysProcAttr = attr
+	// The language is what the parsers read. systemctl does nothing in what it takes for a chroot, and says that it did.
+	cmd.Env = append([]string{"PATH=" + searchPath, "LC_ALL=C", "SYSTEMD_IGNORE_CHROOT=1"}, c.env...)
+	cmd.WaitDelay = pipeGrace
+	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
+	return cmd, nil
+}
+
+func killGroup(pid int) error {
+	err := syscall.Kill(-pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
+// capped keeps the first bytes that are written to it and drops the rest, so that a tool is never blocked by its own
+// output. A tool that was left behind may write to it at any time.
+type capped struct {
+	limit int
+
+	mu       sync.Mutex
+	text     []byte
+	overflow bool
+}
+
+func (b *capped) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(len(p), b.limit-len(b.text))
+	b.text = append(b.text, p[:n]...)
+	b.overflow = b.overflow || n < len(p)
+	return len(p), nil
+}
+
+func (b *capped) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.text)
+}
+
+func (b *capped) overflowed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.overflow
+}
+
+// maxLine is what is kept of one line of a log.
+const maxLine = 4 << 10
+
+// lines hands each line that is written to it to a function, whatever the length of the whole.
+type lines struct {
+	each func(line string)
+
+	mu      sync.Mutex
+	partial []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range p {
+		if c == '\n' {
+			l.flush()
+		} else if len(l.partial) < maxLine {
+			l.partial = append(l.partial, c)
+		}
+	}
+	return len(p), nil
+}
+
+// close hands over a last line that has no end.
+func (l *lines) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.partial) > 0 {
+		l.flush()
+	}
+	l.each = func(string) {}
+}
+
+func (l *lines) flush() {
+	l.each(string(l.partial))
+	l.partial = l.partial[:0]
+}
+
+// kernelLog hands every line of the kernel log of this boot to each.
+func (h *host) kernelLog(ctx context.Context, each func(line string)) error {
+	reader := &lines{each: each}
+	err := h.stream(ctx, 60*time.Second, reader, "dmesg")
+	reader.close()
+	return err
+}

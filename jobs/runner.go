@@ -1,0 +1,294 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+)
+
+var (
+	// ErrNotOurs says that the name of the Job is taken by one that was made for another request.
+	ErrNotOurs = errors.New("job was not made for this request")
+	// ErrTerminating says that an unfinished Job of the name is being deleted. Asking again later helps.
+	ErrTerminating = errors.New("job is being deleted")
+)
+
+const (
+	defaultNamespace    = "monitoring"
+	defaultPollInterval = 2 * time.Second
+	// maxRetryDelay bounds how late an answer is seen once the API server is back.
+	maxRetryDelay = 30 * time.Second
+	// callTimeout ends a call on a connection that went dead.
+	callTimeout  = 30 * time.Second
+	fieldManager = "aegis"
+	// unknownExitCode stands for an exit code that nobody has seen.
+	unknownExitCode = -1
+)
+
+// Phase is how far a Job has come.
+type Phase string
+
+// The phases of a Job.
+const (
+	PhaseActive    Phase = "Active"
+	PhaseSucceeded Phase = "Succeeded"
+	PhaseFailed    Phase = "Failed"
+	// PhaseMissing says that there is no such Job; what became of its operation is unknown.
+	PhaseMissing Phase = "Missing"
+)
+
+// Result is what is known of a Job.
+type Result struct {
+	// Job is the name of the Job.
+	Job string
+	// Phase is how far it has come.
+	Phase Phase
+	// ExitCode is the exit status of the operation, -1 while it is unknown.
+	ExitCode int32
+	// Report is what the operation reported. Nil when it left none.
+	Report *Report
+	// Message is one line for people: the outcome, or what an active Job waits for.
+	Message string
+}
+
+// RunnerOptions holds what a Runner needs.
+type RunnerOptions struct {
+	// Client talks to the API server.
+	Client kubernetes.Interface
+	// Namespace holds the Jobs. The default is monitoring.
+	Namespace string
+	// Templates holds the manifests that Jobs are made from.
+	Templates *Templates
+	// Image is the image that runs the operations.
+	Image string
+	// ServiceAccount is the service account of the pods.
+	ServiceAccount string
+	// PollInterval is how often Run looks at its Job. The default is 2s.
+	PollInterval time.Duration
+	// Logger takes what is done. The default discards it.
+	Logger *slog.Logger
+}
+
+// Runner makes Jobs and follows them. It is safe for concurrent use, and keeps no state of its own.
+type Runner struct {
+	client    kubernetes.Interface
+	templates *Templates
+	options   RenderOptions
+	interval  time.Duration
+	logger    *slog.Logger
+}
+
+// NewRunner returns a Runner.
+func NewRunner(o RunnerOptions) *Runner {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.PollInterval <= 0 {
+		o.PollInterval = defaultPollInterval
+	}
+	return &Runner{
+		client:    o.Client,
+		templates: o.Templates,
+		options: RenderOptions{
+			Namespace:      cmp.Or(o.Namespace, defaultNamespace),
+			Image:          o.Image,
+			ServiceAccount: o.ServiceAccount,
+		},
+		interval: o.PollInterval,
+		logger:   o.Logger,
+	}
+}
+
+// Ensure creates the Job for the request, or adopts the one that an earlier call has created, and returns its name. The
+// error wraps ErrNotOurs or ErrTerminating when the name is taken.
+func (r *Runner) Ensure(ctx context.Context, req Request) (name string, created bool, err error) {
+	job, err := r.templates.Render(req, r.options)
+	if err != nil {
+		return "", false, err
+	}
+	created, err = r.ensure(ctx, job)
+	return job.Name, created, err
+}
+
+func (r *Runner) ensure(ctx context.Context, want *batchv1.Job) (created bool, err error) {
+	client := r.client.BatchV1().Jobs(r.options.Namespace)
+	logger := r.logger.With("job", want.Name, "node", want.Annotations[annotationNode], "ticket", want.Labels[labelIncident])
+	_, err = client.Create(ctx, want, metav1.CreateOptions{FieldManager: fieldManager})
+	if err == nil {
+		logger.InfoContext(ctx, "job created")
+		return true, nil
+	}
+	if !apierrors.IsAlreadyExists(err) {
+		return false, fmt.Errorf("create job %q: %w", want.Name, err)
+	}
+	have, err := client.Get(ctx, want.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("adopt job %q: %w", want.Name, ErrTerminating)
+	}
+	if err != nil {
+		return false, fmt.Errorf("adopt job %q: %w", want.Name, err)
+	}
+	if err := adoptable(have, want); err != nil {
+		return false, fmt.Errorf("adopt job %q: %w", want.Name, err)
+	}
+	logger.InfoContext(ctx, "job adopted")
+	return false, nil
+}
+
+// adoptable says whether the Job in the cluster stands for the wanted one.
+func adoptable(have, want *batchv1.Job) error {
+	for _, key := range []string{labelAction, labelNode, labelIncident, labelAttempt} {
+		if have.Labels[key] != want.Labels[key] {
+			return fmt.Errorf("%w: label %s is %q, not %q", ErrNotOurs, key, have.Labels[key], want.Labels[key])
+		}
+	}
+	// A finished Job has an outcome, which must be taken rather than the operation be repeated.
+	if phase, _ := phaseOf(have); phase == PhaseActive && have.DeletionTimestamp != nil {
+		return ErrTerminating
+	}
+	return nil
+}
+
+// Status reads what is known of the Job. A Job that does not exist is no error but PhaseMissing.
+func (r *Runner) Status(ctx context.Context, name string) (Result, error) {
+	res := Result{Job: name, ExitCode: unknownExitCode}
+	job, err := r.client.BatchV1().Jobs(r.options.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		res.Phase, res.Message = PhaseMissing, "the Job is gone, its outcome is unknown"
+		return res, nil
+	}
+	if err != nil {
+		return res, fmt.Errorf("get job %q: %w", name, err)
+	}
+	pod, err := r.newestPod(ctx, job)
+	if err != nil {
+		return res, fmt.Errorf("list pods of job %q: %w", name, err)
+	}
+	res.inspect(job, pod)
+	return res, nil
+}
+
+func (r *Runner) newestPod(ctx context.Context, job *batchv1.Job) (*corev1.Pod, error) {
+	selector := labels.SelectorFromSet(labels.Set{batchv1.JobNameLabel: job.Name})
+	list, err := r.client.CoreV1().Pods(r.options.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
+	if err != nil {
+		return nil, err
+	}
+	// A deleted Job of the same name may have left a pod behind.
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		owner := metav1.GetControllerOfNoCopy(&p)
+		return owner != nil && owner.UID != job.UID
+	})
+	if len(pods) == 0 {
+		return nil, nil
+	}
+	newest := slices.MaxFunc(pods, func(a, b corev1.Pod) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	return &newest, nil
+}
+
+// Run makes or adopts the Job for the request and waits until it has finished or is gone. Errors that may pass are
+// retried. When ctx ends, the Job stays, and the error wraps that of ctx and the last one of the API server; the result
+// is then the last that was seen.
+func (r *Runner) Run(ctx context.Context, req Request) (Result, error) {
+	job, err := r.templates.Render(req, r.options)
+	if err != nil {
+		return Result{ExitCode: unknownExitCode}, err
+	}
+	f := follower{
+		runner: r,
+		job:    job,
+		logger: r.logger.With("job", job.Name, "node", req.Node, "ticket", req.Incident),
+		result: Result{Job: job.Name, ExitCode: unknownExitCode},
+	}
+	// The loop below would call step once even so.
+	if err = ctx.Err(); err == nil {
+		err = wait.DelayFunc(f.delay).Until(ctx, true, true, f.step)
+	}
+	switch {
+	case err == nil:
+		return f.result, nil
+	case ctx.Err() != nil && f.last != nil:
+		return f.result, fmt.Errorf("run job %q: %w, last error: %w", job.Name, ctx.Err(), f.last)
+	default:
+		return f.result, fmt.Errorf("run job %q: %w", job.Name, err)
+	}
+}
+
+// follower is one Run.
+type follower struct {
+	runner  *Runner
+	job     *batchv1.Job
+	logger  *slog.Logger
+	ensured bool
+	result  Result
+	// last is the error of the last step, nil when it went well.
+	last    error
+	backoff wait.Backoff
+}
+
+// step brings the Job one step further and says whether it has finished. Its error ends the Run.
+func (f *follower) step(ctx context.Context) (bool, error) {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := f.advance(call)
+	switch {
+	case err == nil:
+		f.last = nil
+		return f.result.Phase != PhaseActive, nil
+	case ctx.Err() != nil:
+		// Not the API server's fault; what it said before is worth more.
+		return false, ctx.Err()
+	case !f.ensured && permanent(err):
+		return false, err
+	}
+	f.last = err
+	f.logger.WarnContext(ctx, "job not reached, trying again", "err", err)
+	return false, nil
+}
+
+func (f *follower) advance(ctx context.Context) error {
+	if !f.ensured {
+		if _, err := f.runner.ensure(ctx, f.job); err != nil {
+			return err
+		}
+		f.ensured = true
+	}
+	res, err := f.runner.Status(ctx, f.job.Name)
+	if err != nil {
+		return err
+	}
+	if res.Phase == PhaseActive && res.Message != f.result.Message {
+		f.logger.InfoContext(ctx, "job waiting", "reason", res.Message)
+	}
+	f.result = res
+	return nil
+}
+
+// delay is the time until the next step: longer from error to error.
+func (f *follower) delay() time.Duration {
+	if f.last == nil {
+		f.backoff = wait.Backoff{Duration: f.runner.interval, Factor: 2, Jitter: 0.1, Steps: 10, Cap: maxRetryDelay}
+		return f.runner.interval
+	}
+	return f.backoff.Step()
+}
+
+// permanent says that creating the Job will fail the next time as well, until a person changes something.
+func permanent(err error) bool {
+	return errors.Is(err, ErrNotOurs) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
+		apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsRequestEntityTooLargeError(err)
+}

@@ -1,0 +1,420 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+)
+
+const healing = "healing"
+
+// newRunner returns a Runner over an API server that holds the objects.
+func newRunner(t *testing.T, objects ...runtime.Object) (*Runner, *fake.Clientset) {
+	t.Helper()
+	client := fake.NewClientset(objects...)
+	return NewRunner(RunnerOptions{Client: client, Namespace: healing, Templates: loadEmbedded(t)}), client
+}
+
+// rendered returns the Job for the request as the Runner makes it, with a UID.
+func rendered(t *testing.T, change func(*batchv1.Job)) *batchv1.Job {
+	t.Helper()
+	job, err := loadEmbedded(t).Render(reboot(), RenderOptions{Namespace: healing})
+	require.NoError(t, err)
+	job.UID = "uid-1"
+	if change != nil {
+		change(job)
+	}
+	return job
+}
+
+func conditions(list ...batchv1.JobConditionType) func(*batchv1.Job) {
+	return func(job *batchv1.Job) {
+		for _, c := range list {
+			job.Status.Conditions = append(job.Status.Conditions, batchv1.JobCondition{Type: c, Status: corev1.ConditionTrue})
+		}
+	}
+}
+
+// podOf returns the pod of a Job, in whose op container the operation has the state.
+func podOf(job *batchv1.Job, name string, state corev1.ContainerState) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Namespace: healing, Labels: map[string]string{batchv1.JobNameLabel: job.Name},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: job.Name, UID: job.UID, Controller: new(true)}},
+		},
+		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: containerName, State: state}}},
+	}
+}
+
+func ended(code int32, reason, message string) corev1.ContainerState {
+	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason, Message: message}}
+}
+
+func encode(t *testing.T, r Report) string {
+	t.Helper()
+	text, err := json.Marshal(r)
+	require.NoError(t, err)
+	return string(text)
+}
+
+func finish(t *testing.T, client *fake.Clientset, kind batchv1.JobConditionType) {
+	t.Helper()
+	jobs := client.BatchV1().Jobs(healing)
+	job, err := jobs.Get(t.Context(), reboot().Name(), metav1.GetOptions{})
+	require.NoError(t, err)
+	conditions(kind)(job)
+	_, err = jobs.UpdateStatus(t.Context(), job, metav1.UpdateOptions{})
+	require.NoError(t, err)
+}
+
+// soon returns a context that ends a Run that would never end by itself.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// failing makes the first n calls fail, and counts all of them.
+func failing(client *fake.Clientset, verb, resource string, n int, err error) *int {
+	calls := new(int)
+	client.PrependReactor(verb, resource, func(k8stesting.Action) (bool, runtime.Object, error) {
+		*calls++
+		return *calls <= n, nil, err
+	})
+	return calls
+}
+
+func TestNewRunnerDefaults(t *testing.T) {
+	t.Parallel()
+	r := NewRunner(RunnerOptions{PollInterval: -time.Second})
+	require.Equal(t, defaultNamespace, r.options.Namespace)
+	require.Equal(t, defaultPollInterval, r.interval)
+	require.NotNil(t, r.logger)
+}
+
+func TestEnsureCreatesOnce(t *testing.T) {
+	t.Parallel()
+	r, client := newRunner(t)
+	name, created, err := r.Ensure(t.Context(), reboot())
+	require.NoError(t, err)
+	require.True(t, created)
+	require.Equal(t, reboot().Name(), name)
+
+	again := reboot()
+	again.Args = []string{"--boot-id", "another"}
+	name, created, err = r.Ensure(t.Context(), again)
+	require.NoError(t, err)
+	require.False(t, created)
+	require.Equal(t, reboot().Name(), name)
+
+	list, err := client.BatchV1().Jobs(healing).List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, list.Items, 1)
+	require.Equal(t, []string{"op", "reboot", "--boot-id", "b1"}, list.Items[0].Spec.Template.Spec.Containers[0].Args)
+}
+
+func TestEnsureAdopts(t *testing.T) {
+	t.Parallel()
+	deleted := func(job *batchv1.Job) {
+		job.DeletionTimestamp = new(metav1.Now())
+		job.Finalizers = []string{"foregroundDeletion"}
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*batchv1.Job)
+		want   error
+	}{
+		{"active", nil, nil},
+		{"finished", conditions(batchv1.JobComplete), nil},
+		{"failed", conditions(batchv1.JobFailed), nil},
+		{"finished and being deleted", func(j *batchv1.Job) { conditions(batchv1.JobFailed)(j); deleted(j) }, nil},
+		{"being deleted", deleted, ErrTerminating},
+		{"other action", func(j *batchv1.Job) { j.Labels[labelAction] = ActionShutdown }, ErrNotOurs},
+		{"other node", func(j *batchv1.Job) { j.Labels[labelNode] = "n2" }, ErrNotOurs},
+		{"other incident", func(j *batchv1.Job) { delete(j.Labels, labelIncident) }, ErrNotOurs},
+		{"other attempt", func(j *batchv1.Job) { j.Labels[labelAttempt] = "7" }, ErrNotOurs},
+		{"no labels", func(j *batchv1.Job) { j.Labels = nil }, ErrNotOurs},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r, _ := newRunner(t, rendered(t, tc.change))
+			name, created, err := r.Ensure(t.Context(), reboot())
+			require.ErrorIs(t, err, tc.want)
+			require.False(t, created)
+			require.Equal(t, reboot().Name(), name)
+		})
+	}
+}
+
+func TestEnsureErrors(t *testing.T) {
+	t.Parallel()
+	r, client := newRunner(t)
+	_, _, err := r.Ensure(t.Context(), Request{Action: "explode"})
+	require.ErrorContains(t, err, "unknown action")
+	require.Empty(t, client.Actions())
+
+	down := errors.New("connection refused")
+	failing(client, "create", "jobs", 1, down)
+	_, created, err := r.Ensure(t.Context(), reboot())
+	require.ErrorIs(t, err, down)
+	require.False(t, created)
+
+	// Deleted between the two calls.
+	exists := apierrors.NewAlreadyExists(batchv1.Resource("jobs"), "x")
+	failing(client, "create", "jobs", 1, exists)
+	_, _, err = r.Ensure(t.Context(), reboot())
+	require.ErrorIs(t, err, ErrTerminating)
+
+	failing(client, "create", "jobs", 1, exists)
+	failing(client, "get", "jobs", 1, down)
+	_, _, err = r.Ensure(t.Context(), reboot())
+	require.ErrorIs(t, err, down)
+}
+
+func TestStatusOfMissingJob(t *testing.T) {
+	t.Parallel()
+	r, _ := newRunner(t)
+	res, err := r.Status(t.Context(), "gone")
+	require.NoError(t, err)
+	require.Equal(t, Result{Job: "gone", Phase: PhaseMissing, ExitCode: -1, Message: "the Job is gone, its outcome is unknown"}, res)
+}
+
+func TestStatusErrors(t *testing.T) {
+	t.Parallel()
+	down := errors.New("connection refused")
+	for _, resource := range []string{"jobs", "pods"} {
+		r, client := newRunner(t, rendered(t, conditions(batchv1.JobComplete)))
+		verb := map[string]string{"jobs": "get", "pods": "list"}[resource]
+		failing(client, verb, resource, 1, down)
+		res, err := r.Status(t.Context(), reboot().Name())
+		require.ErrorIs(t, err, down)
+		require.Empty(t, res.Phase, "an error is no outcome")
+		require.EqualValues(t, -1, res.ExitCode)
+	}
+}
+
+func TestStatusReadsTheNewestPodOfTheJob(t *testing.T) {
+	t.Parallel()
+	job := rendered(t, conditions(batchv1.JobFailed))
+	old := podOf(job, "z-old", ended(1, "Error", ""))
+	newest := podOf(job, "a-new", ended(23, "Error", ""))
+	newest.CreationTimestamp = metav1.NewTime(time.Unix(100, 0))
+	foreign := podOf(job, "other", ended(6, "Error", ""))
+	foreign.CreationTimestamp = metav1.NewTime(time.Unix(200, 0))
+	foreign.OwnerReferences[0].UID = types.UID("uid-of-the-job-before")
+	r, _ := newRunner(t, job, old, newest, foreign)
+	res, err := r.Status(t.Context(), job.Name)
+	require.NoError(t, err)
+	require.EqualValues(t, 23, res.ExitCode)
+}
+
+func TestRunFollowsTheJob(t *testing.T) {
+	for _, kind := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed} {
+		r, client := newRunner(t)
+		synctest.Test(t, func(t *testing.T) {
+			started := time.Now()
+			time.AfterFunc(11*time.Minute, func() { finish(t, client, kind) })
+			res, err := r.Run(soon(t), reboot())
+			require.NoError(t, err)
+			require.Equal(t, kind == batchv1.JobComplete, res.Phase == PhaseSucceeded)
+			require.Equal(t, kind == batchv1.JobFailed, res.Phase == PhaseFailed)
+			require.InDelta(t, 11*time.Minute, time.Since(started), float64(2*defaultPollInterval))
+		})
+	}
+}
+
+func TestRunAdoptsAFinishedJob(t *testing.T) {
+	job := rendered(t, conditions(batchv1.JobFailed))
+	report := Report{Action: ActionReboot, Result: ResultFailed, ExitCode: 70, Detail: "the host is still up"}
+	r, client := newRunner(t, job, podOf(job, "p", ended(70, "Error", encode(t, report))))
+	synctest.Test(t, func(t *testing.T) {
+		started := time.Now()
+		res, err := r.Run(soon(t), reboot())
+		require.NoError(t, err)
+		require.Zero(t, time.Since(started))
+		require.Equal(t, Result{Job: job.Name, Phase: PhaseFailed, ExitCode: 70, Report: &report, Message: "the host is still up"}, res)
+	})
+	for _, a := range client.Actions() {
+		require.NotContains(t, []string{"update", "patch", "delete"}, a.GetVerb())
+	}
+}
+
+func TestRunEndsWhenTheJobIsGone(t *testing.T) {
+	r, client := newRunner(t)
+	synctest.Test(t, func(t *testing.T) {
+		time.AfterFunc(time.Minute, func() {
+			require.NoError(t, client.BatchV1().Jobs(healing).Delete(t.Context(), reboot().Name(), metav1.DeleteOptions{}))
+		})
+		creates := failing(client, "create", "jobs", 0, nil)
+		res, err := r.Run(soon(t), reboot())
+		require.NoError(t, err)
+		require.Equal(t, PhaseMissing, res.Phase)
+		require.Equal(t, 1, *creates, "what was made once is not made again")
+	})
+}
+
+func TestRunRetriesWhatMayPass(t *testing.T) {
+	resource := schema.GroupResource{Group: "batch", Resource: "jobs"}
+	for _, tc := range []struct {
+		name           string
+		verb, resource string
+		err            error
+	}{
+		{"create refused for the moment", "create", "jobs", apierrors.NewTooManyRequests("slow down", 1)},
+		{"create times out", "create", "jobs", apierrors.NewServerTimeout(resource, "create", 1)},
+		{"create without connection", "create", "jobs", errors.New("connection refused")},
+		{"get fails", "get", "jobs", apierrors.NewInternalError(errors.New("etcd"))},
+		{"get is forbidden for a while", "get", "jobs", apierrors.NewForbidden(resource, "x", errors.New("RBAC"))},
+		{"pods cannot be listed", "list", "pods", errors.New("connection reset")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, client := newRunner(t)
+			synctest.Test(t, func(t *testing.T) {
+				calls := failing(client, tc.verb, tc.resource, 8, tc.err)
+				time.AfterFunc(time.Hour, func() { finish(t, client, batchv1.JobComplete) })
+				started := time.Now()
+				res, err := r.Run(soon(t), reboot())
+				require.NoError(t, err)
+				require.Equal(t, PhaseSucceeded, res.Phase)
+				require.Greater(t, *calls, 8)
+				require.LessOrEqual(t, time.Since(started), time.Hour+2*maxRetryDelay)
+			})
+		})
+	}
+}
+
+func TestRunBacksOffFromItsFirstError(t *testing.T) {
+	r, client := newRunner(t)
+	synctest.Test(t, func(t *testing.T) {
+		started := time.Now()
+		var delays []time.Duration
+		client.PrependReactor("create", "jobs", func(k8stesting.Action) (bool, runtime.Object, error) {
+			delays = append(delays, time.Since(started))
+			return len(delays) <= 6, nil, errors.New("connection refused")
+		})
+		time.AfterFunc(time.Hour, func() { finish(t, client, batchv1.JobComplete) })
+		_, err := r.Run(soon(t), reboot())
+		require.NoError(t, err)
+		require.Len(t, delays, 7)
+		require.GreaterOrEqual(t, delays[6], 30*time.Second, "an API server that is down is not asked without a pause: %v", delays)
+	})
+}
+
+func TestRunWaitsForATerminatingJob(t *testing.T) {
+	r, client := newRunner(t, rendered(t, func(job *batchv1.Job) { job.DeletionTimestamp = new(metav1.Now()) }))
+	synctest.Test(t, func(t *testing.T) {
+		gets := 0
+		client.PrependReactor("get", "jobs", func(k8stesting.Action) (bool, runtime.Object, error) {
+			if gets++; gets == 4 {
+				err := client.Tracker().Delete(batchv1.SchemeGroupVersion.WithResource("jobs"), healing, reboot().Name())
+				return err != nil, nil, err
+			}
+			return false, nil, nil
+		})
+		time.AfterFunc(time.Hour, func() { finish(t, client, batchv1.JobComplete) })
+		res, err := r.Run(soon(t), reboot())
+		require.NoError(t, err)
+		require.Equal(t, PhaseSucceeded, res.Phase)
+	})
+}
+
+func TestRunGivesUpOnWhatCannotPass(t *testing.T) {
+	resource := schema.GroupResource{Group: "batch", Resource: "jobs"}
+	for _, tc := range []struct {
+		name string
+		err  error
+	}{
+		{"forbidden", apierrors.NewForbidden(resource, "x", errors.New("RBAC"))},
+		{"no namespace", apierrors.NewNotFound(corev1.Resource("namespaces"), healing)},
+		{"invalid", apierrors.NewInvalid(schema.GroupKind{Kind: "Job"}, "x", nil)},
+		{"bad request", apierrors.NewBadRequest("what")},
+		{"too large", apierrors.NewRequestEntityTooLargeError("much")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, client := newRunner(t)
+			synctest.Test(t, func(t *testing.T) {
+				calls := failing(client, "create", "jobs", 99, tc.err)
+				res, err := r.Run(soon(t), reboot())
+				require.ErrorIs(t, err, tc.err)
+				require.Equal(t, 1, *calls)
+				require.EqualValues(t, -1, res.ExitCode)
+				require.Empty(t, res.Phase)
+			})
+		})
+	}
+}
+
+func TestRunTakesNoForeignJob(t *testing.T) {
+	r, _ := newRunner(t, rendered(t, func(j *batchv1.Job) { j.Labels[labelIncident] = "other"; conditions(batchv1.JobComplete)(j) }))
+	synctest.Test(t, func(t *testing.T) {
+		res, err := r.Run(soon(t), reboot())
+		require.ErrorIs(t, err, ErrNotOurs)
+		require.Empty(t, res.Phase)
+	})
+}
+
+func TestRunRefusesABadRequest(t *testing.T) {
+	t.Parallel()
+	r, client := newRunner(t)
+	res, err := r.Run(t.Context(), Request{Action: "explode"})
+	require.ErrorContains(t, err, "unknown action")
+	require.EqualValues(t, -1, res.ExitCode)
+	require.Empty(t, client.Actions())
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	r, client := newRunner(t)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		res, err := r.Run(ctx, reboot())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, PhaseActive, res.Phase)
+		require.Equal(t, "no pod yet", res.Message)
+		_, err = client.BatchV1().Jobs(healing).Get(t.Context(), reboot().Name(), metav1.GetOptions{})
+		require.NoError(t, err, "the Job stays for whoever comes next")
+	})
+}
+
+func TestRunTellsTheLastErrorWithThatOfItsContext(t *testing.T) {
+	r, client := newRunner(t)
+	synctest.Test(t, func(t *testing.T) {
+		down := errors.New("connection refused")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		calls := 0
+		client.PrependReactor("create", "jobs", func(k8stesting.Action) (bool, runtime.Object, error) {
+			if calls++; calls == 3 {
+				cancel()
+			}
+			return true, nil, down
+		})
+		_, err := r.Run(ctx, reboot())
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, down)
+	})
+}
+
+func TestRunDoesNothingAfterItsContext(t *testing.T) {
+	t.Parallel()
+	r, client := newRunner(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := r.Run(ctx, reboot())
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, client.Actions())
+}

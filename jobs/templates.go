@@ -1,0 +1,250 @@
+package jobs
+
+import (
+	"bufio"
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
+)
+
+//go:embed *_node.yaml
+var embedded embed.FS
+
+const (
+	// containerName is the container of a template that runs the operation.
+	containerName = "op"
+	// The names in the embedded templates that Render replaces. A template with another name keeps it.
+	placeholderImage          = "aegis:latest"
+	placeholderServiceAccount = "aegis-op"
+	// maxTemplateBytes is far above any real manifest.
+	maxTemplateBytes = 64 << 10
+	// minTTL is how long a finished Job must stay at least. Without it the result is lost, and the name is free
+	// for the same operation to run again.
+	minTTL = 3600
+)
+
+// Templates holds one checked Job manifest per action. It is immutable after LoadTemplates.
+type Templates struct {
+	byAction map[string]*batchv1.Job
+}
+
+func actions() []string {
+	return []string{ActionReboot, ActionShutdown, ActionHealthcheck, ActionRepair, ActionRemedy, ActionDiagnose}
+}
+
+// templateFile returns the file name of the template for the action, empty for an unknown one.
+func templateFile(action string) string {
+	switch action {
+	case ActionReboot:
+		return "restart_node.yaml"
+	case ActionShutdown, ActionHealthcheck, ActionRepair, ActionRemedy, ActionDiagnose:
+		return action + "_node.yaml"
+	}
+	return ""
+}
+
+// LoadTemplates returns the embedded templates, each replaced by the file of the same name in dir where there is one. An
+// empty dir means the embedded ones alone. All that is wrong with the files is reported at once.
+func LoadTemplates(dir string) (*Templates, error) {
+	t := &Templates{byAction: make(map[string]*batchv1.Job)}
+	var errs []error
+	if dir != "" {
+		if err := checkNames(dir); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, action := range actions() {
+		job, err := loadTemplate(dir, action)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		t.byAction[action] = job
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("load job templates: %w", err)
+	}
+	return t, nil
+}
+
+// checkNames finds manifests in dir that no action would ever use, such as a misspelt one.
+func checkNames(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var known []string
+	for _, action := range actions() {
+		known = append(known, templateFile(action))
+	}
+	var errs []error
+	for _, e := range entries {
+		// A mounted ConfigMap brings hidden directories along.
+		if strings.HasPrefix(e.Name(), ".") || slices.Contains(known, e.Name()) {
+			continue
+		}
+		if slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(e.Name())) {
+			errs = append(errs, fmt.Errorf("%s: no action uses this file: must be one of %s",
+				filepath.Join(dir, e.Name()), strings.Join(known, ", ")))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func loadTemplate(dir, action string) (*batchv1.Job, error) {
+	name, raw, err := readTemplate(dir, templateFile(action))
+	if err != nil {
+		return nil, err
+	}
+	job, err := decodeTemplate(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	var errs []error
+	for _, problem := range slices.Concat(jobProblems(job), podProblems(action, &job.Spec.Template.Spec)) {
+		errs = append(errs, fmt.Errorf("%s: %s", name, problem))
+	}
+	return job, errors.Join(errs...)
+}
+
+// readTemplate returns the file from dir, or the embedded one where dir has none.
+func readTemplate(dir, file string) (name string, raw []byte, err error) {
+	if dir != "" {
+		name = filepath.Join(dir, file)
+		raw, err = os.ReadFile(name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return name, raw, err
+		}
+	}
+	raw, err = embedded.ReadFile(file)
+	return file, raw, err
+}
+
+func decodeTemplate(raw []byte) (*batchv1.Job, error) {
+	if len(raw) > maxTemplateBytes {
+		return nil, fmt.Errorf("is %d bytes long: at most %d are allowed", len(raw), maxTemplateBytes)
+	}
+	doc, err := onlyDocument(raw)
+	if err != nil {
+		return nil, err
+	}
+	// The kind first: strict decoding of anything else complains about its fields instead.
+	var meta metav1.TypeMeta
+	if err := yaml.Unmarshal(doc, &meta); err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	if want := batchv1.SchemeGroupVersion.WithKind("Job"); meta.GroupVersionKind() != want {
+		return nil, fmt.Errorf("is kind %.64q of apiVersion %.64q: must be kind %q of apiVersion %q",
+			meta.Kind, meta.APIVersion, want.Kind, want.GroupVersion())
+	}
+	job := new(batchv1.Job)
+	if err := yaml.UnmarshalStrict(doc, job); err != nil {
+		return nil, fmt.Errorf("decode Job: %w", err)
+	}
+	return job, nil
+}
+
+// onlyDocument returns the one YAML document that raw must hold. A decoder would take the first and drop the rest unseen.
+func onlyDocument(raw []byte) ([]byte, error) {
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(raw)))
+	var docs [][]byte
+	for {
+		doc, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("split documents: %w", err)
+		}
+		var content any
+		if err := yaml.Unmarshal(doc, &content); err != nil {
+			return nil, fmt.Errorf("decode: %w", err)
+		}
+		if content != nil {
+			docs = append(docs, doc)
+		}
+	}
+	if len(docs) != 1 {
+		return nil, fmt.Errorf("holds %d documents: must hold one Job", len(docs))
+	}
+	return docs[0], nil
+}
+
+// problems collects what is wrong with a template.
+type problems []string
+
+func (p *problems) unless(ok bool, format string, args ...any) {
+	if !ok {
+		*p = append(*p, fmt.Sprintf(format, args...))
+	}
+}
+
+// jobProblems says what would make the Job run its operation more than once, or lose its result.
+func jobProblems(job *batchv1.Job) problems {
+	var p problems
+	spec := &job.Spec
+	backoffLimit := ptr.Deref(spec.BackoffLimit, 6)
+	p.unless(backoffLimit == 0,
+		"spec.backoffLimit is %d: must be 0, or a failed operation would be repeated unasked", backoffLimit)
+	p.unless(ptr.Deref(spec.Parallelism, 1) == 1 && ptr.Deref(spec.Completions, 1) == 1,
+		"spec.parallelism and spec.completions must be 1, or the operation would run more than once")
+	p.unless(ptr.Deref(spec.CompletionMode, batchv1.NonIndexedCompletion) == batchv1.NonIndexedCompletion,
+		"spec.completionMode must be NonIndexed")
+	p.unless(ptr.Deref(spec.PodReplacementPolicy, "") == batchv1.Failed,
+		"spec.podReplacementPolicy is %q: must be Failed, or a second pod may start while the first one ends",
+		ptr.Deref(spec.PodReplacementPolicy, ""))
+	p.unless(spec.PodFailurePolicy == nil,
+		"spec.podFailurePolicy is set: leave it out, it can repeat a failed operation in spite of backoffLimit")
+	p.unless(ptr.Deref(spec.ActiveDeadlineSeconds, 0) > 0,
+		"spec.activeDeadlineSeconds is %d: must be set, or an operation that hangs never ends",
+		ptr.Deref(spec.ActiveDeadlineSeconds, 0))
+	p.unless(ptr.Deref(spec.TTLSecondsAfterFinished, minTTL) >= minTTL,
+		"spec.ttlSecondsAfterFinished is %d: must be at least %d, or the result may be gone before it is read",
+		ptr.Deref(spec.TTLSecondsAfterFinished, 0), minTTL)
+	p.unless(!ptr.Deref(spec.Suspend, false), "spec.suspend is true: a suspended Job never starts")
+	p.unless(spec.Selector == nil && !ptr.Deref(spec.ManualSelector, false),
+		"spec.selector or spec.manualSelector is set: leave both out, Kubernetes makes the selector")
+	p.unless(spec.ManagedBy == nil, "spec.managedBy is set: leave it out")
+	return p
+}
+
+// podProblems says what would make the pod run its operation more than once, or another operation than the action.
+func podProblems(action string, pod *corev1.PodSpec) problems {
+	var p problems
+	p.unless(pod.RestartPolicy == corev1.RestartPolicyNever,
+		"spec.template.spec.restartPolicy is %q: must be Never, or a failed operation would be repeated unasked",
+		pod.RestartPolicy)
+	op := opContainer(pod)
+	if op == nil {
+		return append(p, fmt.Sprintf("spec.template.spec.containers has no container %q: name the one that runs the operation so",
+			containerName))
+	}
+	p.unless(op.RestartPolicy == nil && len(op.RestartPolicyRules) == 0,
+		"container %q has a restart policy of its own: leave it out", containerName)
+	// Another image or command has an entry point of its own.
+	ours := op.Image == placeholderImage && len(op.Command) == 0
+	p.unless(!ours || slices.Equal(op.Args, []string{"op", action}),
+		"container %q has the arguments %q: must be [op, %s]", containerName, op.Args, action)
+	return p
+}
+
+func opContainer(pod *corev1.PodSpec) *corev1.Container {
+	i := slices.IndexFunc(pod.Containers, func(c corev1.Container) bool { return c.Name == containerName })
+	if i < 0 {
+		return nil
+	}
+	return &pod.Containers[i]
+}
