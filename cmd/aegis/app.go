@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/handler"
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/queue"
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/ticket"
+)
+
+// callTimeout ends a call to the API server on a connection that went dead. Watches have no such bound.
+const callTimeout = 30 * time.Second
+
+// app is the wired service.
+type app struct {
+	cfg        config
+	config     *liveConfig
+	logger     *slog.Logger
+	identity   string
+	clients    clients
+	nodes      *nodeCache
+	queue      *queue.Queue
+	resync     *queue.Resync
+	dispatcher *sop.Dispatcher
+	handler    *handler.Handler
+	events     record.EventBroadcaster
+
+	// leading is true while this process may act, stopping once it is to end.
+	leading, stopping atomic.Bool
+}
+
+// clients are the connections to the API server, apart by what a slow answer may hold up.
+type clients struct {
+	calls, watches, election kubernetes.Interface
+}
+
+func newClients(base *rest.Config, renewDeadline time.Duration) (clients, error) {
+	make := func(name string, timeout time.Duration) (kubernetes.Interface, error) {
+		config := rest.AddUserAgent(rest.CopyConfig(base), "aegis/"+version+" "+name)
+		// Client-side throttling would only hide from the API server's own fairness what is waiting.
+		config.QPS = -1
+		config.Timeout = timeout
+		config.ContentType = "application/vnd.kubernetes.protobuf"
+		config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("connect to the API server: %w", err)
+		}
+		return client, nil
+	}
+	var c clients
+	var err error
+	if c.calls, err = make("calls", callTimeout); err != nil {
+		return c, err
+	}
+	if c.watches, err = make("watches", 0); err != nil {
+		return c, err
+	}
+	c.election, err = make("election", renewDeadline/2)
+	return c, err
+}
+
+// newApp wires the service. Nothing runs yet.
+func newApp(file string, cfg config, catalogue *rules.Catalogue, base *rest.Config, logger *slog.Logger) (*app, error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	live, err := newLiveConfig(file, cfg, catalogue, registry)
+	if err != nil {
+		return nil, err
+	}
+	a := &app{cfg: cfg, config: live, logger: logger}
+	if a.clients, err = newClients(base, cfg.LeaderElection.RenewDeadline); err != nil {
+		return nil, err
+	}
+	a.queue = queue.New(queue.Options{
+		Registerer:     registry,
+		Logger:         logger,
+		KnownCondition: func(name string) bool { _, known := live.rules.Current().Lookup(name); return known },
+	})
+	a.nodes = newNodeCache(informers.NewSharedInformerFactory(a.clients.watches, 0), a.queue)
+	translator := rules.NewResolver(rules.ResolverOptions{
+		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster,
+	})
+	if a.resync, err = newResync(cfg, a.queue, translator, registry, logger); err != nil {
+		return nil, err
+	}
+	services, err := a.services(registry)
+	if err != nil {
+		return nil, err
+	}
+	a.dispatcher = sop.NewDispatcher(services, nodeQueue{a.queue}, currentCatalogue{live.rules}, procedures())
+	a.telemetry(registry)
+	auth, err := newAuth(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a.handler, err = handler.New(handler.Options{
+		Sink:       a.queue,
+		Translator: translator,
+		Healer:     healer{dispatcher: a.dispatcher, rules: live.rules},
+		Nodes:      nodeViews{nodes: a.nodes.lister, queue: a.queue, book: services.Book, settings: live.current},
+		Ready:      a.ready,
+		Reload:     a.reload,
+		Resync:     a.resync.Trigger,
+		Auth:       auth,
+		Registerer: registry,
+		Gatherer:   registry,
+		Logger:     logger,
+	})
+	return a, err
+}
+
+func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
+	o := queue.ResyncOptions{
+		Queue:         q,
+		Alertmanagers: make(map[string]queue.AlertSource),
+		Translator:    translator,
+		Interval:      cfg.ResyncInterval,
+		Registerer:    reg,
+		Logger:        logger,
+	}
+	if cfg.Prometheus.URL != "" {
+		source, err := prom.NewPrometheus(prom.PrometheusOptions{
+			URL: cfg.Prometheus.URL, TokenFile: cfg.Prometheus.TokenFile, Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("prometheus: %w", err)
+		}
+		o.Prometheus = source
+	}
+	for _, c := range cfg.Alertmanagers {
+		source, err := prom.NewAlertmanager(prom.AlertmanagerOptions{URL: c.URL, TokenFile: c.TokenFile})
+		if err != nil {
+			return nil, fmt.Errorf("alertmanager: %w", err)
+		}
+		o.Alertmanagers[source.URL()] = source
+	}
+	return queue.NewResync(o)
+}
+
+// services returns what the steps of procedures work with.
+func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
+	templates, err := jobs.LoadTemplates(a.cfg.Jobs.Templates)
+	if err != nil {
+		return sop.Services{}, err
+	}
+	a.events = record.NewBroadcaster()
+	timing := sop.DefaultTiming()
+	timing.Hold, timing.Poll = a.cfg.HoldInterval, a.cfg.PollInterval
+	metrics := sop.NewMetrics(reg)
+	return sop.Services{
+		Kube:    a.clients.calls,
+		Nodes:   a.nodes.lister,
+		Tickets: ticket.NewStore(ticket.StoreOptions{Client: a.clients.calls.CoreV1(), Logger: a.logger}),
+		Jobs: jobs.NewRunner(jobs.RunnerOptions{
+			Client:         a.clients.calls,
+			Namespace:      a.cfg.Jobs.Namespace,
+			Templates:      templates,
+			Image:          a.cfg.Jobs.Image,
+			ServiceAccount: a.cfg.Jobs.ServiceAccount,
+			PollInterval:   a.cfg.Jobs.PollInterval,
+			Logger:         a.logger,
+		}),
+		Source:     a.resync,
+		Conditions: a.queue,
+		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),
+		Limits:     sop.NewLimits(a.nodes.lister, a.config.current),
+		Book:       sop.NewBook(metrics),
+		Settings:   a.config.current,
+		Timing:     timing,
+		Metrics:    metrics,
+		Logger:     a.logger,
+	}, nil
+}
+
+// telemetry registers the metrics of the process itself.
+func (a *app) telemetry(reg prometheus.Registerer) {
+	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister))
+	factory := promauto.With(reg)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "aegis_leader",
+		Help: "Whether this replica leads (1) or waits (0).",
+	}, func() float64 {
+		if a.leading.Load() {
+			return 1
+		}
+		return 0
+	})
+	factory.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "aegis_build_info",
+		Help: "Always 1; the label says which version runs.",
+	}, []string{"version"}).WithLabelValues(version).Set(1)
+}
+
+// ready says whether this replica takes alerts, and else why not.
+func (a *app) ready() (bool, string) {
+	switch {
+	case a.stopping.Load():
+		return false, "stopping"
+	case !a.leading.Load():
+		return false, "not the leader"
+	case !a.nodes.synced():
+		return false, "the nodes are not known yet"
+	case !a.resync.Synced():
+		return false, "not synced yet"
+	}
+	return true, ""
+}
+
+// work runs until the context ends: the cache of nodes always, the rest while this replica leads.
+func (a *app) work(ctx context.Context) error {
+	a.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: a.clients.calls.CoreV1().Events("")})
+	defer a.events.Shutdown()
+	stop := make(chan struct{})
+	defer close(stop)
+	a.nodes.factory.Start(stop)
+	if !*a.cfg.LeaderElection.Enabled {
+		a.term(ctx)
+		return nil
+	}
+	return a.campaign(ctx)
+}
+
+// term is the time in which this replica leads. It ends when everything that it started has stopped.
+func (a *app) term(ctx context.Context) {
+	a.leading.Store(true)
+	defer a.leading.Store(false)
+	if !cache.WaitForCacheSync(ctx.Done(), a.nodes.synced) {
+		return
+	}
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		if err := a.resync.Run(ctx); err != nil {
+			a.logger.ErrorContext(ctx, "resync ended", "err", err)
+		}
+	}()
+	defer func() { <-finished }()
+	// Nothing is decided before the sources have been asked once.
+	if !cache.WaitForCacheSync(ctx.Done(), a.resync.Synced) {
+		return
+	}
+	a.nodes.touchAll()
+	err := a.dispatcher.Run(ctx)
+	a.logger.InfoContext(ctx, "dispatcher ended", "cause", err)
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"aegis.io/aegis/handler"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+)
+
+// maxConfigBytes is far above any real configuration.
+const maxConfigBytes = 1 << 20
+
+// config is aegis.yaml. docs/configuration.md explains each field.
+type config struct {
+	Mode               prom.Mode            `yaml:"mode"`
+	Paused             bool                 `yaml:"paused"`
+	ManageControlPlane bool                 `yaml:"manageControlPlane"`
+	Cluster            string               `yaml:"cluster"`
+	NodeLabels         []string             `yaml:"nodeLabels"`
+	Conditions         []string             `yaml:"conditions"`
+	Prometheus         prometheusConfig     `yaml:"prometheus"`
+	Alertmanagers      []alertmanagerConfig `yaml:"alertmanagers"`
+	ResyncInterval     time.Duration        `yaml:"resyncInterval"`
+	HoldInterval       time.Duration        `yaml:"holdInterval"`
+	PollInterval       time.Duration        `yaml:"pollInterval"`
+	Jobs               jobsConfig           `yaml:"jobs"`
+	LeaderElection     leaderConfig         `yaml:"leaderElection"`
+	Pools              []poolConfig         `yaml:"pools"`
+	Auth               authConfig           `yaml:"auth"`
+}
+
+type prometheusConfig struct {
+	URL       string        `yaml:"url"`
+	TokenFile string        `yaml:"tokenFile"`
+	Canary    string        `yaml:"canary"`
+	MaxAge    time.Duration `yaml:"maxAge"`
+}
+
+type alertmanagerConfig struct {
+	URL       string `yaml:"url"`
+	TokenFile string `yaml:"tokenFile"`
+}
+
+type jobsConfig struct {
+	Namespace      string        `yaml:"namespace"`
+	Image          string        `yaml:"image"`
+	ServiceAccount string        `yaml:"serviceAccount"`
+	Templates      string        `yaml:"templates"`
+	PollInterval   time.Duration `yaml:"pollInterval"`
+}
+
+type leaderConfig struct {
+	Enabled       *bool         `yaml:"enabled"`
+	Namespace     string        `yaml:"namespace"`
+	Name          string        `yaml:"name"`
+	LeaseDuration time.Duration `yaml:"leaseDuration"`
+	RenewDeadline time.Duration `yaml:"renewDeadline"`
+	RetryPeriod   time.Duration `yaml:"retryPeriod"`
+}
+
+type poolConfig struct {
+	Name                   string `yaml:"name"`
+	Selector               string `yaml:"selector"`
+	MaxOutOfServicePercent *int   `yaml:"maxOutOfServicePercent"`
+	MaxOutOfService        int    `yaml:"maxOutOfService"`
+	MaxDestructive         *int   `yaml:"maxDestructive"`
+	Profile                string `yaml:"profile"`
+}
+
+type authConfig struct {
+	Tokens []tokenConfig `yaml:"tokens"`
+}
+
+type tokenConfig struct {
+	File  string         `yaml:"file"`
+	Roles []handler.Role `yaml:"roles"`
+}
+
+// loadConfig reads aegis.yaml, fills in the defaults, and says everything that is wrong with it at once. Relative paths in
+// the file are relative to it. An empty name means the defaults alone.
+func loadConfig(name string) (config, error) {
+	var c config
+	if name == "" {
+		return c.withDefaults(), nil
+	}
+	raw, err := readConfig(name)
+	if err != nil {
+		return config{}, err
+	}
+	if err := decodeConfig(name, raw, &c); err != nil {
+		return config{}, err
+	}
+	c.resolvePaths(filepath.Dir(name))
+	c = c.withDefaults()
+	if err := c.validate(); err != nil {
+		return config{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+func readConfig(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if info.Size() > maxConfigBytes {
+		return nil, fmt.Errorf("%s: is %d bytes long, at most %d are allowed", name, info.Size(), maxConfigBytes)
+	}
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return raw, nil
+}
+
+// decodeConfig decodes strictly, so that a misspelt field is an error and not a default.
+func decodeConfig(name string, raw []byte, c *config) error {
+	decoder := yaml.NewDecoder(bytes.NewReader(raw))
+	decoder.KnownFields(true)
+	err := decoder.Decode(c)
+	var problems *yaml.TypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case errors.As(err, &problems):
+		var errs []error
+		for _, p := range problems.Errors {
+			errs = append(errs, errors.New(located(name, p)))
+		}
+		return errors.Join(errs...)
+	case err != nil:
+		return errors.New(located(name, strings.TrimPrefix(err.Error(), "yaml: ")))
+	}
+	var second any
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: holds more than one document", name)
+	}
+	return nil
+}
+
+// located turns "line 3: problem" into "file:3: problem".
+func located(name, problem string) string {
+	if rest, found := strings.CutPrefix(problem, "line "); found {
+		return name + ":" + strings.ReplaceAll(rest, " in type main.", " in ")
+	}
+	return name + ": " + problem
+}
+
+func (c *config) resolvePaths(dir string) {
+	resolve := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(dir, *path)
+		}
+	}
+	for i := range c.Conditions {
+		resolve(&c.Conditions[i])
+	}
+	resolve(&c.Prometheus.TokenFile)
+	resolve(&c.Jobs.Templates)
+	for i := range c.Alertmanagers {
+		resolve(&c.Alertmanagers[i].TokenFile)
+	}
+	for i := range c.Auth.Tokens {
+		resolve(&c.Auth.Tokens[i].File)
+	}
+}
+
+func (c config) withDefaults() config {
+	timing := sop.DefaultTiming()
+	c.Mode = cmp.Or(c.Mode, prom.ModeObserve)
+	c.HoldInterval = cmp.Or(c.HoldInterval, timing.Hold)
+	c.PollInterval = cmp.Or(c.PollInterval, timing.Poll)
+	c.Jobs.Namespace = cmp.Or(c.Jobs.Namespace, "monitoring")
+	c.Jobs.Image = cmp.Or(c.Jobs.Image, "aegis:latest")
+	c.Jobs.ServiceAccount = cmp.Or(c.Jobs.ServiceAccount, "aegis-op")
+	c.Jobs.PollInterval = cmp.Or(c.Jobs.PollInterval, timing.Poll)
+	c.LeaderElection.Namespace = cmp.Or(c.LeaderElection.Namespace, c.Jobs.Namespace)
+	c.LeaderElection.Name = cmp.Or(c.LeaderElection.Name, "aegis")
+	c.LeaderElection.LeaseDuration = cmp.Or(c.LeaderElection.LeaseDuration, 15*time.Second)
+	c.LeaderElection.RenewDeadline = cmp.Or(c.LeaderElection.RenewDeadline, 10*time.Second)
+	c.LeaderElection.RetryPeriod = cmp.Or(c.LeaderElection.RetryPeriod, 2*time.Second)
+	if c.LeaderElection.Enabled == nil {
+		c.LeaderElection.Enabled = new(true)
+	}
+	return c
+}
+
+func (c config) validate() error {
+	var errs []error
+	if !knownMode(c.Mode) {
+		errs = append(errs, fmt.Errorf("mode %q is unknown: use off, observe, approve or auto", c.Mode))
+	}
+	errs = append(errs, checkURL("prometheus.url", c.Prometheus.URL, false))
+	for i, a := range c.Alertmanagers {
+		errs = append(errs, checkURL(fmt.Sprintf("alertmanagers[%d].url", i), a.URL, true))
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"resyncInterval", c.ResyncInterval},
+		{"holdInterval", c.HoldInterval},
+		{"pollInterval", c.PollInterval},
+		{"jobs.pollInterval", c.Jobs.PollInterval},
+		{"prometheus.maxAge", c.Prometheus.MaxAge},
+	} {
+		if d.value < 0 {
+			errs = append(errs, fmt.Errorf("%s %s is negative", d.name, d.value))
+		}
+	}
+	l := c.LeaderElection
+	if l.LeaseDuration <= l.RenewDeadline || l.RenewDeadline <= l.RetryPeriod*6/5 || l.RetryPeriod <= 0 {
+		errs = append(errs, fmt.Errorf("leaderElection: leaseDuration %s must exceed renewDeadline %s, and that 1.2 times retryPeriod %s",
+			l.LeaseDuration, l.RenewDeadline, l.RetryPeriod))
+	}
+	_, err := c.pools()
+	return errors.Join(append(errs, err)...)
+}
+
+func knownMode(m prom.Mode) bool {
+	return m == prom.ModeOff || m == prom.ModeObserve || m == prom.ModeApprove || m == prom.ModeAuto
+}
+
+func checkURL(field, text string, required bool) error {
+	if text == "" && !required {
+		return nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("%s is not a URL such as http://host:9090", field)
+	}
+	return nil
+}
+
+// pools returns the pools in the order of the file.
+func (c config) pools() ([]sop.Pool, error) {
+	var pools []sop.Pool
+	var errs []error
+	seen := make(map[string]bool)
+	for i, p := range c.Pools {
+		field := fmt.Sprintf("pools[%d]", i)
+		if p.Name == "" || seen[p.Name] {
+			errs = append(errs, fmt.Errorf("%s.name %q is empty or used twice", field, p.Name))
+		}
+		seen[p.Name] = true
+		selector, err := labels.Parse(p.Selector)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s.selector: %w", field, err))
+			continue
+		}
+		pool := sop.Pool{
+			Name:           p.Name,
+			Selector:       selector,
+			MaxPercent:     valueOr(p.MaxOutOfServicePercent, 10),
+			MaxNodes:       p.MaxOutOfService,
+			MaxDestructive: valueOr(p.MaxDestructive, 1),
+			Profile:        cmp.Or(p.Profile, "default"),
+		}
+		if pool.MaxPercent < 0 || pool.MaxPercent > 100 || pool.MaxNodes < 0 || pool.MaxDestructive < 1 {
+			errs = append(errs, fmt.Errorf("%s: maxOutOfServicePercent must be 0 to 100, maxOutOfService at least 0, maxDestructive at least 1", field))
+		}
+		pools = append(pools, pool)
+	}
+	return pools, errors.Join(errs...)
+}
+
+func valueOr(p *int, fallback int) int {
+	if p == nil {
+		return fallback
+	}
+	return *p
+}
+
+// settings returns what operators set for all conditions.
+func (c config) settings() (sop.Settings, error) {
+	pools, err := c.pools()
+	if err != nil {
+		return sop.Settings{}, err
+	}
+	return sop.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, Pools: pools}, nil
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+)
+
+// liveConfig is what can change while the process runs: the catalogue and the settings. All else needs a restart.
+type liveConfig struct {
+	file     string
+	rules    *rules.Store
+	settings atomic.Pointer[sop.Settings]
+
+	mu sync.Mutex
+	// seen digests the files as they were last loaded, or found broken.
+	seen       [sha256.Size]byte
+	conditions []string
+
+	successful, successTime prometheus.Gauge
+}
+
+func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, reg prometheus.Registerer) (*liveConfig, error) {
+	settings, err := cfg.settings()
+	if err != nil {
+		return nil, err
+	}
+	factory := promauto.With(reg)
+	l := &liveConfig{
+		file:       file,
+		rules:      rules.NewStore(catalogue),
+		conditions: cfg.Conditions,
+		successful: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "aegis_config_last_reload_successful",
+			Help: "Whether the last reload of the configuration succeeded (1) or left the old one in place (0).",
+		}),
+		successTime: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "aegis_config_last_reload_success_timestamp_seconds",
+			Help: "Time of the last successful load of the configuration, in seconds since the epoch.",
+		}),
+	}
+	l.settings.Store(&settings)
+	l.seen = l.digest()
+	l.loaded()
+	return l, nil
+}
+
+func (l *liveConfig) current() sop.Settings { return *l.settings.Load() }
+
+func (l *liveConfig) loaded() {
+	l.successful.Set(1)
+	l.successTime.Set(float64(time.Now().Unix()))
+}
+
+// changed reports whether a file has another content than when it was last looked at.
+func (l *liveConfig) changed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.digest()
+	changed := now != l.seen
+	l.seen = now
+	return changed
+}
+
+// digest takes the content of all files into one sum. A file that cannot be read counts with its error.
+func (l *liveConfig) digest() [sha256.Size]byte {
+	var content []byte
+	for _, name := range append([]string{l.file}, l.conditions...) {
+		if name == "" {
+			continue
+		}
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			raw = []byte(err.Error())
+		}
+		content = fmt.Appendf(content, "%d %s\n%s", len(raw), name, raw)
+	}
+	return sha256.Sum256(content)
+}
+
+// load reads everything anew and swaps it in, or changes nothing.
+func (l *liveConfig) load() (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() {
+		if err != nil {
+			l.successful.Set(0)
+		}
+	}()
+	cfg, err := loadConfig(l.file)
+	if err != nil {
+		return err
+	}
+	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode})
+	if err != nil {
+		return err
+	}
+	settings, err := cfg.settings()
+	if err != nil {
+		return err
+	}
+	l.conditions = cfg.Conditions
+	l.rules.Swap(catalogue)
+	l.settings.Store(&settings)
+	l.seen = l.digest()
+	l.loaded()
+	return nil
+}
+
+// reload takes a changed configuration into use, for the conditions that are queued already as well.
+func (a *app) reload() error {
+	if err := a.config.load(); err != nil {
+		return err
+	}
+	a.queue.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
+		current := a.config.rules.Current().Status(s.Node, s.Condition, s.ID)
+		s.Type, s.Priority, s.AffectsLoad, s.DeviceMode = current.Type, current.Priority, current.AffectsLoad, current.DeviceMode
+		s.SOP, s.Policy = current.SOP, current.Policy
+		return s
+	})
+	a.logger.Info("configuration loaded", "conditions", len(a.config.rules.Current().Conditions()))
+	return nil
+}

@@ -1,0 +1,71 @@
+package sop
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// Book keeps the last verdict on every condition of every node, so that "why has this node not been healed" has an answer
+// at any time. It is safe for concurrent use.
+type Book struct {
+	mu      sync.Mutex
+	nodes   map[string]map[prom.Key]Decision
+	metrics *Metrics
+}
+
+// NewBook returns an empty book that counts verdicts in the metrics.
+func NewBook(m *Metrics) *Book {
+	return &Book{nodes: make(map[string]map[prom.Key]Decision), metrics: m}
+}
+
+// Set records the verdict on a condition, and reports whether its name is another one than before.
+func (b *Book) Set(key prom.Key, v Verdict) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	decisions := b.nodes[key.Node]
+	if decisions == nil {
+		decisions = make(map[prom.Key]Decision)
+		b.nodes[key.Node] = decisions
+	}
+	last, known := decisions[key]
+	changed := !known || last.Verdict.Name != v.Name
+	since := last.Since
+	if changed {
+		since = time.Now()
+		b.metrics.verdict(v.Name)
+	}
+	decisions[key] = Decision{Condition: key.Condition, ID: key.ID, Verdict: v, Since: since}
+	return changed
+}
+
+// Keep drops the verdicts of the node on all conditions but these.
+func (b *Book) Keep(node string, keys []prom.Key) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key := range b.nodes[node] {
+		if !slices.Contains(keys, key) {
+			delete(b.nodes[node], key)
+		}
+	}
+	if len(b.nodes[node]) == 0 {
+		delete(b.nodes, node)
+	}
+}
+
+// Node returns the verdicts of a node, sorted by condition and device.
+func (b *Book) Node(node string) []Decision {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	decisions := make([]Decision, 0, len(b.nodes[node]))
+	for _, d := range b.nodes[node] {
+		decisions = append(decisions, d)
+	}
+	slices.SortFunc(decisions, func(x, y Decision) int {
+		return cmp.Or(cmp.Compare(x.Condition, y.Condition), cmp.Compare(x.ID, y.ID))
+	})
+	return decisions
+}

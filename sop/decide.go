@@ -1,0 +1,246 @@
+package sop
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// Situation is all that a decision is made from.
+type Situation struct {
+	Now time.Time
+	// Node is nil when the Node object does not exist.
+	Node   *corev1.Node
+	Record ticket.Record
+	// Status is the condition to decide on, Others are the other ones of the node.
+	Status prom.AegisNodeStatus
+	Others []prom.AegisNodeStatus
+	// HasSOP says whether the procedure of the condition, or of its open ticket, exists.
+	HasSOP   bool
+	Settings Settings
+	// Budget says why the node may not be taken out of service now. Empty when it may.
+	Budget string
+}
+
+// decide says whether the procedure of the condition runs now, and why not. It is pure: the same situation gives the same
+// verdict.
+func decide(s Situation) Verdict {
+	if s.Node == nil {
+		return Verdict{VerdictNodeGone, "there is no such Node"}
+	}
+	for _, objection := range objections() {
+		if v := objection(s); v.Name != "" {
+			return v
+		}
+	}
+	return Verdict{VerdictExecute, "runs " + s.Status.SOP}
+}
+
+// objections returns what may stand against a procedure, in the order in which it is told. The zero Verdict is none.
+func objections() []func(Situation) Verdict {
+	return []func(Situation) Verdict{
+		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
+		mode, contested, cordonedByPeople, tolerated, approval, cooldown, attempts, budget,
+	}
+}
+
+func ownedByPeople(s Situation) Verdict {
+	switch t := s.Record.Ticket; {
+	case s.Record.Broken != nil:
+		return Verdict{VerdictHumanOwned, s.Record.Broken.Error()}
+	case t != nil && t.Open() && !t.Owned():
+		return Verdict{VerdictHumanOwned, fmt.Sprintf("ticket %q belongs to %q", t.ID, t.Supervisor)}
+	}
+	return Verdict{}
+}
+
+func excludedNode(s Situation) Verdict {
+	if excluded(s.Node) {
+		return Verdict{VerdictExcluded, excludedReason()}
+	}
+	return Verdict{}
+}
+
+// openTicket goes on with the incident of an own ticket, whatever has changed since it was opened: its disruptive steps
+// ask for permission each.
+func openTicket(s Situation) Verdict {
+	t := s.Record.Ticket
+	switch {
+	case t == nil || !t.Open():
+		return Verdict{}
+	case t.Condition != s.Status.Condition:
+		return Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
+	case t.Device != s.Status.ID:
+		return Verdict{VerdictDuplicate, fmt.Sprintf("ticket %s for device %q is being worked on", t.ID, t.Device)}
+	case !s.HasSOP:
+		return Verdict{VerdictNoSOP, fmt.Sprintf("there is no procedure %q", sopOf(s.Status, t))}
+	}
+	return Verdict{VerdictExecute, "goes on with ticket " + t.ID}
+}
+
+func notConfigured(s Situation) Verdict {
+	policy := s.Status.Policy
+	switch {
+	case policy.Mode == "":
+		return Verdict{VerdictUnknownCondition, "no catalogue names the condition " + s.Status.Condition}
+	case prom.BandOf(s.Status.Priority) == prom.BandMustIgnore:
+		return Verdict{VerdictIgnored, fmt.Sprintf("its priority %d is of band MustIgnore", s.Status.Priority)}
+	case policy.Mode == prom.ModeOff && !requested(s.Status):
+		return Verdict{VerdictIgnored, "its mode is off"}
+	case !s.HasSOP:
+		return Verdict{VerdictNoSOP, fmt.Sprintf("there is no procedure %q", s.Status.SOP)}
+	}
+	return Verdict{}
+}
+
+func controlPlane(s Situation) Verdict {
+	if isControlPlane(s.Node) && !s.Settings.ManageControlPlane {
+		return Verdict{VerdictControlPlane, "the node runs the control plane"}
+	}
+	return Verdict{}
+}
+
+func paused(s Situation) Verdict {
+	if s.Settings.Paused {
+		return Verdict{VerdictPaused, "everything is paused"}
+	}
+	return Verdict{}
+}
+
+func mode(s Situation) Verdict {
+	if s.Status.Policy.Mode == prom.ModeObserve && !requested(s.Status) {
+		return Verdict{VerdictObserve, "mode observe: would run " + s.Status.SOP}
+	}
+	return Verdict{}
+}
+
+func contested(s Situation) Verdict {
+	if s.Status.Contested && !requested(s.Status) {
+		return Verdict{VerdictContested, "the alert fired again with the start of one that had resolved"}
+	}
+	return Verdict{}
+}
+
+// cordonedByPeople leaves a node alone that a person took out of service. A cordon is looked at by the procedure of the
+// cordoned node only if it is an own one.
+func cordonedByPeople(s Situation) Verdict {
+	switch {
+	case s.Node.Spec.Unschedulable && !ownCordon(s.Node):
+		return Verdict{VerdictHumanCordoned, humanCordonedReason()}
+	case prom.BandOf(s.Status.Priority) == prom.BandCordon && !s.Node.Spec.Unschedulable:
+		return Verdict{VerdictUnconfirmed, "the node is not cordoned"}
+	}
+	return Verdict{}
+}
+
+// tolerated leaves a condition to a more urgent one of the same node, and a disruptive repair of what can be ignored to a
+// time without workload.
+func tolerated(s Situation) Verdict {
+	band := prom.BandOf(s.Status.Priority)
+	for _, other := range s.Others {
+		above := prom.BandOf(other.Priority)
+		switch {
+		case band != prom.BandNotReady && above == prom.BandNotReady:
+			return Verdict{VerdictTolerated, other.Condition + " hides what holds on the node itself"}
+		case band == prom.BandCordon && above == prom.BandEmergency && blocks(other):
+			return Verdict{VerdictTolerated, "the cordon stays while " + other.Condition + " holds"}
+		}
+	}
+	policy := s.Status.Policy
+	if band == prom.BandCanIgnore && (policy.Workload == prom.WorkloadDrain || policy.Workload == prom.WorkloadDrainGPU) {
+		return Verdict{VerdictTolerated, "can be ignored while the node is in use"}
+	}
+	return Verdict{}
+}
+
+func approval(s Situation) Verdict {
+	if s.Status.Policy.Mode == prom.ModeApprove && !requested(s.Status) {
+		return Verdict{VerdictAwaitingApproval, "mode approve: waits for a person to request the repair"}
+	}
+	return Verdict{}
+}
+
+func cooldown(s Situation) Verdict {
+	last := lastDestructive(s.Record.History)
+	until := last.Add(s.Status.Policy.Cooldown)
+	if last.IsZero() || requested(s.Status) || !s.Now.Before(until) {
+		return Verdict{}
+	}
+	return Verdict{VerdictCooldown, "the last destructive step is too recent, waits until " + until.UTC().Format(time.RFC3339)}
+}
+
+func attempts(s Situation) Verdict {
+	policy := s.Status.Policy
+	used := rebootsSince(s.Record.History, s.Now.Add(-policy.AttemptWindow), "")
+	if policy.MaxReboots == 0 || used < policy.MaxReboots || requested(s.Status) {
+		return Verdict{}
+	}
+	return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("%d reboots within %s, %d allowed", used, policy.AttemptWindow, policy.MaxReboots)}
+}
+
+// budget holds what would take a node out of service while too many are. A request is accepted and waits for its turn.
+func budget(s Situation) Verdict {
+	if s.Budget == "" || requested(s.Status) || s.Status.Policy.Workload == prom.WorkloadKeep {
+		return Verdict{}
+	}
+	return Verdict{VerdictBudget, s.Budget}
+}
+
+func requested(s prom.AegisNodeStatus) bool { return s.Origin == prom.OriginHeal }
+
+// sopOf names the procedure of the condition: the one that its ticket was opened with, if it has one.
+func sopOf(s prom.AegisNodeStatus, t *ticket.Ticket) string {
+	if t != nil && t.Open() && t.Condition == s.Condition && t.SOP != "" {
+		return t.SOP
+	}
+	return s.SOP
+}
+
+// lastDestructive returns when the last destructive step of any past incident was taken.
+func lastDestructive(h *ticket.History) time.Time {
+	var last time.Time
+	for _, incident := range h.Incidents {
+		for _, d := range incident.Destructive {
+			if d.At.After(last) {
+				last = d.At
+			}
+		}
+	}
+	return last
+}
+
+// rebootsSince counts the reboots of past incidents since then, except those of one incident.
+func rebootsSince(h *ticket.History, since time.Time, except string) int {
+	n := 0
+	for _, incident := range h.Incidents {
+		if incident.ID == except {
+			continue
+		}
+		for _, d := range incident.Destructive {
+			if d.Action == ticket.Reboot && d.At.After(since) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// released reports whether people gave the ticket back after it had been handed over to them.
+func released(t *ticket.Ticket) bool {
+	if t == nil || !t.Open() || !t.Owned() {
+		return false
+	}
+	last, handed := t.Outcome(ticket.HandOver, t.Count(ticket.HandOver))
+	return handed && last.Status == ticket.Succeeded
+}
+
+// noted reports whether the ticket only told people about the condition and left the node in service.
+func noted(t *ticket.Ticket, team string) bool {
+	return t != nil && t.Status == ticket.StatusAssigned && t.Supervisor == team && t.Count(ticket.HandOver) > 0 &&
+		t.Count(ticket.Cordon) == 0 && !slices.ContainsFunc(t.Workflows, func(s ticket.Step) bool { return s.Action.Destructive() })
+}

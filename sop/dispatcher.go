@@ -1,0 +1,397 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// ExhaustedSOP names the procedure for a node that has used up its reboots.
+const ExhaustedSOP = "node/attempts-exhausted"
+
+const (
+	// teamKubernetes and teamHost take over what is not a matter of the condition's own team.
+	teamKubernetes = "k8s"
+	teamHost       = "host"
+)
+
+// Queue hands out the nodes on which something is to be decided, the most urgent first, one to one taker at a time.
+type Queue interface {
+	Conditions
+	// Next waits for a node that is due.
+	Next(ctx context.Context) (node string, statuses []prom.AegisNodeStatus, err error)
+	// Done gives the node back. It is due again after that time, or, if that is zero, when something changes.
+	Done(node string, after time.Duration)
+	// Touch makes the node due.
+	Touch(node string)
+}
+
+// Catalogue knows the conditions.
+type Catalogue interface {
+	Status(node, condition, device string) prom.AegisNodeStatus
+}
+
+// Dispatcher decides on the conditions of one node after the other and runs one procedure per node at a time.
+type Dispatcher struct {
+	services  Services
+	queue     Queue
+	catalogue Catalogue
+	table     Table
+	running   sync.WaitGroup
+}
+
+// NewDispatcher returns a dispatcher that runs the procedures of the table.
+func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
+	return &Dispatcher{services: s, queue: q, catalogue: c, table: t}
+}
+
+// Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
+// journal of its ticket for the next one to adopt.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	defer d.running.Wait()
+	for {
+		node, statuses, err := d.queue.Next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("take the next node: %w", err)
+		}
+		d.visit(ctx, node, statuses)
+	}
+}
+
+// visit decides on everything that holds on the node. What takes time runs on a goroutine that gives the node back.
+func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.AegisNodeStatus) {
+	node, err := d.services.Nodes.Get(name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		d.services.Logger.ErrorContext(ctx, "node not read from the cache", "node", name, "err", err)
+		d.queue.Done(name, d.services.Timing.Hold)
+		return
+	}
+	if node == nil {
+		d.judgeAll(name, statuses, func(int) Verdict { return decide(Situation{}) })
+		d.queue.Done(name, d.services.Timing.Hold)
+		return
+	}
+	record := ticket.ReadNode(node)
+	if upkeep := d.upkeep(node, record, statuses); upkeep != nil {
+		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, upkeep) })
+		return
+	}
+	statuses = d.withTicket(record, statuses)
+	chosen, verdicts := d.choose(node, record, statuses)
+	d.judgeAll(name, statuses, func(i int) Verdict { return verdicts[i] })
+	if chosen < 0 {
+		d.queue.Done(name, d.again(verdicts))
+		return
+	}
+	run := &run{dispatcher: d, status: statuses[chosen], record: record, verdict: verdicts[chosen]}
+	d.spawn(name, func() time.Duration { return run.do(ctx) })
+}
+
+// spawn works on the node until the function returns after which time the node is due again.
+func (d *Dispatcher) spawn(node string, work func() time.Duration) {
+	d.running.Go(func() {
+		after := d.services.Timing.Hold
+		defer func() { d.queue.Done(node, after) }()
+		after = work()
+	})
+}
+
+// withTicket adds the condition of the own open ticket, should no alert report it any more: the incident has to be ended.
+func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus) []prom.AegisNodeStatus {
+	t := r.Ticket
+	if t == nil || !t.Open() || !t.Owned() {
+		return statuses
+	}
+	has := func(s prom.AegisNodeStatus) bool { return s.Condition == t.Condition && s.ID == t.Device }
+	if slices.ContainsFunc(statuses, has) {
+		return statuses
+	}
+	status := d.catalogue.Status(r.Node.Name, t.Condition, t.Device)
+	status.Origin = prom.OriginTicket
+	status.FirstSeen = t.CreatedAt
+	status.Msg = t.Reason
+	return append(slices.Clip(statuses), status)
+}
+
+// choose decides on each condition and returns the first one whose procedure runs, -1 for none.
+func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (int, []Verdict) {
+	chosen := -1
+	verdicts := make([]Verdict, len(statuses))
+	for i, status := range statuses {
+		_, hasSOP := d.table[sopOf(status, r.Ticket)]
+		verdicts[i] = decide(Situation{
+			Now:      time.Now(),
+			Node:     node,
+			Record:   r,
+			Status:   status,
+			Others:   slices.Concat(statuses[:i], statuses[i+1:]),
+			HasSOP:   hasSOP,
+			Settings: d.services.Settings(),
+			Budget:   d.services.Limits.Room(node.Name),
+		})
+		if !runs(verdicts[i]) {
+			continue
+		}
+		if chosen < 0 {
+			chosen = i
+			continue
+		}
+		verdicts[i] = Verdict{VerdictInProgress, statuses[chosen].Condition + " is being worked on"}
+	}
+	return chosen, verdicts
+}
+
+// runs reports whether the verdict has a procedure run: the condition's own, or the one that ends its attempts.
+func runs(v Verdict) bool { return v.Name == VerdictExecute || v.Name == VerdictAttemptsExhausted }
+
+// judgeAll enters the verdicts into the book and tells people about those that are new.
+func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verdict func(int) Verdict) {
+	keys := make([]prom.Key, 0, len(statuses))
+	for i, s := range statuses {
+		keys = append(keys, s.Key())
+		d.tell(s, verdict(i))
+	}
+	d.services.Book.Keep(node, keys)
+}
+
+// tell enters one verdict, and makes an Event of it when it is another one than before.
+func (d *Dispatcher) tell(s prom.AegisNodeStatus, v Verdict) {
+	if !d.services.Book.Set(s.Key(), v) {
+		return
+	}
+	d.services.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
+	node, err := d.services.Nodes.Get(s.Node)
+	if err != nil {
+		return
+	}
+	d.services.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, "AegisVerdict", "%s: %s: %s", s.Condition, v.Name, v.Reason)
+}
+
+// again returns when a node without a procedure is looked at again. Verdicts that only a change can change wait for it.
+func (d *Dispatcher) again(verdicts []Verdict) time.Duration {
+	for _, v := range verdicts {
+		switch v.Name {
+		case VerdictIgnored, VerdictObserve, VerdictUnknownCondition, VerdictNoSOP, VerdictControlPlane:
+		default:
+			return d.services.Timing.Hold
+		}
+	}
+	return 0
+}
+
+// run is one run of a procedure on one node.
+type run struct {
+	dispatcher *Dispatcher
+	status     prom.AegisNodeStatus
+	record     ticket.Record
+	verdict    Verdict
+}
+
+// do runs the procedure and returns after which time the node is to be looked at again.
+func (r *run) do(ctx context.Context) time.Duration {
+	d := r.dispatcher
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	bridge := newBridge(d.services, r.status, r.record, r.incident())
+	defer func() {
+		last := bridge.journal.record.Node
+		d.services.Limits.Release(r.status.Node, last.Spec.Unschedulable)
+	}()
+	watch := sync.WaitGroup{}
+	watch.Go(func() { bridge.watch(ctx, cancel) })
+	d.services.Metrics.sop(sopStarted)
+	err := r.execute(ctx, bridge)
+	after := r.settle(ctx, bridge, err)
+	cancel(nil)
+	watch.Wait()
+	return after
+}
+
+// incident returns the incident of the open ticket, or a new one.
+func (r *run) incident() incident {
+	if t := r.record.Ticket; t != nil && t.Open() {
+		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason}
+	}
+	return newIncident(r.status, r.sopName(), string(r.status.Origin))
+}
+
+func newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
+	return incident{
+		id:        ticket.NewID(time.Now()),
+		condition: s.Condition,
+		device:    s.ID,
+		sop:       sop,
+		origin:    origin,
+		reason:    s.Msg,
+	}
+}
+
+func (r *run) sopName() string {
+	if r.verdict.Name == VerdictAttemptsExhausted {
+		return ExhaustedSOP
+	}
+	return sopOf(r.status, r.record.Ticket)
+}
+
+// errRefused says that Evaluate found no reason to act, or no permission.
+var errRefused = errors.New("not confirmed")
+
+// execute runs the procedure. A procedure that panics has a fault that a person has to look at, and so has its node.
+func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.logger.ErrorContext(ctx, "procedure panicked", "panic", p, "stack", string(debug.Stack()))
+			err = &StepError{Action: "procedure", Status: ticket.Failed, Message: fmt.Sprintf("Aegis has a fault: %v", p)}
+		}
+	}()
+	factory, found := r.dispatcher.table[r.sopName()]
+	if !found {
+		return fmt.Errorf("there is no procedure %q", r.sopName())
+	}
+	sop := factory()
+	if err := sop.CreateInstance(ctx, b); err != nil {
+		return fmt.Errorf("create procedure %s: %w", r.sopName(), err)
+	}
+	status := r.status.Clone()
+	if !sop.Evaluate(ctx, r.status.Node, &status) {
+		return errRefused
+	}
+	return sop.Execute(ctx, r.status.Node, &status)
+}
+
+// settle draws the consequence of how the procedure ended, and returns when the node is looked at again.
+func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration {
+	d := r.dispatcher
+	var held *heldError
+	failure, isStep := stepFailure(err)
+	switch {
+	case ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx))):
+		d.services.Metrics.sop(sopInterrupted)
+		return 0
+	case errors.Is(err, ErrTakenOver):
+		d.services.Metrics.sop(sopTakenOver)
+		d.tell(r.status, Verdict{VerdictHumanOwned, err.Error()})
+	case errors.Is(err, errRefused):
+		d.services.Metrics.sop(sopRefused)
+		d.tell(r.status, b.refusal)
+	case errors.As(err, &held):
+		d.services.Metrics.sop(sopRefused)
+		d.tell(r.status, held.verdict)
+	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
+		d.services.Metrics.sop(sopInterrupted)
+		d.tell(r.status, Verdict{VerdictNodeGone, err.Error()})
+	case isStep:
+		return r.handOver(ctx, b, teamFor(failure, b.Policy()), failure.Error())
+	case errors.Is(err, errUncordoned):
+		return r.handOver(ctx, b, b.Policy().Team, err.Error())
+	case errors.Is(err, ErrWithdrawn):
+		return r.withdrawn(ctx, b)
+	case err != nil:
+		d.services.Metrics.sop(sopError)
+		b.logger.ErrorContext(ctx, "procedure stopped, trying again", "err", err)
+	case b.result == "":
+		return r.handOver(ctx, b, b.Policy().Team, "the procedure ended without a result")
+	default:
+		return r.ended(b)
+	}
+	return d.services.Timing.Hold
+}
+
+// teamFor returns who can help with a failed step.
+func teamFor(failure *StepError, policy prom.Policy) string {
+	switch {
+	case failure.Action == ticket.Drain, failure.Action == ticket.DrainGPU:
+		return teamKubernetes
+	case failure.Action == ticket.Healthcheck && failure.Inconclusive():
+		return teamHost
+	}
+	return policy.Team
+}
+
+func (r *run) handOver(ctx context.Context, b *ApiBridge, team, why string) time.Duration {
+	if err := b.HandOver(ctx, team, why); err != nil {
+		return r.stopped(ctx, b, err)
+	}
+	return r.ended(b)
+}
+
+// withdrawn ends an incident that went away before anything was done to the node that would have to be undone.
+func (r *run) withdrawn(ctx context.Context, b *ApiBridge) time.Duration {
+	if !b.journal.opened() {
+		return r.dispatcher.services.Timing.Hold
+	}
+	if b.isolated() {
+		return r.handOver(ctx, b, b.Policy().Team, "the condition went away, and the procedure does not say how to return the node")
+	}
+	if err := b.Resolve(ctx); err != nil {
+		return r.stopped(ctx, b, err)
+	}
+	return r.ended(b)
+}
+
+// stopped is the end of a run whose last word could not be written. It is tried again from the top.
+func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duration {
+	d := r.dispatcher
+	if errors.Is(err, ErrTakenOver) {
+		d.services.Metrics.sop(sopTakenOver)
+		d.tell(r.status, Verdict{VerdictHumanOwned, err.Error()})
+		return d.services.Timing.Hold
+	}
+	d.services.Metrics.sop(sopInterrupted)
+	if !interrupted(err) {
+		b.logger.ErrorContext(ctx, "incident not closed, trying again", "err", err)
+	}
+	return d.services.Timing.Hold
+}
+
+func (r *run) ended(b *ApiBridge) time.Duration {
+	d := r.dispatcher
+	if b.result == outcomeResolved {
+		d.services.Metrics.sop(sopSucceeded)
+	} else {
+		d.services.Metrics.sop(sopHandedOver)
+	}
+	return d.services.Timing.Hold
+}
+
+// watch ends the run when people take the ticket over while a step waits. The cache may lag behind our own writes, so what
+// looks like somebody else's is read from the API server before it counts.
+func (b *ApiBridge) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	for sleep(ctx, b.services.Timing.Poll) == nil {
+		node, err := b.services.Nodes.Get(b.node)
+		if err != nil || !b.lostSight(ticket.ReadNode(node)) {
+			continue
+		}
+		record, err := b.services.Tickets.Get(ctx, b.node)
+		if err != nil {
+			continue
+		}
+		if b.lostSight(record) {
+			cancel(fmt.Errorf("%w: the ticket was edited by hand", ErrTakenOver))
+			return
+		}
+	}
+}
+
+// lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
+// is another one, says nothing here: it may be a write of ours that this reading does not know yet.
+func (b *ApiBridge) lostSight(r ticket.Record) bool {
+	if r.Broken != nil {
+		return true
+	}
+	t := r.Ticket
+	return t != nil && t.ID == b.journal.incident.id && t.Open() && !t.Owned() && t.Status != ticket.StatusAssigned
+}

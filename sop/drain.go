@@ -1,0 +1,402 @@
+package sop
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+const (
+	// evictionMinDelay and evictionMaxDelay bound how long a pod whose eviction was refused is left alone.
+	evictionMinDelay = 100 * time.Millisecond
+	evictionMaxDelay = 10 * time.Second
+	// evictionBurst is how many evictions one pass over a node may ask for; the rest waits for the next pass.
+	evictionBurst = 20
+	// namedPods is how many pods a message names.
+	namedPods = 3
+)
+
+// Drain evicts all pods from the node, except those that belong to the node itself. It fails at the deadline: a node from
+// which pods do not go is not drained, and the message names the pods and the disruption budgets that hold them.
+func (b *ApiBridge) Drain(ctx context.Context) error {
+	return b.drain(ctx, ticket.Drain, anyPod)
+}
+
+// DrainGPU evicts the pods that hold a GPU of the node.
+func (b *ApiBridge) DrainGPU(ctx context.Context) error {
+	return b.drain(ctx, ticket.DrainGPU, holdsGPU)
+}
+
+// ClearWorkload does with the node's pods what the policy of the condition says. Once done it is not repeated: nothing new
+// is scheduled onto a cordoned node.
+func (b *ApiBridge) ClearWorkload(ctx context.Context) error {
+	if b.drained {
+		return nil
+	}
+	var err error
+	switch b.status.Policy.Workload {
+	case prom.WorkloadDrain:
+		err = b.Drain(ctx)
+	case prom.WorkloadDrainGPU:
+		err = b.DrainGPU(ctx)
+	case prom.WorkloadWaitIdle:
+		err = b.WaitIdle(ctx)
+	}
+	b.drained = err == nil
+	return err
+}
+
+func (b *ApiBridge) drain(ctx context.Context, action ticket.Action, wanted func(*corev1.Pod) bool) error {
+	return b.do(ctx, step{action: action, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
+		d := drainer{bridge: b, wanted: wanted, refusals: make(map[types.UID]*refusal)}
+		deadline := c.began.Add(b.status.Policy.DrainDeadline)
+		first := true
+		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
+			// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
+			if !first || c.adopted {
+				release, err := b.admit(ctx, action)
+				release()
+				if err != nil {
+					return false, err
+				}
+			}
+			first = false
+			left, err := d.pass(ctx)
+			if err == nil && left == 0 {
+				return true, nil
+			}
+			if time.Now().After(deadline) {
+				return false, d.giveUp(ctx, err)
+			}
+			return false, nil
+		})
+		return outcome{message: fmt.Sprintf("evicted %d pods", d.evicted)}, err
+	}})
+}
+
+// drainer evicts the pods of one node, pass by pass.
+type drainer struct {
+	bridge  *ApiBridge
+	wanted  func(*corev1.Pod) bool
+	evicted int
+	// left are the pods that the last pass found on the node.
+	left     []corev1.Pod
+	refusals map[types.UID]*refusal
+}
+
+// refusal is the last answer to an eviction that was not carried out.
+type refusal struct {
+	reason string
+	delay  time.Duration
+	next   time.Time
+}
+
+// pass asks for the eviction of the pods that are left, the critical ones only when no others are, and returns how many
+// pods there are.
+func (d *drainer) pass(ctx context.Context) (int, error) {
+	pods, err := d.bridge.workloadPods(ctx, d.wanted)
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return 0, err
+	}
+	d.left = pods
+	budget := evictionBurst
+	for i := range pods {
+		pod := &pods[i]
+		if budget == 0 || isCritical(pod) && !isCritical(&pods[0]) {
+			break
+		}
+		if pod.DeletionTimestamp != nil || d.resting(pod) {
+			continue
+		}
+		budget--
+		if err := d.evict(ctx, pod); err != nil {
+			return len(pods), err
+		}
+	}
+	return len(pods), nil
+}
+
+func (d *drainer) resting(pod *corev1.Pod) bool {
+	r := d.refusals[pod.UID]
+	return r != nil && time.Now().Before(r.next)
+}
+
+// evict asks the API server to evict the pod. A refusal is remembered, so that the pod is left alone for a while.
+func (d *drainer) evict(ctx context.Context, pod *corev1.Pod) error {
+	eviction := &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}},
+	}
+	err := d.bridge.services.Kube.PolicyV1().Evictions(pod.Namespace).Evict(ctx, eviction)
+	switch {
+	case err == nil:
+		d.evicted++
+		delete(d.refusals, pod.UID)
+		d.bridge.logger.InfoContext(ctx, "pod evicted", "pod", pod.Namespace+"/"+pod.Name)
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		// It is gone, or another pod has its name now.
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	default:
+		d.refuse(pod, err)
+	}
+	return nil
+}
+
+func (d *drainer) refuse(pod *corev1.Pod, err error) {
+	r := d.refusals[pod.UID]
+	if r == nil {
+		r = &refusal{delay: evictionMinDelay / 2}
+		d.refusals[pod.UID] = r
+	}
+	r.delay = min(2*r.delay, evictionMaxDelay)
+	r.next = time.Now().Add(r.delay)
+	r.reason = err.Error()
+}
+
+// giveUp says which pods are left and what holds them.
+func (d *drainer) giveUp(ctx context.Context, err error) error {
+	if err != nil {
+		return failed("the pods of the node cannot be listed: %v", err)
+	}
+	var held []string
+	for i := range d.left[:min(len(d.left), namedPods)] {
+		held = append(held, d.why(ctx, &d.left[i]))
+	}
+	if more := len(d.left) - len(held); more > 0 {
+		held = append(held, fmt.Sprintf("and %d more", more))
+	}
+	return failed("%d pods are left at the deadline: %s", len(d.left), strings.Join(held, "; "))
+}
+
+// why names a pod and what keeps it.
+func (d *drainer) why(ctx context.Context, pod *corev1.Pod) string {
+	name := pod.Namespace + "/" + pod.Name
+	if pod.DeletionTimestamp != nil {
+		return name + " does not end"
+	}
+	budgets, err := d.budgetsOf(ctx, pod)
+	switch {
+	case err != nil:
+		d.bridge.logger.WarnContext(ctx, "disruption budgets not read", "pod", name, "err", err)
+	case len(budgets) > 0:
+		return fmt.Sprintf("%s is held by PodDisruptionBudget %s", name, strings.Join(budgets, ", "))
+	}
+	if r := d.refusals[pod.UID]; r != nil {
+		return name + ": " + r.reason
+	}
+	return name + " waits for other pods"
+}
+
+// budgetsOf names the PodDisruptionBudgets that select the pod and allow no disruption.
+func (d *drainer) budgetsOf(ctx context.Context, pod *corev1.Pod) ([]string, error) {
+	list, err := d.bridge.services.Kube.PolicyV1().PodDisruptionBudgets(pod.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for i := range list.Items {
+		pdb := &list.Items[i]
+		selector, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)
+		if err != nil {
+			return nil, fmt.Errorf("PodDisruptionBudget %s: %w", pdb.Name, err)
+		}
+		if selector.Matches(labels.Set(pod.Labels)) && pdb.Status.DisruptionsAllowed == 0 {
+			names = append(names, pdb.Name)
+		}
+	}
+	return names, nil
+}
+
+// workloadPods lists the pods on the node that are workload and wanted, the critical ones last.
+func (b *ApiBridge) workloadPods(ctx context.Context, wanted func(*corev1.Pod) bool) ([]corev1.Pod, error) {
+	list, err := b.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", b.node).String(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pods of node %s: %w", b.node, err)
+	}
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !isWorkload(&p) || !wanted(&p) })
+	slices.SortFunc(pods, func(x, y corev1.Pod) int {
+		critical := map[bool]int{true: 1}
+		return cmp.Or(critical[isCritical(&x)]-critical[isCritical(&y)],
+			cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
+	})
+	return pods, nil
+}
+
+// isWorkload reports whether the pod is to leave a node that is drained. Pods that are part of the node stay: static pods,
+// those of DaemonSets, which would only come back, and our own operations. Pods that have finished do not count.
+func isWorkload(pod *corev1.Pod) bool {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return false
+	}
+	if _, static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return false
+	}
+	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil && owner.Kind == "DaemonSet" {
+		return false
+	}
+	return pod.Labels["app.kubernetes.io/name"] != ticket.Self || pod.Labels["app.kubernetes.io/component"] != "op"
+}
+
+func anyPod(*corev1.Pod) bool { return true }
+
+// holdsGPU reports whether a GPU is allocated to the pod.
+func holdsGPU(pod *corev1.Pod) bool {
+	containers := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
+	return slices.ContainsFunc(containers, func(c corev1.Container) bool {
+		for name, quantity := range c.Resources.Limits {
+			if isGPU(name) && !quantity.IsZero() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// isGPU knows the extended resources of the vendors' device plugins, slices of a GPU included.
+func isGPU(name corev1.ResourceName) bool {
+	vendor, device, found := strings.Cut(string(name), "/")
+	if !found {
+		return false
+	}
+	return vendor == "nvidia.com" || strings.HasPrefix(device, "gpu")
+}
+
+// isCritical reports whether the cluster itself depends on the pod.
+func isCritical(pod *corev1.Pod) bool {
+	return pod.Spec.PriorityClassName == "system-cluster-critical" || pod.Spec.PriorityClassName == "system-node-critical"
+}
+
+func podNames(pods []corev1.Pod) string {
+	var names []string
+	for i := range pods[:min(len(pods), namedPods)] {
+		names = append(names, pods[i].Namespace+"/"+pods[i].Name)
+	}
+	if more := len(pods) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
+}
+
+// RestartPod deletes the one pod on the node that the selector finds, such as the node's device plugin, and waits until its
+// successor is ready and the resource, if one is named, is wholly allocatable again.
+func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource corev1.ResourceName) error {
+	return b.do(ctx, step{action: ticket.RestartPod, detail: selector, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
+		r := podRestart{bridge: b, selector: selector, resource: resource}
+		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
+		var missing string
+		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
+			var err error
+			missing, err = r.advance(ctx, c.began)
+			var failure *StepError
+			switch {
+			case errors.As(err, &failure):
+				return false, err
+			case ctx.Err() != nil:
+				return false, context.Cause(ctx)
+			case err != nil:
+				missing = err.Error()
+			}
+			if missing != "" && time.Now().After(deadline) {
+				return false, failed("not done within the deadline: %s", missing)
+			}
+			return missing == "", nil
+		})
+		return outcome{message: "restarted " + r.deleted}, err
+	}})
+}
+
+// podRestart replaces a pod that a controller keeps on the node.
+type podRestart struct {
+	bridge   *ApiBridge
+	selector string
+	resource corev1.ResourceName
+	// deleted names the pod that was there when the step began.
+	deleted string
+}
+
+// advance deletes the pod that is older than the step, and says what is missing until its successor does its work.
+func (r *podRestart) advance(ctx context.Context, began time.Time) (missing string, err error) {
+	list, err := r.bridge.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", r.bridge.node).String(),
+		LabelSelector: r.selector,
+	})
+	if err != nil {
+		return "", fmt.Errorf("list pods %s: %w", r.selector, err)
+	}
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	})
+	switch {
+	case len(pods) > 1:
+		return "", failed("%d pods match %s: %s", len(pods), r.selector, podNames(pods))
+	case len(pods) == 0 && r.deleted == "":
+		return "", failed("no pod matches %s", r.selector)
+	case len(pods) == 0:
+		return "the successor of the pod is not there", nil
+	}
+	pod := &pods[0]
+	// The API server's times have a resolution of a second.
+	if pod.CreationTimestamp.Time.Before(began.Truncate(time.Second)) {
+		return "the pod has not ended", r.delete(ctx, pod)
+	}
+	if r.deleted == "" {
+		r.deleted = pod.Namespace + "/" + pod.Name
+	}
+	return r.incomplete(ctx, pod)
+}
+
+func (r *podRestart) delete(ctx context.Context, pod *corev1.Pod) error {
+	r.deleted = pod.Namespace + "/" + pod.Name
+	if pod.DeletionTimestamp != nil {
+		return nil
+	}
+	err := r.bridge.services.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name,
+		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete pod %s: %w", r.deleted, err)
+	}
+	return nil
+}
+
+// incomplete says why the new pod does not do its work yet.
+func (r *podRestart) incomplete(ctx context.Context, pod *corev1.Pod) (string, error) {
+	ready := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+	if !ready {
+		return fmt.Sprintf("pod %s/%s is not ready", pod.Namespace, pod.Name), nil
+	}
+	if r.resource == "" {
+		return "", nil
+	}
+	node, err := r.bridge.liveNode(ctx)
+	if err != nil {
+		return "", err
+	}
+	capacity, allocatable := node.Status.Capacity[r.resource], node.Status.Allocatable[r.resource]
+	if capacity.IsZero() || capacity.Cmp(allocatable) != 0 {
+		return fmt.Sprintf("%s of %s %s are allocatable", allocatable.String(), capacity.String(), r.resource), nil
+	}
+	return "", nil
+}

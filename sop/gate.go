@@ -1,0 +1,187 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// freshAlert is how long the word of a webhook stands for itself while the sources cannot be asked.
+const freshAlert = 2 * time.Minute
+
+// errUncordoned ends a procedure whose isolation a person undid.
+var errUncordoned = errors.New("a person uncordoned the node while it was being repaired")
+
+// heldError ends a run that cannot go on now, before anything is begun that would need a wait in place.
+type heldError struct{ verdict Verdict }
+
+func (e *heldError) Error() string { return fmt.Sprintf("%s: %s", e.verdict.Name, e.verdict.Reason) }
+
+// Confirm asks the sources anew whether the condition holds and may be acted on. An incident that has begun, or that a
+// person asked for, needs no confirmation: each of its disruptive steps asks for itself.
+func (b *ApiBridge) Confirm(ctx context.Context) bool {
+	if b.plan != nil || b.journal.opened() || b.healing() {
+		return true
+	}
+	finding := b.services.Source.Observe(ctx, b.status.Key())
+	b.refusal = confirm(time.Now(), b.status, finding)
+	return b.refusal.Name == VerdictExecute
+}
+
+// confirm judges what the sources say of a condition for which nothing has been done yet. A webhook that has just come in
+// is enough to isolate the node when the sources cannot be asked, never more than that.
+func confirm(now time.Time, status prom.AegisNodeStatus, f prom.Finding) Verdict {
+	fresh := status.Origin == prom.OriginAlert && now.Sub(status.LastSeen) < freshAlert
+	v := judge(f)
+	switch {
+	case v.Name == VerdictUnverifiable && fresh:
+		return Verdict{VerdictExecute, "the alert has just come in; " + f.Reason}
+	case f.Evidence == prom.EvidenceFiring && f.Permission == prom.PermissionUnlisted && fresh:
+		return Verdict{VerdictExecute, "the alert has just come in"}
+	}
+	return v
+}
+
+// judge turns a finding into the verdict on a disruptive step.
+func judge(f prom.Finding) Verdict {
+	reason := func(text string) string {
+		if f.Reason == "" {
+			return text
+		}
+		return text + ": " + f.Reason
+	}
+	switch {
+	case f.Permission == prom.PermissionSilenced:
+		return Verdict{VerdictSilenced, reason("the alert is suppressed in Alertmanager")}
+	case f.Evidence == prom.EvidenceUnknown:
+		return Verdict{VerdictUnverifiable, reason("Prometheus gives no answer that can be relied on")}
+	case f.Permission == prom.PermissionUnknown:
+		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no answer that can be relied on")}
+	case f.Evidence == prom.EvidencePending:
+		return Verdict{VerdictUnconfirmed, reason("the alert is pending and does not fire")}
+	case f.Evidence == prom.EvidenceAbsent:
+		return Verdict{VerdictUnconfirmed, reason("Prometheus does not report the condition")}
+	case f.Permission == prom.PermissionUnlisted:
+		return Verdict{VerdictUnconfirmed, reason("no Alertmanager lists the alert")}
+	default:
+		return Verdict{VerdictExecute, "the condition is confirmed"}
+	}
+}
+
+// withdrawn reports whether the condition is gone at both sources.
+func withdrawn(f prom.Finding) bool {
+	return f.Evidence == prom.EvidenceAbsent && f.Permission == prom.PermissionUnlisted
+}
+
+// admit waits until the step may begin: the node and its ticket are as they were left, nobody forbids it, the sources
+// confirm the condition, and a slot for a destructive step is free. It returns ErrWithdrawn when the condition is gone.
+func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release func(), err error) {
+	for {
+		verdict, err := b.permission(ctx)
+		if err != nil {
+			return func() {}, err
+		}
+		if verdict.Name == VerdictExecute {
+			release, reason := b.services.Limits.begin(b.journal.record.Node, action)
+			if reason == "" {
+				b.services.Book.Set(b.status.Key(), Verdict{VerdictExecute, string(action)})
+				b.held = ""
+				return release, nil
+			}
+			verdict = Verdict{VerdictBudget, reason}
+		}
+		if err := b.hold(ctx, verdict); err != nil {
+			return func() {}, err
+		}
+	}
+}
+
+// permission says whether a disruptive step may begin right now. An API server that does not answer means no.
+func (b *ApiBridge) permission(ctx context.Context) (Verdict, error) {
+	record, err := b.services.Tickets.Get(ctx, b.node)
+	switch {
+	case errors.Is(err, ticket.ErrNodeGone):
+		return Verdict{}, err
+	case err != nil && ctx.Err() != nil:
+		return Verdict{}, context.Cause(ctx)
+	case err != nil:
+		return Verdict{VerdictUnverifiable, "the API server gives no answer: " + err.Error()}, nil //nolint:nilerr // It is a reason to wait.
+	case record.Node.UID != b.journal.record.Node.UID:
+		return Verdict{}, ticket.ErrRecreated
+	}
+	begun := b.journal.opened()
+	if _, err := b.journal.own(record, begun); err != nil {
+		return Verdict{}, err
+	}
+	if begun && b.isolated() && !record.Node.Spec.Unschedulable {
+		return Verdict{}, errUncordoned
+	}
+	if begun {
+		b.journal.record = record
+	}
+	settings := b.services.Settings()
+	switch {
+	case excluded(record.Node):
+		return Verdict{VerdictExcluded, excludedReason()}, nil
+	case settings.Paused:
+		return Verdict{VerdictPaused, "everything is paused"}, nil
+	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:
+		b.booted = record.Node.Status.NodeInfo.BootID
+		return Verdict{}, fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
+	}
+	return b.sources(ctx)
+}
+
+// sources asks Prometheus and Alertmanager. What a check of ours found on the node itself outweighs a silent alert, but not
+// a silence.
+func (b *ApiBridge) sources(ctx context.Context) (Verdict, error) {
+	if b.healing() {
+		return Verdict{VerdictExecute, "requested"}, nil
+	}
+	finding := b.services.Source.Observe(ctx, b.status.Key())
+	if ctx.Err() != nil {
+		return Verdict{}, context.Cause(ctx)
+	}
+	if b.suspicion != "" && finding.Evidence != prom.EvidenceUnknown && finding.Permission != prom.PermissionUnknown &&
+		finding.Permission != prom.PermissionSilenced {
+		return Verdict{VerdictExecute, b.suspicion}, nil
+	}
+	if withdrawn(finding) {
+		return Verdict{}, fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
+	}
+	return judge(finding), nil
+}
+
+// isolated reports whether this incident has cordoned the node and not uncordoned it.
+func (b *ApiBridge) isolated() bool {
+	t := b.journal.ticket()
+	if t == nil {
+		return false
+	}
+	last, cordoned := t.Outcome(ticket.Cordon, t.Count(ticket.Cordon))
+	return cordoned && last.Status == ticket.Succeeded && t.Count(ticket.Uncordon) == 0
+}
+
+// hold makes the reason for waiting visible and waits a while.
+func (b *ApiBridge) hold(ctx context.Context, v Verdict) error {
+	if b.services.Book.Set(b.status.Key(), v) {
+		b.event(corev1.EventTypeNormal, "AegisHeld", "%s: held: %s: %s", b.status.Condition, v.Name, v.Reason)
+	}
+	if b.held != v.Name && b.journal.opened() {
+		err := b.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+			t.Hold = fmt.Sprintf("%s: %s", v.Name, v.Reason)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("note on the ticket why it waits: %w", err)
+		}
+		b.held = v.Name
+	}
+	return sleep(ctx, b.services.Timing.Hold)
+}

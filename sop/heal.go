@@ -1,0 +1,140 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// ErrRefused says that a request for a repair was refused; the result's verdict says why.
+var ErrRefused = errors.New("refused")
+
+// HealRequest asks for the repair of a condition on a node, whether or not an alert reports it.
+type HealRequest struct {
+	// Status is the condition, as the catalogue knows it.
+	Status prom.AegisNodeStatus
+	// By is who asked.
+	By string
+	// Reason is why, for people.
+	Reason string
+	// DryRun asks for the plan only.
+	DryRun bool
+}
+
+// HealResult is the answer to a request.
+type HealResult struct {
+	// Ticket is the ID of the ticket that was opened. Empty when none was.
+	Ticket  string
+	Verdict Verdict
+	// Plan lists the steps if all goes well.
+	Plan []string
+}
+
+// Heal accepts or refuses a request. An accepted one is written on the node as an open ticket before Heal returns, so that
+// it survives a restart. The error is ErrRefused, ticket.ErrNodeGone, or one of the API server.
+func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error) {
+	status := r.Status
+	status.Origin = prom.OriginHeal
+	status.Msg = r.Reason
+	record, verdict, err := d.considerRequest(status)
+	if err != nil {
+		return HealResult{Verdict: verdict}, err
+	}
+	plan, err := d.Plan(ctx, status)
+	if err != nil {
+		return HealResult{Verdict: verdict}, err
+	}
+	result := HealResult{Verdict: verdict, Plan: plan}
+	if r.DryRun {
+		return result, nil
+	}
+	opened := newIncident(status, status.SOP, requestedPrefix+r.By)
+	_, err = d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
+		if v := requestObjection(current, status); v.Name != "" {
+			result.Verdict = v
+			return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason)
+		}
+		c.Ticket = opened.open(time.Now(), current.Node.Status.NodeInfo.BootID)
+		c.Ticket.Status = ticket.StatusCreated
+		return nil
+	})
+	if err != nil {
+		return result, err
+	}
+	result.Ticket = opened.id
+	d.services.Logger.InfoContext(ctx, "repair requested", "node", status.Node, "condition", status.Condition, "ticket", opened.id, "by", r.By)
+	d.services.Recorder.Eventf(nodeReference(record.Node), corev1.EventTypeNormal, "AegisRequested",
+		"%s: repair requested by %s, ticket %s", status.Condition, r.By, opened.id)
+	d.queue.Touch(status.Node)
+	return result, nil
+}
+
+// considerRequest decides on a request with what the cache shows.
+func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record, Verdict, error) {
+	node, err := d.services.Nodes.Get(status.Node)
+	if apierrors.IsNotFound(err) {
+		return ticket.Record{}, Verdict{VerdictNodeGone, "there is no such Node"}, ticket.ErrNodeGone
+	}
+	if err != nil {
+		return ticket.Record{}, Verdict{}, fmt.Errorf("node %s: %w", status.Node, err)
+	}
+	record := ticket.ReadNode(node)
+	verdict := requestObjection(record, status)
+	if verdict.Name == "" {
+		_, hasSOP := d.table[status.SOP]
+		verdict = decide(Situation{
+			Now:      time.Now(),
+			Node:     node,
+			Record:   record,
+			Status:   status,
+			HasSOP:   hasSOP,
+			Settings: d.services.Settings(),
+		})
+	}
+	if verdict.Name != VerdictExecute {
+		return record, verdict, fmt.Errorf("%w: %s: %s", ErrRefused, verdict.Name, verdict.Reason)
+	}
+	return record, verdict, nil
+}
+
+// requestObjection refuses a request for a node that has an open ticket.
+func requestObjection(r ticket.Record, status prom.AegisNodeStatus) Verdict {
+	if v := ownedByPeople(Situation{Record: r}); v.Name != "" {
+		return v
+	}
+	t := r.Ticket
+	switch {
+	case t == nil || !t.Open():
+		return Verdict{}
+	case t.Condition == status.Condition:
+		return Verdict{VerdictDuplicate, fmt.Sprintf("ticket %s for %s is open", t.ID, t.Condition)}
+	default:
+		return Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
+	}
+}
+
+// Plan returns the steps that the procedure of the condition takes when each of them goes well.
+func (d *Dispatcher) Plan(ctx context.Context, status prom.AegisNodeStatus) ([]string, error) {
+	factory, found := d.table[status.SOP]
+	if !found {
+		return nil, fmt.Errorf("there is no procedure %q", status.SOP)
+	}
+	plan := []string{}
+	bridge := newBridge(d.services, status, ticket.Record{}, incident{})
+	bridge.plan = &plan
+	sop := factory()
+	if err := sop.CreateInstance(ctx, bridge); err != nil {
+		return nil, fmt.Errorf("create procedure %s: %w", status.SOP, err)
+	}
+	if err := sop.Execute(ctx, status.Node, &status); err != nil {
+		return nil, fmt.Errorf("plan procedure %s: %w", status.SOP, err)
+	}
+	return plan, nil
+}

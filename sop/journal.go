@@ -1,0 +1,162 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"aegis.io/aegis/ticket"
+)
+
+// requestedPrefix marks the origin of an incident that a person or a script asked for.
+const requestedPrefix = "heal:"
+
+// incident says what a ticket is opened with.
+type incident struct {
+	id        string
+	condition string
+	device    string
+	sop       string
+	origin    string
+	reason    string
+}
+
+func (i incident) requested() bool { return strings.HasPrefix(i.origin, requestedPrefix) }
+
+// open returns the ticket of an incident that begins now.
+func (i incident) open(now time.Time, bootID string) *ticket.Ticket {
+	return &ticket.Ticket{
+		ID:         i.id,
+		Condition:  i.condition,
+		Device:     i.device,
+		SOP:        i.sop,
+		Origin:     i.origin,
+		Reason:     i.reason,
+		Supervisor: ticket.Self,
+		Status:     ticket.StatusResolving,
+		CreatedAt:  now,
+		BootID:     bootID,
+	}
+}
+
+// journal writes the steps of one incident on its ticket. The first write opens the ticket.
+type journal struct {
+	store    *ticket.Store
+	node     string
+	incident incident
+	// record is the node as it was last read or written here.
+	record ticket.Record
+}
+
+// opened reports whether the ticket of this incident was on the node when it was last seen.
+func (j *journal) opened() bool {
+	t := j.record.Ticket
+	return t != nil && t.ID == j.incident.id
+}
+
+// ticket returns the ticket of this incident as it was last seen, nil before it is opened.
+func (j *journal) ticket() *ticket.Ticket {
+	if !j.opened() {
+		return nil
+	}
+	return j.record.Ticket
+}
+
+// ticketCreated returns when the incident began: now, if it has not.
+func (j *journal) ticketCreated() time.Time {
+	if t := j.ticket(); t != nil {
+		return t.CreatedAt
+	}
+	return time.Now()
+}
+
+// outcome returns the n-th call of the action as the ticket records it.
+func (j *journal) outcome(action ticket.Action, n int) (ticket.Step, bool) {
+	if !j.opened() {
+		return ticket.Step{}, false
+	}
+	return j.record.Ticket.Outcome(action, n)
+}
+
+// bootID returns the boot that the incident is about.
+func (j *journal) bootID() string {
+	if j.opened() {
+		return j.record.Ticket.BootID
+	}
+	return j.record.Node.Status.NodeInfo.BootID
+}
+
+// update changes the ticket in one write. It opens the ticket when there is none, and returns ErrTakenOver when the one on
+// the node is not, or no longer, this incident's.
+func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error) error {
+	begun := j.opened()
+	record, err := j.store.Update(ctx, j.node, j.record.Node, func(r ticket.Record, c *ticket.Change) error {
+		t, err := j.own(r, begun)
+		if err != nil {
+			return err
+		}
+		c.Ticket = t
+		return change(t, r, c)
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	j.record = record
+	return nil
+}
+
+// own returns a copy of the ticket to change, or a new one if the incident has not begun.
+func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
+	t := r.Ticket
+	switch {
+	case r.Broken != nil:
+		return nil, fmt.Errorf("%w: %w", ErrTakenOver, r.Broken)
+	case t == nil && begun:
+		return nil, fmt.Errorf("%w: somebody removed ticket %s", ErrTakenOver, j.incident.id)
+	case t == nil:
+		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
+	case t.ID != j.incident.id && t.Open():
+		return nil, fmt.Errorf("%w: ticket %q is open on the node", ErrTakenOver, t.ID)
+	case t.ID != j.incident.id && begun:
+		return nil, fmt.Errorf("%w: ticket %s was replaced by %q", ErrTakenOver, j.incident.id, t.ID)
+	case t.ID != j.incident.id:
+		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
+	case !t.Open():
+		return nil, fmt.Errorf("%w: somebody set ticket %s to %s", ErrTakenOver, t.ID, t.Status)
+	case !t.Owned():
+		return nil, fmt.Errorf("%w: ticket %s belongs to %q", ErrTakenOver, t.ID, t.Supervisor)
+	}
+	return t.Clone(), nil
+}
+
+// begin journals the n-th call of the action as Running.
+func (j *journal) begin(ctx context.Context, action ticket.Action, n int, at time.Time, message string) error {
+	return j.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+		t.Status = ticket.StatusResolving
+		if action.Destructive() {
+			t.Attempts++
+		}
+		return t.Record(action, n, ticket.Running, at, message)
+	})
+}
+
+// finish journals how the call ended.
+func (j *journal) finish(ctx context.Context, action ticket.Action, c call, status ticket.StepStatus, message string,
+	change func(t *ticket.Ticket),
+) error {
+	return j.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+		if done, known := t.Outcome(action, c.n); known && done.Status != ticket.Running {
+			// The answer to this very write was lost on the way.
+			return nil
+		}
+		t.Hold = ""
+		if change != nil {
+			change(t)
+		}
+		return t.Record(action, c.n, status, time.Now(), message)
+	})
+}

@@ -1,0 +1,210 @@
+package sop
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	corelisters "k8s.io/client-go/listers/core/v1"
+
+	"aegis.io/aegis/ticket"
+)
+
+// reservationGrace is how long a reservation outlives its procedure while the cache does not show yet what was done.
+const reservationGrace = time.Minute
+
+// Limits bounds how many nodes of a pool are out of service, and how many destructive steps run in it. What others have
+// taken out of service counts as well. The nodes and their tickets are the memory, so a restart forgets nothing; the
+// reservations here only bridge the time until the cache shows a write. It is safe for concurrent use.
+type Limits struct {
+	nodes    corelisters.NodeLister
+	settings func() Settings
+
+	mu sync.Mutex
+	// reserved are the nodes that running procedures take out of service.
+	reserved map[string]reservation
+	// inFlight are the nodes on which this process runs a destructive step.
+	inFlight map[string]ticket.Action
+}
+
+// reservation is the place of one node in the budget.
+type reservation struct {
+	// released is when the procedure ended. Zero while it runs.
+	released time.Time
+	// cordoned is how the procedure left the node.
+	cordoned bool
+}
+
+// NewLimits returns limits over the nodes of the lister.
+func NewLimits(nodes corelisters.NodeLister, settings func() Settings) *Limits {
+	return &Limits{
+		nodes:    nodes,
+		settings: settings,
+		reserved: make(map[string]reservation),
+		inFlight: make(map[string]ticket.Action),
+	}
+}
+
+// Reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is.
+func (l *Limits) Reserve(name string) (reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if reason := l.room(name); reason != "" {
+		return reason
+	}
+	l.reserved[name] = reservation{}
+	return ""
+}
+
+// Room says why the node could not be taken out of service now; empty means that it could.
+func (l *Limits) Room(name string) (reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.room(name)
+}
+
+// Release ends the reservation of a node whose procedure ended and left it cordoned, or not.
+func (l *Limits) Release(name string, cordoned bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, held := l.reserved[name]; held {
+		l.reserved[name] = reservation{released: time.Now(), cordoned: cordoned}
+	}
+}
+
+func (l *Limits) room(name string) string {
+	node, err := l.nodes.Get(name)
+	if err != nil {
+		return fmt.Sprintf("the pool of the node is not known: %v", err)
+	}
+	if l.outOfService(node) {
+		return ""
+	}
+	pool := l.settings().PoolOf(node)
+	size, out, err := l.census(pool)
+	if err != nil {
+		return err.Error()
+	}
+	if limit := pool.allowed(size); len(out) >= limit {
+		return fmt.Sprintf("%d of %d nodes of pool %s are out of service, %d allowed: %s",
+			len(out), size, pool.Name, limit, someOf(out))
+	}
+	return ""
+}
+
+// census counts the nodes of the pool and names those that are out of service.
+func (l *Limits) census(pool Pool) (size int, out []string, err error) {
+	nodes, err := l.nodes.List(labels.Everything())
+	if err != nil {
+		return 0, nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
+	}
+	settings := l.settings()
+	for _, node := range nodes {
+		if settings.PoolOf(node).Name != pool.Name {
+			continue
+		}
+		size++
+		if l.outOfService(node) {
+			out = append(out, node.Name)
+		}
+	}
+	slices.Sort(out)
+	return size, out, nil
+}
+
+func (l *Limits) outOfService(node *corev1.Node) bool {
+	return node.Spec.Unschedulable || !isReady(node) || l.holds(node)
+}
+
+// holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.
+func (l *Limits) holds(node *corev1.Node) bool {
+	r, found := l.reserved[node.Name]
+	if !found {
+		return false
+	}
+	if r.released.IsZero() {
+		return true
+	}
+	if node.Spec.Unschedulable == r.cordoned || time.Since(r.released) > reservationGrace {
+		delete(l.reserved, node.Name)
+		return false
+	}
+	return r.cordoned
+}
+
+// begin takes a slot for a destructive step, and returns how to give it back, or why there is none. Other actions need none.
+func (l *Limits) begin(node *corev1.Node, action ticket.Action) (release func(), reason string) {
+	if !action.Destructive() {
+		return func() {}, ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	pool := l.settings().PoolOf(node)
+	busy, err := l.destructive(pool, node.Name)
+	if err != nil {
+		return func() {}, err.Error()
+	}
+	if limit := max(1, pool.MaxDestructive); len(busy) >= limit {
+		return func() {}, fmt.Sprintf("%d of %d destructive steps of pool %s are in flight: %s",
+			len(busy), limit, pool.Name, someOf(busy))
+	}
+	l.inFlight[node.Name] = action
+	return func() { l.end(node.Name) }, ""
+}
+
+// adopt takes the slot of a step that an earlier run began: it is in flight, whether there is room or not.
+func (l *Limits) adopt(name string, action ticket.Action) (release func()) {
+	if !action.Destructive() {
+		return func() {}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inFlight[name] = action
+	return func() { l.end(name) }
+}
+
+func (l *Limits) end(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.inFlight, name)
+}
+
+// destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it.
+func (l *Limits) destructive(pool Pool, except string) ([]string, error) {
+	nodes, err := l.nodes.List(labels.Everything())
+	if err != nil {
+		return nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
+	}
+	settings := l.settings()
+	var busy []string
+	for _, node := range nodes {
+		if node.Name == except || settings.PoolOf(node).Name != pool.Name {
+			continue
+		}
+		if _, ours := l.inFlight[node.Name]; ours || runsDestructive(node) {
+			busy = append(busy, node.Name)
+		}
+	}
+	slices.Sort(busy)
+	return busy, nil
+}
+
+// runsDestructive reports whether the ticket of the node shows a destructive step as Running under Aegis.
+func runsDestructive(node *corev1.Node) bool {
+	t := ticket.ReadNode(node).Ticket
+	if t == nil || !t.Open() || !t.Owned() {
+		return false
+	}
+	return slices.ContainsFunc(t.Running(), func(s ticket.Step) bool { return s.Action.Destructive() })
+}
+
+func someOf(names []string) string {
+	if len(names) <= namedPods {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:namedPods], ", "), len(names)-namedPods)
+}

@@ -1,0 +1,123 @@
+package sop
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"k8s.io/apimachinery/pkg/labels"
+	corelisters "k8s.io/client-go/listers/core/v1"
+
+	"aegis.io/aegis/ticket"
+)
+
+// The values of the label status of aegis_sop_total.
+const (
+	sopStarted     = "started"
+	sopSucceeded   = "succeeded"
+	sopHandedOver  = "handed_over"
+	sopInterrupted = "interrupted"
+	sopRefused     = "refused"
+	sopTakenOver   = "taken_over"
+	sopError       = "error"
+)
+
+// Metrics counts what procedures do.
+type Metrics struct {
+	sops     *prometheus.CounterVec
+	steps    *prometheus.CounterVec
+	verdicts *prometheus.CounterVec
+	selfheal prometheus.Histogram
+}
+
+// NewMetrics registers the metrics of procedures.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	factory := promauto.With(reg)
+	m := &Metrics{
+		sops: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "aegis_sop_total",
+			Help: "Runs of procedures, by how they went. A run that is interrupted, by a restart for instance, is started again.",
+		}, []string{"status"}),
+		steps: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "aegis_steps_total",
+			Help: "Steps that ended, by action and outcome.",
+		}, []string{"action", "status"}),
+		verdicts: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "aegis_verdicts_total",
+			Help: "Verdicts on conditions, counted when the verdict on a condition of a node changes.",
+		}, []string{"verdict"}),
+		selfheal: factory.NewHistogram(prometheus.HistogramOpts{
+			Name:                            "aegis_selfheal_seconds",
+			Help:                            "Time from the opening of a ticket to its resolution without people.",
+			Buckets:                         []float64{1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}),
+	}
+	for _, status := range []string{
+		sopStarted, sopSucceeded, sopHandedOver, sopInterrupted, sopRefused, sopTakenOver, sopError,
+	} {
+		m.sops.WithLabelValues(status)
+	}
+	for _, name := range VerdictNames() {
+		m.verdicts.WithLabelValues(string(name))
+	}
+	return m
+}
+
+func (m *Metrics) sop(status string)         { m.sops.WithLabelValues(status).Inc() }
+func (m *Metrics) verdict(name VerdictName)  { m.verdicts.WithLabelValues(string(name)).Inc() }
+func (m *Metrics) healed(took time.Duration) { m.selfheal.Observe(took.Seconds()) }
+func (m *Metrics) step(action ticket.Action, s ticket.StepStatus) {
+	m.steps.WithLabelValues(string(action), string(s)).Inc()
+}
+
+// TicketCollector counts open tickets from the nodes themselves whenever it is scraped, so that the number is right after
+// a restart and on every replica.
+type TicketCollector struct {
+	nodes       corelisters.NodeLister
+	open, total *prometheus.Desc
+}
+
+// NewTicketCollector returns a collector over the nodes of the lister.
+func NewTicketCollector(nodes corelisters.NodeLister) *TicketCollector {
+	return &TicketCollector{
+		nodes: nodes,
+		open: prometheus.NewDesc("aegis_tickets_open",
+			"Nodes with an open ticket, by who owns it: aegis, or people.", []string{"supervisor"}, nil),
+		total: prometheus.NewDesc("aegis_ticket_open_total",
+			"Nodes with an open ticket. A gauge in spite of its name, do not apply rate() to it; see aegis_tickets_open.", nil, nil),
+	}
+}
+
+// Describe sends the descriptions of the metrics.
+func (c *TicketCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.open
+	ch <- c.total
+}
+
+// Collect counts the tickets. A ticket that cannot be read is people's.
+func (c *TicketCollector) Collect(ch chan<- prometheus.Metric) {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(c.open, err)
+		return
+	}
+	var ours, theirs float64
+	for _, node := range nodes {
+		record := ticket.ReadNode(node)
+		switch {
+		case record.Broken != nil:
+			theirs++
+		case record.Ticket == nil || !record.Ticket.Open():
+		case record.Ticket.Owned():
+			ours++
+		default:
+			theirs++
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, ours, "aegis")
+	ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, theirs, "people")
+	ch <- prometheus.MustNewConstMetric(c.total, prometheus.GaugeValue, ours+theirs)
+}

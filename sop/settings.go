@@ -1,0 +1,95 @@
+package sop
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// DisableLabel excludes a node while its value is "true".
+const DisableLabel = "aegis.io/disable"
+
+// Settings is what operators set for all conditions. They may change while procedures run.
+type Settings struct {
+	// Paused holds everything that may disturb workload, on every node.
+	Paused bool
+	// ManageControlPlane allows to repair nodes of the control plane.
+	ManageControlPlane bool
+	// Pools are the groups of nodes with limits of their own. A node belongs to the first one that selects it.
+	Pools []Pool
+}
+
+// Pool is a group of nodes with limits of its own.
+type Pool struct {
+	// Name is told to people and to the healthcheck.
+	Name string
+	// Selector finds the nodes of the pool by their labels.
+	Selector labels.Selector
+	// MaxPercent and MaxNodes bound how many nodes of the pool may be out of service, whoever took them out. The smaller
+	// one wins, but one node is always allowed. Zero MaxNodes sets no absolute bound.
+	MaxPercent, MaxNodes int
+	// MaxDestructive bounds how many destructive steps may run in the pool at the same time.
+	MaxDestructive int
+	// Profile says what a healthcheck of these nodes has to find.
+	Profile string
+}
+
+// defaultPool holds the nodes that no configured pool selects.
+func defaultPool() Pool {
+	return Pool{Name: "default", Selector: labels.Everything(), MaxPercent: 10, MaxDestructive: 1, Profile: "default"}
+}
+
+// PoolOf returns the pool of the node.
+func (s Settings) PoolOf(node *corev1.Node) Pool {
+	for _, p := range s.Pools {
+		if p.Selector.Matches(labels.Set(node.Labels)) {
+			return p
+		}
+	}
+	return defaultPool()
+}
+
+// allowed is how many of the pool's nodes may be out of service.
+func (p Pool) allowed(size int) int {
+	n := size * p.MaxPercent / 100
+	if p.MaxNodes > 0 {
+		n = min(n, p.MaxNodes)
+	}
+	return max(1, n)
+}
+
+// profile returns the healthcheck profile of the node.
+func (s Services) profile(node string) string {
+	object, err := s.Nodes.Get(node)
+	if err != nil {
+		return defaultPool().Profile
+	}
+	return s.Settings().PoolOf(object).Profile
+}
+
+func excluded(node *corev1.Node) bool { return node.Labels[DisableLabel] == "true" }
+
+func excludedReason() string { return "the node has the label " + DisableLabel + "=true" }
+
+func humanCordonedReason() string { return "a person has cordoned the node" }
+
+// isControlPlane reports whether the node runs, or may run, the control plane.
+func isControlPlane(node *corev1.Node) bool {
+	for _, key := range []string{
+		"node-role.kubernetes.io/control-plane",
+		"node-role.kubernetes.io/master",
+		"node-role.kubernetes.io/controlplane",
+		"node-role.kubernetes.io/etcd",
+		"node.kubernetes.io/control-plane",
+	} {
+		if _, found := node.Labels[key]; found {
+			return true
+		}
+		for _, taint := range node.Spec.Taints {
+			if taint.Key == key {
+				return true
+			}
+		}
+	}
+	role := node.Labels["kubernetes.io/role"]
+	return role == "master" || role == "control-plane"
+}

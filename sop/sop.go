@@ -1,0 +1,65 @@
+// Package sop decides what may be done to a node and does it: the procedures' interface, the steps that they are
+// made of, the limits, and the dispatcher that runs one procedure per node at a time.
+package sop
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// SOP is the procedure that repairs one condition. A factory makes a fresh instance per incident, so an instance may
+// keep its bridge.
+type SOP interface {
+	// CreateInstance gives the instance its bridge to the cluster.
+	CreateInstance(ctx context.Context, bridge *ApiBridge) error
+	// Evaluate observes anew and reports whether the condition still holds and may be acted on.
+	Evaluate(ctx context.Context, node string, status *prom.AegisNodeStatus) bool
+	// Execute runs the steps. It is called again from the top after a restart; finished steps return at once.
+	Execute(ctx context.Context, node string, status *prom.AegisNodeStatus) error
+}
+
+// Factory makes a fresh instance of a procedure.
+type Factory func() SOP
+
+// Table maps the names of procedures, such as "gpu/hung", to their factories.
+type Table map[string]Factory
+
+// Names returns the names of the table, sorted.
+func (t Table) Names() []string { return slices.Sorted(maps.Keys(t)) }
+
+// Procedure is an SOP whose steps are one function of the bridge. Plugins are built from it, so that a plugin is the
+// runbook of its condition and nothing else.
+type Procedure struct {
+	bridge *ApiBridge
+	steps  func(ctx context.Context, b *ApiBridge) error
+}
+
+var _ SOP = (*Procedure)(nil)
+
+// NewProcedure returns a procedure that confirms its condition at the source and then runs the steps.
+func NewProcedure(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
+	return &Procedure{steps: steps}
+}
+
+// CreateInstance keeps the bridge.
+func (p *Procedure) CreateInstance(_ context.Context, bridge *ApiBridge) error {
+	if bridge == nil {
+		return fmt.Errorf("a procedure needs a bridge")
+	}
+	p.bridge = bridge
+	return nil
+}
+
+// Evaluate asks Prometheus and Alertmanager whether the condition still holds and may be acted on.
+func (p *Procedure) Evaluate(ctx context.Context, _ string, _ *prom.AegisNodeStatus) bool {
+	return p.bridge.Confirm(ctx)
+}
+
+// Execute runs the steps.
+func (p *Procedure) Execute(ctx context.Context, _ string, _ *prom.AegisNodeStatus) error {
+	return p.steps(ctx, p.bridge)
+}

@@ -1,0 +1,110 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/ticket"
+)
+
+// The outcomes of an incident, as its history and the metrics name them.
+const (
+	outcomeResolved   = "resolved"
+	outcomeHandedOver = "handed_over"
+	outcomeReleased   = "released"
+)
+
+// HandOver gives the node to people: the team becomes the supervisor of the ticket, and Aegis does nothing more on the node
+// until they give it back.
+func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
+	b.calls[ticket.HandOver]++
+	if b.plan != nil {
+		*b.plan = append(*b.plan, planned(step{action: ticket.HandOver, detail: "team " + team}))
+		return nil
+	}
+	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		now := time.Now()
+		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {
+			return err
+		}
+		t.Supervisor = team
+		t.Status = ticket.StatusAssigned
+		t.Reason = why
+		t.Hold = ""
+		c.History = entered(r.History, t, outcomeHandedOver, now)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("hand over to team %s: %w", team, err)
+	}
+	b.services.Metrics.step(ticket.HandOver, ticket.Succeeded)
+	b.ended(ctx, outcomeHandedOver)
+	b.event(corev1.EventTypeWarning, "AegisHandedOver", "%s: handed over to team %s: %s", b.status.Condition, team, why)
+	return nil
+}
+
+// Resolve closes the incident: a summary goes into the history and the ticket is removed, in one write.
+func (b *ApiBridge) Resolve(ctx context.Context) error {
+	b.calls[ticket.Resolve]++
+	if b.plan != nil {
+		*b.plan = append(*b.plan, planned(step{action: ticket.Resolve}))
+		return nil
+	}
+	took := time.Since(b.journal.ticketCreated())
+	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		c.Ticket, c.RemoveTicket = nil, true
+		c.History = entered(r.History, t, outcomeResolved, time.Now())
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("resolve: %w", err)
+	}
+	b.services.Metrics.healed(took)
+	b.ended(ctx, outcomeResolved)
+	b.event(corev1.EventTypeNormal, "AegisResolved", "%s: resolved after %s", b.status.Condition, took.Round(time.Second))
+	return nil
+}
+
+func (b *ApiBridge) ended(ctx context.Context, how string) {
+	b.result = how
+	b.logger.InfoContext(ctx, "incident ended", "outcome", how, "reason", b.journal.incident.reason)
+}
+
+// entered returns the history with the incident of the ticket in it.
+func entered(h *ticket.History, t *ticket.Ticket, how string, now time.Time) *ticket.History {
+	history := h.Clone()
+	history.Add(ticket.Incident{
+		ID:          t.ID,
+		Condition:   t.Condition,
+		Device:      t.Device,
+		SOP:         t.SOP,
+		Opened:      t.CreatedAt,
+		Closed:      now,
+		Outcome:     how,
+		Destructive: destructiveSteps(t, now),
+	})
+	return history
+}
+
+// destructiveSteps lists the destructive steps of a ticket. One whose time was dropped for size counts as having happened
+// now, because forgetting it too early would allow one more.
+func destructiveSteps(t *ticket.Ticket, now time.Time) []ticket.Destructive {
+	var steps []ticket.Destructive
+	for _, action := range []ticket.Action{ticket.Reset, ticket.Reboot, ticket.Shutdown, ticket.Taint} {
+		for n := 1; n <= t.Count(action); n++ {
+			s, _ := t.Outcome(action, n)
+			if s.Status == ticket.Canceled {
+				continue
+			}
+			at := s.At
+			if at.IsZero() {
+				at = now
+			}
+			steps = append(steps, ticket.Destructive{Action: action, At: at})
+		}
+	}
+	return steps
+}

@@ -1,0 +1,217 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/ticket"
+)
+
+// Reboot boots the node anew. The proof is the node's boot ID and its readiness, not the end of the Job, whose pod dies
+// with the old boot.
+func (b *ApiBridge) Reboot(ctx context.Context) error {
+	return b.do(ctx, step{action: ticket.Reboot, gated: true, act: b.reboot})
+}
+
+func (b *ApiBridge) reboot(ctx context.Context, c call) (outcome, error) {
+	old := b.journal.bootID()
+	power := powerStep{
+		bridge:   b,
+		request:  b.request(jobs.ActionReboot, c.n, b.status.Policy.RebootDeadline, "--boot-id", old),
+		deadline: c.began.Add(b.status.Policy.RebootDeadline),
+	}
+	var boot string
+	message, err := power.run(ctx, c, func(_ context.Context, node *corev1.Node) (bool, string) {
+		boot = node.Status.NodeInfo.BootID
+		if boot == old {
+			return false, "the boot ID has not changed"
+		}
+		return isReady(node), "the node has booted and is not ready"
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{message: message, update: func(t *ticket.Ticket) { t.BootID = boot }}, nil
+}
+
+// Shutdown powers the node off, so that nothing is scheduled or running on broken hardware. The proof is a Lease that is
+// no longer renewed on a node that is not ready; an API server that gives no answer proves nothing.
+func (b *ApiBridge) Shutdown(ctx context.Context) error {
+	return b.do(ctx, step{action: ticket.Shutdown, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
+		power := powerStep{
+			bridge:   b,
+			request:  b.request(jobs.ActionShutdown, c.n, b.status.Policy.RebootDeadline, "--boot-id", b.journal.bootID()),
+			deadline: c.began.Add(b.status.Policy.RebootDeadline),
+		}
+		message, err := power.run(ctx, c, func(ctx context.Context, node *corev1.Node) (bool, string) {
+			if isReady(node) {
+				return false, "the node is still ready"
+			}
+			return b.leaseStale(ctx)
+		})
+		return outcome{message: message}, err
+	}})
+}
+
+// powerStep is a reboot or a shutdown: an operation whose success shows on the node, while its Job may never report.
+type powerStep struct {
+	bridge   *ApiBridge
+	request  jobs.Request
+	deadline time.Time
+	job      string
+}
+
+// run makes or adopts the Job and waits until done says so. done returns in words what is missing.
+func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, *corev1.Node) (bool, string)) (string, error) {
+	if err := p.start(ctx, c, done); err != nil {
+		return "", err
+	}
+	missing := ""
+	err := p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
+		var ok bool
+		var err error
+		if ok, missing, err = p.look(ctx, done); ok || err != nil {
+			return ok, err
+		}
+		if time.Now().After(p.deadline) {
+			return false, failed("not done within the deadline: %s", missing)
+		}
+		return false, p.refused(ctx)
+	})
+	if err != nil {
+		return "", err
+	}
+	return "took " + time.Since(c.began).Round(time.Second).String(), nil
+}
+
+// start makes sure that the operation has been ordered. A run that takes the step over finds the Job, or finds the work
+// done, or asks for permission again: it cannot know how long ago the old run stopped before it made the Job.
+func (p *powerStep) start(ctx context.Context, c call, done func(context.Context, *corev1.Node) (bool, string)) error {
+	if c.adopted {
+		settled, err := p.settled(ctx, done)
+		if settled || err != nil {
+			return err
+		}
+		release, err := p.bridge.admit(ctx, p.bridge.powerAction(p.request))
+		defer release()
+		if err != nil {
+			return err
+		}
+		p.deadline = time.Now().Add(p.bridge.status.Policy.RebootDeadline)
+	}
+	return p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
+		name, _, err := p.bridge.services.Jobs.Ensure(ctx, p.request)
+		p.job = name
+		switch {
+		case err == nil:
+			return true, nil
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case hopeless(err) || time.Now().After(p.deadline):
+			return false, failed("could not be ordered: %v", err)
+		}
+		p.bridge.logger.WarnContext(ctx, "job not made, trying again", "err", err)
+		return false, nil
+	})
+}
+
+// settled reports whether an adopted step needs no new order: its Job exists, or its work is done, or its time is up.
+func (p *powerStep) settled(ctx context.Context, done func(context.Context, *corev1.Node) (bool, string)) (bool, error) {
+	p.job = p.request.Name()
+	settled := false
+	err := p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
+		result, err := p.bridge.services.Jobs.Status(ctx, p.job)
+		if err != nil {
+			p.bridge.logger.WarnContext(ctx, "job not read, trying again", "err", err)
+			return false, nil
+		}
+		ok, _, err := p.look(ctx, done)
+		settled = ok || result.Phase != jobs.PhaseMissing || time.Now().After(p.deadline)
+		return true, err
+	})
+	return settled, err
+}
+
+// look asks the node itself. A node that cannot be read has not proven anything.
+func (p *powerStep) look(ctx context.Context, done func(context.Context, *corev1.Node) (bool, string)) (bool, string, error) {
+	node, err := p.bridge.liveNode(ctx)
+	switch {
+	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
+		return false, "", err
+	case err != nil:
+		return false, err.Error(), nil //nolint:nilerr // It is what is missing.
+	}
+	ok, missing := done(ctx, node)
+	return ok, missing, nil
+}
+
+// refused returns an error when the operation itself reported that it could not do it.
+func (p *powerStep) refused(ctx context.Context) error {
+	result, err := p.bridge.services.Jobs.Status(ctx, p.job)
+	if err != nil {
+		p.bridge.logger.DebugContext(ctx, "job not read, trying again", "err", err)
+		return nil
+	}
+	if result.Phase == jobs.PhaseFailed && result.Report != nil {
+		return failed("%s", hardwareMessage(result))
+	}
+	return nil
+}
+
+// powerAction returns the step that the request belongs to.
+func (b *ApiBridge) powerAction(r jobs.Request) ticket.Action {
+	if r.Action == jobs.ActionShutdown {
+		return ticket.Shutdown
+	}
+	return ticket.Reboot
+}
+
+// hopeless reports whether the API server will refuse the same Job again, until a person changes something.
+func hopeless(err error) bool {
+	return errors.Is(err, jobs.ErrNotOurs) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
+		apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
+}
+
+// leaseStale reports whether the kubelet has stopped renewing the Lease of the node.
+func (b *ApiBridge) leaseStale(ctx context.Context) (bool, string) {
+	lease, err := b.services.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, b.node, metav1.GetOptions{})
+	if err != nil {
+		return false, fmt.Sprintf("the Lease of the node cannot be read: %v", err)
+	}
+	if lease.Spec.RenewTime == nil {
+		return false, "the Lease of the node has no renewal time"
+	}
+	age := time.Since(lease.Spec.RenewTime.Time)
+	if age < b.services.Timing.LeaseStale {
+		return false, fmt.Sprintf("the Lease of the node was renewed %s ago", age.Round(time.Second))
+	}
+	return true, fmt.Sprintf("the Lease of the node was renewed %s ago", age.Round(time.Second))
+}
+
+// PowerStateAnnotation is set on a Node by whoever can see its power supply, such as a BMC integration. The value off is
+// proof that nothing runs on it.
+const PowerStateAnnotation = "aegis.io/power-state"
+
+// provenDown reports whether nothing can be running on the node: its power is reported off, its kubelet is not ready, and
+// its Lease is not renewed. A node that is merely not ready may be cut off from the network and working.
+func (b *ApiBridge) provenDown(ctx context.Context) (bool, string) {
+	node, err := b.liveNode(ctx)
+	if err != nil {
+		return false, err.Error()
+	}
+	if power := node.Annotations[PowerStateAnnotation]; power != "off" {
+		return false, fmt.Sprintf("annotation %s is %q", PowerStateAnnotation, power)
+	}
+	if isReady(node) {
+		return false, "the node is ready"
+	}
+	stale, why := b.leaseStale(ctx)
+	return stale, "its power is reported off, it is not ready, and " + why
+}

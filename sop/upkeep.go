@@ -1,0 +1,108 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// errNothingToDo says that the node has changed and the upkeep is not needed any more.
+var errNothingToDo = errors.New("nothing to do")
+
+// upkeep is a write that keeps what Aegis noted on a node true. It never disturbs workload.
+type upkeep struct {
+	why string
+	// absent is a condition that has to be gone at its source first. Nil when there is none.
+	absent *prom.Key
+	change func(r ticket.Record, c *ticket.Change) error
+}
+
+// upkeep returns what is to be put right on the node before anything is decided on it, nil for nothing.
+func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) *upkeep {
+	switch t := r.Ticket; {
+	case r.Broken != nil:
+		return nil
+	case released(t):
+		return &upkeep{why: "ticket was given back", change: closeIncident(t.ID, released, outcomeReleased)}
+	case t != nil && d.gone(t, statuses):
+		key := prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}
+		team := t.Supervisor
+		isNote := func(t *ticket.Ticket) bool { return noted(t, team) }
+		return &upkeep{why: "noted condition is gone", absent: &key, change: closeIncident(t.ID, isNote, "withdrawn")}
+	case t == nil && !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
+		return &upkeep{why: "owner note without a cordon", change: dropOwnerNote}
+	}
+	return nil
+}
+
+// gone reports whether the ticket only told people about a condition that nothing reports any more.
+func (d *Dispatcher) gone(t *ticket.Ticket, statuses []prom.AegisNodeStatus) bool {
+	for _, s := range statuses {
+		if s.Condition == t.Condition && s.ID == t.Device {
+			return false
+		}
+	}
+	return noted(t, d.catalogue.Status("", t.Condition, "").Policy.Team)
+}
+
+// maintain carries out the upkeep and returns when the node is looked at again.
+func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep) time.Duration {
+	logger := d.services.Logger.With("node", node.Name, "reason", u.why)
+	if u.absent != nil && !withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
+		return d.services.Timing.Hold
+	}
+	_, err := d.services.Tickets.Update(ctx, node.Name, node, u.change)
+	switch {
+	case err == nil:
+		logger.InfoContext(ctx, "node put in order")
+		d.queue.Touch(node.Name)
+	case errors.Is(err, errNothingToDo), ctx.Err() != nil:
+	default:
+		logger.ErrorContext(ctx, "node not put in order, trying again", "err", err)
+	}
+	return d.services.Timing.Hold
+}
+
+// closeIncident moves a ticket into the history, provided that it still is as it was found.
+func closeIncident(id string, still func(*ticket.Ticket) bool, how string) func(ticket.Record, *ticket.Change) error {
+	return func(r ticket.Record, c *ticket.Change) error {
+		if r.Ticket == nil || r.Ticket.ID != id || !still(r.Ticket) {
+			return fmt.Errorf("ticket %s has changed: %w", id, errNothingToDo)
+		}
+		c.RemoveTicket = true
+		c.History = entered(r.History, r.Ticket, how, time.Now())
+		return nil
+	}
+}
+
+// dropOwnerNote removes the note of a cordon that a person has undone, so that their next cordon is not taken for ours.
+func dropOwnerNote(r ticket.Record, c *ticket.Change) error {
+	if r.Ticket != nil || r.Node.Spec.Unschedulable || r.Node.Annotations[ticket.OwnerAnnotation] == "" {
+		return fmt.Errorf("owner note: %w", errNothingToDo)
+	}
+	c.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
+	return nil
+}
+
+// RelevantChange reports whether an update of a Node may change a verdict, or shows an edit by a person.
+func RelevantChange(before, after *corev1.Node) bool {
+	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
+		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
+		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
+		excluded(before) != excluded(after) ||
+		isControlPlane(before) != isControlPlane(after) ||
+		isReady(before) != isReady(after) ||
+		before.UID != after.UID
+}
+
+// NeedsVisit reports whether a node is to be looked at even though no condition is reported on it.
+func NeedsVisit(node *corev1.Node) bool {
+	return node.Annotations[ticket.Annotation] != "" ||
+		node.Annotations[ticket.OwnerAnnotation] != "" && !node.Spec.Unschedulable
+}

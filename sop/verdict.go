@@ -1,0 +1,59 @@
+package sop
+
+import "time"
+
+// VerdictName is the named reason why a procedure runs now, or does not. It is the value in logs, metrics, the API
+// and the console.
+type VerdictName string
+
+// The verdicts.
+const (
+	VerdictExecute           VerdictName = "execute"            // The procedure runs.
+	VerdictObserve           VerdictName = "observe"            // It would have run, in mode auto.
+	VerdictAwaitingApproval  VerdictName = "awaiting_approval"  // It waits until a person approves.
+	VerdictDuplicate         VerdictName = "duplicate"          // The same request is already being worked on.
+	VerdictInProgress        VerdictName = "in_progress"        // Another condition of the node is being worked on.
+	VerdictCooldown          VerdictName = "cooldown"           // The last destructive step on the node is too recent.
+	VerdictAttemptsExhausted VerdictName = "attempts_exhausted" // The node has used up its destructive steps.
+	VerdictBudget            VerdictName = "budget"             // Too many nodes of the pool are out of service.
+	VerdictStorm             VerdictName = "storm"              // The condition holds on too many nodes at once.
+	VerdictPaused            VerdictName = "paused"             // Everything is paused.
+	VerdictExcluded          VerdictName = "excluded"           // The node has the label aegis.io/disable=true.
+	VerdictControlPlane      VerdictName = "control_plane"      // The node runs the control plane.
+	VerdictHumanOwned        VerdictName = "human_owned"        // People own the ticket, or it cannot be read.
+	VerdictHumanCordoned     VerdictName = "human_cordoned"     // A person cordoned the node.
+	VerdictSilenced          VerdictName = "silenced"           // The alert is silenced, inhibited or muted.
+	VerdictContested         VerdictName = "contested"          // The alert came back with an old start; not confirmed yet.
+	VerdictUnconfirmed       VerdictName = "unconfirmed"        // The source does not report the condition.
+	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no answer that can be relied on.
+	VerdictTolerated         VerdictName = "tolerated"          // Another condition explains it, or comes first.
+	VerdictIgnored           VerdictName = "ignored"            // Its mode is off, or its band is MustIgnore.
+	VerdictUnknownCondition  VerdictName = "unknown_condition"  // No catalogue names the condition.
+	VerdictNoSOP             VerdictName = "no_sop"             // The condition has no procedure.
+	VerdictNodeGone          VerdictName = "node_gone"          // The Node object does not exist.
+)
+
+// VerdictNames returns the closed set of verdicts.
+func VerdictNames() []VerdictName {
+	return []VerdictName{
+		VerdictExecute, VerdictObserve, VerdictAwaitingApproval, VerdictDuplicate, VerdictInProgress, VerdictCooldown,
+		VerdictAttemptsExhausted, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictControlPlane,
+		VerdictHumanOwned, VerdictHumanCordoned, VerdictSilenced, VerdictContested, VerdictUnconfirmed,
+		VerdictUnverifiable, VerdictTolerated, VerdictIgnored, VerdictUnknownCondition, VerdictNoSOP, VerdictNodeGone,
+	}
+}
+
+// Verdict is a decision and its reason in words.
+type Verdict struct {
+	Name   VerdictName
+	Reason string
+}
+
+// Decision is the last verdict on one condition of a node.
+type Decision struct {
+	Condition string
+	ID        string
+	Verdict   Verdict
+	// Since is when the verdict became this one. A changed reason alone does not reset it.
+	Since time.Time
+}
