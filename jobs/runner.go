@@ -214,6 +214,7 @@ func (r *Runner) Run(ctx context.Context, req Request) (Result, error) {
 		logger: r.logger.With("job", job.Name, "node", req.Node, "ticket", req.Incident),
 		result: Result{Job: job.Name, ExitCode: unknownExitCode},
 	}
+	f.rest()
 	// The loop below would call step once even so.
 	if err = ctx.Err(); err == nil {
 		err = wait.DelayFunc(f.delay).Until(ctx, true, true, f.step)
@@ -281,10 +282,15 @@ func (f *follower) advance(ctx context.Context) error {
 // delay is the time until the next step: longer from error to error.
 func (f *follower) delay() time.Duration {
 	if f.last == nil {
-		f.backoff = wait.Backoff{Duration: f.runner.interval, Factor: 2, Jitter: 0.1, Steps: 10, Cap: maxRetryDelay}
+		f.rest()
 		return f.runner.interval
 	}
 	return f.backoff.Step()
+}
+
+// rest makes the next error wait no longer than a look that went well.
+func (f *follower) rest() {
+	f.backoff = wait.Backoff{Duration: f.runner.interval, Factor: 2, Jitter: 0.1, Steps: 10, Cap: maxRetryDelay}
 }
 
 // permanent says that creating the Job will fail the next time as well, until a person changes something.

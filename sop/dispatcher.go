@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -48,11 +49,15 @@ type Dispatcher struct {
 	catalogue Catalogue
 	table     Table
 	running   sync.WaitGroup
+
+	mu sync.Mutex
+	// written are the nodes as the last run left them, until the cache shows that.
+	written map[string]*corev1.Node
 }
 
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
-	return &Dispatcher{services: s, queue: q, catalogue: c, table: t}
+	return &Dispatcher{services: s, queue: q, catalogue: c, table: t, written: make(map[string]*corev1.Node)}
 }
 
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
@@ -84,6 +89,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		d.queue.Done(name, d.services.Timing.Hold)
 		return
 	}
+	node = d.latest(node)
 	record := ticket.ReadNode(node)
 	if upkeep := d.upkeep(node, record, statuses); upkeep != nil {
 		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, upkeep) })
@@ -98,6 +104,35 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	}
 	run := &run{dispatcher: d, status: statuses[chosen], record: record, verdict: verdicts[chosen]}
 	d.spawn(name, func() time.Duration { return run.do(ctx) })
+}
+
+// latest returns the node as the cache has it, or as our own last write left it if the cache does not show that yet. Without
+// it a run could begin again from a ticket that was just closed.
+func (d *Dispatcher) latest(cached *corev1.Node) *corev1.Node {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ours := d.written[cached.Name]
+	if ours == nil {
+		return cached
+	}
+	if ours.UID == cached.UID && newer(ours.ResourceVersion, cached.ResourceVersion) {
+		return ours
+	}
+	delete(d.written, cached.Name)
+	return cached
+}
+
+// newer compares resource versions of the same object, which the API server counts up.
+func newer(a, b string) bool {
+	x, errX := strconv.ParseUint(a, 10, 64)
+	y, errY := strconv.ParseUint(b, 10, 64)
+	return errX == nil && errY == nil && x > y
+}
+
+func (d *Dispatcher) wrote(node *corev1.Node) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.written[node.Name] = node
 }
 
 // spawn works on the node until the function returns after which time the node is due again.
@@ -208,6 +243,7 @@ func (r *run) do(ctx context.Context) time.Duration {
 	bridge := newBridge(d.services, r.status, r.record, r.incident())
 	defer func() {
 		last := bridge.journal.record.Node
+		d.wrote(last)
 		d.services.Limits.Release(r.status.Node, last.Spec.Unschedulable)
 	}()
 	watch := sync.WaitGroup{}

@@ -57,9 +57,10 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep)
 	if u.absent != nil && !withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
 		return d.services.Timing.Hold
 	}
-	_, err := d.services.Tickets.Update(ctx, node.Name, node, u.change)
+	record, err := d.services.Tickets.Update(ctx, node.Name, node, u.change)
 	switch {
 	case err == nil:
+		d.wrote(record.Node)
 		logger.InfoContext(ctx, "node put in order")
 		d.queue.Touch(node.Name)
 	case errors.Is(err, errNothingToDo), ctx.Err() != nil:

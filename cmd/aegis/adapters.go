@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,10 +96,11 @@ func (h healer) condition(r handler.HealRequest) (string, error) {
 
 // nodeViews tells what is known of nodes.
 type nodeViews struct {
-	nodes    corelisters.NodeLister
-	queue    *queue.Queue
-	book     *sop.Book
-	settings func() sop.Settings
+	nodes     corelisters.NodeLister
+	queue     *queue.Queue
+	book      *sop.Book
+	catalogue currentCatalogue
+	settings  func() sop.Settings
 }
 
 // Node returns one node.
@@ -151,12 +153,17 @@ func (v nodeViews) view(node *corev1.Node) handler.NodeView {
 // conditions joins what holds on the node with what was decided about it. A decision may be on the condition of a ticket
 // that no alert reports any more.
 func (v nodeViews) conditions(node string) []handler.ConditionView {
+	statuses := v.queue.Statuses(node)
 	decisions := make(map[prom.Key]sop.Decision)
 	for _, d := range v.book.Node(node) {
-		decisions[prom.Key{Node: node, Condition: d.Condition, ID: d.ID}] = d
+		key := prom.Key{Node: node, Condition: d.Condition, ID: d.ID}
+		decisions[key] = d
+		if !slices.ContainsFunc(statuses, func(s prom.AegisNodeStatus) bool { return s.Key() == key }) {
+			statuses = append(statuses, v.catalogue.Status(node, d.Condition, d.ID))
+		}
 	}
 	var views []handler.ConditionView
-	for _, s := range v.queue.Statuses(node) {
+	for _, s := range statuses {
 		view := handler.ConditionView{
 			Condition: s.Condition,
 			Device:    s.ID,

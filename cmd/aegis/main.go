@@ -53,11 +53,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "check":
 		return report(stderr, check(rest, stdout))
 	case "op":
-		return host.Run(ctx, rest, host.Options{
-			Stdout:         stdout,
-			Stderr:         stderr,
-			TerminationLog: os.Getenv("AEGIS_TERMINATION_LOG"),
-		})
+		return host.Run(ctx, rest, host.Options{Stdout: stdout, Stderr: stderr})
 	case "version":
 		return printed(fmt.Fprintln(stdout, "aegis", version))
 	case "help", "-h", "--help":

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+)
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func aegis(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	good := write(t, "conditions.yaml", "conditions:\n- name: GpuHung\n  policy: {mode: auto}\n")
+	noSOP := write(t, "conditions.yaml", "conditions:\n- name: GpuHung\n  sop: gpu/hang\n")
+	typo := write(t, "aegis.yaml", "mode: auto\nprometeus: {url: http://p:9090}\nholdInterval: soon\n")
+	tests := []struct {
+		name           string
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{"no command", nil, 2, "", "no command"},
+		{"unknown command", []string{"server"}, 2, "", `unknown command "server"`},
+		{"help", []string{"help"}, 0, "aegis serve", ""},
+		{"version", []string{"version"}, 0, "aegis unknown", ""},
+		{"check nothing", []string{"check"}, 2, "", "no file named"},
+		{"check a good file", []string{"check", good}, 0, "ok: 1 files, 10 conditions", ""},
+		{"check a missing file", []string{"check", "none.yaml"}, 2, "", "none.yaml"},
+		{"check an unknown procedure", []string{"check", noSOP}, 2, "", noSOP + ":3: "},
+		{"check a broken configuration", []string{"check", typo}, 2, "", typo + ":2: field prometeus not found"},
+		{"check tells all at once", []string{"check", typo, noSOP}, 2, "", "gpu/hung"},
+		{"serve with an unknown flag", []string{"serve", "-nope"}, 2, "", "-nope"},
+		{"serve with an argument", []string{"serve", "now"}, 2, "", `unexpected argument "now"`},
+		{"serve with a broken configuration", []string{"serve", "-config", typo}, 2, "", typo + ":3: "},
+		{"serve with a bad log level", []string{"serve", "-log-level", "loud"}, 2, "", "debug, info, warn or error"},
+		{"serve with a bad log format", []string{"serve", "-log-format", "xml"}, 2, "", "text or json"},
+		{"serve with a missing kubeconfig", []string{"serve", "-kubeconfig", "none"}, 1, "", "none"},
+		{"op without an action", []string{"op"}, 64, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			code, stdout, stderr := aegis(tt.args...)
+			require.Equal(t, tt.code, code, stderr)
+			require.Contains(t, stdout, tt.stdout)
+			require.Contains(t, stderr, tt.stderr)
+		})
+	}
+}
+
+func TestEveryProcedureOfTheCatalogueExists(t *testing.T) {
+	t.Parallel()
+	catalogue, err := loadCatalogue(rules.Options{})
+	require.NoError(t, err)
+	used := map[string]bool{"node/attempts-exhausted": true}
+	for _, c := range catalogue.Conditions() {
+		used[c.SOP] = true
+	}
+	for name, factory := range procedures() {
+		require.True(t, used[name], "no condition has the procedure %s", name)
+		require.NotNil(t, factory())
+	}
+}
+
+func TestConfigDefaults(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig("")
+	require.NoError(t, err)
+	require.NoError(t, c.validate())
+	require.Equal(t, prom.ModeObserve, c.Mode, "nothing is touched until an operator says so")
+	require.True(t, *c.LeaderElection.Enabled)
+	require.Equal(t, "monitoring", c.Jobs.Namespace)
+	require.Equal(t, "monitoring", c.LeaderElection.Namespace)
+	empty, err := loadConfig(write(t, "aegis.yaml", ""))
+	require.NoError(t, err)
+	require.Equal(t, c, empty)
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	file := write(t, "aegis.yaml", `
+mode: auto
+conditions: [conditions.yaml, /etc/aegis/site.yaml]
+prometheus: {url: "http://prometheus:9090/prefix", tokenFile: token, maxAge: 90s}
+alertmanagers:
+- url: http://am-0:9093
+- url: http://am-1:9093
+pools:
+- {name: a100, selector: "gpu=a100", maxOutOfServicePercent: 5, maxOutOfService: 2, maxDestructive: 3, profile: a100}
+- {name: rest}
+leaderElection: {enabled: false}
+`)
+	c, err := loadConfig(file)
+	require.NoError(t, err)
+	dir := filepath.Dir(file)
+	require.Equal(t, []string{filepath.Join(dir, "conditions.yaml"), "/etc/aegis/site.yaml"}, c.Conditions)
+	require.Equal(t, filepath.Join(dir, "token"), c.Prometheus.TokenFile)
+	require.Equal(t, 90*time.Second, c.Prometheus.MaxAge)
+	require.False(t, *c.LeaderElection.Enabled)
+	settings, err := c.settings()
+	require.NoError(t, err)
+	require.Len(t, settings.Pools, 2)
+	require.Equal(t, 3, settings.Pools[0].MaxDestructive)
+	require.Equal(t, 10, settings.Pools[1].MaxPercent)
+	require.Equal(t, 1, settings.Pools[1].MaxDestructive)
+}
+
+func TestBadConfigs(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, text, says string }{
+		{"unknown field", "modes: auto", ":1: field modes not found"},
+		{"unknown nested field", "prometheus:\n  uri: http://p:1", ":2: field uri not found"},
+		{"wrong type", "paused: perhaps", ":1: "},
+		{"two documents", "mode: auto\n---\nmode: off", "more than one document"},
+		{"no YAML", "mode: [", "aegis.yaml"},
+		{"unknown mode", "mode: automatic", "use off, observe, approve or auto"},
+		{"no URL", "prometheus: {url: prometheus:9090}", "prometheus.url is not a URL"},
+		{"Alertmanager without URL", "alertmanagers: [{}]", "alertmanagers[0].url"},
+		{"negative interval", "holdInterval: -1s", "holdInterval -1s is negative"},
+		{"lease shorter than its renewal", "leaderElection: {leaseDuration: 5s}", "leaseDuration 5s must exceed"},
+		{"pool without name", "pools: [{selector: a=b}]", "pools[0].name"},
+		{"pool twice", "pools: [{name: a}, {name: a}]", "pools[1].name"},
+		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", "pools[0].selector"},
+		{"too much", "pools: [{name: a, maxOutOfServicePercent: 101}]", "0 to 100"},
+		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "maxDestructive at least 1"},
+		{"too long", "#" + string(bytes.Repeat([]byte("x"), maxConfigBytes)), "at most 1048576"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			file := write(t, "aegis.yaml", tt.text)
+			_, err := loadConfig(file)
+			require.ErrorContains(t, err, tt.says)
+			require.ErrorContains(t, err, file)
+		})
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte("mode: auto\npools: [{name: a, selector: b=c}]\n"))
+	f.Add([]byte("- x"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var c config
+		if err := decodeConfig("aegis.yaml", text, &c); err != nil {
+			require.ErrorContains(t, err, "aegis.yaml")
+			return
+		}
+		if c = c.withDefaults(); c.validate() == nil {
+			_, err := c.settings()
+			require.NoError(t, err)
+		}
+	})
+}

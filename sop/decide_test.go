@@ -1,0 +1,236 @@
+package sop
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// situation is one in which nothing stands against the procedure.
+func situation(change func(*Situation)) Situation {
+	node := testNode(nodeA, nodeUID)
+	s := Situation{
+		Now:    time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
+		Node:   node,
+		Record: ticket.ReadNode(node),
+		Status: prom.AegisNodeStatus{Node: nodeA, Condition: "GpuHung", Priority: 3, SOP: "gpu/hung", Policy: testPolicy(), Origin: prom.OriginAlert},
+		HasSOP: true,
+	}
+	if change != nil {
+		change(&s)
+	}
+	return s
+}
+
+func ownTicket(condition string) *ticket.Ticket {
+	return &ticket.Ticket{ID: "t1", Condition: condition, Supervisor: ticket.Self, Status: ticket.StatusResolving}
+}
+
+func rebooted(ago ...time.Duration) *ticket.History {
+	h := &ticket.History{}
+	for i, d := range ago {
+		at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).Add(-d)
+		h.Add(ticket.Incident{
+			ID: string(rune('a' + i)), Outcome: outcomeResolved,
+			Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: at}},
+		})
+	}
+	return h
+}
+
+func TestDecide(t *testing.T) {
+	t.Parallel()
+	notReady := prom.AegisNodeStatus{Condition: "NodeNotReady", Priority: 0, Policy: testPolicy()}
+	emergency := prom.AegisNodeStatus{Condition: "Xid79GPULost", Priority: 2, Policy: testPolicy()}
+	tests := []struct {
+		name   string
+		change func(*Situation)
+		want   VerdictName
+		says   string
+	}{
+		{"nothing against it", nil, VerdictExecute, "gpu/hung"},
+		{"no Node", func(s *Situation) { s.Node = nil }, VerdictNodeGone, ""},
+		{"ticket of people", func(s *Situation) {
+			s.Record.Ticket = ownTicket("GpuHung")
+			s.Record.Ticket.Supervisor = "alice,bob"
+		}, VerdictHumanOwned, "alice,bob"},
+		{"ticket shared with people", func(s *Situation) {
+			s.Record.Ticket = ownTicket("GpuHung")
+			s.Record.Ticket.Supervisor = "aegis,bob"
+		}, VerdictHumanOwned, "aegis,bob"},
+		{"broken ticket", func(s *Situation) { s.Record.Broken = errors.New("not YAML") }, VerdictHumanOwned, "not YAML"},
+		{"closed ticket of people", func(s *Situation) {
+			s.Record.Ticket = ownTicket("GpuHung")
+			s.Record.Ticket.Supervisor, s.Record.Ticket.Status = "alice", ticket.StatusClosed
+		}, VerdictExecute, ""},
+		{"excluded", func(s *Situation) { s.Node.Labels = map[string]string{DisableLabel: "true"} }, VerdictExcluded, DisableLabel},
+		{"excluded, with an own ticket", func(s *Situation) {
+			s.Node.Labels = map[string]string{DisableLabel: "true"}
+			s.Record.Ticket = ownTicket("GpuHung")
+		}, VerdictExcluded, ""},
+		{"label of another value", func(s *Situation) { s.Node.Labels = map[string]string{DisableLabel: "false"} }, VerdictExecute, ""},
+		{"own ticket", func(s *Situation) { s.Record.Ticket = ownTicket("GpuHung") }, VerdictExecute, "t1"},
+		{"own ticket, mode changed meanwhile", func(s *Situation) {
+			s.Record.Ticket = ownTicket("GpuHung")
+			s.Status.Policy.Mode = prom.ModeObserve
+		}, VerdictExecute, "t1"},
+		{"own ticket of another condition", func(s *Situation) { s.Record.Ticket = ownTicket("GpuDown") }, VerdictInProgress, "GpuDown"},
+		{"own ticket of another device", func(s *Situation) {
+			s.Record.Ticket = ownTicket("GpuHung")
+			s.Record.Ticket.Device = "3"
+		}, VerdictDuplicate, `"3"`},
+		{"own ticket without procedure", func(s *Situation) {
+			s.Record.Ticket = ownTicket("GpuHung")
+			s.HasSOP = false
+		}, VerdictNoSOP, ""},
+		{"not in the catalogue", func(s *Situation) { s.Status.Policy = prom.Policy{} }, VerdictUnknownCondition, "GpuHung"},
+		{"mode off", func(s *Situation) { s.Status.Policy.Mode = prom.ModeOff }, VerdictIgnored, ""},
+		{"band MustIgnore", func(s *Situation) { s.Status.Priority = 1000 }, VerdictIgnored, "1000"},
+		{"no procedure", func(s *Situation) { s.HasSOP = false }, VerdictNoSOP, "gpu/hung"},
+		{"control plane by label", func(s *Situation) {
+			s.Node.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+		}, VerdictControlPlane, ""},
+		{"control plane by old label", func(s *Situation) { s.Node.Labels = map[string]string{"kubernetes.io/role": "master"} }, VerdictControlPlane, ""},
+		{"control plane by taint", func(s *Situation) {
+			s.Node.Spec.Taints = []corev1.Taint{{Key: "node-role.kubernetes.io/etcd", Effect: corev1.TaintEffectNoExecute}}
+		}, VerdictControlPlane, ""},
+		{"control plane, opted in", func(s *Situation) {
+			s.Node.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+			s.Settings.ManageControlPlane = true
+		}, VerdictExecute, ""},
+		{"paused", func(s *Situation) { s.Settings.Paused = true }, VerdictPaused, ""},
+		{"mode observe", func(s *Situation) { s.Status.Policy.Mode = prom.ModeObserve }, VerdictObserve, "would run gpu/hung"},
+		{"mode approve", func(s *Situation) { s.Status.Policy.Mode = prom.ModeApprove }, VerdictAwaitingApproval, ""},
+		{"contested", func(s *Situation) { s.Status.Contested = true }, VerdictContested, ""},
+		{"cordoned by a person", func(s *Situation) { s.Node.Spec.Unschedulable = true }, VerdictHumanCordoned, ""},
+		{"cordoned by Aegis", func(s *Situation) {
+			s.Node.Spec.Unschedulable = true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+		}, VerdictExecute, ""},
+		{"cordoned by another tool", func(s *Situation) {
+			s.Node.Spec.Unschedulable = true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "autoscaler/1"}
+		}, VerdictHumanCordoned, ""},
+		{"cordon of nobody", func(s *Situation) { s.Status.Priority = 1 }, VerdictUnconfirmed, "not cordoned"},
+		{"hidden by a node that is not ready", func(s *Situation) { s.Others = []prom.AegisNodeStatus{notReady} }, VerdictTolerated, "NodeNotReady"},
+		{"cordon while an emergency holds", func(s *Situation) {
+			s.Status.Priority = 1
+			s.Node.Spec.Unschedulable = true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			s.Others = []prom.AegisNodeStatus{emergency}
+		}, VerdictTolerated, "Xid79GPULost"},
+		{"can be ignored", func(s *Situation) { s.Status.Priority = 150 }, VerdictTolerated, ""},
+		{"cooldown", func(s *Situation) { s.Record.History = rebooted(10 * time.Minute) }, VerdictCooldown, "2026-11-23T12:20:00Z"},
+		{"cooldown over", func(s *Situation) { s.Record.History = rebooted(30 * time.Minute) }, VerdictExecute, ""},
+		{"attempts used up", func(s *Situation) { s.Record.History = rebooted(2*time.Hour, time.Hour) }, VerdictAttemptsExhausted, "2 reboots"},
+		{"attempts out of the window", func(s *Situation) { s.Record.History = rebooted(25*time.Hour, time.Hour) }, VerdictExecute, ""},
+		{"budget", func(s *Situation) { s.Budget = "2 of 20 nodes are out of service" }, VerdictBudget, "2 of 20"},
+		{"budget, but nothing is taken out", func(s *Situation) {
+			s.Budget = "full"
+			s.Status.Policy.Workload = prom.WorkloadKeep
+		}, VerdictExecute, ""},
+		{"a request overrules mode, contest, cooldown, attempts and budget", func(s *Situation) {
+			s.Status.Origin = prom.OriginHeal
+			s.Status.Policy.Mode = prom.ModeOff
+			s.Status.Contested = true
+			s.Budget = "full"
+			s.Record.History = rebooted(time.Minute, time.Hour)
+		}, VerdictExecute, ""},
+		{"a request does not overrule a person's cordon", func(s *Situation) {
+			s.Status.Origin = prom.OriginHeal
+			s.Node.Spec.Unschedulable = true
+		}, VerdictHumanCordoned, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := decide(situation(tt.change))
+			require.Equal(t, tt.want, got.Name, got.Reason)
+			require.NotEmpty(t, got.Reason)
+			require.Contains(t, got.Reason, tt.says)
+			require.Contains(t, VerdictNames(), got.Name)
+		})
+	}
+}
+
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	alert := prom.AegisNodeStatus{Origin: prom.OriginAlert, LastSeen: now.Add(-time.Minute)}
+	old := prom.AegisNodeStatus{Origin: prom.OriginAlert, LastSeen: now.Add(-time.Hour)}
+	polled := prom.AegisNodeStatus{Origin: prom.OriginResync, LastSeen: now}
+	tests := []struct {
+		name       string
+		status     prom.AegisNodeStatus
+		evidence   prom.Evidence
+		permission prom.Permission
+		want       VerdictName
+	}{
+		{"confirmed", old, prom.EvidenceFiring, prom.PermissionGranted, VerdictExecute},
+		{"fresh alert, Prometheus silent", alert, prom.EvidenceUnknown, prom.PermissionGranted, VerdictExecute},
+		{"fresh alert, nobody answers", alert, prom.EvidenceUnknown, prom.PermissionUnknown, VerdictExecute},
+		{"fresh alert, not listed yet", alert, prom.EvidenceFiring, prom.PermissionUnlisted, VerdictExecute},
+		{"old alert, Prometheus silent", old, prom.EvidenceUnknown, prom.PermissionGranted, VerdictUnverifiable},
+		{"resync, Alertmanager silent", polled, prom.EvidenceFiring, prom.PermissionUnknown, VerdictUnverifiable},
+		{"fresh alert, silenced", alert, prom.EvidenceFiring, prom.PermissionSilenced, VerdictSilenced},
+		{"silenced, Prometheus silent", alert, prom.EvidenceUnknown, prom.PermissionSilenced, VerdictSilenced},
+		{"fresh alert, gone", alert, prom.EvidenceAbsent, prom.PermissionGranted, VerdictUnconfirmed},
+		{"pending", alert, prom.EvidencePending, prom.PermissionGranted, VerdictUnconfirmed},
+		{"not listed", old, prom.EvidenceFiring, prom.PermissionUnlisted, VerdictUnconfirmed},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := confirm(now, tt.status, prom.Finding{Evidence: tt.evidence, Permission: tt.permission})
+			require.Equal(t, tt.want, got.Name, got.Reason)
+		})
+	}
+}
+
+func TestVerification(t *testing.T) {
+	t.Parallel()
+	const (
+		f = prom.EvidenceFiring
+		a = prom.EvidenceAbsent
+		u = prom.EvidenceUnknown
+		p = prom.EvidencePending
+	)
+	tests := []struct {
+		name string
+		// answers come a minute apart; clear takes three minutes, the whole ten.
+		answers          []prom.Evidence
+		cleared, expired int
+	}{
+		{"gone at once", []prom.Evidence{a, a, a, a}, 4, 0},
+		{"unknown restarts the clock", []prom.Evidence{a, a, a, u, a, a, a, a}, 8, 0},
+		{"pending is not gone", []prom.Evidence{a, a, a, p, a, a, a, a}, 8, 0},
+		{"never gone", []prom.Evidence{f, f, f, f, f, f, f, f, f, f, f}, 0, 11},
+		{"unknown does not count", []prom.Evidence{f, u, u, u, u, u, u, u, u, u, u, u, u, u, f}, 0, 0},
+		{"gone late is given its time", []prom.Evidence{f, f, f, f, f, f, f, f, f, a, a, a, a}, 13, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			v := verification{clearFor: 3 * time.Minute, within: 10 * time.Minute}
+			now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+			cleared, expired := 0, 0
+			for i, answer := range tt.answers {
+				done := v.observe(now.Add(time.Duration(i)*time.Minute), prom.Finding{Evidence: answer})
+				if done && cleared == 0 {
+					cleared = i + 1
+				}
+				if v.expired() && expired == 0 {
+					expired = i + 1
+				}
+			}
+			require.Equal(t, tt.cleared, cleared, "cleared")
+			require.Equal(t, tt.expired, expired, "expired")
+		})
+	}
+}

@@ -1,0 +1,195 @@
+package sop
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"aegis.io/aegis/ticket"
+)
+
+// fleet returns limits over nodes named n0, n1, ... of one pool.
+func fleet(size int, pool Pool, change func(i int, n *corev1.Node)) *Limits {
+	var objects []runtime.Object
+	for i := range size {
+		node := testNode(fmt.Sprintf("n%d", i), "")
+		if change != nil {
+			change(i, node)
+		}
+		objects = append(objects, node)
+	}
+	pool.Name, pool.Selector = "p", labels.Everything()
+	return NewLimits(liveNodes{fake.NewClientset(objects...)}, func() Settings { return Settings{Pools: []Pool{pool}} })
+}
+
+func TestBudgetIsTheSmallerBoundButNeverZero(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ size, percent, nodes, want int }{
+		{100, 10, 0, 10}, {100, 10, 3, 3}, {100, 1, 30, 1}, {5, 10, 0, 1}, {5, 0, 0, 1}, {1, 100, 0, 1}, {19, 10, 0, 1}, {20, 10, 0, 2},
+	}
+	for _, tt := range tests {
+		pool := Pool{MaxPercent: tt.percent, MaxNodes: tt.nodes}
+		require.Equal(t, tt.want, pool.allowed(tt.size), "%+v", tt)
+	}
+}
+
+func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
+	t.Parallel()
+	l := fleet(20, Pool{MaxPercent: 10}, func(i int, n *corev1.Node) {
+		switch i {
+		case 0:
+			n.Spec.Unschedulable = true
+		case 1:
+			setReady(n, corev1.ConditionUnknown)
+		}
+	})
+	require.Equal(t, "2 of 20 nodes of pool p are out of service, 2 allowed: n0, n1", l.Reserve("n2"))
+	require.Empty(t, l.Reserve("n0"), "it is out of service already")
+	require.Empty(t, l.Reserve("n1"))
+}
+
+// Whoever asks at the same time, the budget holds.
+func TestReservationIsAtomic(t *testing.T) {
+	t.Parallel()
+	l := fleet(50, Pool{MaxPercent: 10}, nil)
+	var granted atomic.Int32
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			if l.Reserve(fmt.Sprintf("n%d", i)) == "" {
+				granted.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	require.EqualValues(t, 5, granted.Load())
+}
+
+// A reservation outlives its procedure until the cache shows the cordon, and no longer than a grace.
+func TestReservationBridgesTheCache(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := fleet(2, Pool{MaxPercent: 10}, nil)
+		require.Empty(t, l.Reserve("n0"))
+		require.NotEmpty(t, l.Reserve("n1"))
+		l.Release("n0", true)
+		require.NotEmpty(t, l.Reserve("n1"), "the cordon is written, the cache does not show it yet")
+		time.Sleep(reservationGrace + time.Second)
+		require.Empty(t, l.Reserve("n1"))
+		l.Release("n1", false)
+		require.Empty(t, l.Reserve("n0"), "n1 was left in service")
+	})
+}
+
+func TestDestructiveStepsInFlight(t *testing.T) {
+	t.Parallel()
+	running := ownTicket("GpuHung")
+	require.NoError(t, running.Record(ticket.Reboot, 1, ticket.Running, time.Now(), ""))
+	text, err := running.Encode()
+	require.NoError(t, err)
+	l := fleet(3, Pool{MaxDestructive: 2}, func(i int, n *corev1.Node) {
+		if i == 2 {
+			n.Annotations = map[string]string{ticket.Annotation: text}
+		}
+	})
+	n0, n1 := testNode("n0", ""), testNode("n1", "")
+	release, reason := l.begin(n0, ticket.Reboot)
+	require.Empty(t, reason)
+	_, reason = l.begin(n1, ticket.Reset)
+	require.Equal(t, "2 of 2 destructive steps of pool p are in flight: n0, n2", reason, "the journal of another process counts")
+	_, reason = l.begin(n1, ticket.Drain)
+	require.Empty(t, reason, "a drain is not destructive")
+	release()
+	_, reason = l.begin(n1, ticket.Reset)
+	require.Empty(t, reason)
+	l.adopt("n0", ticket.Reboot)
+	_, reason = l.begin(testNode("n1", ""), ticket.Reset)
+	require.NotEmpty(t, reason, "a step that an earlier process began is in flight, room or not")
+}
+
+func TestPoolOfTakesTheFirstThatSelects(t *testing.T) {
+	t.Parallel()
+	node := testNode("n", "")
+	node.Labels = map[string]string{"gpu": "h100"}
+	h100, err := labels.Parse("gpu=h100")
+	require.NoError(t, err)
+	s := Settings{Pools: []Pool{{Name: "h100", Selector: h100}, {Name: "all", Selector: labels.Everything()}}}
+	require.Equal(t, "h100", s.PoolOf(node).Name)
+	node.Labels = nil
+	require.Equal(t, "all", s.PoolOf(node).Name)
+	require.Equal(t, "default", Settings{}.PoolOf(node).Name)
+}
+
+// The names that the seed prescribes are the only ones that a linter may find fault with.
+func TestMetricsAreLintClean(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewPedanticRegistry()
+	m := NewMetrics(reg)
+	m.step(ticket.Reboot, ticket.Succeeded)
+	m.healed(time.Minute)
+	owned, theirs, broken := ownTicket("GpuHung"), ownTicket("GpuHung"), "{hands off"
+	theirs.Supervisor = "alice"
+	var objects []runtime.Object
+	for i, text := range []string{encoded(t, owned), encoded(t, theirs), broken, ""} {
+		node := testNode(fmt.Sprintf("n%d", i), "")
+		if text != "" {
+			node.Annotations = map[string]string{ticket.Annotation: text}
+		}
+		objects = append(objects, node)
+	}
+	reg.MustRegister(NewTicketCollector(liveNodes{fake.NewClientset(objects...)}))
+	problems, err := testutil.GatherAndLint(reg)
+	require.NoError(t, err)
+	require.Len(t, problems, 1)
+	require.Equal(t, "aegis_ticket_open_total", problems[0].Metric)
+
+	open, err := testutil.GatherAndCount(reg, "aegis_tickets_open")
+	require.NoError(t, err)
+	require.Equal(t, 2, open)
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() == "aegis_ticket_open_total" {
+			require.InDelta(t, 3, family.GetMetric()[0].GetGauge().GetValue(), 0)
+		}
+	}
+}
+
+func encoded(t *testing.T, tk *ticket.Ticket) string {
+	t.Helper()
+	text, err := tk.Encode()
+	require.NoError(t, err)
+	return text
+}
+
+// What a run wrote last counts until the cache shows it, and no longer.
+func TestOwnWriteIsNewerThanALaggingCache(t *testing.T) {
+	t.Parallel()
+	version := func(v, boot string) *corev1.Node {
+		n := testNode(nodeA, nodeUID)
+		n.ResourceVersion, n.Status.NodeInfo.BootID = v, boot
+		return n
+	}
+	d := NewDispatcher(Services{}, nil, nil, nil)
+	d.wrote(version("100", "ours"))
+	require.Equal(t, "ours", d.latest(version("99", "cached")).Status.NodeInfo.BootID)
+	require.Equal(t, "cached", d.latest(version("101", "cached")).Status.NodeInfo.BootID)
+	require.Empty(t, d.written)
+	d.wrote(version("100", "ours"))
+	recreated := version("99", "cached")
+	recreated.UID = "another"
+	require.Equal(t, "cached", d.latest(recreated).Status.NodeInfo.BootID)
+	d.wrote(version("x", "ours"))
+	require.Equal(t, "cached", d.latest(version("99", "cached")).Status.NodeInfo.BootID, "what cannot be compared is not trusted")
+}
