@@ -53,15 +53,22 @@ func (h *Handler) authorize(need Role, next http.Handler) http.Handler {
 	})
 }
 
+// slotWait is how long a request waits for its turn. A notification takes milliseconds, so a burst of hundreds passes in that
+// time, while a refused one comes again only after Alertmanager's back-off.
+const slotWait = time.Second
+
 // limit sheds load with 503, the only refusal that Alertmanager retries.
 func (h *Handler) limit(next http.Handler) http.Handler {
 	slots := make(chan struct{}, h.maxInFlight)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		timer := time.NewTimer(slotWait)
+		defer timer.Stop()
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()
 			next.ServeHTTP(w, r)
-		default:
+		case <-r.Context().Done():
+		case <-timer.C:
 			h.answer(w, r, reply{}, problemf(http.StatusServiceUnavailable, "overloaded: %d requests are in flight", h.maxInFlight))
 		}
 	})

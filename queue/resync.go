@@ -20,6 +20,8 @@ import (
 const (
 	defaultInterval = 30 * time.Second
 	defaultTimeout  = 15 * time.Second
+	// maxRest bounds the rest after a pass, so that an answer is late by no more than that.
+	maxRest = 200 * time.Millisecond
 	// absentPasses is how many passes in a row must miss a condition before it is withdrawn.
 	absentPasses = 2
 )
@@ -71,6 +73,7 @@ type Resync struct {
 
 	mu   sync.Mutex
 	next *pass // The pass that has not begun yet. Those who wait for it share it.
+	last *pass // The one that ended last. Nil before the first.
 
 	// These belong to Run.
 	silent map[string]bool  // The sources that did not answer last time, by name.
@@ -123,7 +126,9 @@ func (r *Resync) Run(ctx context.Context) error {
 	ticker := time.NewTicker(r.interval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
+		began := time.Now()
 		r.pass(ctx)
+		rest(ctx, min(time.Since(began), maxRest))
 		select {
 		case <-ctx.Done():
 		case <-ticker.C:
@@ -132,6 +137,16 @@ func (r *Resync) Run(ctx context.Context) error {
 	}
 	r.begin().abort(errors.New("resync has stopped"))
 	return nil
+}
+
+// rest leaves the sources as much time as a pass took them, when many ask for the next one: those share it.
+func rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // Synced reports whether a first pass has ended since Run began, whatever it found.
@@ -155,6 +170,17 @@ func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
 	case <-ctx.Done():
 		return unknownFinding(time.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
 	}
+}
+
+// Last returns what the last pass found about the status. Its time says how old that is.
+func (r *Resync) Last(key prom.Key) prom.Finding {
+	r.mu.Lock()
+	p := r.last
+	r.mu.Unlock()
+	if p == nil {
+		return unknownFinding(time.Time{}, "no pass of resync has ended")
+	}
+	return p.finding(key)
 }
 
 // await asks for the next pass and returns it.
@@ -200,6 +226,9 @@ func (r *Resync) pass(ctx context.Context) {
 		r.metrics.succeeded(time.Now())
 	}
 	r.synced.Store(true)
+	r.mu.Lock()
+	r.last = p
+	r.mu.Unlock()
 	close(p.done)
 }
 

@@ -19,9 +19,12 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// Source answers whether a condition still holds and may be acted on. The answer is never older than the question.
+// Source answers whether a condition still holds and may be acted on.
 type Source interface {
+	// Observe asks now: the answer is never older than the question.
 	Observe(ctx context.Context, key prom.Key) prom.Finding
+	// Last returns the last answer, which may be of any age.
+	Last(key prom.Key) prom.Finding
 }
 
 // JobRunner runs privileged operations on nodes.
@@ -66,6 +69,9 @@ type Services struct {
 	Timing     Timing
 	Metrics    *Metrics
 	Logger     *slog.Logger
+
+	// isolation is set by NewDispatcher.
+	isolation *precedence
 }
 
 // ApiBridge gives one procedure its steps on one node. Each step is journaled on the node's ticket: a step that had
@@ -193,6 +199,7 @@ func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 			return release, err
 		}
 	}
+	b.services.isolation.giveWay(ctx)
 	c.began = time.Now()
 	b.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)
 	return release, b.journal.begin(ctx, s.action, c.n, c.began, s.detail)

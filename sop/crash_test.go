@@ -305,3 +305,35 @@ func TestReleasedTicketBeginsAnew(t *testing.T) {
 		require.NotEqual(t, first, incidents[1].ID)
 	})
 }
+
+// A ticket that a person wrote, in the documented format, and gave to Aegis is worked on from where its steps end.
+func TestTicketOfAPersonIsAdopted(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.edit(func(n *corev1.Node) {
+			n.Annotations = map[string]string{ticket.Annotation: "|\n  condition: Reboot\n  reason: looked at it\n  supervisor: aegis\n" +
+				"  status: resolving\n  workflows:\n    - action: diagnose\n      status: Succeeded"}
+		})
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionReboot {
+				w.source.gone()
+			}
+		}
+		w.queue.Touch(nodeA)
+		w.run("resolved", resolved)
+		require.Zero(t, w.jobs.count(jobs.ActionDiagnose), "it was done already")
+		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.NotEmpty(t, w.record().History.Incidents[0].ID)
+	})
+}
+
+// The note of a cordon that a person has undone goes, so that their own next cordon is not taken for ours.
+func TestOwnerNoteOfAnUndoneCordonGoes(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"} })
+		require.True(t, NeedsVisit(w.node()))
+		w.queue.Touch(nodeA)
+		w.run("note gone", func(r ticket.Record) bool { return r.Node.Annotations[ticket.OwnerAnnotation] == "" })
+	})
+}

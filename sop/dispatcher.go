@@ -57,6 +57,7 @@ type Dispatcher struct {
 
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
+	s.isolation = newPrecedence()
 	return &Dispatcher{services: s, queue: q, catalogue: c, table: t, written: make(map[string]*corev1.Node)}
 }
 
@@ -208,6 +209,10 @@ func (d *Dispatcher) tell(s prom.AegisNodeStatus, v Verdict) {
 		return
 	}
 	d.services.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
+	if v.Name == VerdictExecute {
+		// The steps have Events of their own.
+		return
+	}
 	node, err := d.services.Nodes.Get(s.Node)
 	if err != nil {
 		return

@@ -15,6 +15,9 @@ import (
 // freshAlert is how long the word of a webhook stands for itself while the sources cannot be asked.
 const freshAlert = 2 * time.Minute
 
+// recentFinding is how long a confirmation is good for isolating a node.
+const recentFinding = 5 * time.Second
+
 // errUncordoned ends a procedure whose isolation a person undid.
 var errUncordoned = errors.New("a person uncordoned the node while it was being repaired")
 
@@ -29,9 +32,18 @@ func (b *ApiBridge) Confirm(ctx context.Context) bool {
 	if b.plan != nil || b.journal.opened() || b.healing() {
 		return true
 	}
-	finding := b.services.Source.Observe(ctx, b.status.Key())
-	b.refusal = confirm(time.Now(), b.status, finding)
+	b.refusal = confirm(time.Now(), b.status, b.findingForCordon(ctx))
 	return b.refusal.Name == VerdictExecute
+}
+
+// findingForCordon asks the sources, unless they have confirmed the condition a moment ago: when hundreds of nodes fall ill
+// at once they are isolated on the same answer. Each disruptive step asks anew.
+func (b *ApiBridge) findingForCordon(ctx context.Context) prom.Finding {
+	last := b.services.Source.Last(b.status.Key())
+	if time.Since(last.At) < recentFinding && judge(last).Name == VerdictExecute {
+		return last
+	}
+	return b.services.Source.Observe(ctx, b.status.Key())
 }
 
 // confirm judges what the sources say of a condition for which nothing has been done yet. A webhook that has just come in

@@ -28,6 +28,8 @@ func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.
 	switch t := r.Ticket; {
 	case r.Broken != nil:
 		return nil
+	case t != nil && t.Open() && t.Owned() && t.ID == "":
+		return &upkeep{why: "ticket of a person was given to Aegis", change: adopt}
 	case released(t):
 		return &upkeep{why: "ticket was given back", change: closeIncident(t.ID, released, outcomeReleased)}
 	case t != nil && d.gone(t, statuses):
@@ -80,6 +82,21 @@ func closeIncident(id string, still func(*ticket.Ticket) bool, how string) func(
 		c.History = entered(r.History, r.Ticket, how, time.Now())
 		return nil
 	}
+}
+
+// adopt completes a ticket that a person wrote and gave to Aegis: its steps and Jobs are identified by its ID.
+func adopt(r ticket.Record, c *ticket.Change) error {
+	if r.Ticket == nil || r.Ticket.ID != "" || !r.Ticket.Owned() {
+		return fmt.Errorf("ticket has changed: %w", errNothingToDo)
+	}
+	now := time.Now()
+	c.Ticket = r.Ticket.Clone()
+	c.Ticket.ID = ticket.NewID(now)
+	c.Ticket.BootID = r.Node.Status.NodeInfo.BootID
+	if c.Ticket.CreatedAt.IsZero() {
+		c.Ticket.CreatedAt = now
+	}
+	return nil
 }
 
 // dropOwnerNote removes the note of a cordon that a person has undone, so that their next cordon is not taken for ours.

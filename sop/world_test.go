@@ -369,6 +369,9 @@ func (s *fakeSource) gone() {
 	s.set(prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted})
 }
 
+// Last knows nothing, so that every question is asked.
+func (s *fakeSource) Last(prom.Key) prom.Finding { return prom.Finding{} }
+
 func (s *fakeSource) Observe(context.Context, prom.Key) prom.Finding {
 	s.mu.Lock()
 	defer s.mu.Unlock()

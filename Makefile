@@ -1,0 +1,68 @@
+# Everything that is done with this repository, by its verb. `make` alone explains them.
+
+GO            ?= go
+VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+IMAGE         ?= aegis:$(VERSION)
+FUZZTIME      ?= 30s
+E2E_TIMEOUT   ?= 45m
+LINT_VERSION  := v2.15.0
+GOLANGCI_LINT := bin/golangci-lint-$(LINT_VERSION)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Explain the verbs.
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/aegis, one static binary.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/aegis ./cmd/aegis
+
+.PHONY: test
+test: ## Run all tests: units with the race detector, then end to end against a real control plane.
+	$(GO) test -race ./...
+	$(MAKE) e2e
+
+.PHONY: e2e
+e2e: ## Build the control plane and the monitoring (minutes, once), then run the end-to-end and chart tests.
+	cd e2e && $(GO) run ./cmd/build && $(GO) test -v -count=1 -p 1 -parallel 6 -timeout $(E2E_TIMEOUT) ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Check format, vet and lint of both modules. Changes nothing.
+	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*' -not -path './.cache/*')) && \
+		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	cd e2e && $(GO) vet ./...
+	$(GOLANGCI_LINT) run ./...
+	cd e2e && ../$(GOLANGCI_LINT) run --config ../.golangci.yml ./...
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the Go files of both modules.
+	$(GOLANGCI_LINT) fmt ./...
+	cd e2e && ../$(GOLANGCI_LINT) fmt --config ../.golangci.yml ./...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME (30s).
+	@set -e; for file in $$(grep -l '^func Fuzz' $$(find . -name '*_test.go' -not -path './e2e/*')); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "$$target in $$(dirname $$file)"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks. Each compares with the bare cost in the same run.
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: demo
+demo: ## Show Aegis heal a simulated cluster. ONCE=1 ends after the story.
+	cd e2e && ONCE=$(ONCE) $(GO) run ./cmd/demo
+
+.PHONY: image
+image: ## Build the container image IMAGE (aegis:VERSION).
+	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+# A tool of its own: its dependencies have no place in go.mod. It takes minutes, once.
+$(GOLANGCI_LINT):
+	GOBIN='$(CURDIR)/bin' $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv bin/golangci-lint $@

@@ -1,0 +1,178 @@
+// Package build builds the programs that the end-to-end tests run, all from Go modules.
+package build
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// kubernetesVersion is what the control plane calls itself. Without it clients refuse to parse its version.
+const kubernetesVersion = "v1.37.2"
+
+// lockPoll is how often a build looks whether the one before has ended.
+const lockPoll = 200 * time.Millisecond
+
+// Options says what to build.
+type Options struct {
+	// Root is the folder of the repository. Empty looks for it from the working directory upwards.
+	Root string
+	// Out takes one line per program. Nil takes none.
+	Out io.Writer
+	// Only names the programs to build. Empty builds all.
+	Only []string
+}
+
+// target is one run of go build.
+type target struct {
+	name string
+	// dir is relative to the repository.
+	dir  string
+	pkg  string
+	args []string
+	// static programs run inside a host's root folder, where there is no C library.
+	static bool
+}
+
+func targets() []target {
+	version := strings.Split(kubernetesVersion, ".")
+	kube := "-s -w -X k8s.io/component-base/version.gitVersion=" + kubernetesVersion +
+		" -X k8s.io/component-base/version.gitMajor=" + version[0][1:] + " -X k8s.io/component-base/version.gitMinor=" + version[1]
+	plain := []string{"-ldflags", "-s -w"}
+	// Service discovery of every cloud is most of Prometheus; the tests have static targets.
+	noSD := append([]string{"-tags", "remove_all_sd"}, plain...)
+	return []target{
+		{name: "etcd", dir: "e2e", pkg: "./cmd/etcd", args: plain},
+		{name: "kube-apiserver", dir: "e2e", pkg: "./cmd/kube-apiserver", args: []string{"-ldflags", kube}},
+		{name: "kube-controller-manager", dir: "e2e", pkg: "./cmd/kube-controller-manager", args: []string{"-ldflags", kube}},
+		{name: "kube-scheduler", dir: "e2e", pkg: "./cmd/kube-scheduler", args: []string{"-ldflags", kube}},
+		{name: "kwok", dir: "e2e", pkg: "sigs.k8s.io/kwok/cmd/kwok", args: plain},
+		{name: "prometheus", dir: "e2e", pkg: "github.com/prometheus/prometheus/cmd/prometheus", args: noSD},
+		{name: "promtool", dir: "e2e", pkg: "github.com/prometheus/prometheus/cmd/promtool", args: noSD},
+		{name: "alertmanager", dir: "e2e", pkg: "./cmd/alertmanager", args: plain},
+		{name: "hosttool", dir: "e2e", pkg: "./cmd/hosttool", args: plain, static: true},
+		{name: "aegis", dir: ".", pkg: "./cmd/aegis", args: plain, static: true},
+	}
+}
+
+// Run builds what is missing or older than its source into the folder bin of the repository, and returns that folder.
+// Go's own build cache decides what that is, so a second run takes seconds.
+func Run(ctx context.Context, o Options) (string, error) {
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	root, err := repository(o.Root)
+	if err != nil {
+		return "", err
+	}
+	wanted, err := choose(o.Only)
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(root, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", fmt.Errorf("build: %w", err)
+	}
+	unlock, err := lock(ctx, filepath.Join(bin, ".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	for i, t := range wanted {
+		fmt.Fprintf(o.Out, "[%d/%d] %s ... ", i+1, len(wanted), t.name)
+		begin := time.Now()
+		if err := t.build(ctx, root, bin); err != nil {
+			fmt.Fprintln(o.Out, "failed")
+			return "", err
+		}
+		fmt.Fprintf(o.Out, "%.0f s\n", time.Since(begin).Seconds())
+	}
+	return bin, nil
+}
+
+// lock makes the test packages, which run side by side, build one after the other: the later ones find all of it done.
+func lock(ctx context.Context, file string) (unlock func(), err error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("build: %w", err)
+	}
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			// The kernel lets go of the lock when the file is closed, or this process ends.
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("build: lock: %w", err), f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("build: lock: %w", ctx.Err()), f.Close())
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+func choose(only []string) ([]target, error) {
+	if len(only) == 0 {
+		return targets(), nil
+	}
+	var chosen []target
+	for _, name := range only {
+		i := slices.IndexFunc(targets(), func(t target) bool { return t.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("build: there is no program %q", name)
+		}
+		chosen = append(chosen, targets()[i])
+	}
+	return chosen, nil
+}
+
+func (t target) build(ctx context.Context, root, bin string) error {
+	// No -trimpath: the packages would be compiled again for `go test ./...` and `go vet ./...`, which takes ten minutes.
+	args := append([]string{"build", "-buildvcs=false", "-o", filepath.Join(bin, t.name)}, t.args...)
+	cmd := exec.CommandContext(ctx, "go", append(args, t.pkg)...)
+	cmd.Dir = filepath.Join(root, t.dir)
+	// A workspace or a flag of the developer must not change what is tested.
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	if t.static {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", t.name, err, bytes.TrimSpace(out.Bytes()))
+	}
+	return nil
+}
+
+// repository returns the folder that holds the end-to-end module.
+func repository(root string) (string, error) {
+	if root != "" {
+		return filepath.Abs(root)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the repository: %w", err)
+	}
+	for from := dir; ; {
+		_, err := os.Stat(filepath.Join(from, "e2e", "go.mod"))
+		if err == nil {
+			return from, nil
+		}
+		up := filepath.Dir(from)
+		if up == from || !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("find the repository above %s: %w", dir, err)
+		}
+		from = up
+	}
+}

@@ -1,0 +1,118 @@
+// Package cases holds the end-to-end tests: the built binary of Aegis against a real API server, Prometheus and
+// Alertmanager, on simulated nodes whose operations run for real.
+package cases
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"aegis.io/aegis/e2e/aegis"
+	"aegis.io/aegis/e2e/cluster"
+	"aegis.io/aegis/e2e/lab"
+	"aegis.io/aegis/e2e/monitoring"
+)
+
+const (
+	// startWithin includes a build from nothing on a small machine.
+	startWithin = 40 * time.Minute
+	gpusPerNode = 8
+)
+
+// shared is the laboratory that all cases of the package use, each on nodes of its own.
+var shared *lab.Lab //nolint:gochecknoglobals // TestMain has no other way to hand it to the tests.
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (code int) {
+	dir, err := os.MkdirTemp("", "aegis-e2e-")
+	if err != nil {
+		return fail(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
+	defer cancel()
+	shared, err = lab.Start(ctx, options(dir))
+	if err != nil {
+		return fail(fmt.Errorf("%w (logs in %s)", err, dir))
+	}
+	code = m.Run()
+	if code == 0 {
+		code = leastPrivilege()
+	}
+	if err := shared.Stop(); err != nil {
+		return fail(err)
+	}
+	if code != 0 {
+		fmt.Fprintln(os.Stderr, "logs in", dir)
+		return code
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// options describes the laboratory. Every case has a pool of its own, so that the limits of one do not hold another.
+func options(dir string) lab.Options {
+	o := lab.Options{
+		Dir:      dir,
+		Compress: monitoring.FastRules(),
+		BootTime: 2 * time.Second,
+		Log:      slog.New(slog.DiscardHandler),
+		Config: func(c *aegis.Config) {
+			c.Overlay = fastPolicies
+			for _, pool := range pools() {
+				c.Pools = append(c.Pools, aegis.Pool{
+					Name: pool, Selector: "aegis.io/pool=" + pool, MaxOutOfServicePercent: new(100), MaxDestructive: new(10),
+				})
+			}
+		},
+	}
+	for _, pool := range pools() {
+		for i := range nodesPerPool {
+			o.Nodes = append(o.Nodes, cluster.Node{Name: nodeName(pool, i), GPUs: gpusPerNode, Pool: pool})
+		}
+	}
+	o.Nodes = append(o.Nodes, cluster.Node{
+		Name: controlPlane, GPUs: gpusPerNode, Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
+	})
+	return o
+}
+
+const controlPlane = "control-plane-0"
+
+func nodeName(pool string, i int) string { return fmt.Sprintf("%s-%d", pool, i) }
+
+// fastPolicies shortens the times of the catalogue. The procedures stay as they are.
+const fastPolicies = `
+defaults:
+  cooldown: 1s
+  grace: 4s
+  powerOffAfter: 20s
+  handOverAfter: 40s
+  clearFor: 3s
+  verifyWithin: 60s
+  drainDeadline: 30s
+  healthcheckDeadline: 60s
+  rebootDeadline: 60s
+  remedyDeadline: 30s
+conditions:
+- name: NodeNotReady
+  policy: {clearFor: 3s, handOverAfter: 40s}
+- name: Xid79GPULost
+  policy: {clearFor: 3s, verifyWithin: 90s}
+- name: Xid95UncontainedECCError
+  policy: {clearFor: 3s, verifyWithin: 90s}
+- name: MemoryPressure
+  policy: {clearFor: 3s, handOverAfter: 10m}
+`

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+
+	"aegis.io/aegis/e2e/lab"
+)
+
+// startWorkload runs what a cluster like this runs: a training job per node, guarded by a disruption budget, and the device
+// plugin on every node.
+func startWorkload(ctx context.Context, l *lab.Lab) error {
+	if err := l.Cluster.Namespaces(ctx, "train"); err != nil {
+		return err
+	}
+	return l.Cluster.ApplyYAML(ctx, []byte(workload))
+}
+
+const workload = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: trainer, namespace: train}
+spec:
+  replicas: 16
+  selector: {matchLabels: {app: trainer}}
+  template:
+    metadata: {labels: {app: trainer}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: trainer
+        image: example/trainer:1
+        resources: {limits: {nvidia.com/gpu: 4}}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: trainer, namespace: train}
+spec:
+  maxUnavailable: 4
+  selector: {matchLabels: {app: trainer}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: nvidia-device-plugin, namespace: kube-system}
+spec:
+  selector: {matchLabels: {name: nvidia-device-plugin-ds}}
+  template:
+    metadata: {labels: {name: nvidia-device-plugin-ds}}
+    spec:
+      priorityClassName: system-node-critical
+      terminationGracePeriodSeconds: 1
+      tolerations: [{operator: Exists}]
+      containers:
+      - name: plugin
+        image: example/device-plugin:1
+`

@@ -1,0 +1,184 @@
+// Package lab puts everything together: a cluster, simulated nodes, monitoring, and Aegis in the middle.
+package lab
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"aegis.io/aegis/e2e/aegis"
+	"aegis.io/aegis/e2e/build"
+	"aegis.io/aegis/e2e/cluster"
+	"aegis.io/aegis/e2e/monitoring"
+	"aegis.io/aegis/e2e/nodesim"
+)
+
+// Options says what the laboratory consists of.
+type Options struct {
+	// BinDir holds the programs. Empty builds them first.
+	BinDir string
+	// Dir takes data, logs and configurations.
+	Dir string
+	// Nodes are the machines at the start.
+	Nodes []cluster.Node
+	// Rules names files and folders of PrometheusRule manifests. None means those of the chart.
+	Rules []string
+	// ExtraRules is one more rule file, in Prometheus' own format.
+	ExtraRules string
+	// Compress shortens the times of the rules. Zero leaves them as they are; monitoring.FastRules is for tests.
+	Compress monitoring.Compress
+	// Alertmanagers is the number of their replicas. The default is 1.
+	Alertmanagers int
+	// Config changes the configuration of Aegis, which is aegis.Fast before.
+	Config func(*aegis.Config)
+	// Replicas is the number of replicas of Aegis: 1 by default, none if it is negative. Alerts go to the first.
+	Replicas int
+	// BootTime is how long a simulated boot takes.
+	BootTime time.Duration
+	// Heartbeat is how often a node reports its status, and NodeMonitorGrace how long it may be silent before it counts as not
+	// ready. Both have defaults for a few dozen nodes.
+	Heartbeat, NodeMonitorGrace time.Duration
+	// Webhook returns where Alertmanager sends its notifications, given where Aegis takes them. Nil sends them there.
+	Webhook func(aegis string) string
+	// Log takes what is done. The default discards it.
+	Log *slog.Logger
+}
+
+// Lab is everything, running.
+type Lab struct {
+	// Bin holds the programs, Dir everything else.
+	Bin, Dir   string
+	Cluster    *cluster.Cluster
+	Sim        *nodesim.Sim
+	Monitoring *monitoring.Monitoring
+	// Aegis holds the replicas. The first one leads at the start.
+	Aegis []*aegis.Aegis
+
+	o Options
+}
+
+// Start starts everything and returns when Aegis is ready for alerts. Stop must be called.
+func Start(ctx context.Context, o Options) (*Lab, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Replicas = cmp.Or(o.Replicas, 1)
+	l := &Lab{o: o, Bin: o.BinDir, Dir: o.Dir}
+	for _, step := range []func(context.Context) error{l.build, l.startCluster, l.startNodes, l.startMonitoring, l.startAegis} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("start lab: %w", err), l.Stop())
+		}
+	}
+	return l, nil
+}
+
+func (l *Lab) build(ctx context.Context) error {
+	if l.Bin != "" {
+		return nil
+	}
+	var err error
+	l.Bin, err = build.Run(ctx, build.Options{})
+	return err
+}
+
+func (l *Lab) startCluster(ctx context.Context) error {
+	var err error
+	l.Cluster, err = cluster.Start(ctx, cluster.Options{
+		BinDir: l.Bin, Dir: l.Dir, Log: l.o.Log, NodeMonitorGrace: l.o.NodeMonitorGrace,
+	})
+	if err != nil {
+		return err
+	}
+	return l.Cluster.GrantAegis(ctx)
+}
+
+func (l *Lab) startNodes(ctx context.Context) error {
+	var err error
+	l.Sim, err = nodesim.Start(ctx, nodesim.Options{
+		Client: l.Cluster.Client(), Dir: filepath.Join(l.Dir, "nodesim"), BootTime: l.o.BootTime, Log: l.o.Log,
+		Heartbeat: l.o.Heartbeat,
+		Aegis:     filepath.Join(l.Bin, "aegis"), HostTool: filepath.Join(l.Bin, "hosttool"),
+	})
+	if err != nil {
+		return err
+	}
+	if len(l.o.Nodes) == 0 {
+		return nil
+	}
+	if err := l.Cluster.AddNodes(ctx, l.o.Nodes); err != nil {
+		return err
+	}
+	return l.Cluster.WaitNodesReady(ctx)
+}
+
+// startMonitoring reserves the addresses of Aegis first: alerts are sent there.
+func (l *Lab) startMonitoring(ctx context.Context) error {
+	for i := range max(l.o.Replicas, 0) {
+		a, err := aegis.New(aegis.Options{
+			BinDir: l.Bin, Dir: filepath.Join(l.Dir, fmt.Sprintf("aegis-%d", i)), Kubeconfig: l.Cluster.KubeconfigAegis, Log: l.o.Log,
+		})
+		if err != nil {
+			return err
+		}
+		l.Aegis = append(l.Aegis, a)
+	}
+	o := monitoring.Options{
+		BinDir: l.Bin, Dir: filepath.Join(l.Dir, "monitoring"), Exporters: l.Sim.Exporters(), Log: l.o.Log,
+		Rules: l.o.Rules, ExtraRules: l.o.ExtraRules, Compress: l.o.Compress, Alertmanagers: l.o.Alertmanagers,
+	}
+	if len(o.Rules) == 0 {
+		o.Rules = []string{filepath.Join(l.Bin, "..", "charts", "aegis", "rules")}
+	}
+	if len(l.Aegis) > 0 {
+		o.Webhook = l.Aegis[0].Webhook()
+	}
+	if l.o.Webhook != nil {
+		o.Webhook = l.o.Webhook(o.Webhook)
+	}
+	var err error
+	l.Monitoring, err = monitoring.Start(ctx, o)
+	return err
+}
+
+func (l *Lab) startAegis(ctx context.Context) error {
+	config := aegis.Fast(l.Monitoring.PrometheusURL, l.Monitoring.AlertmanagerURLs)
+	if l.o.Config != nil {
+		l.o.Config(&config)
+	}
+	for i, a := range l.Aegis {
+		if err := a.Configure(config); err != nil {
+			return err
+		}
+		start := a.Start
+		if i > 0 {
+			// It waits for the Lease, as long as the first one lives.
+			start = func(context.Context) error { return a.Launch() }
+		}
+		if err := start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop ends everything, the last that was started first.
+func (l *Lab) Stop() error {
+	var errs []error
+	for _, a := range l.Aegis {
+		errs = append(errs, a.Stop())
+	}
+	if l.Monitoring != nil {
+		errs = append(errs, l.Monitoring.Stop())
+	}
+	if l.Sim != nil {
+		errs = append(errs, l.Sim.Stop())
+	}
+	if l.Cluster != nil {
+		errs = append(errs, l.Cluster.Stop())
+	}
+	return errors.Join(errs...)
+}
