@@ -64,9 +64,17 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 			require.True(t, pod.HostPID)
 			require.True(t, pod.HostNetwork)
 			require.Equal(t, corev1.DNSDefault, pod.DNSPolicy)
-			require.Equal(t, []corev1.Volume{{Name: "host", VolumeSource: corev1.VolumeSource{
+			host := corev1.Volume{Name: "host", VolumeSource: corev1.VolumeSource{
 				HostPath: &corev1.HostPathVolumeSource{Path: "/", Type: new(corev1.HostPathDirectory)},
-			}}}, pod.Volumes)
+			}}
+			profiles := corev1.Volume{Name: "profiles", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "aegis-profiles"}, Optional: new(true),
+			}}}
+			volumes := []corev1.Volume{host}
+			if action == ActionHealthcheck {
+				volumes = []corev1.Volume{profiles, host}
+			}
+			require.Equal(t, volumes, pod.Volumes)
 
 			require.Empty(t, pod.InitContainers)
 			require.Len(t, pod.Containers, 1)
@@ -78,9 +86,13 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 			require.Equal(t, []string{"op", action}, op.Args)
 			require.Equal(t, corev1.TerminationMessageReadFile, op.TerminationMessagePolicy)
 			require.Equal(t, new(true), op.SecurityContext.Privileged)
-			require.Equal(t, []corev1.VolumeMount{{
+			mounts := []corev1.VolumeMount{{
 				Name: "host", MountPath: "/host", MountPropagation: new(corev1.MountPropagationHostToContainer),
-			}}, op.VolumeMounts)
+			}}
+			if action == ActionHealthcheck {
+				mounts = append(mounts, corev1.VolumeMount{Name: "profiles", MountPath: "/etc/aegis/profiles", ReadOnly: true})
+			}
+			require.Equal(t, mounts, op.VolumeMounts)
 			require.LessOrEqual(t, op.Resources.Requests.Cpu().MilliValue(), int64(50))
 			require.LessOrEqual(t, op.Resources.Requests.Memory().Value(), int64(64<<20))
 			require.False(t, op.Resources.Limits.Cpu().IsZero())

@@ -21,13 +21,18 @@ func IsolateAndHandOver(ctx context.Context, b *ApiBridge) error {
 	if err == nil {
 		err = b.ClearWorkload(ctx)
 	}
+	why := "needs people: " + describe(b.Status())
+	busy, isStep := stepFailure(err)
 	switch {
+	case err == nil:
+		return GiveUp(ctx, b, why)
 	case errors.Is(err, ErrWithdrawn):
 		return ReturnToService(ctx, b)
-	case err != nil:
-		return err
+	case isStep && busy.Action == ticket.WaitIdle:
+		// The jobs have had their time. People decide about what still runs, so the node stays powered.
+		return b.HandOver(ctx, b.Policy().Team, why+"; "+busy.Message)
 	}
-	return GiveUp(ctx, b, "needs people: "+describe(b.Status()))
+	return err
 }
 
 // RebootLadder empties the node and boots it, again if that did not help and the policy allows, until it is fit.

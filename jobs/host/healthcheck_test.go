@@ -15,7 +15,7 @@ import (
 )
 
 func gpuArgs(more ...string) []string {
-	return append([]string{"healthcheck", "--profile", "h100", "--boot-id", boot, "--gpus", "2", "--ib", "1", "--gpfs", "fs1"}, more...)
+	return append([]string{"healthcheck", "--profile", "default", "--boot-id", boot, "--gpus", "2", "--ib", "1", "--gpfs", "fs1"}, more...)
 }
 
 // examine runs the built-in checks of one hardware, as an operation with the arguments does.
@@ -75,7 +75,7 @@ func TestHealthcheckOfHealthyGPUNode(t *testing.T) {
 func TestHealthcheckOfHealthyCPUNode(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	r := n.op("healthcheck", "--profile", "cpu")
+	r := n.op("healthcheck", "--profile", "default")
 	require.Equal(t, 0, r.ExitCode, "%+v", r)
 	for name, result := range results(r) {
 		switch name {
@@ -195,7 +195,7 @@ func TestHealthcheckServices(t *testing.T) {
 			t.Parallel()
 			n := newNode(t)
 			tc.fault(n)
-			r := n.examine("", "healthcheck", "--profile", "cpu", "--boot-id", boot)
+			r := n.examine("", "healthcheck", "--profile", "default", "--boot-id", boot)
 			require.Equal(t, exitUnknown, r.ExitCode, "%+v", r)
 			require.Equal(t, tc.result, r.Result)
 			require.Empty(t, r.Hardware)
@@ -343,7 +343,7 @@ func TestHealthcheckSiteChecks(t *testing.T) {
 		n := newNode(t)
 		n.executable(checksDir+"/burn", "", tc.answer)
 		n.file(checksDir+"/README.md", "not a check")
-		r := n.op("healthcheck", "--profile", "p", "--require", "site:burn,memory")
+		r := n.op("healthcheck", "--profile", "default", "--require", "site:burn,memory")
 		require.Equal(t, tc.code, r.ExitCode, "%+v", r)
 		require.Equal(t, tc.result, results(r)["site:burn"])
 	}
@@ -353,7 +353,7 @@ func TestHealthcheckRunsNoCheckThatOthersMayWrite(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	n.file(checksDir+"/plain", "")
-	r := n.op("healthcheck", "--profile", "p", "--require", "site:plain")
+	r := n.op("healthcheck", "--profile", "default", "--require", "site:plain")
 	require.Equal(t, exitUnknown, r.ExitCode)
 	require.Contains(t, r.Detail, "is not executable")
 }
@@ -489,4 +489,13 @@ func FuzzParsers(f *testing.F) {
 		log.line(text)
 		require.LessOrEqual(t, len(log.faults()), 1)
 	})
+}
+
+// A profile that a pool names and nobody wrote would expect nothing, so it is an error; only the default one may be absent.
+func TestHealthcheckNeedsTheProfileThatIsNamed(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	r := n.op("healthcheck", "--profile", "h100")
+	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Contains(t, r.Detail, "h100.yaml")
 }

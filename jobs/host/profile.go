@@ -50,12 +50,15 @@ type expectation struct {
 	bootID string
 }
 
-// loadProfile reads the profile of the pool. A pool without a file expects nothing.
+// noProfile is the profile of a pool that has none: without a file it expects nothing.
+const noProfile = "default"
+
+// loadProfile reads the profile of the pool. One that somebody named and nobody wrote is an error: it would expect nothing.
 func loadProfile(dir, name string) (*expectation, error) {
 	e := new(expectation)
 	file := filepath.Join(dir, name+".yaml")
 	raw, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil && (name != noProfile || !errors.Is(err, os.ErrNotExist)) {
 		return nil, err
 	}
 	if err := decodeProfile(raw, e); err != nil {

@@ -28,6 +28,8 @@ type scene struct {
 	about string
 	// clearAfter takes the fault away by itself once the node is isolated. Zero never does.
 	clearAfter time.Duration
+	// jobsEnd ends the training jobs on the node by themselves once it is isolated.
+	jobsEnd bool
 	// ends is who has the node in the end: a team, or empty for back in service.
 	ends string
 }
@@ -59,7 +61,7 @@ func scenes() []scene {
 			about: "Little memory is left. New pods are kept away until the pressure is gone.",
 		},
 		{
-			node: "gpu-05", fault: nodesim.IBFlapping, condition: "IBLinkFrequentDown", ends: "network",
+			node: "gpu-05", fault: nodesim.IBFlapping, condition: "IBLinkFrequentDown", jobsEnd: true, ends: "network",
 			about: "An InfiniBand link flaps. No software mends a cable: the jobs end, then people take over.",
 		},
 		{
@@ -170,7 +172,7 @@ func (f *follower) look(ctx context.Context) (ending string, err error) {
 	}
 	if r.Ticket != nil && r.Ticket.Condition == f.scene.condition {
 		f.tellTicket(r)
-		return f.handedOver(r), f.clear(r)
+		return f.handedOver(r), errors.Join(f.clear(r), f.endJobs(ctx, r))
 	}
 	return f.closed(r), nil
 }
@@ -224,6 +226,20 @@ func (f *follower) clear(r ticket.Record) error {
 	f.cleared = true
 	f.tell("fault", "passes by itself")
 	return f.lab.Sim.Clear(f.scene.node, f.scene.fault)
+}
+
+// jobTime is how long the training jobs of the story still run.
+const jobTime = 6 * time.Second
+
+// endJobs lets the training jobs on the node end by themselves.
+func (f *follower) endJobs(ctx context.Context, r ticket.Record) error {
+	if f.cleared || !f.scene.jobsEnd || !r.Node.Spec.Unschedulable || time.Since(f.began) < jobTime {
+		return nil
+	}
+	f.cleared = true
+	n, err := completeJobs(ctx, f.lab, f.scene.node)
+	f.tell("jobs", "%d training jobs end by themselves", n)
+	return err
 }
 
 // closed reports a healed node: the ticket is in the history, and the node takes work again.

@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/e2e/lab"
 )
@@ -13,6 +17,22 @@ func startWorkload(ctx context.Context, l *lab.Lab) error {
 		return err
 	}
 	return l.Cluster.ApplyYAML(ctx, []byte(workload))
+}
+
+// completeJobs ends the training pods on the node with success, and returns how many there were.
+func completeJobs(ctx context.Context, l *lab.Lab, node string) (int, error) {
+	pods := l.Cluster.Client().CoreV1().Pods("train")
+	list, err := pods.List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return 0, fmt.Errorf("list training pods: %w", err)
+	}
+	patch := []byte(`{"metadata":{"annotations":{"e2e.aegis.io/complete":"true"}}}`)
+	for _, p := range list.Items {
+		if _, err := pods.Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return 0, fmt.Errorf("end training pod: %w", err)
+		}
+	}
+	return len(list.Items), nil
 }
 
 const workload = `
