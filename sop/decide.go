@@ -165,7 +165,11 @@ func approval(s Situation) Verdict {
 	return Verdict{}
 }
 
+// cooldown keeps repairs of a node apart that may boot it or power it off. It never holds what only looks or returns.
 func cooldown(s Situation) Verdict {
+	if s.Status.Policy.MaxReboots == 0 && !s.Status.Policy.Shutdown {
+		return Verdict{}
+	}
 	last := lastDestructive(s.Record.History)
 	until := last.Add(s.Status.Policy.Cooldown)
 	if last.IsZero() || requested(s.Status) || !s.Now.Before(until) {

@@ -127,6 +127,12 @@ func TestDecide(t *testing.T) {
 		}, VerdictTolerated, "Xid79GPULost"},
 		{"can be ignored", func(s *Situation) { s.Status.Priority = 150 }, VerdictTolerated, ""},
 		{"cooldown", func(s *Situation) { s.Record.History = rebooted(10 * time.Minute) }, VerdictCooldown, "2026-11-23T12:20:00Z"},
+		{"a cordoned node is looked at in spite of the cooldown", func(s *Situation) {
+			s.Record.History = rebooted(10 * time.Minute)
+			s.Status.Priority, s.Status.Policy.MaxReboots = 1, 0
+			s.Node.Spec.Unschedulable = true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+		}, VerdictExecute, ""},
 		{"cooldown over", func(s *Situation) { s.Record.History = rebooted(30 * time.Minute) }, VerdictExecute, ""},
 		{"attempts used up", func(s *Situation) { s.Record.History = rebooted(2*time.Hour, time.Hour) }, VerdictAttemptsExhausted, "2 reboots"},
 		{"attempts out of the window", func(s *Situation) { s.Record.History = rebooted(25*time.Hour, time.Hour) }, VerdictExecute, ""},

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,8 +87,9 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	if node == nil {
-		d.judgeAll(name, statuses, func(int) Verdict { return decide(Situation{}) })
-		d.queue.Done(name, d.services.Timing.Hold)
+		gone := decide(Situation{})
+		d.judgeAll(name, statuses, func(int) Verdict { return gone })
+		d.queue.Done(name, d.again(slices.Repeat([]Verdict{gone}, len(statuses))))
 		return
 	}
 	node = d.latest(node)
@@ -320,8 +322,8 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	failure, isStep := stepFailure(err)
 	switch {
 	case ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx))):
+		// Not zero: should this process lead again, the node has to be looked at even if nothing changes on it.
 		d.services.Metrics.sop(sopInterrupted)
-		return 0
 	case errors.Is(err, ErrTakenOver):
 		d.services.Metrics.sop(sopTakenOver)
 		d.tell(r.status, Verdict{VerdictHumanOwned, err.Error()})
@@ -353,13 +355,30 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 
 // teamFor returns who can help with a failed step.
 func teamFor(failure *StepError, policy prom.Policy) string {
-	switch {
-	case failure.Action == ticket.Drain, failure.Action == ticket.DrainGPU:
+	switch failure.Action {
+	case ticket.Drain, ticket.DrainGPU, ticket.RestartPod:
 		return teamKubernetes
-	case failure.Action == ticket.Healthcheck && failure.Inconclusive():
-		return teamHost
+	case ticket.Healthcheck:
+		return teamForHardware(failure)
 	}
 	return policy.Team
+}
+
+// teamForHardware returns who looks after the hardware that a healthcheck names at the beginning of its message. A check that
+// could not be made names none.
+func teamForHardware(failure *StepError) string {
+	hardware, _, found := strings.Cut(failure.Message, hardwareMark)
+	switch {
+	case !found || failure.Inconclusive():
+		return teamHost
+	case hardware == "gpu":
+		return "gpu"
+	case hardware == "ib", hardware == "network":
+		return "network"
+	case hardware == "gpfs", hardware == "disk":
+		return "storage"
+	}
+	return teamHost
 }
 
 func (r *run) handOver(ctx context.Context, b *ApiBridge, team, why string) time.Duration {

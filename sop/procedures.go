@@ -127,7 +127,7 @@ func RemedyThenReboot(ctx context.Context, b *ApiBridge, remedy string) error {
 }
 
 // RestartDevicePlugin restarts the pod that registers the node's devices, which disturbs no workload, and goes on to the
-// reboot ladder if the devices do not come back.
+// reboot ladder if the devices do not come back. A pod that cannot be restarted is no matter of the node.
 func RestartDevicePlugin(ctx context.Context, b *ApiBridge, resource corev1.ResourceName) error {
 	for range remedyTries {
 		err := b.RestartPod(ctx, b.Policy().Selector, resource)
@@ -138,7 +138,7 @@ func RestartDevicePlugin(ctx context.Context, b *ApiBridge, resource corev1.Reso
 		switch {
 		case err == nil, errors.Is(err, ErrWithdrawn):
 			return b.Resolve(ctx)
-		case !isStep:
+		case !isStep, failure.Action == ticket.RestartPod:
 			return err
 		}
 		b.Suspect(failure.Error())

@@ -338,3 +338,38 @@ func TestDevicePluginIsRestartedOnce(t *testing.T) {
 		require.Empty(t, w.jobs.order)
 	})
 }
+
+// A device plugin that is not there, or there twice, is a matter of the cluster: the node is neither cordoned nor booted.
+func TestDevicePluginThatIsNotThereIsNoReasonToBoot(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Selector = "app=plugin"
+		w := newWorld(t, policy)
+		w.raise("Plugin")
+		w.run("handed over", handedTo("k8s"))
+		require.Contains(t, w.record().Ticket.Reason, "no pod matches app=plugin")
+		require.False(t, w.node().Spec.Unschedulable)
+		require.Empty(t, w.jobs.order)
+	})
+}
+
+// A healthcheck that finds hardware broken on a cordoned node goes to those who look after that hardware.
+func TestHealthcheckNamesTheTeam(t *testing.T) {
+	t.Parallel()
+	teams := map[string]string{"gpu": "gpu", "ib": "network", "gpfs": "storage", "memory": "host", "": "host"}
+	for hardware, team := range teams {
+		t.Run(hardware, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t, testPolicy())
+				w.jobs.result = func(r jobs.Request, _ int) (jobs.Result, bool) { return failedJob(r, 2, hardware), true }
+				w.edit(func(n *corev1.Node) {
+					n.Spec.Unschedulable = true
+					n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+				})
+				w.raise("Cordon")
+				w.run("handed over", handedTo(team))
+				require.True(t, w.node().Spec.Unschedulable)
+			})
+		})
+	}
+}

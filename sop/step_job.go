@@ -122,5 +122,8 @@ func hardwareMessage(r jobs.Result) string {
 	if r.Report.Hardware == "" {
 		return fmt.Sprintf("exit code %d: %s", r.ExitCode, r.Message)
 	}
-	return fmt.Sprintf("%s (exit code %d): %s", r.Report.Hardware, r.ExitCode, r.Message)
+	return fmt.Sprintf("%s%s%d): %s", r.Report.Hardware, hardwareMark, r.ExitCode, r.Message)
 }
+
+// hardwareMark follows the name of the hardware in the message of a failed operation.
+const hardwareMark = " (exit code "

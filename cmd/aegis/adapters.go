@@ -140,7 +140,7 @@ func (v nodeViews) view(node *corev1.Node) handler.NodeView {
 		Unschedulable: node.Spec.Unschedulable,
 		BootID:        node.Status.NodeInfo.BootID,
 		CordonedBy:    node.Annotations[ticket.OwnerAnnotation],
-		Conditions:    v.conditions(node.Name),
+		Conditions:    v.conditions(node.Name, record.Ticket),
 		Ticket:        ticketView(record.Ticket),
 		History:       historyView(record.History),
 	}
@@ -152,7 +152,7 @@ func (v nodeViews) view(node *corev1.Node) handler.NodeView {
 
 // conditions joins what holds on the node with what was decided about it. A decision may be on the condition of a ticket
 // that no alert reports any more.
-func (v nodeViews) conditions(node string) []handler.ConditionView {
+func (v nodeViews) conditions(node string, t *ticket.Ticket) []handler.ConditionView {
 	statuses := v.queue.Statuses(node)
 	decisions := make(map[prom.Key]sop.Decision)
 	for _, d := range v.book.Node(node) {
@@ -172,8 +172,13 @@ func (v nodeViews) conditions(node string) []handler.ConditionView {
 			Since:     s.FirstSeen,
 			Message:   s.Msg,
 		}
-		if d, decided := decisions[s.Key()]; decided {
+		d, decided := decisions[s.Key()]
+		switch {
+		case decided:
 			view.Verdict, view.Reason, view.VerdictSince = string(d.Verdict.Name), d.Verdict.Reason, d.Since
+		case t != nil && t.Open() && t.Owned():
+			// It came while a procedure runs on the node; it is decided on when that has ended.
+			view.Verdict, view.Reason = string(sop.VerdictInProgress), "ticket "+t.ID+" for "+t.Condition+" is being worked on"
 		}
 		views = append(views, view)
 	}
