@@ -38,7 +38,7 @@ func command(t *testing.T, args ...string) (code int, output string) {
 // jobsOf returns the Jobs that were made for the node and the action.
 func (n node) jobsOf(action string) []batchv1.Job {
 	n.t.Helper()
-	list, err := shared.Cluster.Client().BatchV1().Jobs("monitoring").List(n.t.Context(), metav1.ListOptions{
+	list, err := n.lab.Cluster.Client().BatchV1().Jobs("monitoring").List(n.t.Context(), metav1.ListOptions{
 		LabelSelector: "aegis.io/node=" + n.name + ",aegis.io/action=" + action,
 	})
 	require.NoError(n.t, err)
@@ -56,14 +56,14 @@ func TestKilledInEachStage(t *testing.T) {
 			n.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 			if stage != ticket.Drain && stage != ticket.Cordon {
 				n.running(ticket.Drain)
-				release(t, stuck)
+				release(t, shared, stuck)
 			}
 			n.reached(stage)
 			require.NoError(t, shared.Aegis[0].Kill9())
 			require.NoError(t, shared.Aegis[0].Start(t.Context()))
 			if stage == ticket.Drain || stage == ticket.Cordon {
 				n.running(ticket.Drain)
-				release(t, stuck)
+				release(t, shared, stuck)
 			}
 			incident := n.resolved("GpuHung")
 			require.Len(t, incident.Destructive, 1)
@@ -89,7 +89,7 @@ func (n node) reached(stage ticket.Action) {
 // firing reports whether an alert of the condition fires on the node, past its pending time.
 func (n node) firing(condition string) bool {
 	n.t.Helper()
-	alerts, err := shared.Monitoring.Firing(n.t.Context())
+	alerts, err := n.lab.Monitoring.Firing(n.t.Context())
 	require.NoError(n.t, err)
 	for _, a := range alerts {
 		if a.State == "firing" && a.Labels["node"] == n.name && a.Labels["condition"] == condition {
@@ -144,7 +144,7 @@ func TestAlertmanagerRestarts(t *testing.T) {
 	n.running(ticket.Drain)
 	require.NoError(t, shared.Monitoring.KillAlertmanager(0))
 	require.NoError(t, shared.Monitoring.StartAlertmanager(t.Context(), 0))
-	release(t, stuck)
+	release(t, shared, stuck)
 	n.resolved("GpuHung")
 	require.Len(t, n.jobsOf("reboot"), 1)
 	require.Len(t, n.record().History.Incidents, 1)

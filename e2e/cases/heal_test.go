@@ -25,9 +25,9 @@ type view struct {
 	}
 }
 
-func nodeView(ctx context.Context, t *testing.T, name string) view {
+func nodeView(ctx context.Context, t *testing.T, aegis, name string) view {
 	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, shared.Aegis[0].URL+"/api/v1/nodes/"+name, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, aegis+"/api/v1/nodes/"+name, nil)
 	require.NoError(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
@@ -173,7 +173,7 @@ func TestPeopleAreLeftAlone(t *testing.T) {
 
 func TestControlPlaneIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	n := node{t: t, name: controlPlane}
+	n := node{t: t, lab: shared, name: controlPlane}
 	n.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	n.eventuallyVerdict("GpuHung", "control_plane")
 	n.untouched(5*time.Second, func(now *corev1.Node) bool {
@@ -204,7 +204,7 @@ func TestSilenceHoldsARunningProcedure(t *testing.T) {
 	silence, err := shared.Monitoring.Silence(t.Context(), map[string]string{"node": n.name}, time.Hour)
 	require.NoError(t, err)
 	n.eventually("held", func(r ticket.Record) bool { return r.Ticket != nil && strings.HasPrefix(r.Ticket.Hold, "silenced") })
-	release(t, stuck)
+	release(t, shared, stuck)
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(tick) {
 		require.True(t, n.get().Spec.Unschedulable)
 		require.Empty(t, n.ops("reboot"))

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/util/retry"
+
+	"aegis.io/aegis/e2e/lab"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 // edit changes the node as a person does.
 func (n node) edit(change func(*corev1.Node)) {
 	n.t.Helper()
-	client := shared.Cluster.Client().CoreV1().Nodes()
+	client := n.lab.Cluster.Client().CoreV1().Nodes()
 	require.NoError(n.t, retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		object, err := client.Get(n.t.Context(), n.name, metav1.GetOptions{})
 		if err != nil {
@@ -58,7 +60,7 @@ func (n node) pod(name string, labels map[string]string) *corev1.Pod {
 	for key, value := range labels {
 		object.Labels[key] = value
 	}
-	client := shared.Cluster.Client().CoreV1().Pods(namespace)
+	client := n.lab.Cluster.Client().CoreV1().Pods(namespace)
 	created, err := client.Create(n.t.Context(), object, metav1.CreateOptions{})
 	require.NoError(n.t, err)
 	require.Eventually(n.t, func() bool {
@@ -80,11 +82,11 @@ func exists(t *testing.T, pod *corev1.Pod) bool {
 }
 
 // release lets a stuck pod end.
-func release(t *testing.T, pod *corev1.Pod) {
+func release(t *testing.T, l *lab.Lab, pod *corev1.Pod) {
 	t.Helper()
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]any{stuckLabel: nil}}})
 	require.NoError(t, err)
-	_, err = shared.Cluster.Client().CoreV1().Pods(pod.Namespace).
+	_, err = l.Cluster.Client().CoreV1().Pods(pod.Namespace).
 		Patch(t.Context(), pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	require.NoError(t, err)
 }
@@ -99,7 +101,7 @@ func (n node) budget(name string) {
 			Selector:     &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
 		},
 	}
-	client := shared.Cluster.Client().PolicyV1().PodDisruptionBudgets(namespace)
+	client := n.lab.Cluster.Client().PolicyV1().PodDisruptionBudgets(namespace)
 	_, err := client.Create(n.t.Context(), object, metav1.CreateOptions{})
 	require.NoError(n.t, err)
 	require.Eventually(n.t, func() bool {
@@ -116,7 +118,7 @@ func (n node) devicePlugin() {
 	time.Sleep(time.Until(first.CreationTimestamp.Add(2 * time.Second)))
 	done := make(chan error, 1)
 	go func() {
-		client := shared.Cluster.Client().CoreV1().Pods(namespace)
+		client := n.lab.Cluster.Client().CoreV1().Pods(namespace)
 		for {
 			_, err := client.Get(n.t.Context(), first.Name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) {
