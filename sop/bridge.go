@@ -97,6 +97,8 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	held VerdictName
 	// refusal is why Confirm said no.
 	refusal Verdict
+	// settled is called once the node is cordoned, or another step begins: then nobody has to give way to it any more.
+	settled func()
 	// result is how the incident ended. Empty while it has not.
 	result string
 	// plan collects the steps instead of carrying them out. Nil when they are carried out.
@@ -112,6 +114,7 @@ func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, in
 		logger:   s.Logger.With("node", status.Node, "condition", status.Condition, "ticket", incident.id),
 		journal:  &journal{store: s.Tickets, node: status.Node, incident: incident, record: record},
 		calls:    make(map[ticket.Action]int),
+		settled:  func() {},
 	}
 }
 
@@ -199,6 +202,7 @@ func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 			return release, err
 		}
 	}
+	b.settled()
 	b.services.isolation.giveWay(ctx)
 	c.began = time.Now()
 	b.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)

@@ -248,6 +248,10 @@ func (r *run) do(ctx context.Context) time.Duration {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	bridge := newBridge(d.services, r.status, r.record, r.incident())
+	if !bridge.journal.opened() {
+		bridge.settled = d.services.isolation.enter()
+		defer func() { bridge.settled() }()
+	}
 	defer func() {
 		last := bridge.journal.record.Node
 		d.wrote(last)

@@ -24,19 +24,21 @@ func newPrecedence() *precedence {
 	return p
 }
 
-// enter announces an isolation; the returned function says that it is done.
+// enter announces an isolation; the returned function says that it is done, and may be called more than once.
 func (p *precedence) enter() (done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pending++; p.pending == 1 {
 		p.none = make(chan struct{})
 	}
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.pending--; p.pending == 0 {
-			close(p.none)
-		}
+	return sync.OnceFunc(p.leave)
+}
+
+func (p *precedence) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pending--; p.pending == 0 {
+		close(p.none)
 	}
 }
 

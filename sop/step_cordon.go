@@ -38,8 +38,7 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 	if reason := b.services.Limits.Reserve(b.node); reason != "" {
 		return &heldError{Verdict{VerdictBudget, reason}}
 	}
-	done := b.services.isolation.enter()
-	defer done()
+	defer b.settled()
 	message := ""
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		message = ""
