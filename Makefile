@@ -21,7 +21,12 @@ build: ## Build bin/aegis, one static binary.
 .PHONY: test
 test: ## Run all tests: units with the race detector, then end to end against a real control plane.
 	$(GO) test -race ./...
+	$(MAKE) sim N=400
 	$(MAKE) e2e
+
+.PHONY: sim
+sim: ## Simulate N (2000) random schedules of faults, crashes and people, and check that nothing is done that must not be.
+	AEGIS_SIM_N=$(or $(N),2000) $(GO) test -count=1 -timeout 60m -run 'TestSimulation$$' ./sop
 
 .PHONY: e2e
 e2e: ## Build the control plane and the monitoring (minutes, once), then run the end-to-end and chart tests.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,6 +88,8 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	calls map[ticket.Action]int
 	// drained is set once the workload is gone as the policy wants it.
 	drained bool
+	// keeps is true while the incident has the node cordoned.
+	keeps atomic.Bool
 	// checked is true while the last healthcheck passed and nothing destructive was done since.
 	checked bool
 	// booted is the boot ID of a boot that was none of ours, once one was seen.
@@ -107,7 +110,7 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 
 // newBridge returns a bridge for the incident. The record is the node as it was last seen.
 func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, incident incident) *ApiBridge {
-	return &ApiBridge{
+	b := &ApiBridge{
 		services: s,
 		node:     status.Node,
 		status:   status,
@@ -116,6 +119,8 @@ func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, in
 		calls:    make(map[ticket.Action]int),
 		settled:  func() {},
 	}
+	b.keeps.Store(b.isolated())
+	return b
 }
 
 // Node returns the name of the node.

@@ -45,7 +45,7 @@ func decide(s Situation) Verdict {
 func objections() []func(Situation) Verdict {
 	return []func(Situation) Verdict{
 		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
-		mode, contested, cordonedByPeople, tolerated, approval, cooldown, attempts, budget,
+		mode, contested, cordonedByPeople, tolerated, approval, cooldown, budget, attempts,
 	}
 }
 

@@ -245,7 +245,7 @@ type run struct {
 // do runs the procedure and returns after which time the node is to be looked at again.
 func (r *run) do(ctx context.Context) time.Duration {
 	d := r.dispatcher
-	ctx, cancel := context.WithCancelCause(ctx)
+	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	bridge := newBridge(d.services, r.status, r.record, r.incident())
 	if !bridge.journal.opened() {
@@ -258,13 +258,15 @@ func (r *run) do(ctx context.Context) time.Duration {
 		d.services.Limits.Release(r.status.Node, last.Spec.Unschedulable)
 	}()
 	watch := sync.WaitGroup{}
-	watch.Go(func() { bridge.watch(ctx, cancel) })
+	watch.Go(func() { bridge.watch(runCtx, cancel) })
 	d.services.Metrics.sop(sopStarted)
-	err := r.execute(ctx, bridge)
-	after := r.settle(ctx, bridge, err)
+	err := r.execute(runCtx, bridge)
+	if err != nil && runCtx.Err() != nil {
+		err = context.Cause(runCtx)
+	}
 	cancel(nil)
 	watch.Wait()
-	return after
+	return r.settle(ctx, bridge, err)
 }
 
 // incident returns the incident of the open ticket, or a new one.
@@ -436,12 +438,16 @@ func (r *run) ended(b *ApiBridge) time.Duration {
 func (b *ApiBridge) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	for sleep(ctx, b.services.Timing.Poll) == nil {
 		node, err := b.services.Nodes.Get(b.node)
-		if err != nil || !b.lostSight(ticket.ReadNode(node)) {
+		if err != nil || !b.lostSight(ticket.ReadNode(node)) && !b.undone(node) {
 			continue
 		}
 		record, err := b.services.Tickets.Get(ctx, b.node)
 		if err != nil {
 			continue
+		}
+		if b.undone(record.Node) {
+			cancel(errUncordoned)
+			return
 		}
 		if b.lostSight(record) {
 			cancel(fmt.Errorf("%w: the ticket was edited by hand", ErrTakenOver))
@@ -449,6 +455,9 @@ func (b *ApiBridge) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		}
 	}
 }
+
+// undone reports whether a person has undone the cordon of this incident. Their next one could not be told from it.
+func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && !node.Spec.Unschedulable }
 
 // lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
 // is another one, says nothing here: it may be a write of ours that this reading does not know yet.

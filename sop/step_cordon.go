@@ -61,6 +61,7 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.keeps.Store(true)
 	b.services.Metrics.step(ticket.Cordon, ticket.Succeeded)
 	b.logger.InfoContext(ctx, "step ended", "action", ticket.Cordon, "call", n, "status", ticket.Succeeded, "detail", message)
 	b.event(corev1.EventTypeWarning, "AegisCordoned", "%s: cordoned, ticket %s", b.status.Condition, b.journal.incident.id)
@@ -90,6 +91,7 @@ func (b *ApiBridge) uncordon(ctx context.Context) error {
 			return outcome{}, err
 		}
 		message := ""
+		b.keeps.Store(false)
 		err := b.journal.update(ctx, func(_ *ticket.Ticket, r ticket.Record, change *ticket.Change) error {
 			message = ""
 			switch {

@@ -1,0 +1,80 @@
+package sop
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// simSchedules is how many schedules a normal run of the tests simulates, which has the race detector on. make sim runs more.
+const simSchedules = 40
+
+var (
+	simCount = flag.Int("sim.n", 0, "how many schedules to simulate; 0 takes AEGIS_SIM_N, else the default")
+	simFirst = flag.Uint64("sim.first", 1, "the seed of the first schedule")
+	simSeed  = flag.Uint64("sim.seed", 0, "simulate the schedule of this seed only, and print its events")
+)
+
+// TestSimulation lets the real queue, dispatcher, procedures, journal, ticket store and limits work in worlds that misbehave,
+// each drawn from a seed, and checks at every write that nothing is done that must not be, and in the end that nothing is
+// left undone. A failing seed is one command away from its events.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	if *simSeed != 0 {
+		simulate(t, *simSeed)
+		return
+	}
+	n, err := schedules()
+	require.NoError(t, err)
+	for i := range n {
+		seed := *simFirst + i
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			simulate(t, seed)
+		})
+	}
+}
+
+// schedules returns how many schedules to simulate.
+func schedules() (uint64, error) {
+	switch text := os.Getenv("AEGIS_SIM_N"); {
+	case *simCount > 0:
+		return uint64(*simCount), nil
+	case text != "":
+		return strconv.ParseUint(text, 10, 32)
+	}
+	return simSchedules, nil
+}
+
+// simulate runs one schedule, and once more with its events noted if it fails.
+func simulate(t *testing.T, seed uint64) {
+	violations, lines := simulated(t, seed, *simSeed != 0)
+	if *simSeed != 0 {
+		t.Log("events:\n" + strings.Join(lines, "\n"))
+	}
+	if len(violations) == 0 {
+		return
+	}
+	if *simSeed == 0 {
+		_, lines = simulated(t, seed, true)
+	}
+	const most = 150
+	t.Fatalf("violated:\n%s\nreplay with:\n  go test ./sop -run 'TestSimulation$' -v -sim.seed=%d\nthe last events:\n%s",
+		strings.Join(violations, "\n"), seed, strings.Join(lines[max(0, len(lines)-most):], "\n"))
+}
+
+// simulated runs the schedule in a bubble of virtual time, which also finds goroutines that are left behind.
+func simulated(t *testing.T, seed uint64, verbose bool) (violations, lines []string) {
+	synctest.Test(t, func(*testing.T) {
+		s := newSchedule(seed, verbose)
+		violations = s.run()
+		lines = s.lines
+	})
+	return violations, lines
+}
