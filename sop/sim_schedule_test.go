@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -43,8 +44,8 @@ type simEvent struct {
 
 // simOutbreak is where and when a fault begins.
 type simOutbreak struct {
-	node string
-	at   time.Duration
+	node, condition string
+	at              time.Duration
 }
 
 // newSchedule draws a cluster and its misfortunes.
@@ -61,7 +62,8 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	}
 	misfortunes := []func(){
 		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawCordon, s.drawUncordon,
-		s.drawTakeOver, s.drawRemoval, s.drawExclusion, s.drawPause, s.drawForeignBoot,
+		s.drawTakeOver, s.drawRemoval, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
+		s.drawRivalry,
 	}
 	for range s.rng.IntN(12) {
 		misfortunes[s.rng.IntN(len(misfortunes))]()
@@ -150,7 +152,7 @@ func (s *schedule) drawFault() {
 	if len(s.sick) > 0 && s.rng.IntN(3) == 0 { // Troubles come together.
 		begin = s.sick[0].at + s.within(10*time.Minute)
 	}
-	s.sick = append(s.sick, simOutbreak{node: key.Node, at: begin})
+	s.sick = append(s.sick, simOutbreak{node: key.Node, condition: key.Condition, at: begin})
 	if key.Condition == "Ready" {
 		s.drawNotReady(key.Node, begin)
 		return
@@ -264,6 +266,12 @@ func (s *schedule) drawCordon() {
 	}
 }
 
+// drawRivalry has a person cordon a node in the moment in which Aegis hears of its fault.
+func (s *schedule) drawRivalry() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	s.at(o.at+simPending-s.within(8*time.Second), func() { s.personCordons(o.node) })
+}
+
 func (s *schedule) drawUncordon() {
 	name, at := s.trouble()
 	s.at(at, func() { s.personUncordons(name) })
@@ -289,31 +297,52 @@ func (s *schedule) personUncordons(name string) {
 	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = false })
 }
 
+// claim makes the cordon of a node a person's own.
+func (s *schedule) claim(name string) {
+	if !s.nodes[name].Spec.Unschedulable {
+		return
+	}
+	s.logf("person claims the cordon of %s", name)
+	s.invariants.cordoner[name] = cordon{person: true}
+	s.edit(name, func(n *corev1.Node) {
+		n.Annotations = maps.Clone(n.Annotations)
+		if n.Annotations == nil {
+			n.Annotations = make(map[string]string)
+		}
+		n.Annotations[ticket.OwnerAnnotation] = "alice"
+	})
+}
+
 // drawTakeOver has people take over whatever tickets there are then, and mostly give them back.
 func (s *schedule) drawTakeOver() {
 	_, at := s.trouble()
-	s.at(at, func() { s.supervise("alice,bob") })
+	all := func(who string) func() {
+		return func() {
+			for _, name := range s.names {
+				s.supervise(name, who)
+			}
+		}
+	}
+	s.at(at, all("alice,bob"))
 	if s.rng.IntN(3) > 0 {
-		s.at(at+s.within(time.Hour), func() { s.supervise(ticket.Self) })
+		s.at(at+s.within(time.Hour), all(ticket.Self))
 	}
 }
 
-// supervise sets the supervisor of all tickets that there are.
-func (s *schedule) supervise(who string) {
-	for _, name := range s.names {
-		t := ticket.ReadNode(s.nodes[name]).Ticket
-		if t == nil {
-			continue
-		}
-		t.Supervisor = who
-		text, err := t.Encode()
-		if err != nil {
-			s.invariants.violated("ticket of %s cannot be edited: %v", name, err)
-			continue
-		}
-		s.logf("person sets the supervisor on %s to %s", name, who)
-		s.edit(name, func(n *corev1.Node) { n.Annotations[ticket.Annotation] = text })
+// supervise sets the supervisor of the ticket on the node.
+func (s *schedule) supervise(name, who string) {
+	t := ticket.ReadNode(s.nodes[name]).Ticket
+	if t == nil {
+		return
 	}
+	t.Supervisor = who
+	text, err := t.Encode()
+	if err != nil {
+		s.invariants.violated("ticket of %s cannot be edited: %v", name, err)
+		return
+	}
+	s.logf("person sets the supervisor on %s to %s", name, who)
+	s.edit(name, func(n *corev1.Node) { n.Annotations[ticket.Annotation] = text })
 }
 
 // drawRemoval has a person remove the tickets that there are then.
@@ -321,14 +350,51 @@ func (s *schedule) drawRemoval() {
 	_, at := s.trouble()
 	s.at(at, func() {
 		for _, name := range s.names {
-			t := ticket.ReadNode(s.nodes[name]).Ticket
-			if t == nil {
-				continue
-			}
-			s.invariants.removed[t.ID] = true
-			s.logf("person removes ticket %s on %s", t.ID, name)
-			s.edit(name, func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+			s.remove(name)
 		}
+	})
+}
+
+func (s *schedule) remove(name string) {
+	t := ticket.ReadNode(s.nodes[name]).Ticket
+	if t == nil {
+		return
+	}
+	s.invariants.removed[t.ID] = true
+	s.logf("person removes ticket %s on %s", t.ID, name)
+	s.edit(name, func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+}
+
+// drawMeddling has something happen to a node right after one of the next writes of Aegis to it.
+func (s *schedule) drawMeddling() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	writes, delay, lasts := 1+s.rng.IntN(12), s.within(5*time.Second)-time.Second, s.within(time.Hour)
+	silence := silenceOf(prom.Key{Node: o.node, Condition: o.condition})
+	meddling := []func(){
+		func() { s.supervise(o.node, "alice") },
+		func() { s.supervise(o.node, "alice") },
+		func() { s.claim(o.node) },
+		func() { s.claim(o.node) },
+		func() { s.remove(o.node) },
+		func() { s.personUncordons(o.node) },
+		func() { s.personUncordons(o.node); s.later(time.Minute, func() { s.personCordons(o.node) }) },
+		func() { s.setPaused(true); s.later(lasts, func() { s.setPaused(false) }) },
+		func() { s.exclude(o.node); s.later(lasts, func() { s.include(o.node) }) },
+		func() { s.enter(silence); s.later(lasts, func() { s.leave(silence) }) },
+		func() { s.enter(statePrometheusDown); s.later(lasts, func() { s.leave(statePrometheusDown) }) },
+	}
+	do := meddling[s.rng.IntN(len(meddling))]
+	s.at(o.at, func() {
+		s.meddlers[o.node] = &simMeddler{writes: writes, do: func() { s.later(delay, do) }}
+	})
+}
+
+// later has something happen under the cluster's lock after a while.
+func (s *schedule) later(after time.Duration, do func()) {
+	time.AfterFunc(after, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		do()
 	})
 }
 
@@ -338,11 +404,13 @@ func excludedState(node string) string { return node + " excluded" }
 
 func (s *schedule) drawExclusion() {
 	name, at := s.trouble()
-	s.at(at, func() {
-		s.enter(excludedState(name))
-		s.edit(name, func(n *corev1.Node) { n.Labels[DisableLabel] = "true" })
-	})
+	s.at(at, func() { s.exclude(name) })
 	s.at(at+s.within(2*time.Hour), func() { s.include(name) })
+}
+
+func (s *schedule) exclude(name string) {
+	s.enter(excludedState(name))
+	s.edit(name, func(n *corev1.Node) { n.Labels[DisableLabel] = "true" })
 }
 
 func (s *schedule) include(name string) {
@@ -352,14 +420,15 @@ func (s *schedule) include(name string) {
 
 func (s *schedule) drawPause() {
 	_, at := s.trouble()
-	set := func(paused bool) {
-		s.settings.Paused = paused
-		if s.leave(statePaused); paused {
-			s.enter(statePaused)
-		}
+	s.at(at, func() { s.setPaused(true) })
+	s.at(at+s.within(time.Hour), func() { s.setPaused(false) })
+}
+
+func (s *schedule) setPaused(paused bool) {
+	s.settings.Paused = paused
+	if s.leave(statePaused); paused {
+		s.enter(statePaused)
 	}
-	s.at(at, func() { set(true) })
-	s.at(at+s.within(time.Hour), func() { set(false) })
 }
 
 // drawForeignBoot has a node boot that nobody of Aegis told to.
@@ -404,6 +473,7 @@ func (s *schedule) pacify() {
 		s.leave(state)
 	}
 	s.settings.Paused = false
+	clear(s.meddlers)
 	for _, name := range s.names {
 		if excluded(s.nodes[name]) {
 			s.include(name)

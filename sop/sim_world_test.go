@@ -72,6 +72,7 @@ type cluster struct {
 	processes  []*simProcess
 	faulty     faultiness
 	states     map[string]time.Time
+	meddlers   map[string]*simMeddler
 	invariants *invariants
 	lines      []string
 	verbose    bool
@@ -100,6 +101,7 @@ func newCluster(seed uint64) *cluster {
 		seed: seed, start: time.Now(), dice: make(map[string]uint64), nodes: make(map[string]*corev1.Node),
 		pods: make(map[string]*corev1.Pod), conditions: make(map[prom.Key]*simCondition),
 		jobs: make(map[string]*simJob), states: make(map[string]time.Time),
+		meddlers: make(map[string]*simMeddler),
 	}
 	c.invariants = newInvariants(c)
 	return c
@@ -189,7 +191,23 @@ func (c *cluster) patch(p *simProcess, name string, body []byte) (*corev1.Node, 
 	}
 	c.invariants.written(p, before, after)
 	c.put(after)
+	c.meddlers[name].written()
 	return after, nil
+}
+
+// simMeddler waits for a number of writes to a node.
+type simMeddler struct {
+	writes int
+	do     func()
+}
+
+func (m *simMeddler) written() {
+	if m == nil {
+		return
+	}
+	if m.writes--; m.writes == 0 {
+		m.do()
+	}
 }
 
 // hold sets whether the condition holds. Its alert fires some time later, and its webhook may be lost.
