@@ -37,7 +37,7 @@ func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.
 		team := t.Supervisor
 		isNote := func(t *ticket.Ticket) bool { return noted(t, team) }
 		return &upkeep{why: "noted condition is gone", absent: &key, change: closeIncident(t.ID, isNote, "withdrawn")}
-	case t == nil && !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
+	case (t == nil || !t.Open() || !t.Owned()) && !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
 		return &upkeep{why: "owner note without a cordon", change: dropOwnerNote}
 	}
 	return nil
@@ -101,7 +101,7 @@ func adopt(r ticket.Record, c *ticket.Change) error {
 
 // dropOwnerNote removes the note of a cordon that a person has undone, so that their next cordon is not taken for ours.
 func dropOwnerNote(r ticket.Record, c *ticket.Change) error {
-	if r.Ticket != nil || r.Node.Spec.Unschedulable || r.Node.Annotations[ticket.OwnerAnnotation] == "" {
+	if t := r.Ticket; t != nil && t.Open() && t.Owned() || r.Node.Spec.Unschedulable || r.Node.Annotations[ticket.OwnerAnnotation] == "" {
 		return fmt.Errorf("owner note: %w", errNothingToDo)
 	}
 	c.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
