@@ -49,11 +49,17 @@ func NewLimits(nodes corelisters.NodeLister, settings func() Settings) *Limits {
 	}
 }
 
-// Reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is.
+// Reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is. The
+// node's own reservation, if it has one already, makes no room: others may have filled the budget since.
 func (l *Limits) Reserve(name string) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	before, held := l.reserved[name]
+	delete(l.reserved, name)
 	if reason := l.room(name); reason != "" {
+		if held {
+			l.reserved[name] = before
+		}
 		return reason
 	}
 	l.reserved[name] = reservation{}

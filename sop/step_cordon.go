@@ -35,9 +35,6 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 	if prior, known := b.journal.outcome(ticket.Cordon, n); known {
 		return replay(step{action: ticket.Cordon}, prior)
 	}
-	if reason := b.services.Limits.Reserve(b.node); reason != "" {
-		return &heldError{Verdict{VerdictBudget, reason}}
-	}
 	defer b.settled()
 	message := ""
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
@@ -51,6 +48,10 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 		case r.Node.Spec.Unschedulable:
 			return &heldError{Verdict{VerdictHumanCordoned, humanCordonedReason()}}
 		default:
+			// Asked before every try: a write that an outage delays must not land in a budget that is full by then.
+			if reason := b.services.Limits.Reserve(b.node); reason != "" {
+				return &heldError{Verdict{VerdictBudget, reason}}
+			}
 			c.Unschedulable = new(true)
 			c.Annotations = map[string]*string{ticket.OwnerAnnotation: new(ownerPrefix + t.ID)}
 		}

@@ -91,22 +91,25 @@ func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, 
 	return "took " + time.Since(c.began).Round(time.Second).String(), nil
 }
 
-// start makes sure that the operation has been ordered. A run that takes the step over finds the Job, or finds the work
-// done, or asks for permission again: it cannot know how long ago the old run stopped before it made the Job.
+// start makes sure that the operation has been ordered. Whoever takes the step over, or does not know what became of an
+// order, finds the Job, or finds the work done, or asks for permission again: the one that was given may be old by now.
 func (p *powerStep) start(ctx context.Context, c call, done func(context.Context, *corev1.Node) (bool, string)) error {
-	if c.adopted {
-		settled, err := p.settled(ctx, done)
-		if settled || err != nil {
-			return err
-		}
-		release, err := p.bridge.admit(ctx, p.bridge.powerAction(p.request))
-		defer release()
-		if err != nil {
-			return err
-		}
-		p.deadline = time.Now().Add(p.bridge.status.Policy.RebootDeadline)
-	}
+	permitted, renewed := !c.adopted, false
 	return p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
+		if !permitted {
+			settled, err := p.settled(ctx, done)
+			if settled || err != nil {
+				return settled, err
+			}
+			// The slot is that of the step, which gives it back at its end.
+			if _, err := p.bridge.admit(ctx, p.bridge.powerAction(p.request)); err != nil {
+				return false, err
+			}
+			if c.adopted && !renewed {
+				renewed, p.deadline = true, time.Now().Add(p.bridge.status.Policy.RebootDeadline)
+			}
+		}
+		permitted = false
 		name, _, err := p.bridge.services.Jobs.Ensure(ctx, p.request)
 		p.job = name
 		switch {
