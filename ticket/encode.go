@@ -2,8 +2,9 @@ package ticket
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
-	"strconv"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -151,9 +152,13 @@ func (t *Ticket) node() *yaml.Node {
 	o.time("createdAt", t.CreatedAt)
 	o.text("bootID", t.BootID)
 	if t.Attempts != 0 {
-		o.add("attempts", &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.Itoa(t.Attempts)})
+		o.add("attempts", intNode(t.Attempts))
 	}
 	o.text("hold", t.Hold)
+	o.text("approvedBy", t.ApprovedBy)
+	if len(t.Past) > 0 {
+		o.add("past", t.pastNode())
+	}
 	if len(t.done) > 0 {
 		o.add("done", t.doneNode())
 	}
@@ -168,6 +173,15 @@ func (t *Ticket) status() Status {
 		return StatusCreated
 	}
 	return t.Status
+}
+
+func (t *Ticket) pastNode() *yaml.Node {
+	o := newObject()
+	o.node.Style = yaml.FlowStyle
+	for _, a := range slices.Sorted(maps.Keys(t.Past)) {
+		o.add(string(a), intNode(t.Past[a]))
+	}
+	return o.node
 }
 
 func (t *Ticket) doneNode() *yaml.Node {

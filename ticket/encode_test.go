@@ -15,6 +15,7 @@ func TestEncodeFixedOrder(t *testing.T) {
 	tk := &Ticket{
 		ID: "20261123t120000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Origin: "webhook", Reason: "GPU 3: hung\nXID 79",
 		Supervisor: "aegis", Status: StatusResolving, CreatedAt: noon, BootID: "b-1", Attempts: 2, Hold: "approve",
+		ApprovedBy: "alice", Past: map[Action]int{Verify: 2, Healthcheck: 1},
 		done:      []folded{{action: Drain, runs: []run{{Failed, 2}, {Succeeded, 1}}}, {action: Reboot, runs: []run{{Canceled, 1}}}},
 		Workflows: []Step{{Action: Cordon, Status: Succeeded, At: noon, Message: "yes"}, {Action: Reboot, Status: Running}},
 	}
@@ -32,6 +33,8 @@ createdAt: 2026-11-23T12:00:00Z
 bootID: b-1
 attempts: 2
 hold: approve
+approvedBy: alice
+past: {healthcheck: 1, verify: 2}
 done: {drain: F2S, reboot: C}
 workflows:
   - action: cordon

@@ -32,6 +32,7 @@ type Incident struct {
 	Outcome     string
 	Destructive []Destructive
 	SOP         string
+	Isolated    bool // The node was taken out of service.
 
 	extra []field
 }
@@ -82,6 +83,8 @@ func (in *Incident) set(key, value *yaml.Node) (err error) {
 		in.Opened, err = decodeTime(value)
 	case "closed":
 		in.Closed, err = decodeTime(value)
+	case "isolated":
+		in.Isolated, err = decodeBool(value)
 	case "destructive":
 		in.Destructive, err = decodeDestructive(value)
 	default:
@@ -190,6 +193,9 @@ func (in *Incident) node() *yaml.Node {
 	o.time("opened", in.Opened)
 	o.time("closed", in.Closed)
 	o.text("outcome", in.Outcome)
+	if in.Isolated {
+		o.add("isolated", &yaml.Node{Kind: yaml.ScalarNode, Tag: tagBool, Value: "true"})
+	}
 	var steps []*yaml.Node
 	for _, d := range in.Destructive {
 		steps = append(steps, textNode(d.text()))

@@ -11,7 +11,7 @@ import (
 
 func incident(id string) Incident {
 	return Incident{
-		ID: id, Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Opened: noon, Closed: noon.Add(time.Hour), Outcome: "resolved",
+		ID: id, Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Opened: noon, Closed: noon.Add(time.Hour), Outcome: "resolved", Isolated: true,
 		Destructive: []Destructive{{Action: Reboot, At: noon.Add(time.Minute)}, {Action: Shutdown}},
 	}
 }
@@ -28,6 +28,7 @@ func TestHistoryEncode(t *testing.T) {
   opened: 2026-11-23T12:00:00Z
   closed: 2026-11-23T13:00:00Z
   outcome: resolved
+  isolated: true
   destructive:
     - reboot 2026-11-23T12:01:00Z
     - shutdown
@@ -53,6 +54,7 @@ func TestParseHistorySaysWhatIsWrong(t *testing.T) {
 		"a map":            {"id: a", "line 1: want a list of incidents"},
 		"words":            {"- a", "incident 1: line 1: want fields of the form name: value"},
 		"time":             {"- id: a\n- opened: soon", `incident 2: line 2: opened: "soon" is no time, want one such as 2006-01-02T15:04:05Z`},
+		"isolated":         {"- isolated: maybe", `incident 1: line 1: isolated: "maybe" is neither true nor false`},
 		"text":             {"- id: [a]", "incident 1: line 1: id: want text on one line, not a list and no further fields"},
 		"destructive":      {"- destructive: reboot", "incident 1: line 1: destructive: want a list of actions, each with its time"},
 		"a step's time":    {"- destructive: [reboot now]", `incident 1: line 1: destructive: item 1: "now" is no time, want one such as 2006-01-02T15:04:05Z`},

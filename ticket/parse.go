@@ -51,6 +51,8 @@ func (t *Ticket) set(key, value *yaml.Node) (err error) {
 		t.CreatedAt, err = decodeTime(value)
 	case "attempts":
 		t.Attempts, err = decodeAttempts(value)
+	case "past":
+		t.Past, err = decodePast(value)
 	case "done":
 		t.done, err = decodeDone(value)
 	case "workflows":
@@ -82,6 +84,8 @@ func (t *Ticket) textField(name string) *string {
 		return &t.BootID
 	case "hold":
 		return &t.Hold
+	case "approvedBy":
+		return &t.ApprovedBy
 	}
 	return nil
 }
@@ -104,6 +108,27 @@ func decodeAttempts(n *yaml.Node) (int, error) {
 		return 0, fmt.Errorf("%s is no count, want a number from 0 to %d", quote(text), maxAttempts)
 	}
 	return attempts, nil
+}
+
+// decodePast reads the numbers of calls that were made for an earlier condition.
+func decodePast(n *yaml.Node) (map[Action]int, error) {
+	if n.Tag == tagNull {
+		return nil, nil
+	}
+	past := map[Action]int{}
+	err := decodeFields(n, func(key, value *yaml.Node) error {
+		text, err := decodeText(value)
+		if err != nil {
+			return err
+		}
+		count, err := foldedNumber(text)
+		if err != nil {
+			return err
+		}
+		past[normalAction(key.Value)] += count
+		return nil
+	})
+	return past, err
 }
 
 // decodeDone reads the outcomes of the calls whose details were left out.

@@ -107,6 +107,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		"an alias":          {"x: &a 1\ny: *a", "line 1: anchors (&) and aliases (*) are not allowed, write the value out"},
 		"an unknown alias":  {"x: *a", "it is no YAML: unknown anchor 'a' referenced"},
 		"a tag":             {"x: !!python/object a", "line 1: tags (!) are not allowed, write the plain value"},
+		"past":              {"past: {reboot: -1}", `line 1: past: line 1: reboot: count "-1" is not within 1 and 100000`},
 		"depth":             {"x: " + deep, "line 1: it is nested more than 8 levels deep"},
 		"size":              {"x: " + strings.Repeat("a", 16<<10), "it has 16387 bytes, want at most 16384"},
 		"status":            {"|\n  id: a\n  status: done", `line 3: status: status "done" is unknown, want created, assigned, resolving, resolved or closed`},

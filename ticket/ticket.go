@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -65,7 +66,11 @@ type Ticket struct {
 	BootID     string
 	Attempts   int
 	Hold       string
-	Workflows  []Step // Oldest first.
+	ApprovedBy string // Who allowed the repair in mode approve.
+	// Past counts, per action, the calls that were made for the condition that the ticket had before. The procedure of the
+	// present one numbers its own calls after them.
+	Past      map[Action]int
+	Workflows []Step // Oldest first.
 
 	done  []folded
 	extra []field
@@ -79,6 +84,7 @@ func NewID(now time.Time) string {
 // Clone returns a deep copy.
 func (t *Ticket) Clone() *Ticket {
 	c := *t
+	c.Past = maps.Clone(t.Past)
 	c.Workflows = slices.Clone(t.Workflows)
 	c.done = slices.Clone(t.done)
 	for i := range c.done {

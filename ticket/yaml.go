@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ const (
 	tagNull   = "!!null"
 	tagTime   = "!!timestamp"
 	tagInt    = "!!int"
+	tagBool   = "!!bool"
 )
 
 // bar matches the first line of a literal block, which kubectl passes on when a person types the annotation as in a
@@ -140,6 +142,19 @@ func decodeText(n *yaml.Node) (string, error) {
 	return n.Value, nil
 }
 
+// decodeBool reads true or false; null is false.
+func decodeBool(n *yaml.Node) (bool, error) {
+	text, err := decodeText(n)
+	if err != nil || text == "" {
+		return false, err
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fmt.Errorf("%s is neither true nor false", quote(text))
+	}
+	return value, nil
+}
+
 // decodeTime reads a time; null is the zero time.
 func decodeTime(n *yaml.Node) (time.Time, error) {
 	text, err := decodeText(n)
@@ -192,6 +207,10 @@ func textNode(text string) *yaml.Node {
 		}
 	}
 	return n
+}
+
+func intNode(n int) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.Itoa(n)}
 }
 
 func timeNode(t time.Time) *yaml.Node {
