@@ -21,6 +21,8 @@ import (
 var (
 	// ErrNotOurs says that the name of the Job is taken by one that was made for another request.
 	ErrNotOurs = errors.New("job was not made for this request")
+	// ErrInvalid says that no Job can be made for the request.
+	ErrInvalid = errors.New("no job can be made")
 	// ErrTerminating says that an unfinished Job of the name is being deleted. Asking again later helps.
 	ErrTerminating = errors.New("job is being deleted")
 )
@@ -75,7 +77,7 @@ type RunnerOptions struct {
 	Image string
 	// ServiceAccount is the service account of the pods.
 	ServiceAccount string
-	// PollInterval is how often Run looks at its Job. The default is 2s.
+	// PollInterval is how often Follow looks at its Job. The default is 2s.
 	PollInterval time.Duration
 	// Logger takes what is done. The default discards it.
 	Logger *slog.Logger
@@ -116,7 +118,7 @@ func NewRunner(o RunnerOptions) *Runner {
 func (r *Runner) Ensure(ctx context.Context, req Request) (name string, created bool, err error) {
 	job, err := r.templates.Render(req, r.options)
 	if err != nil {
-		return "", false, err
+		return "", false, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	created, err = r.ensure(ctx, job)
 	return job.Name, created, err
@@ -200,83 +202,61 @@ func (r *Runner) newestPod(ctx context.Context, job *batchv1.Job) (*corev1.Pod, 
 	return &newest, nil
 }
 
-// Run makes or adopts the Job for the request and waits until it has finished or is gone. Errors that may pass are
-// retried. When ctx ends, the Job stays, and the error wraps that of ctx and the last one of the API server; the result
-// is then the last that was seen.
-func (r *Runner) Run(ctx context.Context, req Request) (Result, error) {
-	job, err := r.templates.Render(req, r.options)
-	if err != nil {
-		return Result{ExitCode: unknownExitCode}, err
-	}
+// Follow waits until the Job has finished or is gone. Errors of the API server are retried. When ctx ends, the error wraps that
+// of ctx and the last one of the API server; the result is then the last that was seen.
+func (r *Runner) Follow(ctx context.Context, name string) (Result, error) {
 	f := follower{
 		runner: r,
-		job:    job,
-		logger: r.logger.With("job", job.Name, "node", req.Node, "ticket", req.Incident),
-		result: Result{Job: job.Name, ExitCode: unknownExitCode},
+		logger: r.logger.With("job", name),
+		result: Result{Job: name, ExitCode: unknownExitCode},
 	}
 	f.rest()
+	err := ctx.Err()
 	// The loop below would call step once even so.
-	if err = ctx.Err(); err == nil {
+	if err == nil {
 		err = wait.DelayFunc(f.delay).Until(ctx, true, true, f.step)
 	}
 	switch {
 	case err == nil:
 		return f.result, nil
-	case ctx.Err() != nil && f.last != nil:
-		return f.result, fmt.Errorf("run job %q: %w, last error: %w", job.Name, ctx.Err(), f.last)
+	case f.last != nil:
+		return f.result, fmt.Errorf("follow job %q: %w, last error: %w", name, ctx.Err(), f.last)
 	default:
-		return f.result, fmt.Errorf("run job %q: %w", job.Name, err)
+		return f.result, fmt.Errorf("follow job %q: %w", name, err)
 	}
 }
 
-// follower is one Run.
+// follower is one Follow.
 type follower struct {
-	runner  *Runner
-	job     *batchv1.Job
-	logger  *slog.Logger
-	ensured bool
-	result  Result
+	runner *Runner
+	logger *slog.Logger
+	result Result
 	// last is the error of the last step, nil when it went well.
 	last    error
 	backoff wait.Backoff
 }
 
-// step brings the Job one step further and says whether it has finished. Its error ends the Run.
+// step looks at the Job and says whether it has finished.
 func (f *follower) step(ctx context.Context) (bool, error) {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := f.advance(call)
+	res, err := f.runner.Status(call, f.result.Job)
 	switch {
 	case err == nil:
 		f.last = nil
-		return f.result.Phase != PhaseActive, nil
 	case ctx.Err() != nil:
 		// Not the API server's fault; what it said before is worth more.
 		return false, ctx.Err()
-	case !f.ensured && permanent(err):
-		return false, err
-	}
-	f.last = err
-	f.logger.WarnContext(ctx, "job not reached, trying again", "err", err)
-	return false, nil
-}
-
-func (f *follower) advance(ctx context.Context) error {
-	if !f.ensured {
-		if _, err := f.runner.ensure(ctx, f.job); err != nil {
-			return err
-		}
-		f.ensured = true
-	}
-	res, err := f.runner.Status(ctx, f.job.Name)
-	if err != nil {
-		return err
+	default:
+		f.last = err
+		f.logger.WarnContext(ctx, "job not reached, trying again", "err", err)
+		return false, nil
 	}
 	if res.Phase == PhaseActive && res.Message != f.result.Message {
 		f.logger.InfoContext(ctx, "job waiting", "reason", res.Message)
 	}
 	f.result = res
-	return nil
+	return res.Phase != PhaseActive, nil
 }
 
 // delay is the time until the next step: longer from error to error.
@@ -293,8 +273,8 @@ func (f *follower) rest() {
 	f.backoff = wait.Backoff{Duration: f.runner.interval, Factor: 2, Jitter: 0.1, Steps: 10, Cap: maxRetryDelay}
 }
 
-// permanent says that creating the Job will fail the next time as well, until a person changes something.
-func permanent(err error) bool {
-	return errors.Is(err, ErrNotOurs) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
+// Permanent reports whether making the same Job will fail again, until a person changes something.
+func Permanent(err error) bool {
+	return errors.Is(err, ErrNotOurs) || errors.Is(err, ErrInvalid) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
 		apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsRequestEntityTooLargeError(err)
 }

@@ -60,10 +60,6 @@ func knownDevices() []prom.DeviceMode {
 	return []prom.DeviceMode{prom.DeviceNone, prom.DeviceAll, prom.DeviceIndex, prom.DeviceID, prom.DeviceMask}
 }
 
-func knownModes() []prom.Mode {
-	return []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove, prom.ModeAuto}
-}
-
 func knownWorkloads() []prom.Workload {
 	return []prom.Workload{prom.WorkloadKeep, prom.WorkloadDrainGPU, prom.WorkloadDrain, prom.WorkloadWaitIdle}
 }
@@ -81,8 +77,8 @@ type Options struct {
 // file.
 func Load(o Options) (*Catalogue, error) {
 	mode := cmp.Or(o.Mode, prom.ModeObserve)
-	if !slices.Contains(knownModes(), mode) {
-		return nil, fmt.Errorf("unknown mode %s, %s", quote(string(mode)), hint(string(mode), knownModes()))
+	if !mode.Known() {
+		return nil, fmt.Errorf("unknown mode %s, %s", quote(string(mode)), hint(string(mode), prom.Modes()))
 	}
 	l := newLoader(mode)
 	l.parse(source{name: embeddedName, data: []byte(embedded)})
@@ -352,7 +348,7 @@ func (d *decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 		return func(n *yaml.Node) { d.duration(n, field, least, to) }
 	}
 	d.mapping(n, what, fields{
-		"mode":                func(n *yaml.Node) { choice(d, n, "mode", knownModes(), &p.Mode) },
+		"mode":                func(n *yaml.Node) { choice(d, n, "mode", prom.Modes(), &p.Mode) },
 		"workload":            func(n *yaml.Node) { choice(d, n, "workload", knownWorkloads(), &p.Workload) },
 		"team":                func(n *yaml.Node) { d.team(n, &p.Team) },
 		"maxReboots":          func(n *yaml.Node) { d.integer(n, "maxReboots", maxReboots, &p.MaxReboots) },

@@ -343,7 +343,7 @@ func FuzzLoad(f *testing.F) {
 		for _, x := range c.Conditions() {
 			require.NoError(t, checkName(x.Name))
 			require.Contains(t, knownTypes(), x.Type)
-			require.Contains(t, knownModes(), x.Policy.Mode)
+			require.Contains(t, prom.Modes(), x.Policy.Mode)
 			require.GreaterOrEqual(t, x.Priority, 0)
 			got, ok := c.Lookup(x.Name)
 			require.True(t, ok)

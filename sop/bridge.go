@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,7 @@ type Source interface {
 type JobRunner interface {
 	Ensure(ctx context.Context, r jobs.Request) (name string, created bool, err error)
 	Status(ctx context.Context, name string) (jobs.Result, error)
-	Run(ctx context.Context, r jobs.Request) (jobs.Result, error)
+	Follow(ctx context.Context, name string) (jobs.Result, error)
 }
 
 // Conditions lists the conditions that hold on a node now, the most urgent first.
@@ -65,14 +66,22 @@ type Services struct {
 	Conditions Conditions
 	Recorder   record.EventRecorder
 	Limits     *Limits
+	Orders     *OrderStore
 	Book       *Book
 	Settings   func() Settings
 	Timing     Timing
 	Metrics    *Metrics
 	Logger     *slog.Logger
 
-	// isolation is set by NewDispatcher.
+	// NewDispatcher sets the following.
 	isolation *precedence
+	catalogue Catalogue
+	storms    *stormWatch
+}
+
+// statuses returns what holds on the node, the most urgent first, each with the mode that people have ordered.
+func (s Services) statuses(node string) []prom.AegisNodeStatus {
+	return s.Orders.Last().applyAll(s.Conditions.Statuses(node))
 }
 
 // ApiBridge gives one procedure its steps on one node. Each step is journaled on the node's ticket: a step that had
@@ -88,12 +97,16 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	calls map[ticket.Action]int
 	// drained is set once the workload is gone as the policy wants it.
 	drained bool
+	// interruptible is true while the run may be left for something more urgent.
+	interruptible atomic.Bool
 	// keeps is true while the incident has the node cordoned.
 	keeps atomic.Bool
 	// checked is true while the last healthcheck passed and nothing destructive was done since.
 	checked bool
 	// booted is the boot ID of a boot that was none of ours, once one was seen.
 	booted string
+	// leaseSeen is since when the Lease of the node shows the renewal leaseRenewed.
+	leaseSeen, leaseRenewed time.Time
 	// suspicion is why the node is sick although its alert may be silent: a check of ours failed.
 	suspicion string
 	// held is the verdict that the ticket shows as the reason for waiting.
@@ -118,6 +131,9 @@ func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, in
 		journal:  &journal{store: s.Tickets, node: status.Node, incident: incident, record: record},
 		calls:    make(map[ticket.Action]int),
 		settled:  func() {},
+	}
+	if t := b.journal.ticket(); t != nil {
+		maps.Copy(b.calls, t.Past)
 	}
 	b.keeps.Store(b.isolated())
 	return b
@@ -146,6 +162,8 @@ type call struct {
 	began time.Time
 	// adopted is true when an earlier run began the step.
 	adopted bool
+	// detail is what the journal says that the step is applied to. Of a step that was adopted it may be lost.
+	detail string
 }
 
 // outcome is how a step ended well.
@@ -162,6 +180,8 @@ type step struct {
 	detail string
 	// gated steps may disturb workload. They begin only when the sources permit it, and a withdrawn condition cancels them.
 	gated bool
+	// prepare finds out, before the step is journaled, what exactly it is applied to. May be nil.
+	prepare func(ctx context.Context) (detail string, err error)
 	// act does the work, or goes on with it when adopted.
 	act func(ctx context.Context, c call) (outcome, error)
 }
@@ -184,11 +204,14 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 	if known && prior.Status != ticket.Running {
 		return replay(s, prior)
 	}
+	defer b.interruptible.Store(false)
+	b.interruptible.Store(!known)
 	release, err := b.begin(ctx, s, &c, prior, known)
 	defer release()
 	if err != nil {
 		return b.finish(ctx, s, c, outcome{}, err)
 	}
+	b.interruptible.Store(interruptible(s.action))
 	o, err := s.act(ctx, c)
 	return b.finish(ctx, s, c, o, err)
 }
@@ -196,7 +219,7 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 // begin journals the step as Running, or takes up the one that is. The returned function gives back what the step holds.
 func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Step, known bool) (func(), error) {
 	if known {
-		c.adopted, c.began = true, prior.At
+		c.adopted, c.began, c.detail = true, prior.At, prior.Message
 		b.logger.InfoContext(ctx, "step adopted", "action", s.action, "call", c.n)
 		return b.services.Limits.adopt(b.node, s.action), nil
 	}
@@ -207,11 +230,28 @@ func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 			return release, err
 		}
 	}
+	admitted := time.Now()
+	c.detail = s.detail
+	if s.prepare != nil {
+		var err error
+		if c.detail, err = s.prepare(ctx); err != nil {
+			return release, err
+		}
+	}
 	b.settled()
 	b.services.isolation.giveWay(ctx)
 	c.began = time.Now()
-	b.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)
-	return release, b.journal.begin(ctx, s.action, c.n, c.began, s.detail)
+	b.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", c.detail)
+	if err := b.journal.begin(ctx, s.action, c.n, c.began, c.detail); err != nil {
+		return release, err
+	}
+	b.interruptible.Store(interruptible(s.action))
+	if s.gated && time.Since(admitted) > permissionAge {
+		// The write took long; what was permitted before it may be forbidden by now. The slot is taken already.
+		_, err := b.admit(ctx, s.action)
+		return release, err
+	}
+	return release, nil
 }
 
 // finish journals how the step ended and turns the end into the step's error.
@@ -328,8 +368,8 @@ func nodeReference(node *corev1.Node) *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node.Name, UID: node.UID}
 }
 
-// isReady reports whether the kubelet says that the node can run pods.
-func isReady(node *corev1.Node) bool {
+// IsReady reports whether the kubelet says that the node can run pods.
+func IsReady(node *corev1.Node) bool {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {
 			return c.Status == corev1.ConditionTrue

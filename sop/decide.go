@@ -3,6 +3,7 @@ package sop
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,10 @@ type Situation struct {
 	// HasSOP says whether the procedure of the condition, or of its open ticket, exists.
 	HasSOP   bool
 	Settings Settings
+	// Orders are what people have ordered while Aegis runs. Their modes are in the policies already.
+	Orders Orders
+	// Storm says which storm holds the condition. Empty when none does.
+	Storm string
 	// Budget says why the node may not be taken out of service now. Empty when it may.
 	Budget string
 }
@@ -45,7 +50,7 @@ func decide(s Situation) Verdict {
 func objections() []func(Situation) Verdict {
 	return []func(Situation) Verdict{
 		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
-		mode, contested, cordonedByPeople, tolerated, approval, cooldown, budget, attempts,
+		mode, contested, storm, cordonedByPeople, tolerated, approval, cooldown, budget, attempts, lemon,
 	}
 }
 
@@ -106,8 +111,16 @@ func controlPlane(s Situation) Verdict {
 }
 
 func paused(s Situation) Verdict {
-	if s.Settings.Paused {
-		return Verdict{VerdictPaused, "everything is paused"}
+	return pausedBy(s.Settings, s.Orders)
+}
+
+// pausedBy returns the verdict on everything while all is paused.
+func pausedBy(settings Settings, orders Orders) Verdict {
+	switch {
+	case settings.Paused:
+		return Verdict{VerdictPaused, "everything is paused by the configuration"}
+	case orders.Pause != nil:
+		return Verdict{VerdictPaused, strings.TrimSpace("everything is paused " + orders.Pause.String())}
 	}
 	return Verdict{}
 }
@@ -124,6 +137,14 @@ func contested(s Situation) Verdict {
 		return Verdict{VerdictContested, "the alert fired again with the start of one that had resolved"}
 	}
 	return Verdict{}
+}
+
+// storm holds a condition that befalls too many nodes at once. What a person asks for on one node is not held.
+func storm(s Situation) Verdict {
+	if s.Storm == "" || requested(s.Status) {
+		return Verdict{}
+	}
+	return Verdict{VerdictStorm, s.Storm}
 }
 
 // cordonedByPeople leaves a node alone that a person took out of service. A cordon is looked at by the procedure of the
@@ -160,9 +181,13 @@ func tolerated(s Situation) Verdict {
 
 func approval(s Situation) Verdict {
 	if s.Status.Policy.Mode == prom.ModeApprove && !requested(s.Status) {
-		return Verdict{VerdictAwaitingApproval, "mode approve: waits for a person to request the repair"}
+		return awaitingApproval()
 	}
 	return Verdict{}
+}
+
+func awaitingApproval() Verdict {
+	return Verdict{VerdictAwaitingApproval, "mode approve: waits for a person to approve the repair"}
 }
 
 // cooldown keeps repairs of a node apart that may boot it or power it off. It never holds what only looks or returns.
@@ -185,6 +210,58 @@ func attempts(s Situation) Verdict {
 		return Verdict{}
 	}
 	return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("%d reboots within %s, %d allowed", used, policy.AttemptWindow, policy.MaxReboots)}
+}
+
+// lemon gives a node to people that was repaired too often: what ails it, no repair of ours has cured. Incidents from before
+// people last gave the node back do not count.
+func lemon(s Situation) Verdict {
+	pool := s.Settings.PoolOf(s.Node)
+	if requested(s.Status) || s.Status.Policy.Workload == prom.WorkloadKeep || prom.BandOf(s.Status.Priority) == prom.BandCordon {
+		return Verdict{}
+	}
+	repairs := repairsSince(s.Record.History, s.Now.Add(-pool.IncidentWindow))
+	if pool.MaxIncidents > 0 && len(repairs) >= pool.MaxIncidents {
+		return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("a lemon: repaired %d times within %s, %d allowed: %s",
+			len(repairs), pool.IncidentWindow, pool.MaxIncidents, conditionsOf(repairs))}
+	}
+	same := 0
+	for _, r := range slices.Backward(repairs) {
+		if r.Condition != s.Status.Condition {
+			break
+		}
+		same++
+	}
+	if pool.MaxRepeats > 0 && same >= pool.MaxRepeats {
+		return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("a lemon: the last %d repairs within %s were all for %s, %d allowed",
+			same, pool.IncidentWindow, s.Status.Condition, pool.MaxRepeats)}
+	}
+	return Verdict{}
+}
+
+// repairsSince returns the incidents since then that took the node out of service, and that people have not looked at since.
+func repairsSince(h *ticket.History, since time.Time) []ticket.Incident {
+	var repairs []ticket.Incident
+	for _, incident := range h.Incidents {
+		switch {
+		case !incident.Isolated && len(incident.Destructive) == 0, !incident.Closed.After(since):
+		case incident.Outcome == outcomeResolved:
+			repairs = append(repairs, incident)
+		default:
+			// It went to people, who gave the node back.
+			repairs = nil
+		}
+	}
+	return repairs
+}
+
+func conditionsOf(incidents []ticket.Incident) string {
+	var names []string
+	for _, i := range incidents {
+		if !slices.Contains(names, i.Condition) {
+			names = append(names, i.Condition)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // budget holds what would take a node out of service while too many are. A request is accepted and waits for its turn.

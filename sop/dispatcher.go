@@ -49,23 +49,37 @@ type Dispatcher struct {
 	queue     Queue
 	catalogue Catalogue
 	table     Table
+	storms    *stormWatch
 	running   sync.WaitGroup
+	// ordered wakes whoever looks after the orders.
+	ordered chan struct{}
 
 	mu sync.Mutex
 	// written are the nodes as the last run left them, until the cache shows that.
 	written map[string]*corev1.Node
+	// active ends the procedures that run, by node.
+	active map[string]context.CancelCauseFunc
 }
 
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	s.isolation = newPrecedence()
-	return &Dispatcher{services: s, queue: q, catalogue: c, table: t, written: make(map[string]*corev1.Node)}
+	s.catalogue = c
+	s.storms = &stormWatch{nodes: s.Nodes, settings: s.Settings, statuses: s.statuses}
+	return &Dispatcher{
+		services: s, queue: q, catalogue: c, table: t, storms: s.storms, ordered: make(chan struct{}, 1),
+		written: make(map[string]*corev1.Node), active: make(map[string]context.CancelCauseFunc),
+	}
 }
 
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
 // journal of its ticket for the next one to adopt.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.running.Wait()
+	if err := d.learnOrders(ctx); err != nil {
+		return err
+	}
+	d.running.Go(func() { d.keepOrders(ctx) })
 	for {
 		node, statuses, err := d.queue.Next(ctx)
 		if err != nil {
@@ -87,26 +101,27 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	if node == nil {
-		gone := decide(Situation{})
-		d.judgeAll(name, statuses, func(int) Verdict { return gone })
-		d.queue.Done(name, d.again(slices.Repeat([]Verdict{gone}, len(statuses))))
+		gone := slices.Repeat([]Verdict{decide(Situation{})}, len(statuses))
+		d.judgeAll(name, statuses, gone, nil)
+		d.queue.Done(name, d.again(gone))
 		return
 	}
 	node = d.latest(node)
+	d.storms.look(d.services.Orders.Last().Storms)
 	record := ticket.ReadNode(node)
 	if upkeep := d.upkeep(node, record, statuses); upkeep != nil {
 		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, upkeep) })
 		return
 	}
-	statuses = d.withTicket(record, statuses)
-	chosen, verdicts := d.choose(node, record, statuses)
-	d.judgeAll(name, statuses, func(i int) Verdict { return verdicts[i] })
-	if chosen < 0 {
+	statuses = d.services.Orders.Last().applyAll(d.withTicket(record, statuses))
+	candidates, verdicts := d.choose(node, record, statuses)
+	d.judgeAll(name, statuses, verdicts, candidates)
+	if len(candidates) == 0 {
 		d.queue.Done(name, d.again(verdicts))
 		return
 	}
-	run := &run{dispatcher: d, status: statuses[chosen], record: record, verdict: verdicts[chosen]}
-	d.spawn(name, func() time.Duration { return run.do(ctx) })
+	visit := &visit{dispatcher: d, record: record, statuses: statuses, verdicts: verdicts, candidates: candidates}
+	d.spawn(name, func() time.Duration { return visit.run(ctx) })
 }
 
 // latest returns the node as the cache has it, or as our own last write left it if the cache does not show that yet. Without
@@ -164,43 +179,49 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 	return append(slices.Clip(statuses), status)
 }
 
-// choose decides on each condition and returns the first one whose procedure runs, -1 for none.
-func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (int, []Verdict) {
-	chosen := -1
-	verdicts := make([]Verdict, len(statuses))
-	for i, status := range statuses {
-		_, hasSOP := d.table[sopOf(status, r.Ticket)]
-		verdicts[i] = decide(Situation{
-			Now:      time.Now(),
-			Node:     node,
-			Record:   r,
-			Status:   status,
-			Others:   slices.Concat(statuses[:i], statuses[i+1:]),
-			HasSOP:   hasSOP,
-			Settings: d.services.Settings(),
-			Budget:   d.services.Limits.Room(node.Name),
-		})
-		if !runs(verdicts[i]) {
-			continue
+// choose decides on each condition and returns the ones whose procedure may run, in order of urgency.
+func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []Verdict) {
+	verdicts = make([]Verdict, len(statuses))
+	for i := range statuses {
+		verdicts[i] = decide(d.situation(node, r, statuses, i))
+		if runs(verdicts[i]) {
+			candidates = append(candidates, i)
 		}
-		if chosen < 0 {
-			chosen = i
-			continue
-		}
-		verdicts[i] = Verdict{VerdictInProgress, statuses[chosen].Condition + " is being worked on"}
 	}
-	return chosen, verdicts
+	return candidates, verdicts
+}
+
+// situation sums up what is known for a decision on one of the conditions.
+func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus, i int) Situation {
+	status := statuses[i]
+	settings := d.services.Settings()
+	_, hasSOP := d.table[sopOf(status, r.Ticket)]
+	return Situation{
+		Now:      time.Now(),
+		Node:     node,
+		Record:   r,
+		Status:   status,
+		Others:   slices.Concat(statuses[:i], statuses[i+1:]),
+		HasSOP:   hasSOP,
+		Settings: settings,
+		Orders:   d.services.Orders.Last(),
+		Storm:    d.storms.holds(status.Condition, settings.PoolOf(node).Name),
+		Budget:   d.services.Limits.Room(node.Name),
+	}
 }
 
 // runs reports whether the verdict has a procedure run: the condition's own, or the one that ends its attempts.
 func runs(v Verdict) bool { return v.Name == VerdictExecute || v.Name == VerdictAttemptsExhausted }
 
-// judgeAll enters the verdicts into the book and tells people about those that are new.
-func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verdict func(int) Verdict) {
+// judgeAll enters the verdicts into the book and tells people about those that are new. The candidates' own are told once the
+// sources have been asked.
+func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verdicts []Verdict, candidates []int) {
 	keys := make([]prom.Key, 0, len(statuses))
 	for i, s := range statuses {
 		keys = append(keys, s.Key())
-		d.tell(s, verdict(i))
+		if !slices.Contains(candidates, i) {
+			d.tell(s, verdicts[i])
+		}
 	}
 	d.services.Book.Keep(node, keys)
 }
@@ -211,8 +232,8 @@ func (d *Dispatcher) tell(s prom.AegisNodeStatus, v Verdict) {
 		return
 	}
 	d.services.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
-	if v.Name == VerdictExecute {
-		// The steps have Events of their own.
+	if v.Name == VerdictExecute || v.Name == VerdictStorm {
+		// The steps have Events of their own, and a storm has one for all nodes.
 		return
 	}
 	node, err := d.services.Nodes.Get(s.Node)
@@ -234,16 +255,50 @@ func (d *Dispatcher) again(verdicts []Verdict) time.Duration {
 	return 0
 }
 
+// visit is one look at a node on which a procedure may run.
+type visit struct {
+	dispatcher *Dispatcher
+	record     ticket.Record
+	statuses   []prom.AegisNodeStatus
+	verdicts   []Verdict
+	// candidates are the conditions whose procedures may run, in order of urgency.
+	candidates []int
+}
+
+// run runs the procedure of the first condition that its sources confirm, and returns after which time the node is to be looked
+// at again. A condition that they do not confirm stands in nobody's way.
+func (v *visit) run(ctx context.Context) time.Duration {
+	for i, c := range v.candidates {
+		r := &run{dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c]}
+		r.confirmed = func() { v.confirmed(i) }
+		if again, refused := r.do(ctx); !refused {
+			return again
+		}
+	}
+	return v.dispatcher.services.Timing.Hold
+}
+
+// confirmed tells which procedure runs, and that the less urgent ones wait for it.
+func (v *visit) confirmed(chosen int) {
+	first := v.candidates[chosen]
+	v.dispatcher.tell(v.statuses[first], v.verdicts[first])
+	for _, c := range v.candidates[chosen+1:] {
+		v.dispatcher.tell(v.statuses[c], Verdict{VerdictInProgress, v.statuses[first].Condition + " is being worked on"})
+	}
+}
+
 // run is one run of a procedure on one node.
 type run struct {
 	dispatcher *Dispatcher
 	status     prom.AegisNodeStatus
 	record     ticket.Record
 	verdict    Verdict
+	// confirmed is called once the sources have confirmed the condition.
+	confirmed func()
 }
 
-// do runs the procedure and returns after which time the node is to be looked at again.
-func (r *run) do(ctx context.Context) time.Duration {
+// do runs the procedure and returns after which time the node is to be looked at again, or that it was refused.
+func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	d := r.dispatcher
 	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -257,8 +312,10 @@ func (r *run) do(ctx context.Context) time.Duration {
 		d.wrote(last)
 		d.services.Limits.Release(r.status.Node, last.Spec.Unschedulable)
 	}()
+	leave := d.enter(r.status.Node, cancel)
+	defer leave()
 	watch := sync.WaitGroup{}
-	watch.Go(func() { bridge.watch(runCtx, cancel) })
+	watch.Go(func() { d.watch(runCtx, bridge, cancel) })
 	d.services.Metrics.sop(sopStarted)
 	err := r.execute(runCtx, bridge)
 	if err != nil && runCtx.Err() != nil {
@@ -266,7 +323,12 @@ func (r *run) do(ctx context.Context) time.Duration {
 	}
 	cancel(nil)
 	watch.Wait()
-	return r.settle(ctx, bridge, err)
+	if errors.Is(err, errRefused) {
+		d.services.Metrics.sop(sopRefused)
+		d.tell(r.status, bridge.refusal)
+		return 0, true
+	}
+	return r.settle(ctx, bridge, err), false
 }
 
 // incident returns the incident of the open ticket, or a new one.
@@ -274,7 +336,11 @@ func (r *run) incident() incident {
 	if t := r.record.Ticket; t != nil && t.Open() {
 		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason}
 	}
-	return newIncident(r.status, r.sopName(), string(r.status.Origin))
+	incident := newIncident(r.status, r.sopName(), string(r.status.Origin))
+	if r.verdict.Name == VerdictAttemptsExhausted {
+		incident.reason = r.verdict.Reason
+	}
+	return incident
 }
 
 func newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
@@ -318,6 +384,7 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 	if !sop.Evaluate(ctx, r.status.Node, &status) {
 		return errRefused
 	}
+	r.confirmed()
 	return sop.Execute(ctx, r.status.Node, &status)
 }
 
@@ -325,6 +392,7 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration {
 	d := r.dispatcher
 	var held *heldError
+	var preempted *preemptedError
 	failure, isStep := stepFailure(err)
 	switch {
 	case ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx))):
@@ -333,9 +401,11 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case errors.Is(err, ErrTakenOver):
 		d.services.Metrics.sop(sopTakenOver)
 		d.tell(r.status, Verdict{VerdictHumanOwned, err.Error()})
-	case errors.Is(err, errRefused):
-		d.services.Metrics.sop(sopRefused)
-		d.tell(r.status, b.refusal)
+	case errors.Is(err, ErrLeaseLost):
+		d.services.Metrics.sop(sopInterrupted)
+		b.logger.WarnContext(ctx, "procedure stopped", "err", err)
+	case errors.As(err, &preempted):
+		return r.preempted(ctx, b, preempted)
 	case errors.As(err, &held):
 		d.services.Metrics.sop(sopRefused)
 		d.tell(r.status, held.verdict)
@@ -394,6 +464,22 @@ func (r *run) handOver(ctx context.Context, b *ApiBridge, team, why string) time
 	return r.ended(b)
 }
 
+// preempted goes on with the more urgent condition on the same ticket.
+func (r *run) preempted(ctx context.Context, b *ApiBridge, e *preemptedError) time.Duration {
+	d := r.dispatcher
+	err := b.yield(ctx, e)
+	if err != nil && !errors.Is(err, errNothingToDo) {
+		return r.stopped(ctx, b, err)
+	}
+	d.services.Metrics.sop(sopPreempted)
+	b.logger.InfoContext(ctx, "procedure preempted", "reason", e.Error(), "yielded", err == nil)
+	if err == nil {
+		b.event(corev1.EventTypeNormal, "AegisPreempted", "%s: %s", b.status.Condition, e.Error())
+	}
+	d.queue.Touch(b.node)
+	return d.services.Timing.Hold
+}
+
 // withdrawn ends an incident that went away before anything was done to the node that would have to be undone.
 func (r *run) withdrawn(ctx context.Context, b *ApiBridge) time.Duration {
 	if !b.journal.opened() {
@@ -431,40 +517,4 @@ func (r *run) ended(b *ApiBridge) time.Duration {
 		d.services.Metrics.sop(sopHandedOver)
 	}
 	return d.services.Timing.Hold
-}
-
-// watch ends the run when people take the ticket over while a step waits. The cache may lag behind our own writes, so what
-// looks like somebody else's is read from the API server before it counts.
-func (b *ApiBridge) watch(ctx context.Context, cancel context.CancelCauseFunc) {
-	for sleep(ctx, b.services.Timing.Poll) == nil {
-		node, err := b.services.Nodes.Get(b.node)
-		if err != nil || !b.lostSight(ticket.ReadNode(node)) && !b.undone(node) {
-			continue
-		}
-		record, err := b.services.Tickets.Get(ctx, b.node)
-		if err != nil {
-			continue
-		}
-		if b.undone(record.Node) {
-			cancel(errUncordoned)
-			return
-		}
-		if b.lostSight(record) {
-			cancel(fmt.Errorf("%w: the ticket was edited by hand", ErrTakenOver))
-			return
-		}
-	}
-}
-
-// undone reports whether a person has undone the cordon of this incident. Their next one could not be told from it.
-func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && !node.Spec.Unschedulable }
-
-// lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
-// is another one, says nothing here: it may be a write of ours that this reading does not know yet.
-func (b *ApiBridge) lostSight(r ticket.Record) bool {
-	if r.Broken != nil {
-		return true
-	}
-	t := r.Ticket
-	return t != nil && t.ID == b.journal.incident.id && t.Open() && !t.Owned() && t.Status != ticket.StatusAssigned
 }

@@ -18,6 +18,9 @@ const freshAlert = 2 * time.Minute
 // recentFinding is how long a confirmation is good for isolating a node.
 const recentFinding = 5 * time.Second
 
+// permissionAge is how long a permission is good for.
+const permissionAge = 5 * time.Second
+
 // errUncordoned ends a procedure whose isolation a person undid.
 var errUncordoned = errors.New("a person uncordoned the node while it was being repaired")
 
@@ -137,17 +140,61 @@ func (b *ApiBridge) permission(ctx context.Context) (Verdict, error) {
 	if begun {
 		b.journal.record = record
 	}
-	settings := b.services.Settings()
+	if v, err := b.forbidden(ctx, record); v.Name != "" || err != nil {
+		return v, err
+	}
 	switch {
-	case excluded(record.Node):
-		return Verdict{VerdictExcluded, excludedReason()}, nil
-	case settings.Paused:
-		return Verdict{VerdictPaused, "everything is paused"}, nil
 	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:
 		b.booted = record.Node.Status.NodeInfo.BootID
 		return Verdict{}, fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
 	}
 	return b.sources(ctx)
+}
+
+// forbidden says what people, or the state of the cluster, have against a disruptive step now. The zero Verdict is nothing.
+func (b *ApiBridge) forbidden(ctx context.Context, r ticket.Record) (Verdict, error) {
+	if excluded(r.Node) {
+		return Verdict{VerdictExcluded, excludedReason()}, nil
+	}
+	orders, err := b.services.Orders.Read(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return Verdict{}, context.Cause(ctx)
+	case errors.Is(err, ErrLeaseLost):
+		return Verdict{}, err
+	case err != nil:
+		return Verdict{VerdictUnverifiable, err.Error()}, nil //nolint:nilerr // It is a reason to wait.
+	}
+	settings := b.services.Settings()
+	if v := pausedBy(settings, orders); v.Name != "" {
+		return v, nil
+	}
+	if b.healing() {
+		return Verdict{}, nil
+	}
+	pool := settings.PoolOf(r.Node)
+	if reason := pool.outsideWindows(time.Now()); reason != "" {
+		return Verdict{VerdictPaused, reason}, nil
+	}
+	approved := r.Ticket != nil && r.Ticket.ApprovedBy != ""
+	if reason := b.services.storms.holds(b.status.Condition, pool.Name); reason != "" && !approved {
+		return Verdict{VerdictStorm, reason}, nil
+	}
+	return b.modeNow(orders, approved), nil
+}
+
+// modeNow lets a change of the mode reach a procedure that has begun.
+func (b *ApiBridge) modeNow(orders Orders, approved bool) Verdict {
+	status := orders.apply(b.services.catalogue.Status(b.node, b.status.Condition, b.status.ID))
+	switch mode := status.Policy.Mode; {
+	case mode == prom.ModeApprove && !approved:
+		return awaitingApproval()
+	case mode == prom.ModeObserve:
+		return Verdict{VerdictObserve, "its mode has become observe"}
+	case mode == prom.ModeOff:
+		return Verdict{VerdictIgnored, "its mode has become off"}
+	}
+	return Verdict{}
 }
 
 // sources asks Prometheus and Alertmanager. What a check of ours found on the node itself outweighs a silent alert, but not

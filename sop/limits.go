@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -123,7 +124,7 @@ func (l *Limits) census(pool Pool) (size int, out []string, err error) {
 }
 
 func (l *Limits) outOfService(node *corev1.Node) bool {
-	return node.Spec.Unschedulable || !isReady(node) || l.holds(node)
+	return node.Spec.Unschedulable || !IsReady(node) || l.holds(node)
 }
 
 // holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.
@@ -150,7 +151,7 @@ func (l *Limits) begin(node *corev1.Node, action ticket.Action) (release func(),
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	pool := l.settings().PoolOf(node)
-	busy, err := l.destructive(pool, node.Name)
+	busy, err := l.destructive(pool, node)
 	if err != nil {
 		return func() {}, err.Error()
 	}
@@ -179,33 +180,43 @@ func (l *Limits) end(name string) {
 	delete(l.inFlight, name)
 }
 
-// destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it.
-func (l *Limits) destructive(pool Pool, except string) ([]string, error) {
+// destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
+// steps in the journals that both wait for their order, as two leaders may leave them behind, the one that began earlier goes first.
+func (l *Limits) destructive(pool Pool, node *corev1.Node) ([]string, error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
 		return nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
 	}
 	settings := l.settings()
+	own, waits := runningDestructive(node)
 	var busy []string
-	for _, node := range nodes {
-		if node.Name == except || settings.PoolOf(node).Name != pool.Name {
+	for _, other := range nodes {
+		if other.Name == node.Name || settings.PoolOf(other).Name != pool.Name {
 			continue
 		}
-		if _, ours := l.inFlight[node.Name]; ours || runsDestructive(node) {
-			busy = append(busy, node.Name)
+		_, ours := l.inFlight[other.Name]
+		step, runs := runningDestructive(other)
+		behind := waits && runs && cmp.Or(own.At.Compare(step.At), cmp.Compare(node.Name, other.Name)) < 0
+		if (ours || runs) && !behind {
+			busy = append(busy, other.Name)
 		}
 	}
 	slices.Sort(busy)
 	return busy, nil
 }
 
-// runsDestructive reports whether the ticket of the node shows a destructive step as Running under Aegis.
-func runsDestructive(node *corev1.Node) bool {
+// runningDestructive returns the destructive step that the ticket of the node shows as Running under Aegis, if there is one.
+func runningDestructive(node *corev1.Node) (ticket.Step, bool) {
 	t := ticket.ReadNode(node).Ticket
 	if t == nil || !t.Open() || !t.Owned() {
-		return false
+		return ticket.Step{}, false
 	}
-	return slices.ContainsFunc(t.Running(), func(s ticket.Step) bool { return s.Action.Destructive() })
+	running := t.Running()
+	i := slices.IndexFunc(running, func(s ticket.Step) bool { return s.Action.Destructive() })
+	if i < 0 {
+		return ticket.Step{}, false
+	}
+	return running[i], true
 }
 
 func someOf(names []string) string {

@@ -19,6 +19,7 @@ const (
 	sopInterrupted = "interrupted"
 	sopRefused     = "refused"
 	sopTakenOver   = "taken_over"
+	sopPreempted   = "preempted"
 	sopError       = "error"
 )
 
@@ -56,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}),
 	}
 	for _, status := range []string{
-		sopStarted, sopSucceeded, sopHandedOver, sopInterrupted, sopRefused, sopTakenOver, sopError,
+		sopStarted, sopSucceeded, sopHandedOver, sopInterrupted, sopRefused, sopTakenOver, sopPreempted, sopError,
 	} {
 		m.sops.WithLabelValues(status)
 	}
@@ -120,4 +121,34 @@ func (c *TicketCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, ours, "aegis")
 	ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, theirs, "people")
 	ch <- prometheus.MustNewConstMetric(c.total, prometheus.GaugeValue, ours+theirs)
+}
+
+// StormCollector shows the storms that go on whenever it is scraped.
+type StormCollector struct {
+	dispatcher *Dispatcher
+	active     *prometheus.Desc
+}
+
+// NewStormCollector returns a collector of the storms that the dispatcher has found.
+func NewStormCollector(d *Dispatcher) *StormCollector {
+	return &StormCollector{
+		dispatcher: d,
+		active: prometheus.NewDesc("aegis_storm_active",
+			"1 for each condition and pool with a storm, which holds the repair; 0 once a person has released it.",
+			[]string{"condition", "pool"}, nil),
+	}
+}
+
+// Describe sends the description of the metric.
+func (c *StormCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.active }
+
+// Collect sends the storms.
+func (c *StormCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.dispatcher.Storms() {
+		value := 1.0
+		if s.Released != nil {
+			value = 0
+		}
+		ch <- prometheus.MustNewConstMetric(c.active, prometheus.GaugeValue, value, s.Condition, s.Pool)
+	}
 }

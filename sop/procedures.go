@@ -156,6 +156,9 @@ func RelievePressure(ctx context.Context, b *ApiBridge) error {
 	if err := b.VerifyWithin(ctx, b.Policy().HandOverAfter); err != nil {
 		return err
 	}
+	if !b.Unharmed() {
+		return VerifyCordoned(ctx, b)
+	}
 	if err := tolerateLeftCordoned(ctx, b, b.UncordonUnharmed(ctx)); err != nil {
 		return err
 	}
@@ -175,7 +178,11 @@ func VerifyCordoned(ctx context.Context, b *ApiBridge) error {
 func AwaitReady(ctx context.Context, b *ApiBridge) error {
 	policy := b.Policy()
 	err := b.WaitReady(ctx, policy.Grace, false)
-	if err == nil {
+	switch {
+	case err == nil && b.isolated():
+		// It took over an incident that has the node cordoned.
+		return VerifyCordoned(ctx, b)
+	case err == nil:
 		return b.Resolve(ctx)
 	}
 	var silent, down *StepError
@@ -215,12 +222,12 @@ func Note(ctx context.Context, b *ApiBridge) error {
 	return b.HandOver(ctx, b.Policy().Team, describe(b.Status()))
 }
 
-// Exhausted isolates a node that has used up its reboots and leaves it to people.
+// Exhausted isolates a node that was repaired too often and leaves it to people.
 func Exhausted(ctx context.Context, b *ApiBridge) error {
 	if err := isolate(ctx, b); err != nil {
 		return err
 	}
-	return b.HandOver(ctx, b.Policy().Team, b.exhausted())
+	return b.HandOver(ctx, b.Policy().Team, b.status.Condition+": "+b.journal.incident.reason)
 }
 
 // ReturnToService proves that an isolated node is fit and returns it.

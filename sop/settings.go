@@ -1,6 +1,8 @@
 package sop
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -29,13 +31,27 @@ type Pool struct {
 	MaxPercent, MaxNodes int
 	// MaxDestructive bounds how many destructive steps may run in the pool at the same time.
 	MaxDestructive int
+	// StormPercent and StormNodes are how many nodes one condition may begin on within StormWindow; on more it is a storm. The
+	// smaller one wins; zero sets no bound. A storm is over when for StormRelease the condition holds on no more than half of that.
+	StormPercent, StormNodes  int
+	StormWindow, StormRelease time.Duration
+	// MaxIncidents bounds how often a node is repaired within IncidentWindow before people look at it, MaxRepeats how often in a
+	// row for the same condition. Zero sets no bound.
+	MaxIncidents, MaxRepeats int
+	IncidentWindow           time.Duration
+	// Windows are when disruptive steps may begin. None means at any time.
+	Windows []Window
 	// Profile says what a healthcheck of these nodes has to find.
 	Profile string
 }
 
-// defaultPool holds the nodes that no configured pool selects.
-func defaultPool() Pool {
-	return Pool{Name: "default", Selector: labels.Everything(), MaxPercent: 10, MaxDestructive: 1, Profile: "default"}
+// DefaultPool holds the nodes that no configured pool selects, with the limits of a pool that sets none.
+func DefaultPool() Pool {
+	return Pool{
+		Name: "default", Selector: labels.Everything(), MaxPercent: 10, MaxDestructive: 1,
+		StormPercent: 20, StormWindow: 10 * time.Minute, StormRelease: 5 * time.Minute,
+		MaxIncidents: 5, MaxRepeats: 3, IncidentWindow: 7 * 24 * time.Hour, Profile: "default",
+	}
 }
 
 // PoolOf returns the pool of the node.
@@ -45,7 +61,17 @@ func (s Settings) PoolOf(node *corev1.Node) Pool {
 			return p
 		}
 	}
-	return defaultPool()
+	return DefaultPool()
+}
+
+// poolNamed returns the pool of the name, the default one if there is none.
+func (s Settings) poolNamed(name string) Pool {
+	for _, p := range s.Pools {
+		if p.Name == name {
+			return p
+		}
+	}
+	return DefaultPool()
 }
 
 // allowed is how many of the pool's nodes may be out of service.
@@ -61,7 +87,7 @@ func (p Pool) allowed(size int) int {
 func (s Services) profile(node string) string {
 	object, err := s.Nodes.Get(node)
 	if err != nil {
-		return defaultPool().Profile
+		return DefaultPool().Profile
 	}
 	return s.Settings().PoolOf(object).Profile
 }

@@ -80,7 +80,7 @@ func (i *invariants) violated(format string, args ...any) {
 // changed follows what a node has become, whoever wrote it.
 func (i *invariants) changed(before, after *corev1.Node) {
 	name := after.Name
-	switch out := after.Spec.Unschedulable || !isReady(after); {
+	switch out := after.Spec.Unschedulable || !IsReady(after); {
 	case out && i.outSince[name].IsZero():
 		i.outSince[name] = time.Now()
 		delete(i.inSince, name)
@@ -131,9 +131,9 @@ func (i *invariants) written(p *simProcess, before, after *corev1.Node) {
 		}
 		i.conditions[t.ID], i.nodes[t.ID] = t.Condition, name
 	}
-	if !runsDestructive(after) {
+	if _, runs := runningDestructive(after); !runs {
 		delete(i.destroying, name)
-	} else if !runsDestructive(before) {
+	} else if _, ran := runningDestructive(before); !ran {
 		i.destroying[name] = simStep{process: p.id, at: time.Now()}
 	}
 }

@@ -42,7 +42,8 @@ import (
 // request; a node cache that lags; sources that are late, silenced, deaf or restarted; operations that fail or never end.
 
 const (
-	simPool = "pool"
+	simPool  = "pool"
+	simLease = "aegis"
 	// simPending is how long a condition holds until its alert fires, simListed how long Alertmanager lists it afterwards.
 	simPending = 20 * time.Second
 	simListed  = 40 * time.Second
@@ -74,8 +75,10 @@ type cluster struct {
 	states     map[string]time.Time
 	meddlers   map[string]*simMeddler
 	invariants *invariants
-	lines      []string
-	verbose    bool
+	// lease is the Lease of the election, which holds the orders.
+	lease   *coordinationv1.Lease
+	lines   []string
+	verbose bool
 }
 
 // faultiness says how badly the world behaves at present.
@@ -101,7 +104,7 @@ func newCluster(seed uint64) *cluster {
 		seed: seed, start: time.Now(), dice: make(map[string]uint64), nodes: make(map[string]*corev1.Node),
 		pods: make(map[string]*corev1.Pod), conditions: make(map[prom.Key]*simCondition),
 		jobs: make(map[string]*simJob), states: make(map[string]time.Time),
-		meddlers: make(map[string]*simMeddler),
+		meddlers: make(map[string]*simMeddler), lease: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: simLease}},
 	}
 	c.invariants = newInvariants(c)
 	return c
@@ -153,7 +156,7 @@ func (c *cluster) put(node *corev1.Node) {
 	c.version++
 	node.ResourceVersion = fmt.Sprint(c.version)
 	c.nodes[node.Name] = node
-	c.hold(prom.Key{Node: node.Name, Condition: "Ready"}, !isReady(node))
+	c.hold(prom.Key{Node: node.Name, Condition: "Ready"}, !IsReady(node))
 	c.hold(prom.Key{Node: node.Name, Condition: "Cordon"}, node.Spec.Unschedulable)
 	for _, p := range c.processes {
 		if !p.dead {
@@ -339,6 +342,8 @@ func (c *cluster) startProcess() *simProcess {
 		cluster: c, id: len(c.processes) + 1, ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
 		running: make(map[string]int), last: make(map[prom.Key]prom.Finding),
 	}
+	holder := fmt.Sprint("p", p.id)
+	c.lease.Spec.HolderIdentity = &holder
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	p.cache = newSimCache(p)
 	c.processes = append(c.processes, p)
@@ -352,8 +357,11 @@ func (c *cluster) startProcess() *simProcess {
 	if c.verbose {
 		logger = slog.New(slog.NewTextHandler(simLog{p}, &slog.HandlerOptions{ReplaceAttr: dropTime}))
 	}
+	orders := NewOrderStore(OrderStoreOptions{
+		Client: kube.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: func() string { return fmt.Sprint("p", p.id) },
+	})
 	d := NewDispatcher(Services{
-		Kube: kube, Nodes: p.cache, Tickets: ticket.NewStore(ticket.StoreOptions{Client: kube.CoreV1(), Logger: logger}), Jobs: simJobs{p}, Source: p,
+		Orders: orders, Kube: kube, Nodes: p.cache, Tickets: ticket.NewStore(ticket.StoreOptions{Client: kube.CoreV1(), Logger: logger}), Jobs: simJobs{p}, Source: p,
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Limits: NewLimits(p.cache, p.currentSettings), Book: p.book,
 		Settings: p.currentSettings, Timing: Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
@@ -680,6 +688,10 @@ type simLeases struct {
 
 func (l simLeases) Get(ctx context.Context, name string, _ metav1.GetOptions) (lease *coordinationv1.Lease, err error) {
 	err = l.p.call(ctx, "get lease", name, false, func() error {
+		if name == simLease {
+			lease = l.p.lease.DeepCopy()
+			return nil
+		}
 		renewed := time.Now()
 		if s := l.p.conditions[prom.Key{Node: name, Condition: "Ready"}]; s != nil && s.holds {
 			renewed = s.changed
@@ -688,6 +700,43 @@ func (l simLeases) Get(ctx context.Context, name string, _ metav1.GetOptions) (l
 		return nil
 	})
 	return lease, err
+}
+
+func (l simLeases) Patch(ctx context.Context, name string, _ types.PatchType, body []byte, _ metav1.PatchOptions, _ ...string) (
+	lease *coordinationv1.Lease, err error,
+) {
+	err = l.p.call(ctx, "patch lease", name, true, func() error {
+		lease, err = l.p.patchLease(body)
+		return err
+	})
+	return lease, err
+}
+
+// patchLease applies a merge patch to the Lease of the election, if it is meant for the present version.
+func (c *cluster) patchLease(body []byte) (*coordinationv1.Lease, error) {
+	var patch coordinationv1.Lease
+	if err := json.Unmarshal(body, &patch); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if patch.ResourceVersion != c.lease.ResourceVersion {
+		return nil, apierrors.NewConflict(coordinationv1.Resource("leases"), simLease, errors.New("it has changed"))
+	}
+	before, err := json.Marshal(c.lease)
+	if err != nil {
+		return nil, err
+	}
+	after, err := jsonpatch.MergePatch(before, body)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	lease := new(coordinationv1.Lease)
+	if err := json.Unmarshal(after, lease); err != nil {
+		return nil, err
+	}
+	c.version++
+	lease.ResourceVersion = fmt.Sprint(c.version)
+	c.lease = lease
+	return lease.DeepCopy(), nil
 }
 
 // simJob is one Job on a node.
@@ -737,19 +786,12 @@ func (j simJobs) Status(ctx context.Context, name string) (result jobs.Result, e
 	return result, err
 }
 
-// Run follows the Job to its end.
-func (j simJobs) Run(ctx context.Context, r jobs.Request) (jobs.Result, error) {
-	ensured := false
+// Follow waits for the end of the Job.
+func (j simJobs) Follow(ctx context.Context, name string) (jobs.Result, error) {
 	for {
-		if !ensured {
-			_, _, err := j.Ensure(ctx, r)
-			ensured = err == nil
-		}
-		if ensured {
-			result, err := j.Status(ctx, r.Name())
-			if err == nil && result.Phase != jobs.PhaseActive {
-				return result, nil
-			}
+		result, err := j.Status(ctx, name)
+		if err == nil && result.Phase != jobs.PhaseActive {
+			return result, nil
 		}
 		if err := sleep(ctx, 5*time.Second); err != nil {
 			return jobs.Result{}, err
@@ -765,7 +807,7 @@ func (c *cluster) begin(job *simJob) {
 	if job.ended {
 		return
 	}
-	if !isReady(c.nodes[r.Node]) {
+	if !IsReady(c.nodes[r.Node]) {
 		time.AfterFunc(20*time.Second, func() { c.begin(job) })
 		return
 	}

@@ -15,6 +15,7 @@ const (
 	outcomeResolved   = "resolved"
 	outcomeHandedOver = "handed_over"
 	outcomeReleased   = "released"
+	outcomeCanceled   = "canceled"
 )
 
 // HandOver gives the node to people: the team becomes the supervisor of the ticket, and Aegis does nothing more on the node
@@ -84,6 +85,7 @@ func entered(h *ticket.History, t *ticket.Ticket, how string, now time.Time) *ti
 		Opened:      t.CreatedAt,
 		Closed:      now,
 		Outcome:     how,
+		Isolated:    t.Count(ticket.Cordon) > 0,
 		Destructive: destructiveSteps(t, now),
 	})
 	return history

@@ -39,8 +39,9 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 	message := ""
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		message = ""
-		if excluded(r.Node) {
-			return &heldError{Verdict{VerdictExcluded, excludedReason()}}
+		// Asked before every try: a write that an outage delays must not land where it is forbidden by then.
+		if v := b.objection(r.Node); v.Name != "" {
+			return &heldError{v}
 		}
 		switch {
 		case ownCordon(r.Node):
@@ -48,7 +49,6 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 		case r.Node.Spec.Unschedulable:
 			return &heldError{Verdict{VerdictHumanCordoned, humanCordonedReason()}}
 		default:
-			// Asked before every try: a write that an outage delays must not land in a budget that is full by then.
 			if reason := b.services.Limits.Reserve(b.node); reason != "" {
 				return &heldError{Verdict{VerdictBudget, reason}}
 			}
@@ -69,6 +69,22 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 	return nil
 }
 
+// objection says what is known to forbid touching the node now. The zero Verdict is nothing.
+func (b *ApiBridge) objection(node *corev1.Node) Verdict {
+	if excluded(node) {
+		return Verdict{VerdictExcluded, excludedReason()}
+	}
+	settings := b.services.Settings()
+	if v := pausedBy(settings, b.services.Orders.Last()); v.Name != "" {
+		return v
+	}
+	reason := b.services.storms.holds(b.status.Condition, settings.PoolOf(node).Name)
+	if reason != "" && !b.journal.opened() && !b.healing() {
+		return Verdict{VerdictStorm, reason}
+	}
+	return Verdict{}
+}
+
 // Uncordon returns the node to service after a passed healthcheck. It waits a while for other conditions that would take
 // the node out again; if one stays, the node is left cordoned and the step is canceled.
 func (b *ApiBridge) Uncordon(ctx context.Context) error {
@@ -80,10 +96,20 @@ func (b *ApiBridge) Uncordon(ctx context.Context) error {
 
 // UncordonUnharmed returns a node to service whose hardware was never in doubt, so that no healthcheck is needed.
 func (b *ApiBridge) UncordonUnharmed(ctx context.Context) error {
-	if b.plan == nil && b.disrupted() {
-		return fmt.Errorf("uncordon node %s: a destructive step was taken, a healthcheck has to pass first", b.node)
+	if !b.Unharmed() {
+		return fmt.Errorf("uncordon node %s: a healthcheck has to pass first", b.node)
 	}
 	return b.uncordon(ctx)
+}
+
+// Unharmed reports whether this incident found the node in service and has taken no destructive step on it. A cordon of an earlier
+// incident may be there because the hardware is in doubt.
+func (b *ApiBridge) Unharmed() bool {
+	if b.plan != nil {
+		return true
+	}
+	note := b.journal.record.Node.Annotations[ticket.OwnerAnnotation]
+	return !b.disrupted() && note == ownerPrefix+b.journal.incident.id
 }
 
 func (b *ApiBridge) uncordon(ctx context.Context) error {
@@ -155,9 +181,9 @@ func outOfServiceTaint() *corev1.Taint {
 // TaintOutOfService lets volumes and StatefulSets move away from a node that is proven to be powered off.
 func (b *ApiBridge) TaintOutOfService(ctx context.Context) error {
 	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, act: func(ctx context.Context, _ call) (outcome, error) {
-		down, why := b.provenDown(ctx)
-		if !down {
-			return outcome{}, failed("not proven down any more: %s", why)
+		why, err := b.awaitProvenDown(ctx)
+		if err != nil {
+			return outcome{}, err
 		}
 		return outcome{message: why}, b.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
 			c.AddTaint = outOfServiceTaint()

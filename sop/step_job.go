@@ -27,7 +27,7 @@ func (b *ApiBridge) Healthcheck(ctx context.Context) error {
 	err := b.do(ctx, step{action: ticket.Healthcheck, detail: "profile " + profile, act: func(ctx context.Context, c call) (outcome, error) {
 		req := b.request(jobs.ActionHealthcheck, c.n, b.status.Policy.HealthcheckDeadline,
 			"--profile", profile, "--boot-id", b.currentBoot(ctx))
-		return b.runJob(ctx, req)
+		return b.runJob(ctx, c, "", req)
 	}})
 	b.checked = err == nil
 	return err
@@ -45,7 +45,7 @@ func (b *ApiBridge) currentBoot(ctx context.Context) string {
 // Diagnose collects what people will want to see. It never stops a procedure: a diagnosis that could not be made is noted.
 func (b *ApiBridge) Diagnose(ctx context.Context) error {
 	err := b.do(ctx, step{action: ticket.Diagnose, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.runJob(ctx, b.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline))
+		return b.runJob(ctx, c, "", b.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline))
 	}})
 	if failure, ok := stepFailure(err); ok {
 		b.logger.WarnContext(ctx, "diagnosis not made", "err", failure)
@@ -57,14 +57,14 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 // Remedy runs a remedy on the node, such as RestartKubelet. The arguments are those of the operation.
 func (b *ApiBridge) Remedy(ctx context.Context, name string, args ...string) error {
 	return b.do(ctx, step{action: ticket.Remedy, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.runJob(ctx, b.request(jobs.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
+		return b.runJob(ctx, c, ticket.Remedy, b.request(jobs.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
 	}})
 }
 
 // Repair runs a repair that the site has installed on its nodes.
 func (b *ApiBridge) Repair(ctx context.Context, name string) error {
 	return b.do(ctx, step{action: ticket.Repair, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.runJob(ctx, b.request(jobs.ActionRepair, c.n, b.status.Policy.RemedyDeadline, name))
+		return b.runJob(ctx, c, ticket.Repair, b.request(jobs.ActionRepair, c.n, b.status.Policy.RemedyDeadline, name))
 	}})
 }
 
@@ -77,7 +77,7 @@ func (b *ApiBridge) ResetGPU(ctx context.Context) error {
 		detail = "GPU " + b.status.ID
 	}
 	return b.do(ctx, step{action: ticket.Reset, detail: detail, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.runJob(ctx, b.request(jobs.ActionRemedy, resetAttempts+c.n, b.status.Policy.RemedyDeadline, args...))
+		return b.runJob(ctx, c, ticket.Reset, b.request(jobs.ActionRemedy, resetAttempts+c.n, b.status.Policy.RemedyDeadline, args...))
 	}})
 }
 
@@ -92,16 +92,73 @@ func (b *ApiBridge) request(action string, attempt int, deadline time.Duration, 
 	}
 }
 
-// runJob runs the Job of the request, or follows the one that is there, and judges how it ended.
-func (b *ApiBridge) runJob(ctx context.Context, req jobs.Request) (outcome, error) {
-	result, err := b.services.Jobs.Run(ctx, req)
+// runJob runs the Job of the request, or follows the one that is there, and judges how it ended. A gated one names its action.
+func (b *ApiBridge) runJob(ctx context.Context, c call, gated ticket.Action, req jobs.Request) (outcome, error) {
+	err := b.order(ctx, c, gated, req, func(context.Context) (bool, error) { return false, nil })
+	if err != nil {
+		return outcome{}, err
+	}
+	result, err := b.services.Jobs.Follow(ctx, req.Name())
 	switch {
 	case ctx.Err() != nil:
 		return outcome{}, context.Cause(ctx)
 	case err != nil:
-		return outcome{}, inconclusive("could not be run: %v", err)
+		return outcome{}, inconclusive("could not be followed: %v", err)
 	}
 	return judgeJob(result)
+}
+
+// order makes sure that the Job of a step exists. Who takes a step over, or does not know what became of an order, finds the Job,
+// or finds that nothing is left to order, or asks for permission again: the one that was given may be old by now.
+func (b *ApiBridge) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
+	permitted := !c.adopted || gated == ""
+	var last error
+	deadline := time.Now().Add(req.Deadline)
+	return b.poll(ctx, func(ctx context.Context) (bool, error) {
+		if !permitted {
+			if done, err := b.ordered(ctx, req, settled); done || err != nil {
+				return done, err
+			}
+			if last != nil && time.Now().After(deadline) {
+				return false, inconclusive("could not be ordered: %v", last)
+			}
+			// The slot is that of the step, which gives it back at its end.
+			if _, err := b.admit(ctx, gated); err != nil {
+				return false, err
+			}
+		}
+		permitted = gated == ""
+		_, _, err := b.services.Jobs.Ensure(ctx, req)
+		switch {
+		case err == nil:
+			return true, nil
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case jobs.Permanent(err):
+			return false, inconclusive("could not be ordered: %v", err)
+		}
+		last = err
+		b.logger.WarnContext(ctx, "job not made, trying again", "err", err)
+		return false, nil
+	})
+}
+
+// ordered reports whether the Job exists, or nothing is left to order. It does not return before the API server has answered.
+func (b *ApiBridge) ordered(ctx context.Context, req jobs.Request, settled func(context.Context) (bool, error)) (bool, error) {
+	done := false
+	err := b.poll(ctx, func(ctx context.Context) (bool, error) {
+		result, err := b.services.Jobs.Status(ctx, req.Name())
+		if err != nil {
+			b.logger.WarnContext(ctx, "job not read, trying again", "err", err)
+			return false, nil
+		}
+		if done = result.Phase != jobs.PhaseMissing; done {
+			return true, nil
+		}
+		done, err = settled(ctx)
+		return true, err
+	})
+	return done, err
 }
 
 // judgeJob tells apart what an operation found from that it could not find out.

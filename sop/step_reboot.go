@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"aegis.io/aegis/jobs"
@@ -24,6 +23,7 @@ func (b *ApiBridge) reboot(ctx context.Context, c call) (outcome, error) {
 	old := b.journal.bootID()
 	power := powerStep{
 		bridge:   b,
+		action:   ticket.Reboot,
 		request:  b.request(jobs.ActionReboot, c.n, b.status.Policy.RebootDeadline, "--boot-id", old),
 		deadline: c.began.Add(b.status.Policy.RebootDeadline),
 	}
@@ -33,7 +33,7 @@ func (b *ApiBridge) reboot(ctx context.Context, c call) (outcome, error) {
 		if boot == old {
 			return false, "the boot ID has not changed"
 		}
-		return isReady(node), "the node has booted and is not ready"
+		return IsReady(node), "the node has booted and is not ready"
 	})
 	if err != nil {
 		return outcome{}, err
@@ -47,11 +47,12 @@ func (b *ApiBridge) Shutdown(ctx context.Context) error {
 	return b.do(ctx, step{action: ticket.Shutdown, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
 		power := powerStep{
 			bridge:   b,
+			action:   ticket.Shutdown,
 			request:  b.request(jobs.ActionShutdown, c.n, b.status.Policy.RebootDeadline, "--boot-id", b.journal.bootID()),
 			deadline: c.began.Add(b.status.Policy.RebootDeadline),
 		}
 		message, err := power.run(ctx, c, func(ctx context.Context, node *corev1.Node) (bool, string) {
-			if isReady(node) {
+			if IsReady(node) {
 				return false, "the node is still ready"
 			}
 			return b.leaseStale(ctx)
@@ -63,21 +64,23 @@ func (b *ApiBridge) Shutdown(ctx context.Context) error {
 // powerStep is a reboot or a shutdown: an operation whose success shows on the node, while its Job may never report.
 type powerStep struct {
 	bridge   *ApiBridge
+	action   ticket.Action
 	request  jobs.Request
 	deadline time.Time
-	job      string
+	done     func(context.Context, *corev1.Node) (bool, string)
 }
 
 // run makes or adopts the Job and waits until done says so. done returns in words what is missing.
 func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, *corev1.Node) (bool, string)) (string, error) {
-	if err := p.start(ctx, c, done); err != nil {
+	p.done = done
+	if err := p.bridge.order(ctx, c, p.action, p.request, p.settled); err != nil {
 		return "", err
 	}
 	missing := ""
 	err := p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
 		var ok bool
 		var err error
-		if ok, missing, err = p.look(ctx, done); ok || err != nil {
+		if ok, missing, err = p.look(ctx); ok || err != nil {
 			return ok, err
 		}
 		if time.Now().After(p.deadline) {
@@ -91,59 +94,15 @@ func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, 
 	return "took " + time.Since(c.began).Round(time.Second).String(), nil
 }
 
-// start makes sure that the operation has been ordered. Whoever takes the step over, or does not know what became of an
-// order, finds the Job, or finds the work done, or asks for permission again: the one that was given may be old by now.
-func (p *powerStep) start(ctx context.Context, c call, done func(context.Context, *corev1.Node) (bool, string)) error {
-	permitted, renewed := !c.adopted, false
-	return p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
-		if !permitted {
-			settled, err := p.settled(ctx, done)
-			if settled || err != nil {
-				return settled, err
-			}
-			// The slot is that of the step, which gives it back at its end.
-			if _, err := p.bridge.admit(ctx, p.bridge.powerAction(p.request)); err != nil {
-				return false, err
-			}
-			if c.adopted && !renewed {
-				renewed, p.deadline = true, time.Now().Add(p.bridge.status.Policy.RebootDeadline)
-			}
-		}
-		permitted = false
-		name, _, err := p.bridge.services.Jobs.Ensure(ctx, p.request)
-		p.job = name
-		switch {
-		case err == nil:
-			return true, nil
-		case ctx.Err() != nil:
-			return false, context.Cause(ctx)
-		case hopeless(err) || time.Now().After(p.deadline):
-			return false, failed("could not be ordered: %v", err)
-		}
-		p.bridge.logger.WarnContext(ctx, "job not made, trying again", "err", err)
-		return false, nil
-	})
-}
-
-// settled reports whether an adopted step needs no new order: its Job exists, or its work is done, or its time is up.
-func (p *powerStep) settled(ctx context.Context, done func(context.Context, *corev1.Node) (bool, string)) (bool, error) {
-	p.job = p.request.Name()
-	settled := false
-	err := p.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
-		result, err := p.bridge.services.Jobs.Status(ctx, p.job)
-		if err != nil {
-			p.bridge.logger.WarnContext(ctx, "job not read, trying again", "err", err)
-			return false, nil
-		}
-		ok, _, err := p.look(ctx, done)
-		settled = ok || result.Phase != jobs.PhaseMissing || time.Now().After(p.deadline)
-		return true, err
-	})
-	return settled, err
+// settled reports whether the step needs no order any more: its work is done. A step that is ordered late has its time from then.
+func (p *powerStep) settled(ctx context.Context) (bool, error) {
+	p.deadline = time.Now().Add(p.bridge.status.Policy.RebootDeadline)
+	ok, _, err := p.look(ctx)
+	return ok, err
 }
 
 // look asks the node itself. A node that cannot be read has not proven anything.
-func (p *powerStep) look(ctx context.Context, done func(context.Context, *corev1.Node) (bool, string)) (bool, string, error) {
+func (p *powerStep) look(ctx context.Context) (bool, string, error) {
 	node, err := p.bridge.liveNode(ctx)
 	switch {
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
@@ -151,13 +110,13 @@ func (p *powerStep) look(ctx context.Context, done func(context.Context, *corev1
 	case err != nil:
 		return false, err.Error(), nil //nolint:nilerr // It is what is missing.
 	}
-	ok, missing := done(ctx, node)
+	ok, missing := p.done(ctx, node)
 	return ok, missing, nil
 }
 
 // refused returns an error when the operation itself reported that it could not do it.
 func (p *powerStep) refused(ctx context.Context) error {
-	result, err := p.bridge.services.Jobs.Status(ctx, p.job)
+	result, err := p.bridge.services.Jobs.Status(ctx, p.request.Name())
 	if err != nil {
 		p.bridge.logger.DebugContext(ctx, "job not read, trying again", "err", err)
 		return nil
@@ -168,21 +127,8 @@ func (p *powerStep) refused(ctx context.Context) error {
 	return nil
 }
 
-// powerAction returns the step that the request belongs to.
-func (b *ApiBridge) powerAction(r jobs.Request) ticket.Action {
-	if r.Action == jobs.ActionShutdown {
-		return ticket.Shutdown
-	}
-	return ticket.Reboot
-}
-
-// hopeless reports whether the API server will refuse the same Job again, until a person changes something.
-func hopeless(err error) bool {
-	return errors.Is(err, jobs.ErrNotOurs) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
-		apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
-}
-
-// leaseStale reports whether the kubelet has stopped renewing the Lease of the node.
+// leaseStale reports whether the kubelet has stopped renewing the Lease of the node: for a while, by our own clock, it has been
+// the same. The clock of the node may be wrong.
 func (b *ApiBridge) leaseStale(ctx context.Context) (bool, string) {
 	lease, err := b.services.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, b.node, metav1.GetOptions{})
 	if err != nil {
@@ -191,11 +137,12 @@ func (b *ApiBridge) leaseStale(ctx context.Context) (bool, string) {
 	if lease.Spec.RenewTime == nil {
 		return false, "the Lease of the node has no renewal time"
 	}
-	age := time.Since(lease.Spec.RenewTime.Time)
-	if age < b.services.Timing.LeaseStale {
-		return false, fmt.Sprintf("the Lease of the node was renewed %s ago", age.Round(time.Second))
+	if renewed := lease.Spec.RenewTime.Time; b.leaseSeen.IsZero() || !renewed.Equal(b.leaseRenewed) {
+		b.leaseRenewed, b.leaseSeen = renewed, time.Now()
 	}
-	return true, fmt.Sprintf("the Lease of the node was renewed %s ago", age.Round(time.Second))
+	age := time.Since(b.leaseSeen)
+	text := fmt.Sprintf("the Lease of the node has not been renewed for %s", age.Round(time.Second))
+	return age >= b.services.Timing.LeaseStale, text
 }
 
 // PowerStateAnnotation is set on a Node by whoever can see its power supply, such as a BMC integration. The value off is
@@ -212,9 +159,22 @@ func (b *ApiBridge) provenDown(ctx context.Context) (bool, string) {
 	if power := node.Annotations[PowerStateAnnotation]; power != "off" {
 		return false, fmt.Sprintf("annotation %s is %q", PowerStateAnnotation, power)
 	}
-	if isReady(node) {
+	if IsReady(node) {
 		return false, "the node is ready"
 	}
 	stale, why := b.leaseStale(ctx)
 	return stale, "its power is reported off, it is not ready, and " + why
+}
+
+// awaitProvenDown waits until the node is proven down. A process that has just taken over has to watch its Lease for a while.
+func (b *ApiBridge) awaitProvenDown(ctx context.Context) (why string, err error) {
+	deadline := time.Now().Add(2 * b.services.Timing.LeaseStale)
+	err = b.poll(ctx, func(ctx context.Context) (bool, error) {
+		var down bool
+		if down, why = b.provenDown(ctx); !down && time.Now().After(deadline) {
+			return false, failed("not proven down any more: %s", why)
+		}
+		return down, nil
+	})
+	return why, err
 }

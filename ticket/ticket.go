@@ -180,6 +180,21 @@ func (t *Ticket) Running() []Step {
 	return steps
 }
 
+// CancelRunning ends the steps that run as Canceled.
+func (t *Ticket) CancelRunning(message string) error {
+	for _, a := range Actions() {
+		for n := 1; n <= t.Count(a); n++ {
+			if s, _ := t.Outcome(a, n); s.Status != Running {
+				continue
+			}
+			if err := t.Record(a, n, Canceled, time.Now(), message); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // index returns the position in Workflows of the n-th call of the action, -1 if it is not there.
 func (t *Ticket) index(a Action, n int) int {
 	seen := t.foldedCount(a)

@@ -136,7 +136,7 @@ func (v nodeViews) view(node *corev1.Node) handler.NodeView {
 	view := handler.NodeView{
 		Name:          node.Name,
 		Pool:          v.settings().PoolOf(node).Name,
-		Ready:         isReady(node),
+		Ready:         sop.IsReady(node),
 		Unschedulable: node.Spec.Unschedulable,
 		BootID:        node.Status.NodeInfo.BootID,
 		CordonedBy:    node.Annotations[ticket.OwnerAnnotation],
@@ -220,13 +220,4 @@ func historyView(h *ticket.History) []handler.IncidentView {
 		views = append(views, view)
 	}
 	return views
-}
-
-func isReady(node *corev1.Node) bool {
-	for _, c := range node.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }

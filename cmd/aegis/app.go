@@ -188,6 +188,7 @@ func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
 		Conditions: a.queue,
 		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),
 		Limits:     sop.NewLimits(a.nodes.lister, a.config.current),
+		Orders:     a.orders(),
 		Book:       sop.NewBook(metrics),
 		Settings:   a.config.current,
 		Timing:     timing,
@@ -196,9 +197,19 @@ func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
 	}, nil
 }
 
+// orders returns where the orders of people are kept: on the Lease of the election.
+func (a *app) orders() *sop.OrderStore {
+	return sop.NewOrderStore(sop.OrderStoreOptions{
+		Client:    a.clients.calls.CoordinationV1(),
+		Namespace: a.cfg.LeaderElection.Namespace,
+		Name:      a.cfg.LeaderElection.Name,
+		Identity:  func() string { return a.identity },
+	})
+}
+
 // telemetry registers the metrics of the process itself.
 func (a *app) telemetry(reg prometheus.Registerer) {
-	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister))
+	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister), sop.NewStormCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aegis_leader",

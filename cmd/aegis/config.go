@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/ticket"
 )
 
 // maxConfigBytes is far above any real configuration.
@@ -78,6 +80,24 @@ type poolConfig struct {
 	MaxOutOfService        int    `yaml:"maxOutOfService"`
 	MaxDestructive         *int   `yaml:"maxDestructive"`
 	Profile                string `yaml:"profile"`
+
+	StormPercent *int           `yaml:"stormPercent"`
+	StormNodes   int            `yaml:"stormNodes"`
+	StormWindow  *time.Duration `yaml:"stormWindow"`
+	StormRelease *time.Duration `yaml:"stormRelease"`
+
+	MaxIncidents   *int           `yaml:"maxIncidents"`
+	MaxRepeats     *int           `yaml:"maxRepeats"`
+	IncidentWindow *time.Duration `yaml:"incidentWindow"`
+
+	MaintenanceWindows []windowConfig `yaml:"maintenanceWindows"`
+}
+
+type windowConfig struct {
+	Days     []string `yaml:"days"`
+	From     string   `yaml:"from"`
+	To       string   `yaml:"to"`
+	TimeZone string   `yaml:"timeZone"`
 }
 
 type authConfig struct {
@@ -200,7 +220,7 @@ func (c config) withDefaults() config {
 
 func (c config) validate() error {
 	var errs []error
-	if !knownMode(c.Mode) {
+	if !c.Mode.Known() {
 		errs = append(errs, fmt.Errorf("mode %q is unknown: use off, observe, approve or auto", c.Mode))
 	}
 	errs = append(errs, checkURL("prometheus.url", c.Prometheus.URL, false))
@@ -230,10 +250,6 @@ func (c config) validate() error {
 	return errors.Join(append(errs, err)...)
 }
 
-func knownMode(m prom.Mode) bool {
-	return m == prom.ModeOff || m == prom.ModeObserve || m == prom.ModeApprove || m == prom.ModeAuto
-}
-
 func checkURL(field, text string, required bool) error {
 	if text == "" && !required {
 		return nil
@@ -256,28 +272,64 @@ func (c config) pools() ([]sop.Pool, error) {
 			errs = append(errs, fmt.Errorf("%s.name %q is empty or used twice", field, p.Name))
 		}
 		seen[p.Name] = true
-		selector, err := labels.Parse(p.Selector)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s.selector: %w", field, err))
-			continue
-		}
-		pool := sop.Pool{
-			Name:           p.Name,
-			Selector:       selector,
-			MaxPercent:     valueOr(p.MaxOutOfServicePercent, 10),
-			MaxNodes:       p.MaxOutOfService,
-			MaxDestructive: valueOr(p.MaxDestructive, 1),
-			Profile:        cmp.Or(p.Profile, "default"),
-		}
-		if pool.MaxPercent < 0 || pool.MaxPercent > 100 || pool.MaxNodes < 0 || pool.MaxDestructive < 1 {
-			errs = append(errs, fmt.Errorf("%s: maxOutOfServicePercent must be 0 to 100, maxOutOfService at least 0, maxDestructive at least 1", field))
-		}
-		pools = append(pools, pool)
+		pool, err := p.pool(field)
+		pools, errs = append(pools, pool), append(errs, err)
 	}
 	return pools, errors.Join(errs...)
 }
 
-func valueOr(p *int, fallback int) int {
+// pool returns the pool with the defaults of one that says nothing.
+func (p poolConfig) pool(field string) (sop.Pool, error) {
+	pool := sop.DefaultPool()
+	pool.Name, pool.Profile = p.Name, cmp.Or(p.Profile, pool.Profile)
+	pool.MaxPercent = valueOr(p.MaxOutOfServicePercent, pool.MaxPercent)
+	pool.MaxNodes = p.MaxOutOfService
+	pool.MaxDestructive = valueOr(p.MaxDestructive, pool.MaxDestructive)
+	pool.StormPercent, pool.StormNodes = valueOr(p.StormPercent, pool.StormPercent), p.StormNodes
+	pool.StormWindow, pool.StormRelease = valueOr(p.StormWindow, pool.StormWindow), valueOr(p.StormRelease, pool.StormRelease)
+	pool.MaxIncidents, pool.MaxRepeats = valueOr(p.MaxIncidents, pool.MaxIncidents), valueOr(p.MaxRepeats, pool.MaxRepeats)
+	pool.IncidentWindow = valueOr(p.IncidentWindow, pool.IncidentWindow)
+	errs := []error{checkPool(field, pool)}
+	var err error
+	if pool.Selector, err = labels.Parse(p.Selector); err != nil {
+		errs = append(errs, fmt.Errorf("%s.selector: %w", field, err))
+	}
+	for i, w := range p.MaintenanceWindows {
+		window, err := sop.ParseWindow(w.Days, w.From, w.To, w.TimeZone)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s.maintenanceWindows[%d]: %w", field, i, err))
+		}
+		pool.Windows = append(pool.Windows, window)
+	}
+	return pool, errors.Join(errs...)
+}
+
+// checkPool names each limit that is out of its range.
+func checkPool(field string, p sop.Pool) error {
+	var errs []error
+	for _, limit := range []struct {
+		name               string
+		value, least, most int64
+	}{
+		{"maxOutOfServicePercent", int64(p.MaxPercent), 0, 100},
+		{"maxOutOfService", int64(p.MaxNodes), 0, math.MaxInt32},
+		{"maxDestructive", int64(p.MaxDestructive), 1, math.MaxInt32},
+		{"stormPercent", int64(p.StormPercent), 0, 100},
+		{"stormNodes", int64(p.StormNodes), 0, math.MaxInt32},
+		{"stormWindow in seconds", int64(p.StormWindow / time.Second), 1, math.MaxInt32},
+		{"stormRelease in seconds", int64(p.StormRelease / time.Second), 0, math.MaxInt32},
+		{"maxIncidents", int64(p.MaxIncidents), 0, ticket.MaxIncidents},
+		{"maxRepeats", int64(p.MaxRepeats), 0, ticket.MaxIncidents},
+		{"incidentWindow in seconds", int64(p.IncidentWindow / time.Second), 1, math.MaxInt32},
+	} {
+		if limit.value < limit.least || limit.value > limit.most {
+			errs = append(errs, fmt.Errorf("%s.%s is %d, must be from %d to %d", field, limit.name, limit.value, limit.least, limit.most))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func valueOr[T any](p *T, fallback T) T {
 	if p == nil {
 		return fallback
 	}

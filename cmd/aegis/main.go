@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	// The time zones of maintenance windows; an image of nothing but this program has none.
+	_ "time/tzdata"
 
 	"aegis.io/aegis/jobs/host"
 )

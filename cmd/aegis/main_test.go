@@ -140,7 +140,7 @@ func TestBadConfigs(t *testing.T) {
 		{"pool twice", "pools: [{name: a}, {name: a}]", "pools[1].name"},
 		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", "pools[0].selector"},
 		{"too much", "pools: [{name: a, maxOutOfServicePercent: 101}]", "0 to 100"},
-		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "maxDestructive at least 1"},
+		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "pools[0].maxDestructive is 0, must be from 1 to"},
 		{"too long", "#" + string(bytes.Repeat([]byte("x"), maxConfigBytes)), "at most 1048576"},
 	}
 	for _, tt := range tests {

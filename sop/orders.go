@@ -1,0 +1,294 @@
+package sop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// The annotations of the Lease of Aegis that hold the orders. People may edit them with kubectl.
+const (
+	// PausedAnnotation is there while everything is paused. Its value says why: JSON, or any text.
+	PausedAnnotation = "aegis.io/paused"
+	// ModesAnnotation holds the modes that were set while Aegis runs, as JSON by condition.
+	ModesAnnotation = "aegis.io/modes"
+	// StormsAnnotation holds the storms that go on, as JSON.
+	StormsAnnotation = "aegis.io/storms"
+)
+
+// ErrOrders is wrapped by the error about orders that cannot be read or written.
+var ErrOrders = errors.New("orders on the Lease")
+
+// Order is what somebody has ordered.
+type Order struct {
+	By     string    `json:"by,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at,omitzero"`
+}
+
+// String says who ordered it, and why.
+func (o Order) String() string {
+	switch {
+	case o.By == "":
+		return o.Reason
+	case o.Reason == "":
+		return "by " + o.By
+	}
+	return "by " + o.By + ": " + o.Reason
+}
+
+// ModeOrder sets the mode of a condition.
+type ModeOrder struct {
+	Mode prom.Mode `json:"mode"`
+	Order
+}
+
+// Orders are what people have ordered for the whole cluster while Aegis runs, and the storms that it has found. They outlive
+// the process.
+type Orders struct {
+	// Pause is nil when nothing is paused.
+	Pause *Order
+	// Modes are the modes of conditions that differ from the configured ones.
+	Modes map[string]ModeOrder
+	// Storms are those that go on, sorted by condition and pool.
+	Storms []Storm
+}
+
+func (o Orders) clone() Orders {
+	o.Modes = maps.Clone(o.Modes)
+	o.Storms = slices.Clone(o.Storms)
+	return o
+}
+
+// apply gives the status the mode that was ordered for its condition.
+func (o Orders) apply(s prom.AegisNodeStatus) prom.AegisNodeStatus {
+	// A condition that no catalogue knows has no mode, and no order makes it known.
+	if order, found := o.Modes[s.Condition]; found && s.Policy.Mode != "" {
+		s.Policy.Mode = order.Mode
+	}
+	return s
+}
+
+func (o Orders) applyAll(statuses []prom.AegisNodeStatus) []prom.AegisNodeStatus {
+	applied := make([]prom.AegisNodeStatus, len(statuses))
+	for i, s := range statuses {
+		applied[i] = o.apply(s)
+	}
+	return applied
+}
+
+// OrderStoreOptions say where the orders are kept.
+type OrderStoreOptions struct {
+	// Client reads and writes the Lease.
+	Client coordinationclient.LeasesGetter
+	// Namespace and Name are those of the Lease.
+	Namespace, Name string
+	// Identity returns who this process is in the election. Empty means that there is no election.
+	Identity func() string
+}
+
+// OrderStore keeps the orders on the Lease of the leader election, where the next leader finds them. It is safe for concurrent
+// use.
+type OrderStore struct {
+	options OrderStoreOptions
+
+	mu   sync.Mutex
+	last Orders
+}
+
+// NewOrderStore returns a store that knows no orders until they are read.
+func NewOrderStore(o OrderStoreOptions) *OrderStore { return &OrderStore{options: o} }
+
+// Last returns the orders as they were last read.
+func (s *OrderStore) Last() Orders {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.clone()
+}
+
+// Read reads the orders anew. It also proves that this process leads: ErrLeaseLost says that another one holds the Lease.
+func (s *OrderStore) Read(ctx context.Context) (Orders, error) {
+	lease, err := s.lease(ctx)
+	if err != nil {
+		return Orders{}, err
+	}
+	return s.take(lease)
+}
+
+func (s *OrderStore) take(lease *coordinationv1.Lease) (Orders, error) {
+	orders, err := parseOrders(lease.Annotations)
+	if err != nil {
+		return Orders{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = orders
+	return orders.clone(), nil
+}
+
+// Update changes the orders in a write that fails if somebody else changes the Lease in between, and is then decided anew.
+func (s *OrderStore) Update(ctx context.Context, change func(*Orders) error) error {
+	const tries = 10
+	var err error
+	for range tries {
+		if err = s.update(ctx, change); !apierrors.IsConflict(err) {
+			return err
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w are being changed by somebody else: %w", ErrOrders, err)
+}
+
+func (s *OrderStore) update(ctx context.Context, change func(*Orders) error) error {
+	lease, err := s.lease(ctx)
+	if err != nil {
+		return err
+	}
+	orders, err := parseOrders(lease.Annotations)
+	if err != nil {
+		return err
+	}
+	if err := change(&orders); err != nil {
+		return err
+	}
+	patch, err := orderPatch(lease, orders)
+	if err != nil || patch == nil {
+		return err
+	}
+	written, err := s.client().Patch(ctx, lease.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "aegis"})
+	if err != nil {
+		return fmt.Errorf("%w not written: %w", ErrOrders, err)
+	}
+	_, err = s.take(written)
+	return err
+}
+
+func (s *OrderStore) client() coordinationclient.LeaseInterface {
+	return s.options.Client.Leases(s.options.Namespace)
+}
+
+// lease reads the Lease. Without an election nobody else makes it.
+func (s *OrderStore) lease(ctx context.Context) (*coordinationv1.Lease, error) {
+	identity := s.options.Identity()
+	lease, err := s.client().Get(ctx, s.options.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && identity == "" {
+		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: s.options.Namespace, Name: s.options.Name}}
+		lease, err = s.client().Create(ctx, lease, metav1.CreateOptions{FieldManager: "aegis"})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w not read: %w", ErrOrders, err)
+	}
+	if holder := lease.Spec.HolderIdentity; identity != "" && (holder == nil || *holder != identity) {
+		return nil, fmt.Errorf("%w to another replica", ErrLeaseLost)
+	}
+	return lease, nil
+}
+
+// parseOrders reads the annotations. What cannot be read is an error: it might be a pause.
+func parseOrders(annotations map[string]string) (Orders, error) {
+	orders := Orders{Pause: parsePause(annotations[PausedAnnotation])}
+	err := errors.Join(
+		parseOrder(annotations, ModesAnnotation, &orders.Modes),
+		parseOrder(annotations, StormsAnnotation, &orders.Storms),
+	)
+	for _, name := range slices.Sorted(maps.Keys(orders.Modes)) {
+		if mode := orders.Modes[name].Mode; !mode.Known() {
+			err = errors.Join(err, fmt.Errorf("annotation %s: %s has the mode %q: use off, observe, approve or auto", ModesAnnotation, name, mode))
+		}
+	}
+	if err != nil {
+		return Orders{}, fmt.Errorf("%w: %w", ErrOrders, err)
+	}
+	return orders, nil
+}
+
+// parsePause takes any text for a pause, except what a person would write to end one.
+func parsePause(text string) *Order {
+	if text == "" || text == "false" {
+		return nil
+	}
+	order := new(Order)
+	if json.Unmarshal([]byte(text), order) != nil {
+		return &Order{Reason: text}
+	}
+	return order
+}
+
+func parseOrder[T any](annotations map[string]string, key string, into *T) error {
+	text := annotations[key]
+	if text == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		return fmt.Errorf("annotation %s: %w", key, err)
+	}
+	return nil
+}
+
+// orderPatch returns the merge patch that writes the orders, nil if they are written already. It carries the version that it is
+// meant for.
+func orderPatch(lease *coordinationv1.Lease, orders Orders) ([]byte, error) {
+	wanted, err := orderTexts(orders)
+	if err != nil {
+		return nil, err
+	}
+	changed := make(map[string]*string)
+	for key, text := range wanted {
+		if text == lease.Annotations[key] {
+			continue
+		}
+		changed[key] = nil
+		if text != "" {
+			changed[key] = &text
+		}
+	}
+	if len(changed) == 0 {
+		return nil, nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": lease.ResourceVersion, "annotations": changed},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOrders, err)
+	}
+	return patch, nil
+}
+
+// orderTexts returns the annotations of the orders. Empty ones are removed.
+func orderTexts(o Orders) (map[string]string, error) {
+	texts := make(map[string]string)
+	for key, value := range map[string]struct {
+		empty bool
+		value any
+	}{
+		PausedAnnotation: {o.Pause == nil, o.Pause},
+		ModesAnnotation:  {len(o.Modes) == 0, o.Modes},
+		StormsAnnotation: {len(o.Storms) == 0, o.Storms},
+	} {
+		texts[key] = ""
+		if value.empty {
+			continue
+		}
+		text, err := json.Marshal(value.value)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrOrders, err)
+		}
+		texts[key] = string(text)
+	}
+	return texts, nil
+}

@@ -1,0 +1,195 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// What people order for one node.
+
+// NodeOrder is an order for one node.
+type NodeOrder struct {
+	Node string
+	// Condition and Device say what an approval is for.
+	Condition, Device string
+	By, Reason        string
+}
+
+// reason says who ordered it, and why.
+func (o NodeOrder) reason(what string) string {
+	return what + " " + Order{By: o.By, Reason: o.Reason}.String()
+}
+
+// Approve lets the repair of a condition begin that waits for a person, or go on. Its sources are asked before each step all the
+// same. The error is ErrRefused when nothing waits for an approval.
+func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, error) {
+	status, record, verdict, err := d.considerApproval(o)
+	if err != nil {
+		return HealResult{Verdict: verdict}, err
+	}
+	result := HealResult{Verdict: Verdict{VerdictExecute, o.reason("approved")}}
+	if result.Plan, err = d.Plan(ctx, status); err != nil {
+		return result, err
+	}
+	opened := newIncident(status, status.SOP, string(status.Origin))
+	_, err = d.services.Tickets.Update(ctx, o.Node, record.Node, func(r ticket.Record, c *ticket.Change) error {
+		switch t := r.Ticket; {
+		case ownedByPeople(Situation{Record: r}).Name != "":
+			return refused(ownedByPeople(Situation{Record: r}))
+		case t == nil || !t.Open():
+			c.Ticket = opened.open(time.Now(), r.Node.Status.NodeInfo.BootID)
+			c.Ticket.Status = ticket.StatusCreated
+		case t.Condition != o.Condition || t.Device != o.Device:
+			return refused(Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)})
+		default:
+			c.Ticket = t.Clone()
+		}
+		c.Ticket.ApprovedBy = o.By
+		result.Ticket = c.Ticket.ID
+		return nil
+	})
+	if err != nil {
+		return result, err
+	}
+	d.tellOrder(ctx, record.Node, o, "AegisApproved", o.Condition+": "+o.reason("approved"))
+	return result, nil
+}
+
+func refused(v Verdict) error { return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason) }
+
+// considerApproval finds the condition that waits for an approval.
+func (d *Dispatcher) considerApproval(o NodeOrder) (prom.AegisNodeStatus, ticket.Record, Verdict, error) {
+	record, err := d.cached(o.Node)
+	if err != nil {
+		return prom.AegisNodeStatus{}, record, Verdict{VerdictNodeGone, "there is no such Node"}, err
+	}
+	statuses := d.services.Orders.Last().applyAll(d.withTicket(record, d.services.Conditions.Statuses(o.Node)))
+	verdict := Verdict{VerdictUnconfirmed, "the condition is not reported on the node"}
+	for i, s := range statuses {
+		if s.Condition != o.Condition || s.ID != o.Device {
+			continue
+		}
+		verdict = decide(d.situation(record.Node, record, statuses, i))
+		goesOn := record.Ticket != nil && record.Ticket.Open() && verdict.Name == VerdictExecute && s.Policy.Mode == prom.ModeApprove
+		if verdict.Name == VerdictAwaitingApproval || goesOn {
+			return s, record, verdict, nil
+		}
+	}
+	return prom.AegisNodeStatus{}, record, verdict, refused(verdict)
+}
+
+// cached reads the record of a node from the cache.
+func (d *Dispatcher) cached(name string) (ticket.Record, error) {
+	node, err := d.services.Nodes.Get(name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return ticket.Record{}, ticket.ErrNodeGone
+	case err != nil:
+		return ticket.Record{}, fmt.Errorf("node %s: %w", name, err)
+	}
+	return ticket.ReadNode(node), nil
+}
+
+// Cancel ends the incident of the node and gives it to the one who canceled it: nothing more is done on the node until they give
+// it back. What has been ordered from the node already, such as a boot, cannot be recalled.
+func (d *Dispatcher) Cancel(ctx context.Context, o NodeOrder) error {
+	return d.take(ctx, o, "AegisCanceled", "canceled", func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		why, now := o.reason("canceled"), time.Now()
+		if err := t.CancelRunning(why); err != nil {
+			return err
+		}
+		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {
+			return err
+		}
+		t.Status, t.Reason, t.Hold = ticket.StatusAssigned, why, ""
+		c.History = entered(r.History, t, outcomeCanceled, now)
+		return nil
+	})
+}
+
+// TakeOver makes the one who orders it the supervisor of the ticket, as an edit with kubectl would. The incident goes on from
+// where it was when they release it.
+func (d *Dispatcher) TakeOver(ctx context.Context, o NodeOrder) error {
+	return d.take(ctx, o, "AegisTakenOver", "taken over", func(*ticket.Ticket, ticket.Record, *ticket.Change) error { return nil })
+}
+
+// take changes the open ticket of Aegis, gives it to who ordered that, and ends the procedure that runs.
+func (d *Dispatcher) take(ctx context.Context, o NodeOrder, event, what string,
+	change func(*ticket.Ticket, ticket.Record, *ticket.Change) error,
+) error {
+	record, err := d.services.Tickets.Update(ctx, o.Node, nil, func(r ticket.Record, c *ticket.Change) error {
+		t := r.Ticket
+		switch {
+		case ownedByPeople(Situation{Record: r}).Name != "":
+			return refused(ownedByPeople(Situation{Record: r}))
+		case t == nil || !t.Open():
+			return fmt.Errorf("%w: the node has no open ticket", ErrRefused)
+		}
+		c.Ticket = t.Clone()
+		if err := change(c.Ticket, r, c); err != nil {
+			return err
+		}
+		c.Ticket.Supervisor = supervisor(o.By)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.interrupt(o.Node, fmt.Errorf("%w: %s", ErrTakenOver, o.reason(what)))
+	d.tellOrder(ctx, record.Node, o, event, o.reason(what))
+	return nil
+}
+
+// supervisor returns a supervisor that is not Aegis itself, nor several.
+func supervisor(by string) string {
+	name := strings.TrimSpace(strings.ReplaceAll(by, ",", " "))
+	if name == "" || name == ticket.Self {
+		return "people"
+	}
+	return name
+}
+
+// Release gives a ticket of people back to Aegis. One that had been handed over is closed, and what still holds is decided anew;
+// one that was taken over goes on.
+func (d *Dispatcher) Release(ctx context.Context, o NodeOrder) error {
+	record, err := d.services.Tickets.Update(ctx, o.Node, nil, func(r ticket.Record, c *ticket.Change) error {
+		t := r.Ticket
+		switch {
+		case r.Broken != nil:
+			return fmt.Errorf("%w: %w", ErrRefused, r.Broken)
+		case t == nil || !t.Open():
+			return fmt.Errorf("%w: the node has no open ticket", ErrRefused)
+		case t.Owned():
+			return fmt.Errorf("%w: ticket %s belongs to Aegis", ErrRefused, t.ID)
+		}
+		c.Ticket = t.Clone()
+		c.Ticket.Supervisor = ticket.Self
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.tellOrder(ctx, record.Node, o, "AegisReleased", o.reason("released"))
+	return nil
+}
+
+// tellOrder logs an order for a node, makes an Event of it, and has the node looked at.
+func (d *Dispatcher) tellOrder(ctx context.Context, node *corev1.Node, o NodeOrder, event, text string) {
+	d.services.Logger.InfoContext(ctx, "order taken", "node", o.Node, "order", text, "by", o.By)
+	d.services.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, event, "%s", text)
+	d.queue.Touch(o.Node)
+}
+
+// IsRefusal reports whether the error says that an order makes no sense as things are.
+func IsRefusal(err error) bool {
+	return errors.Is(err, ErrRefused) || errors.Is(err, ticket.ErrConflict) || errors.Is(err, ticket.ErrRecreated)
+}

@@ -1,0 +1,146 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// preemptedError ends a run because a strictly more urgent condition holds on the node.
+type preemptedError struct{ by prom.AegisNodeStatus }
+
+func (e *preemptedError) Error() string {
+	return fmt.Sprintf("interrupted: %s is more urgent", e.by.Condition)
+}
+
+// interruptible reports whether a step of the action may be left in the middle for something more urgent: it waits or evicts,
+// and what it has done so far is no harm.
+func interruptible(a ticket.Action) bool {
+	switch a {
+	case ticket.Wait, ticket.WaitIdle, ticket.Drain, ticket.DrainGPU, ticket.Verify, ticket.Healthcheck, ticket.Diagnose:
+		return true
+	}
+	return false
+}
+
+// watch ends a run while a step waits: when people take the ticket over or undo the cordon, and for a more urgent condition.
+func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.CancelCauseFunc) {
+	for sleep(ctx, b.services.Timing.Poll) == nil {
+		node, err := b.services.Nodes.Get(b.node)
+		if err != nil {
+			continue
+		}
+		record := ticket.ReadNode(node)
+		if err := b.edited(ctx, record); err != nil {
+			cancel(err)
+			return
+		}
+		if next, found := d.moreUrgent(ctx, b, record); found {
+			cancel(&preemptedError{by: next})
+			return
+		}
+	}
+}
+
+// edited says how people have taken the node out of our hands. The cache may lag behind our own writes, so what looks like
+// somebody else's is read from the API server before it counts.
+func (b *ApiBridge) edited(ctx context.Context, seen ticket.Record) error {
+	if !b.lostSight(seen) && !b.undone(seen.Node) {
+		return nil
+	}
+	record, err := b.services.Tickets.Get(ctx, b.node)
+	switch {
+	case err != nil:
+		// The next look will tell, and no step begins without one.
+		return nil
+	case b.undone(record.Node):
+		return errUncordoned
+	case b.lostSight(record):
+		return fmt.Errorf("%w: the ticket was edited by hand", ErrTakenOver)
+	}
+	return nil
+}
+
+// undone reports whether a person has undone the cordon of this incident. Their next one could not be told from it.
+func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && !node.Spec.Unschedulable }
+
+// lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
+// is another one, says nothing here: it may be a write of ours that this reading does not know yet.
+func (b *ApiBridge) lostSight(r ticket.Record) bool {
+	if r.Broken != nil {
+		return true
+	}
+	t := r.Ticket
+	return t != nil && t.ID == b.journal.incident.id && t.Open() && !t.Owned() && t.Status != ticket.StatusAssigned
+}
+
+// moreUrgent returns a condition of a strictly more urgent band that would be repaired now if the node had no ticket. Until the
+// ticket is there, the next visit decides by itself.
+func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Record) (prom.AegisNodeStatus, bool) {
+	t := r.Ticket
+	if !b.interruptible.Load() || t == nil || t.ID != b.journal.incident.id || !t.Open() || !t.Owned() {
+		return prom.AegisNodeStatus{}, false
+	}
+	r.Ticket = nil
+	statuses := d.services.statuses(b.node)
+	for i, s := range statuses {
+		if !outranks(s, b.status) || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != VerdictExecute {
+			continue
+		}
+		if judge(d.services.Source.Observe(ctx, s.Key())).Name == VerdictExecute {
+			return s, true
+		}
+	}
+	return prom.AegisNodeStatus{}, false
+}
+
+func outranks(s, other prom.AegisNodeStatus) bool {
+	return prom.BandOf(s.Priority).Urgency() < prom.BandOf(other.Priority).Urgency()
+}
+
+// present doubts an alert about a silent kubelet while the node says that it is ready: it may be what is left of a boot.
+func present(s prom.AegisNodeStatus, node *corev1.Node) bool {
+	return prom.BandOf(s.Priority) != prom.BandNotReady || !IsReady(node)
+}
+
+// yield gives the ticket of a run to the more urgent condition that interrupted it. What keeps work off the node is kept; all
+// other steps are that condition's own. A step that must not be left in the middle is gone on with first.
+func (b *ApiBridge) yield(ctx context.Context, e *preemptedError) error {
+	next := e.by
+	return b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
+		if slices.ContainsFunc(t.Running(), func(s ticket.Step) bool { return !interruptible(s.Action) }) {
+			return errNothingToDo
+		}
+		if err := t.CancelRunning(e.Error()); err != nil {
+			return err
+		}
+		t.Past = pastOf(t)
+		t.Condition, t.Device, t.SOP, t.Origin = next.Condition, next.ID, next.SOP, string(next.Origin)
+		t.Reason = next.Msg
+		t.BootID = r.Node.Status.NodeInfo.BootID
+		t.Hold = ""
+		return nil
+	})
+}
+
+// pastOf counts the calls that a new procedure on the ticket does not see. It sees the last cordon and drain if they went well.
+func pastOf(t *ticket.Ticket) map[ticket.Action]int {
+	past := make(map[ticket.Action]int)
+	for _, a := range ticket.Actions() {
+		n := t.Count(a)
+		if kept := a == ticket.Cordon || a == ticket.Drain || a == ticket.DrainGPU; kept {
+			if last, known := t.Outcome(a, n); known && last.Status == ticket.Succeeded {
+				n--
+			}
+		}
+		if n > 0 {
+			past[a] = n
+		}
+	}
+	return past
+}
