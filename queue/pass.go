@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,16 +22,29 @@ const (
 
 // source is a source of alerts with a name for people.
 type source struct {
-	name   string
-	kind   sourceKind
-	alerts AlertSource
+	name     string
+	kind     sourceKind
+	alerts   AlertSource
+	silences SilenceSource // Nil for Prometheus.
 }
 
 // reading is the answer of a source.
 type reading struct {
-	source source
-	alerts []prom.Alert
-	err    error
+	source   source
+	alerts   []prom.Alert
+	silences []prom.Silence
+	err      error
+}
+
+// read asks the source. Half an answer is none.
+func (s source) read(ctx context.Context) reading {
+	r := reading{source: s}
+	r.alerts, r.err = s.alerts.Alerts(ctx)
+	if r.err == nil && s.silences != nil {
+		// After the alerts: a silence that begins in between is not applied to them.
+		r.silences, r.err = s.silences.Silences(ctx)
+	}
+	return r
 }
 
 // pass is what one pass found. It is complete once done is closed, and does not change afterwards.
@@ -46,6 +60,9 @@ type pass struct {
 	replicaErrs        []error
 	listed             map[prom.Key]*listing
 	fingerprints       map[string]struct{} // Of all alerts that Alertmanager lists, whatever they mean.
+	silences           []prom.Silence      // Of all replicas.
+
+	labels map[prom.Key]alertLabels // Of the alerts that the sources have.
 }
 
 // listing is what the replicas of Alertmanager say of one status.
@@ -64,6 +81,7 @@ func newPass() *pass {
 		evidence:      make(map[prom.Key]prom.Evidence),
 		listed:        make(map[prom.Key]*listing),
 		fingerprints:  make(map[string]struct{}),
+		labels:        make(map[prom.Key]alertLabels),
 	}
 }
 
@@ -95,6 +113,7 @@ func (p *pass) add(r reading, translator Translator) {
 		}
 		p.answered++
 		p.addListed(r.alerts, translator)
+		p.silences = append(p.silences, r.silences...)
 	}
 }
 
@@ -106,6 +125,7 @@ func (p *pass) addEvidence(alerts []prom.Alert, translator Translator) {
 			continue // An alert that is no condition of a node, such as the canary. The translator counts them.
 		}
 		key := o.Status.Key()
+		p.addLabels(o, false)
 		switch {
 		case a.State == prom.StateFiring:
 			p.evidence[key] = prom.EvidenceFiring
@@ -123,6 +143,7 @@ func (p *pass) addListed(alerts []prom.Alert, translator Translator) {
 		if err != nil {
 			continue
 		}
+		p.addLabels(o, true)
 		l, ok := p.listed[o.Status.Key()]
 		if !ok {
 			l = &listing{}
@@ -130,6 +151,15 @@ func (p *pass) addListed(alerts []prom.Alert, translator Translator) {
 		}
 		l.add(a, o)
 	}
+}
+
+// addLabels keeps the labels of an alert, which are final if Alertmanager tells them.
+func (p *pass) addLabels(o prom.Observation, final bool) {
+	if len(o.Labels) == 0 {
+		return
+	}
+	one := alertLabels{final: final, sets: map[string]map[string]string{identity(o): o.Labels}}
+	p.labels[o.Status.Key()] = p.labels[o.Status.Key()].joined(one)
 }
 
 // add takes one alert. An alert that has expired is listed still, but neither fires nor permits anything.
@@ -158,13 +188,29 @@ func (p *pass) has(s prom.AegisNodeStatus) bool {
 	})
 }
 
-// finding returns what the pass found about a status.
-func (p *pass) finding(key prom.Key) prom.Finding {
+// absent returns the statuses fed by alerts that were in the queue before the pass and that no source has.
+func (p *pass) absent(queued []Item) []prom.AegisNodeStatus {
+	if !p.complete() {
+		return nil
+	}
+	var absent []prom.AegisNodeStatus
+	for _, item := range queued {
+		for _, s := range item.Statuses {
+			if len(s.Alerts) > 0 && s.LastSeen.Before(p.began) && !p.has(s) {
+				absent = append(absent, s)
+			}
+		}
+	}
+	return absent
+}
+
+// finding returns what the pass found about a status whose alerts have the labels.
+func (p *pass) finding(key prom.Key, labels alertLabels) prom.Finding {
 	if p.aborted != nil {
 		return unknownFinding(p.began, p.aborted.Error())
 	}
 	evidence, whyEvidence := p.evidenceOf(key)
-	permission, whyPermission := p.permissionOf(key)
+	permission, whyPermission := p.permissionOf(key, labels)
 	reasons := slices.DeleteFunc([]string{whyEvidence, whyPermission}, func(s string) bool { return s == "" })
 	return prom.Finding{Evidence: evidence, Permission: permission, Reason: strings.Join(reasons, "; "), At: p.began}
 }
@@ -184,9 +230,11 @@ func (p *pass) evidenceOf(key prom.Key) (prom.Evidence, string) {
 	}
 }
 
-// permissionOf returns what Alertmanager says about acting on a status, and why it is not granted.
-func (p *pass) permissionOf(key prom.Key) (prom.Permission, string) {
+// permissionOf returns what Alertmanager says about acting on a status, and why it is not granted. A silence counts also
+// when no replica lists the alert, or has not applied it yet: it is the word of a person.
+func (p *pass) permissionOf(key prom.Key, labels alertLabels) (prom.Permission, string) {
 	l := p.listed[key]
+	silence := p.silenceOf(key, labels)
 	switch {
 	case p.replicas == 0:
 		return prom.PermissionUnknown, "permission unknown: no Alertmanager is configured"
@@ -194,11 +242,23 @@ func (p *pass) permissionOf(key prom.Key) (prom.Permission, string) {
 		return prom.PermissionUnknown, fmt.Sprintf("permission unknown: no Alertmanager answers: %v", p.replicaErrs[0])
 	case l != nil && l.suppressed:
 		return prom.PermissionSilenced, l.suppressors()
+	case silence != "":
+		return prom.PermissionSilenced, silence
 	case l != nil && l.active:
 		return prom.PermissionGranted, ""
 	default:
 		return prom.PermissionUnlisted, fmt.Sprintf("%d of %d replicas of Alertmanager answer, and none has it active", p.answered, p.replicas)
 	}
+}
+
+// silenceOf names a silence that matches an alert of the status. It is empty when there is none.
+func (p *pass) silenceOf(key prom.Key, labels alertLabels) string {
+	for _, s := range p.silences {
+		if labels.matched(key, s) {
+			return s.String()
+		}
+	}
+	return ""
 }
 
 // suppressors says what suppresses the status.

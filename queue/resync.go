@@ -31,6 +31,11 @@ type AlertSource interface {
 	Alerts(ctx context.Context) ([]prom.Alert, error)
 }
 
+// SilenceSource tells the active silences of an Alertmanager replica. An error means that nothing is known.
+type SilenceSource interface {
+	Silences(ctx context.Context) ([]prom.Silence, error)
+}
+
 // Translator turns an alert into what it says of a status. An error means that it says nothing of any.
 type Translator interface {
 	Resolve(a prom.Alert) (prom.Observation, error)
@@ -43,7 +48,7 @@ type ResyncOptions struct {
 	// Prometheus says whether a condition exists. Without it that is unknown.
 	Prometheus AlertSource
 	// Alertmanagers say whether a condition may be acted on: every replica, by its URL, which must not hold
-	// credentials, because it is logged. Without any that is unknown.
+	// credentials, because it is logged. Each must be a SilenceSource too. Without any that is unknown.
 	Alertmanagers map[string]AlertSource
 	// Translator says which condition an alert means.
 	Translator Translator
@@ -66,6 +71,7 @@ type Resync struct {
 	timeout    time.Duration
 	logger     *slog.Logger
 	metrics    *resyncMetrics
+	labels     *labelMemory
 
 	running sync.Mutex // Held by Run.
 	synced  atomic.Bool
@@ -88,14 +94,19 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 	if o.Interval < 0 || o.Timeout < 0 {
 		return nil, fmt.Errorf("resync: negative interval %s or timeout %s", o.Interval, o.Timeout)
 	}
+	sources, err := sourcesOf(o)
+	if err != nil {
+		return nil, err
+	}
 	return &Resync{
 		queue:      o.Queue,
 		translator: o.Translator,
-		sources:    sourcesOf(o),
+		sources:    sources,
 		interval:   cmp.Or(o.Interval, defaultInterval),
 		timeout:    cmp.Or(o.Timeout, defaultTimeout),
 		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "resync"),
 		metrics:    newResyncMetrics(o.Registerer),
+		labels:     newLabelMemory(),
 		trigger:    make(chan struct{}, 1),
 		next:       newPass(),
 		silent:     make(map[string]bool),
@@ -103,15 +114,20 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 }
 
 // sourcesOf lists the sources in a fixed order.
-func sourcesOf(o ResyncOptions) []source {
+func sourcesOf(o ResyncOptions) ([]source, error) {
 	var sources []source
 	if o.Prometheus != nil {
 		sources = append(sources, source{name: string(sourcePrometheus), kind: sourcePrometheus, alerts: o.Prometheus})
 	}
 	for _, address := range slices.Sorted(maps.Keys(o.Alertmanagers)) {
-		sources = append(sources, source{name: address, kind: sourceAlertmanager, alerts: o.Alertmanagers[address]})
+		alerts := o.Alertmanagers[address]
+		silences, ok := alerts.(SilenceSource)
+		if !ok {
+			return nil, fmt.Errorf("resync: alertmanager %s does not tell its silences", address)
+		}
+		sources = append(sources, source{name: address, kind: sourceAlertmanager, alerts: alerts, silences: silences})
 	}
-	return sources
+	return sources, nil
 }
 
 // Run makes a pass at once, then at every interval and whenever one is asked for, until the context ends. It returns
@@ -163,10 +179,11 @@ func (r *Resync) Trigger() {
 // Observe returns what a pass finds about the status that begins after the call. Whoever calls before it begins
 // shares it. Without an answer before the context ends, nothing is known.
 func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
+	r.labels.need(key, time.Now())
 	p := r.await()
 	select {
 	case <-p.done:
-		return p.finding(key)
+		return r.finding(p, key)
 	case <-ctx.Done():
 		return unknownFinding(time.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
 	}
@@ -180,7 +197,12 @@ func (r *Resync) Last(key prom.Key) prom.Finding {
 	if p == nil {
 		return unknownFinding(time.Time{}, "no pass of resync has ended")
 	}
-	return p.finding(key)
+	return r.finding(p, key)
+}
+
+// finding returns what the pass found about the status.
+func (r *Resync) finding(p *pass, key prom.Key) prom.Finding {
+	return p.finding(key, r.labels.of(key, p.labels[key]))
 }
 
 // await asks for the next pass and returns it.
@@ -220,7 +242,9 @@ func (r *Resync) pass(ctx context.Context) {
 	if p.known() {
 		r.enter(p)
 	}
-	r.withdraw(p)
+	queued := r.queue.items()
+	r.labels.update(p.labels, queued, time.Now())
+	r.withdraw(p, queued)
 	r.metrics.duration.Observe(time.Since(p.began).Seconds())
 	if p.complete() {
 		r.metrics.succeeded(time.Now())
@@ -239,10 +263,7 @@ func (r *Resync) read(ctx context.Context) []reading {
 	readings := make([]reading, len(r.sources))
 	var group sync.WaitGroup
 	for i, s := range r.sources {
-		group.Go(func() {
-			alerts, err := s.alerts.Alerts(ctx)
-			readings[i] = reading{source: s, alerts: alerts, err: err}
-		})
+		group.Go(func() { readings[i] = s.read(ctx) })
 	}
 	group.Wait()
 	return readings
@@ -283,9 +304,9 @@ func (r *Resync) enter(p *pass) {
 
 // withdraw removes the conditions that no source has had for some passes in a row. A pass that is not complete proves
 // no absence, and interrupts the row.
-func (r *Resync) withdraw(p *pass) {
+func (r *Resync) withdraw(p *pass, queued []Item) {
 	misses := make(map[prom.Key]int)
-	for _, item := range r.absent(p) {
+	for _, item := range p.absent(queued) {
 		key := item.Key()
 		misses[key] = r.misses[key] + 1
 		if misses[key] < absentPasses {
@@ -297,20 +318,4 @@ func (r *Resync) withdraw(p *pass) {
 		}
 	}
 	r.misses = misses
-}
-
-// absent returns the statuses fed by alerts that were in the queue before the pass and that no source has.
-func (r *Resync) absent(p *pass) []prom.AegisNodeStatus {
-	if !p.complete() {
-		return nil
-	}
-	var absent []prom.AegisNodeStatus
-	for _, item := range r.queue.items() {
-		for _, s := range item.Statuses {
-			if len(s.Alerts) > 0 && s.LastSeen.Before(p.began) && !p.has(s) {
-				absent = append(absent, s)
-			}
-		}
-	}
-	return absent
 }

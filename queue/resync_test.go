@@ -35,21 +35,27 @@ func (byLabels) Resolve(a prom.Alert) (prom.Observation, error) {
 		},
 		Firing:   a.EndsAt.IsZero() || a.EndsAt.After(time.Now()),
 		StartsAt: a.StartsAt,
+		Labels:   a.Labels,
 	}, nil
 }
 
 // fakeSource answers with what it is told to, after some time.
 type fakeSource struct {
-	mu     sync.Mutex
-	alerts []prom.Alert
-	err    error
-	delay  time.Duration
-	calls  int
-	active int // How many calls run now.
-	most   int // How many have run at once.
+	mu         sync.Mutex
+	alerts     []prom.Alert
+	err        error
+	silences   []prom.Silence
+	silenceErr error
+	delay      time.Duration
+	calls      int
+	active     int // How many calls run now.
+	most       int // How many have run at once.
 }
 
-var _ AlertSource = (*fakeSource)(nil)
+var (
+	_ AlertSource   = (*fakeSource)(nil)
+	_ SilenceSource = (*fakeSource)(nil)
+)
 
 func (f *fakeSource) Alerts(ctx context.Context) ([]prom.Alert, error) {
 	delay, alerts, err := f.enter()
@@ -82,6 +88,19 @@ func (f *fakeSource) tell(err error, alerts ...prom.Alert) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.alerts, f.err = alerts, err
+}
+
+func (f *fakeSource) Silences(context.Context) ([]prom.Silence, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.silences, f.silenceErr
+}
+
+// hush sets the silences.
+func (f *fakeSource) hush(err error, silences ...prom.Silence) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silences, f.silenceErr = silences, err
 }
 
 // take sets how long an answer takes.
@@ -165,6 +184,7 @@ func TestResyncOptions(t *testing.T) {
 		"no translator":       {Queue: q},
 		"a negative interval": {Queue: q, Translator: byLabels{}, Interval: -1},
 		"a negative timeout":  {Queue: q, Translator: byLabels{}, Timeout: -1},
+		"no silences":         {Queue: q, Translator: byLabels{}, Alertmanagers: map[string]AlertSource{"a": struct{ AlertSource }{}}},
 	} {
 		_, err := NewResync(o)
 		require.Error(t, err, name)

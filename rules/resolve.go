@@ -117,6 +117,7 @@ func (r *Resolver) Resolve(a prom.Alert) (prom.Observation, error) {
 		Status:      status,
 		Firing:      firing(a, now),
 		StartsAt:    a.StartsAt,
+		Labels:      a.Labels,
 	}, nil
 }
 

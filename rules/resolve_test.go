@@ -57,6 +57,7 @@ func TestResolve(t *testing.T) {
 			Fingerprint: "0123456789abcdef",
 			Firing:      true,
 			StartsAt:    a.StartsAt,
+			Labels:      a.Labels,
 			Status: prom.AegisNodeStatus{
 				Node: "dgx-01", Condition: "Xid79GPULost", Type: "gpu", ID: "3", PciBdf: "00000000:3B:00.0",
 				Msg: "GPU 3 fell off the bus", Value: "79", Priority: 2, AffectsLoad: true, DeviceMode: prom.DeviceIndex,

@@ -19,7 +19,8 @@ type AlertmanagerOptions struct {
 	Timeout time.Duration
 }
 
-// Alertmanager reads the alerts of one replica. Replicas do not share alerts, so each must be asked.
+// Alertmanager reads the alerts and the silences of one replica. Replicas do not share alerts, and silences only after a
+// while, so each must be asked.
 type Alertmanager struct {
 	client *client
 }

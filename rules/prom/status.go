@@ -202,6 +202,8 @@ type Observation struct {
 	Firing bool
 	// StartsAt is when the alert began to fire.
 	StartsAt time.Time
+	// Labels are all labels of the alert. They are shared, and must not be changed.
+	Labels map[string]string
 }
 
 // Evidence is what Prometheus says of a status.

@@ -1,0 +1,104 @@
+package queue
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// labelMemoryFor is how long labels are remembered that nobody needs.
+const labelMemoryFor = time.Hour
+
+// alertLabels are the labels of the alerts of one status.
+type alertLabels struct {
+	sets map[string]map[string]string // By fingerprint.
+	// final is true of Alertmanager's labels. Prometheus' lack the external ones, by which one may silence too.
+	final bool
+}
+
+// joined returns the labels together with others that were read at the same time. Final ones displace the rest.
+func (l alertLabels) joined(other alertLabels) alertLabels {
+	if l.final != other.final || l.sets == nil {
+		return l.updated(other)
+	}
+	maps.Copy(l.sets, other.sets)
+	return l
+}
+
+// updated returns what is known once newer labels have been read. Final ones stay until there are newer final ones.
+func (l alertLabels) updated(newer alertLabels) alertLabels {
+	if len(newer.sets) == 0 || l.final && !newer.final {
+		return l
+	}
+	return newer
+}
+
+// matched reports whether the silence matches one of the alerts. Of a status whose alerts nobody has seen, as after a
+// restart, only the node and the condition are known.
+func (l alertLabels) matched(key prom.Key, s prom.Silence) bool {
+	if len(l.sets) == 0 {
+		return s.Matches(map[string]string{"node": key.Node, "condition": key.Condition, "alertname": key.Condition})
+	}
+	for _, labels := range l.sets {
+		if s.Matches(labels) {
+			return true
+		}
+	}
+	return false
+}
+
+// labelMemory remembers the labels of statuses while no source has their alerts: of those in the queue, and of those
+// that somebody has asked for of late.
+type labelMemory struct {
+	mu    sync.Mutex
+	known map[prom.Key]remembered
+}
+
+// remembered is what is known of one status.
+type remembered struct {
+	labels   alertLabels
+	neededAt time.Time
+}
+
+func newLabelMemory() *labelMemory { return &labelMemory{known: make(map[prom.Key]remembered)} }
+
+// need notes that somebody asks for the status.
+func (m *labelMemory) need(key prom.Key, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.touch(key, now)
+}
+
+// touch keeps the status from being forgotten. The caller holds the lock.
+func (m *labelMemory) touch(key prom.Key, now time.Time) {
+	m.known[key] = remembered{labels: m.known[key].labels, neededAt: now}
+}
+
+// of returns the labels of the status, given those that a pass has read.
+func (m *labelMemory) of(key prom.Key, read alertLabels) alertLabels {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.known[key].labels.updated(read)
+}
+
+// update takes what a pass has read of the statuses in the queue and of the others that are remembered, and forgets
+// those that nobody has needed for long.
+func (m *labelMemory) update(read map[prom.Key]alertLabels, queued []Item, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, item := range queued {
+		for _, s := range item.Statuses {
+			m.touch(s.Key(), now)
+		}
+	}
+	for key, r := range m.known {
+		if now.Sub(r.neededAt) >= labelMemoryFor {
+			delete(m.known, key)
+			continue
+		}
+		r.labels = r.labels.updated(read[key])
+		m.known[key] = r
+	}
+}
