@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/rules/prom"
@@ -143,7 +143,7 @@ func (d *Dispatcher) follow(ctx context.Context, known *Orders) error {
 		return err
 	}
 	now := d.services.Orders.Last()
-	if !equality.Semantic.DeepEqual(*known, now) {
+	if !reflect.DeepEqual(*known, now) {
 		d.touchAll()
 	}
 	*known = now

@@ -57,6 +57,10 @@ type world struct {
 	// writes counts the writes to nodes. onWrite is called before the n-th is applied; its error keeps it from being applied.
 	writes  int
 	onWrite func(n int) error
+	// d is the process that was started last.
+	d *Dispatcher
+	// priorities are those of conditions that are no emergencies.
+	priorities map[string]int
 	// identity is that of the process in the election. Empty means that there is none.
 	identity string
 	// journal is the last ticket that was written, as its steps.
@@ -124,8 +128,12 @@ func testPolicy() prom.Policy {
 func (w *world) Status(node, condition, device string) prom.AegisNodeStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	priority, found := w.priorities[condition]
+	if !found {
+		priority = 3
+	}
 	return prom.AegisNodeStatus{
-		Node: node, Condition: condition, ID: device, Type: "gpu", Priority: 3, Policy: w.policy,
+		Node: node, Condition: condition, ID: device, Type: "gpu", Priority: priority, Policy: w.policy,
 		SOP: "test/" + strings.ToLower(condition), FirstSeen: time.Now(), LastSeen: time.Now(), Origin: prom.OriginAlert,
 	}
 }
@@ -236,9 +244,9 @@ func (w *world) start() (stop func()) {
 
 // process runs a new process until the context ends.
 func (w *world) process(ctx context.Context) (ended chan error) {
-	d := w.dispatcher()
+	w.d = w.dispatcher()
 	ended = make(chan error, 1)
-	go func() { ended <- d.Run(ctx) }()
+	go func() { ended <- w.d.Run(ctx) }()
 	return ended
 }
 
@@ -431,7 +439,7 @@ func (f *fakeJobs) Status(_ context.Context, name string) (jobs.Result, error) {
 	return jobs.Result{Job: name, Phase: jobs.PhaseActive, ExitCode: -1}, nil
 }
 
-// Run takes a minute for every operation.
+// Follow takes a minute for every operation.
 func (f *fakeJobs) Follow(ctx context.Context, name string) (jobs.Result, error) {
 	if err := sleep(ctx, time.Minute); err != nil {
 		return jobs.Result{}, err

@@ -1,0 +1,324 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// lease returns the Lease of Aegis, held by the holder.
+func lease(holder string, annotations map[string]string) *coordinationv1.Lease {
+	return &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "monitoring", Name: ticket.Self, Annotations: annotations},
+		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder},
+	}
+}
+
+func orderStore(identity string, objects ...runtime.Object) (*OrderStore, *fake.Clientset) {
+	client := fake.NewClientset(objects...)
+	return NewOrderStore(OrderStoreOptions{
+		Client: client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return identity },
+	}), client
+}
+
+func TestOrdersAreReadFromTheLease(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	tests := []struct {
+		name        string
+		annotations map[string]string
+		want        Orders
+		err         string
+	}{
+		{"none", nil, Orders{}, ""},
+		{"other annotations", map[string]string{"a": "b"}, Orders{}, ""},
+		{"paused by the API", map[string]string{PausedAnnotation: `{"by":"alice","reason":"move","at":"2026-11-23T12:00:00Z"}`},
+			Orders{Pause: &Order{By: "alice", Reason: "move", At: at}}, ""},
+		{"paused with kubectl", map[string]string{PausedAnnotation: "moving the racks"}, Orders{Pause: &Order{Reason: "moving the racks"}}, ""},
+		{"a pause that is cut off is a pause", map[string]string{PausedAnnotation: `{"by":"ali`}, Orders{Pause: &Order{Reason: `{"by":"ali`}}, ""},
+		{"a pause ended with kubectl", map[string]string{PausedAnnotation: "false"}, Orders{}, ""},
+		{"modes", map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"observe","by":"bob"}}`},
+			Orders{Modes: map[string]ModeOrder{"GpuHung": {Mode: prom.ModeObserve, Order: Order{By: "bob"}}}}, ""},
+		{"an unknown mode", map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"never"}}`}, Orders{},
+			`orders on the Lease: annotation aegis.io/modes: GpuHung has the mode "never": use off, observe, approve or auto`},
+		{"broken modes", map[string]string{ModesAnnotation: `GpuHung=off`}, Orders{}, "annotation aegis.io/modes: invalid character"},
+		{"storms", map[string]string{StormsAnnotation: `[{"condition":"GpuHung","pool":"a100","since":"2026-11-23T12:00:00Z","nodes":50,"limit":20}]`},
+			Orders{Storms: []Storm{{Condition: "GpuHung", Pool: "a100", Since: at, Nodes: 50, Limit: 20}}}, ""},
+		{"broken storms", map[string]string{StormsAnnotation: `{}`}, Orders{}, "annotation aegis.io/storms: json"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			store, _ := orderStore("me", lease("me", tt.annotations))
+			got, err := store.Read(t.Context())
+			if tt.err != "" {
+				require.ErrorIs(t, err, ErrOrders)
+				require.ErrorContains(t, err, tt.err)
+				require.Equal(t, Orders{}, store.Last(), "what cannot be read changes nothing")
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, tt.want, got)
+			require.Equal(t, tt.want, store.Last())
+		})
+	}
+}
+
+func TestOrdersAreWrittenOnTheLease(t *testing.T) {
+	t.Parallel()
+	store, client := orderStore("me", lease("me", map[string]string{"site": "x"}))
+	conflicts := 0
+	client.PrependReactor("patch", "leases", func(k8stesting.Action) (bool, runtime.Object, error) {
+		if conflicts++; conflicts <= 2 {
+			return true, nil, apierrors.NewConflict(coordinationv1.Resource("leases"), ticket.Self, errors.New("renewed"))
+		}
+		return false, nil, nil
+	})
+	require.NoError(t, store.Update(t.Context(), func(o *Orders) error {
+		o.Pause = &Order{By: "alice", Reason: "move"}
+		return nil
+	}))
+	written, err := client.CoordinationV1().Leases("monitoring").Get(t.Context(), ticket.Self, metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"site": "x", PausedAnnotation: `{"by":"alice","reason":"move"}`}, written.Annotations)
+	require.Equal(t, "me", *written.Spec.HolderIdentity)
+
+	require.NoError(t, store.Update(t.Context(), func(o *Orders) error {
+		o.Pause = nil
+		return nil
+	}))
+	require.Nil(t, store.Last().Pause)
+	client.ClearActions()
+	require.NoError(t, store.Update(t.Context(), func(*Orders) error { return nil }))
+	for _, a := range client.Actions() {
+		require.Equal(t, "get", a.GetVerb(), "nothing to write")
+	}
+}
+
+func TestOrdersNeedTheLease(t *testing.T) {
+	t.Parallel()
+	store, _ := orderStore("me", lease("another", nil))
+	_, err := store.Read(t.Context())
+	require.ErrorIs(t, err, ErrLeaseLost)
+	require.ErrorIs(t, store.Update(t.Context(), func(*Orders) error { return nil }), ErrLeaseLost)
+
+	none, _ := orderStore("me")
+	_, err = none.Read(t.Context())
+	require.ErrorIs(t, err, ErrOrders)
+
+	alone, client := orderStore("")
+	_, err = alone.Read(t.Context())
+	require.NoError(t, err, "without an election the Lease is made for the orders")
+	_, err = client.CoordinationV1().Leases("monitoring").Get(t.Context(), ticket.Self, metav1.GetOptions{})
+	require.NoError(t, err)
+}
+
+// An order reaches a procedure in the middle of it, and its end lets the procedure go on.
+func TestOrdersReachARunningProcedure(t *testing.T) {
+	t.Parallel()
+	pause := Order{By: "alice", Reason: "moving racks"}
+	tests := []struct {
+		name      string
+		give, end func(ctx context.Context, w *world) error
+		hold      string
+	}{
+		{
+			"pause",
+			func(ctx context.Context, w *world) error { return w.d.Pause(ctx, pause) },
+			func(ctx context.Context, w *world) error { return w.d.Resume(ctx, "alice") },
+			"paused: everything is paused by alice: moving racks",
+		},
+		{
+			"pause with kubectl",
+			func(_ context.Context, w *world) error { return w.annotateLease(PausedAnnotation, "racks") },
+			func(_ context.Context, w *world) error { return w.annotateLease(PausedAnnotation, "") },
+			"paused: everything is paused racks",
+		},
+		{
+			"orders that cannot be read",
+			func(_ context.Context, w *world) error { return w.annotateLease(ModesAnnotation, "observe") },
+			func(_ context.Context, w *world) error { return w.annotateLease(ModesAnnotation, "") },
+			"unverifiable: orders on the Lease: annotation aegis.io/modes",
+		},
+		{
+			"mode observe",
+			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeObserve, pause) },
+			func(ctx context.Context, w *world) error { return w.d.ResetMode(ctx, "Reboot", "alice") },
+			"observe: its mode has become observe",
+		},
+		{
+			"mode off",
+			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeOff, pause) },
+			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeAuto, pause) },
+			"ignored: its mode has become off",
+		},
+		{
+			"mode approve",
+			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeApprove, pause) },
+			func(ctx context.Context, w *world) error {
+				_, err := w.d.Approve(ctx, NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice"})
+				return err
+			},
+			"awaiting_approval: mode approve: waits for a person to approve the repair",
+		},
+		{
+			"maintenance window",
+			func(_ context.Context, w *world) error {
+				return w.setWindow("00:00", "00:01")
+			},
+			func(_ context.Context, w *world) error { return w.setWindow("00:00", "24:00") },
+			"paused: outside the maintenance windows of pool test, the next one opens at",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t, testPolicy())
+				// The bubble begins at midnight.
+				time.Sleep(time.Hour)
+				w.jobs.effect = func(r jobs.Request) {
+					switch r.Action {
+					case jobs.ActionDiagnose:
+						if err := tt.give(t.Context(), w); err != nil {
+							t.Error(err)
+						}
+					case jobs.ActionReboot:
+						w.source.gone()
+					}
+				}
+				w.raise("Reboot")
+				stop := w.start()
+				w.await("held", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Hold != "" })
+				require.Contains(t, w.record().Ticket.Hold, tt.hold)
+				time.Sleep(time.Hour)
+				require.Zero(t, w.jobs.count(jobs.ActionReboot))
+				require.NoError(t, tt.end(t.Context(), w))
+				w.await("resolved", resolved)
+				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+				stop()
+			})
+		})
+	}
+}
+
+func (w *world) annotateLease(key, text string) error {
+	leases := w.client.CoordinationV1().Leases("monitoring")
+	l, err := leases.Get(context.Background(), ticket.Self, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if l.Annotations == nil {
+		l.Annotations = make(map[string]string)
+	}
+	l.Annotations[key] = text
+	_, err = leases.Update(context.Background(), l, metav1.UpdateOptions{})
+	return err
+}
+
+func (w *world) setWindow(from, to string) error {
+	window, err := ParseWindow(nil, from, to, "")
+	w.setSettings(func(s *Settings) { s.Pools[0].Windows = []Window{window} })
+	return err
+}
+
+// A pause holds what has not begun, is told on the node, and outlives the process.
+func TestPauseOutlivesTheProcess(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		stop := w.start()
+		time.Sleep(time.Second)
+		require.NoError(t, w.d.Pause(t.Context(), Order{By: "alice", Reason: "racks"}))
+		stop()
+		w.raise("Reboot")
+		stop = w.start()
+		w.await("paused", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictPaused })
+		time.Sleep(time.Hour)
+		require.Nil(t, w.record().Ticket)
+		require.NoError(t, w.d.Resume(t.Context(), "alice"))
+		began := time.Now()
+		w.await("begun", func(r ticket.Record) bool { return r.Ticket != nil })
+		require.Less(t, time.Since(began), 3*time.Second, "the end of a pause is not waited for")
+		stop()
+	})
+}
+
+// A leader that lost the Lease without knowing it begins nothing destructive.
+func TestLostLeaseFences(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.identity = "old"
+		_, err := w.client.CoordinationV1().Leases("monitoring").Create(t.Context(), lease("old", nil), metav1.CreateOptions{})
+		require.NoError(t, err)
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action != jobs.ActionDiagnose {
+				return
+			}
+			_, err := w.client.CoordinationV1().Leases("monitoring").Update(context.Background(), lease("new", nil), metav1.UpdateOptions{})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		w.raise("Reboot")
+		stop := w.start()
+		w.await("diagnosed", func(ticket.Record) bool { return w.jobs.count(jobs.ActionDiagnose) == 1 })
+		time.Sleep(time.Hour)
+		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Empty(t, w.record().Ticket.Count(ticket.Drain))
+		stop()
+	})
+}
+
+// A permission is not good for ever: a step whose journal entry took minutes to be written asks again before it acts.
+func TestPermissionAges(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		// Cordon is one write, diagnose and drain are two each: the sixth one journals the reboot.
+		var outage time.Time
+		w.onWrite = func(n int) error {
+			if n == 6 {
+				outage = time.Now()
+				w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
+			}
+			if n >= 6 && time.Since(outage) < 10*time.Minute {
+				return apierrors.NewInternalError(errors.New("etcdserver: no leader"))
+			}
+			return nil
+		}
+		w.raise("Reboot")
+		stop := w.start()
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictSilenced })
+		time.Sleep(time.Hour)
+		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.record().Ticket.Count(ticket.Reboot))
+		stop()
+	})
+}
+
+// The mode that people have ordered is the one that decisions are made by.
+func TestModeOrderIsSeenByDecisions(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Mode = prom.ModeObserve
+		w := newWorld(t, policy)
+		w.raise("Reboot")
+		stop := w.start()
+		w.await("observed", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictObserve })
+		time.Sleep(time.Minute)
+		require.NoError(t, w.d.SetMode(t.Context(), "Reboot", prom.ModeAuto, Order{By: "alice"}))
+		w.await("cordoned", func(r ticket.Record) bool { return r.Node.Spec.Unschedulable })
+		stop()
+	})
+}
