@@ -28,7 +28,7 @@ type Role string
 const (
 	RoleAlerts Role = "alerts" // Send webhooks.
 	RoleView   Role = "view"   // Read.
-	RoleHeal   Role = "heal"   // Ask for nodes to be healed, and for the configuration to be read again.
+	RoleHeal   Role = "heal"   // Ask for nodes to be healed, give orders, and have the configuration read again.
 )
 
 // TokenFile is a file of bearer tokens and what they are good for. It has one token per line; what follows a # at the

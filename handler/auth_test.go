@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -34,43 +35,46 @@ func withToken(r *http.Request, token string) *http.Request {
 
 func TestRoles(t *testing.T) {
 	t.Parallel()
-	requests := map[string]func() *http.Request{
-		"alerts": func() *http.Request {
-			return httptest.NewRequest(http.MethodPost, "/api/v1/alerts", strings.NewReader(oneAlert))
-		},
-		"heal": func() *http.Request {
-			return httptest.NewRequest(http.MethodPost, "/api/v1/heal", strings.NewReader(`{"node":"n","sop":"s"}`))
-		},
-		"reload": func() *http.Request { return httptest.NewRequest(http.MethodPost, "/-/reload", nil) },
-		"node":   func() *http.Request { return httptest.NewRequest(http.MethodGet, "/api/v1/nodes/gpu-17", nil) },
-		"nodes":  func() *http.Request { return httptest.NewRequest(http.MethodGet, "/api/v1/nodes", nil) },
-		"ready":  func() *http.Request { return httptest.NewRequest(http.MethodGet, "/-/ready", nil) },
-	}
-	for role, codes := range map[Role]map[string]int{
-		RoleAlerts: {"alerts": 200, "heal": 403, "reload": 403, "node": 403, "nodes": 403, "ready": 200},
-		RoleView:   {"alerts": 403, "heal": 403, "reload": 403, "node": 200, "nodes": 200, "ready": 200},
-		RoleHeal:   {"alerts": 403, "heal": 202, "reload": 200, "node": 200, "nodes": 200, "ready": 200},
-	} {
-		f := newFixture(t, func(o *Options) { o.Auth = tokens(t, "s3cret", role) })
-		for name, code := range codes {
-			t.Run(string(role)+" "+name, func(t *testing.T) {
-				r := withToken(requests[name](), "s3cret")
-				r.Header.Set("Content-Type", "application/json")
-				require.Equal(t, code, record(f.routes, r).code)
-
-				// Loopback is nothing special where there are tokens.
-				r = withToken(requests[name](), "guess")
-				r.RemoteAddr = "127.0.0.1:4711"
-				refused := record(f.routes, r)
-				if name == "ready" {
-					require.Equal(t, http.StatusOK, refused.code)
-					return
+	for _, rt := range everyRoute() {
+		for role, may := range map[Role]bool{
+			RoleAlerts: rt.role == RoleAlerts,
+			RoleView:   rt.role == RoleView,
+			RoleHeal:   rt.role == RoleView || rt.role == RoleHeal,
+		} {
+			t.Run(string(role)+" "+rt.method+" "+rt.path, func(t *testing.T) {
+				t.Parallel()
+				f := newFixture(t, func(o *Options) { o.Auth = tokens(t, "s3cret", role) })
+				got := record(f.routes, withToken(rt.request(), "s3cret"))
+				if may {
+					require.Equal(t, rt.code, got.code, got.body)
+				} else {
+					require.Equal(t, http.StatusForbidden, got.code)
+					require.Equal(t, "the token lacks the role "+string(rt.role), got.problem(t))
 				}
-				require.Equal(t, http.StatusUnauthorized, refused.code)
-				require.Equal(t, "the token is not known", refused.problem(t))
-				require.Equal(t, `Bearer realm="aegis"`, refused.header.Get("WWW-Authenticate"))
+				requireUnknownToken(t, f, rt)
 			})
 		}
+	}
+}
+
+// requireUnknownToken checks that loopback is nothing special where there are tokens.
+func requireUnknownToken(t *testing.T, f *fixture, rt routeCase) {
+	t.Helper()
+	before := len(f.orders.taken)
+	r := withToken(rt.request(), "guess")
+	r.RemoteAddr = "127.0.0.1:4711"
+	refused := record(f.routes, r)
+	require.Equal(t, http.StatusUnauthorized, refused.code)
+	require.Equal(t, "the token is not known", refused.problem(t))
+	require.Equal(t, `Bearer realm="aegis"`, refused.header.Get("WWW-Authenticate"))
+	require.Len(t, f.orders.taken, before)
+}
+
+func TestProbesNeedNoToken(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(o *Options) { o.Auth = tokens(t, "s3cret", RoleAlerts) })
+	for _, path := range []string{"/-/healthy", "/-/ready"} {
+		require.Equal(t, http.StatusOK, record(f.routes, withToken(httptest.NewRequest(http.MethodGet, path, nil), "guess")).code)
 	}
 }
 
@@ -168,6 +172,23 @@ func TestTokensRotate(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, status("new-3"), "gone")
 }
 
+func TestOrdersFollowARotatedFile(t *testing.T) {
+	t.Parallel()
+	path := tokenFile(t, "oncall", "old\n")
+	auth, err := NewAuth([]TokenFile{{File: path, Roles: []Role{RoleHeal}}})
+	require.NoError(t, err)
+	f := newFixture(t, func(o *Options) { o.Auth = auth })
+	pause := func(token string) int {
+		r := routeCase{method: http.MethodPost, path: "/api/v1/pause", body: `{"reason":"a switch is replaced"}`}.request()
+		return record(f.routes, withToken(r, token)).code
+	}
+	require.Equal(t, http.StatusOK, pause("old"))
+	require.NoError(t, os.WriteFile(path, []byte("new\n"), 0o600))
+	require.Equal(t, http.StatusUnauthorized, pause("old"))
+	require.Equal(t, http.StatusOK, pause("new"))
+	require.Len(t, f.orders.taken, 2)
+}
+
 func TestUnreadableTokenFileStaysAPrivateMatter(t *testing.T) {
 	t.Parallel()
 	gone := tokenFile(t, "gone", "g1\n")
@@ -204,20 +225,39 @@ func TestNewAuthNamesEverythingWrong(t *testing.T) {
 	require.NotContains(t, err.Error(), "hunter")
 }
 
+// TestTokensAreNeverTold asks every route with a good, a weak and an unknown token, and lets it succeed, fail and panic.
 func TestTokensAreNeverTold(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(o *Options) { o.Auth = tokens(t, "right-s3cret", RoleView) })
-	for _, token := range []string{"right-s3cret", "wrong-s3cret"} {
-		for _, r := range []*http.Request{
-			httptest.NewRequest(http.MethodGet, "/api/v1/nodes", nil),
-			httptest.NewRequest(http.MethodPost, "/api/v1/heal", nil),
-			httptest.NewRequest(http.MethodGet, "/nowhere", nil),
-		} {
-			require.NotContains(t, record(f.routes, withToken(r, token)).body, "s3cret")
-		}
+	failing := errors.New("the API server is away")
+	for name, change := range map[string]func(*fixture){
+		"it works":  func(*fixture) {},
+		"it fails":  func(f *fixture) { f.orders.err, f.orders.readErr, f.healer.err = failing, failing, failing },
+		"it panics": func(f *fixture) { f.handler.orders, f.handler.healer, f.handler.nodes = nil, nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			auth, err := NewAuth([]TokenFile{
+				{File: tokenFile(t, "oncall", "right-s3cret\n"), Roles: []Role{RoleHeal, RoleAlerts}},
+				{File: tokenFile(t, "console", "weak-s3cret\n"), Roles: []Role{RoleView}},
+			})
+			require.NoError(t, err)
+			f := newFixture(t, func(o *Options) { o.Auth = auth })
+			change(f)
+			for _, rt := range append(everyRoute(), routeCase{method: http.MethodGet, path: "/nowhere"}) {
+				for _, token := range []string{"right-s3cret", "weak-s3cret", "unknown-s3cret"} {
+					got := record(f.routes, withToken(rt.request(), token))
+					require.NotContains(t, got.body, "s3cret", rt.path)
+					require.NotContains(t, got.header, "Authorization")
+				}
+			}
+			require.Contains(t, f.log.String(), "request served")
+			require.NotContains(t, f.log.String(), "s3cret")
+			require.NotContains(t, strings.Join(f.orders.taken, "\n"), "s3cret")
+			for _, r := range f.healer.requests {
+				require.Equal(t, "oncall", r.By)
+			}
+		})
 	}
-	require.Contains(t, f.log.String(), "request served")
-	require.NotContains(t, f.log.String(), "s3cret")
 }
 
 func TestLoopbackAlone(t *testing.T) {

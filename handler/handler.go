@@ -1,5 +1,5 @@
-// Package handler is the HTTP side of Aegis: it takes the webhooks of Alertmanager, requests to heal a node and
-// questions about nodes, and answers probes and scrapes. It decides nothing and runs nothing.
+// Package handler is the HTTP side of Aegis: it takes the webhooks of Alertmanager, requests to heal a node, orders of
+// people and questions about nodes, and answers probes and scrapes. It decides nothing and runs nothing.
 package handler
 
 import (
@@ -9,6 +9,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -18,10 +19,10 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-// Errors that a Healer or Nodes wraps to say what is wrong with a request. Any other error means that the answer is
+// Errors that a Healer, Nodes or Orders wraps to say what is wrong with a request. Any other error means that the answer is
 // not known now and that asking again may help.
 var (
-	// ErrNotFound says that the node, the condition or the procedure does not exist.
+	// ErrNotFound says that the node, the condition, the procedure or the storm does not exist.
 	ErrNotFound = errors.New("not found")
 	// ErrConflict says that the state of the node does not allow it.
 	ErrConflict = errors.New("conflict")
@@ -60,6 +61,8 @@ type Options struct {
 	Healer Healer
 	// Nodes tells what is known of a node. Where it also has List, all nodes can be asked for.
 	Nodes Nodes
+	// Orders takes what people order while the service runs.
+	Orders Orders
 	// Ready says whether this process leads and has seen the state of the world, and else why not.
 	Ready func() (bool, string)
 	// Reload reads the configuration again.
@@ -68,7 +71,8 @@ type Options struct {
 	Resync func()
 	// Auth says who may do what. The default lets everyone read and only loopback write.
 	Auth *Auth
-	// MaxInFlight bounds how many webhooks, and how many heal requests, are served at once. The default is 64.
+	// MaxInFlight bounds how many webhooks, how many heal requests, and how many orders of each kind, are served at once.
+	// The default is 64.
 	MaxInFlight int
 	// Registerer takes the metrics of this package.
 	Registerer prometheus.Registerer
@@ -88,6 +92,7 @@ func (o Options) validate() error {
 		{"Translator", o.Translator == nil},
 		{"Healer", o.Healer == nil},
 		{"Nodes", o.Nodes == nil},
+		{"Orders", o.Orders == nil},
 		{"Ready", o.Ready == nil},
 		{"Reload", o.Reload == nil},
 		{"Resync", o.Resync == nil},
@@ -106,6 +111,7 @@ type Handler struct {
 	translator  Translator
 	healer      Healer
 	nodes       Nodes
+	orders      Orders
 	ready       func() (bool, string)
 	reload      func() error
 	resync      func()
@@ -132,6 +138,7 @@ func New(o Options) (*Handler, error) {
 		translator:  o.Translator,
 		healer:      o.Healer,
 		nodes:       o.Nodes,
+		orders:      o.Orders,
 		ready:       o.Ready,
 		reload:      o.Reload,
 		resync:      o.Resync,
@@ -163,31 +170,47 @@ type route struct {
 
 // Routes returns the API and the probes.
 func (h *Handler) Routes() http.Handler {
-	routes := append(h.probes(),
-		route{
+	return h.router(h.all())
+}
+
+func (h *Handler) all() []route {
+	return slices.Concat(h.probes(), h.requests(), h.questions(), h.nodeOrders(), h.generalOrders())
+}
+
+// requests are the routes by which work comes in.
+func (h *Handler) requests() []route {
+	return []route{
+		{
 			name: "alerts", method: http.MethodPost, pattern: "/api/v1/alerts", role: RoleAlerts, limited: true,
 			serve: h.serveAlerts, codes: []int{200, 400, 413, 415, 503},
 		},
-		route{
+		{
 			name: "heal", method: http.MethodPost, pattern: "/api/v1/heal", role: RoleHeal, limited: true,
 			serve: h.serveHeal, codes: []int{200, 202, 400, 404, 409, 413, 415, 422, 503},
 		},
-		route{
-			name: "node", method: http.MethodGet, pattern: "/api/v1/nodes/{node}", role: RoleView,
-			serve: h.serveNode, codes: []int{200, 404, 503},
-		},
-		route{
+		{
 			name: "reload", method: http.MethodPost, pattern: "/-/reload", role: RoleHeal,
 			serve: h.serveReload, codes: []int{200, 500},
 		},
-	)
-	if all, ok := h.nodes.(lister); ok {
-		routes = append(routes, route{
-			name: "nodes", method: http.MethodGet, pattern: "/api/v1/nodes", role: RoleView,
-			serve: serveNodes(all), codes: []int{200, 503},
-		})
 	}
-	return h.router(routes)
+}
+
+// questions are the routes that change nothing.
+func (h *Handler) questions() []route {
+	ask := func(name, pattern string, serve endpoint, codes ...int) route {
+		return route{name: name, method: http.MethodGet, pattern: pattern, role: RoleView, serve: serve, codes: codes}
+	}
+	routes := []route{
+		ask("node", "/api/v1/nodes/{node}", h.serveNode, 200, 404, 503),
+		ask("explain", "/api/v1/nodes/{node}/explain", h.serveExplain, 200, 404, 503),
+		ask("pause", "/api/v1/pause", h.servePause, 200, 503),
+		ask("conditions", "/api/v1/conditions", h.serveConditions, 200, 503),
+		ask("storms", "/api/v1/storms", h.serveStorms, 200, 503),
+	}
+	if all, ok := h.nodes.(lister); ok {
+		routes = append(routes, ask("nodes", "/api/v1/nodes", serveNodes(all), 200, 503))
+	}
+	return routes
 }
 
 // Telemetry returns the metrics and the probes. They need no token, so they belong on a listener of their own.
@@ -253,7 +276,7 @@ func (h *Handler) router(routes []route) *chi.Mux {
 func notServed(mux *chi.Mux) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) (reply, error) {
 		path := cmp.Or(r.URL.RawPath, r.URL.Path)
-		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
 			if mux.Match(chi.NewRouteContext(), method, path) {
 				w.Header().Add("Allow", method)
 			}

@@ -142,6 +142,7 @@ type fixture struct {
 	handler  *Handler
 	sink     *memorySink
 	healer   *scriptedHealer
+	orders   *memoryOrders
 	registry *prometheus.Registry
 	log      *bytes.Buffer
 	resyncs  *int
@@ -154,6 +155,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	f := &fixture{
 		sink:     &memorySink{},
 		healer:   &scriptedHealer{},
+		orders:   &memoryOrders{},
 		registry: prometheus.NewPedanticRegistry(),
 		log:      &bytes.Buffer{},
 		resyncs:  new(int),
@@ -163,6 +165,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Translator: labelTranslator{},
 		Healer:     f.healer,
 		Nodes:      nodesAndList{nodesOnly{views: map[string]NodeView{"gpu-17": {Name: "gpu-17", Ready: true}}}},
+		Orders:     f.orders,
 		Ready:      func() (bool, string) { return true, "" },
 		Reload:     func() error { return nil },
 		Resync:     func() { *f.resyncs++ },
@@ -291,7 +294,7 @@ func TestNewNamesEveryMissingOption(t *testing.T) {
 	t.Parallel()
 	h, err := New(Options{})
 	require.Nil(t, h)
-	for _, name := range []string{"Sink", "Translator", "Healer", "Nodes", "Ready", "Reload", "Resync", "Gatherer"} {
+	for _, name := range []string{"Sink", "Translator", "Healer", "Nodes", "Orders", "Ready", "Reload", "Resync", "Gatherer"} {
 		require.ErrorContains(t, err, "option "+name+" is missing")
 	}
 }
@@ -369,7 +372,7 @@ func TestAnswers(t *testing.T) {
 		"heal of no node":         {method: "POST", path: "/api/v1/heal", body: heal, options: heals(ErrNotFound), code: 404, says: "not found"},
 		"heal by PUT":             {method: "PUT", path: "/api/v1/heal", body: heal, code: 405, says: `method "PUT" is not allowed here`},
 		"heal of a taken node":    {method: "POST", path: "/api/v1/heal", body: heal, options: heals(ErrConflict), code: 409, says: "conflict"},
-		"heal too large":          {method: "POST", path: "/api/v1/heal", body: strings.Repeat(" ", maxHealBytes+1), code: 413, says: "larger than 65536 bytes"},
+		"heal too large":          {method: "POST", path: "/api/v1/heal", body: strings.Repeat(" ", maxRequestBytes+1), code: 413, says: "larger than 65536 bytes"},
 		"heal as a form":          {method: "POST", path: "/api/v1/heal", body: heal, request: noTime, code: 415, says: "want application/json"},
 		"heal that is impossible": {method: "POST", path: "/api/v1/heal", body: heal, options: heals(ErrInvalid), code: 422, says: "invalid request"},
 		"heal not ready":          {method: "POST", path: "/api/v1/heal", body: heal, options: notReady("not synced"), code: 503, says: "not ready: not synced"},
@@ -390,6 +393,10 @@ func TestAnswers(t *testing.T) {
 		"ready is not":            {method: "GET", path: "/-/ready", options: notReady("not the leader"), code: 503, says: "not the leader"},
 		"ready without a reason":  {method: "GET", path: "/-/ready", options: notReady(""), code: 503, says: "no reason given"},
 		"ready by POST":           {method: "POST", path: "/-/ready", code: 405, says: "use [GET HEAD]"},
+		"explain":                 {method: "GET", path: "/api/v1/nodes/gpu-17/explain", request: stranger, code: 200, says: "nothing is reported on the node"},
+		"explain an unknown node": {method: "GET", path: "/api/v1/nodes/gpu-18/explain", code: 404, says: "not found"},
+		"explain by POST":         {method: "POST", path: "/api/v1/nodes/gpu-17/explain", code: 405, says: "use [GET HEAD]"},
+		"explain not readable":    {method: "GET", path: "/api/v1/nodes/gpu-17/explain", options: func(o *Options) { o.Nodes = nodesOnly{err: broken} }, code: 503, says: "away"},
 		"elsewhere":               {method: "POST", path: "/", code: 404, says: "no such path"},
 		"a slash too many":        {method: "POST", path: "/api/v1/alerts/", body: oneAlert, code: 404, says: "no such path"},
 		"two slashes":             {method: "POST", path: "//api/v1/alerts", body: oneAlert, code: 404, says: "no such path"},
@@ -418,12 +425,15 @@ func TestAllowNamesTheMethods(t *testing.T) {
 	server := newFixture(t).serve(t)
 	require.Equal(t, []string{"POST"}, get(t, server.URL+"/api/v1/alerts").header.Values("Allow"))
 	require.Equal(t, []string{"GET", "HEAD"}, post(t, server.URL+"/-/healthy", "{}").header.Values("Allow"))
+	put := do(t, jsonRequest(t, http.MethodPut, server.URL+"/api/v1/pause", "{}"))
+	require.Equal(t, []string{"GET", "HEAD", "POST", "DELETE"}, put.header.Values("Allow"))
+	require.Equal(t, []string{"PUT", "DELETE"}, get(t, server.URL+"/api/v1/conditions/GpuHung/mode").header.Values("Allow"))
 }
 
 func TestHeadIsAnsweredWithoutABody(t *testing.T) {
 	t.Parallel()
 	server := newFixture(t).serve(t)
-	for _, path := range []string{"/-/healthy", "/-/ready", "/api/v1/nodes/gpu-17", "/api/v1/nodes"} {
+	for _, path := range []string{"/-/healthy", "/-/ready", "/api/v1/nodes/gpu-17", "/api/v1/nodes", "/api/v1/nodes/gpu-17/explain", "/api/v1/pause"} {
 		got := do(t, jsonRequest(t, http.MethodHead, server.URL+path, ""))
 		require.Equal(t, http.StatusOK, got.code, path)
 		require.Empty(t, got.body, path)

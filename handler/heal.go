@@ -2,18 +2,7 @@ package handler
 
 import (
 	"context"
-	"encoding/json"
-	"maps"
 	"net/http"
-	"slices"
-)
-
-const (
-	maxHealBytes = 64 << 10
-	// maxNameBytes is the longest name that Kubernetes gives an object.
-	maxNameBytes = 253
-	// maxReasonBytes leaves the ticket, of a few kilobytes, room for more than the reason.
-	maxReasonBytes = 1024
 )
 
 // HealRequest asks for a procedure to be run on a node.
@@ -69,7 +58,7 @@ func (h *Handler) serveHeal(w http.ResponseWriter, r *http.Request) (reply, erro
 	if err := h.checkReady(); err != nil {
 		return reply{}, err
 	}
-	text, err := readJSON(w, r, maxHealBytes)
+	text, err := readJSON(w, r, maxRequestBytes)
 	if err != nil {
 		return reply{}, err
 	}
@@ -93,20 +82,10 @@ func (h *Handler) serveHeal(w http.ResponseWriter, r *http.Request) (reply, erro
 	return reply{status: http.StatusAccepted, body: result}, nil
 }
 
-// decodeHeal is strict: a person who mistypes dryRun must not get the real thing.
 func decodeHeal(text []byte) (healBody, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(text, &fields); err != nil {
-		return healBody{}, badJSON(text, err)
-	}
-	for _, field := range slices.Sorted(maps.Keys(fields)) {
-		if !slices.Contains(healFields(), field) {
-			return healBody{}, problemf(http.StatusBadRequest, "unknown field %.64q, the nearest known one is %q", field, nearest(field, healFields()))
-		}
-	}
-	var body healBody
-	if err := json.Unmarshal(text, &body); err != nil {
-		return healBody{}, badJSON(text, err)
+	body, err := decodeStrict[healBody](text, healFields())
+	if err != nil {
+		return healBody{}, err
 	}
 	return body, body.validate()
 }
@@ -120,44 +99,11 @@ func (b healBody) validate() error {
 	case b.Condition != "" && b.SOP != "":
 		return problemf(http.StatusBadRequest, "condition and sop are both given, want one of them")
 	}
-	for _, field := range []struct {
-		name, value string
-		most        int
-	}{
-		{"node", b.Node, maxNameBytes},
-		{"condition", b.Condition, maxNameBytes},
-		{"sop", b.SOP, maxNameBytes},
-		{"device", b.Device, maxNameBytes},
-		{"reason", b.Reason, maxReasonBytes},
-	} {
-		if len(field.value) > field.most {
-			return problemf(http.StatusBadRequest, "%s has %d bytes, want at most %d", field.name, len(field.value), field.most)
-		}
-	}
-	return nil
-}
-
-// nearest returns the candidate that takes the fewest edits to become the word.
-func nearest(word string, candidates []string) string {
-	return slices.MinFunc(candidates, func(a, b string) int { return edits(word, a) - edits(word, b) })
-}
-
-// edits returns the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
+	return checkLengths(
+		capped{"node", b.Node, maxNameBytes},
+		capped{"condition", b.Condition, maxNameBytes},
+		capped{"sop", b.SOP, maxNameBytes},
+		capped{"device", b.Device, maxNameBytes},
+		capped{"reason", b.Reason, maxReasonBytes},
+	)
 }

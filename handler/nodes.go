@@ -33,6 +33,8 @@ type NodeView struct {
 	// TicketError says why the node's ticket cannot be read.
 	TicketError string         `json:"ticketError,omitempty"`
 	History     []IncidentView `json:"history"`
+	// Explanation says in one line why the node has, or has not, been healed. The handler fills it in.
+	Explanation string `json:"explanation,omitempty"`
 }
 
 // ConditionView is one condition of a node, and what was decided about it.
@@ -46,6 +48,8 @@ type ConditionView struct {
 	Verdict      string    `json:"verdict,omitempty"`
 	Reason       string    `json:"reason,omitempty"`
 	VerdictSince time.Time `json:"verdictSince,omitzero"`
+	// Change is what would change the verdict, such as "one of them returns".
+	Change string `json:"change,omitempty"`
 }
 
 // TicketView is the open ticket of a node.
@@ -94,15 +98,41 @@ type nodeList struct {
 }
 
 func (h *Handler) serveNode(_ http.ResponseWriter, r *http.Request) (reply, error) {
-	name, err := url.PathUnescape(chi.URLParam(r, "node"))
-	if err != nil || name == "" || len(name) > maxNameBytes {
-		return reply{}, problemf(http.StatusNotFound, "no node can have such a name")
-	}
-	view, err := h.nodes.Node(r.Context(), name)
+	view, err := h.nodeOf(r)
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusOK, body: view.listsSet()}, nil
+	return reply{status: http.StatusOK, body: view.forPeople(time.Now())}, nil
+}
+
+func (h *Handler) serveExplain(_ http.ResponseWriter, r *http.Request) (reply, error) {
+	view, err := h.nodeOf(r)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{status: http.StatusOK, body: plainText(explain(view, time.Now()))}, nil
+}
+
+// nodeOf returns the view of the node in the path.
+func (h *Handler) nodeOf(r *http.Request) (NodeView, error) {
+	name, err := nameInPath(r, "node")
+	if err != nil {
+		return NodeView{}, err
+	}
+	return h.nodes.Node(r.Context(), name)
+}
+
+// nameInPath returns the name of something of the kind, which is a part of the path. The router has not decoded it where
+// the path has a form of its own on the wire.
+func nameInPath(r *http.Request, kind string) (string, error) {
+	name, err := chi.URLParam(r, kind), error(nil)
+	if r.URL.RawPath != "" {
+		name, err = url.PathUnescape(name)
+	}
+	if err != nil || name == "" || len(name) > maxNameBytes {
+		return "", problemf(http.StatusNotFound, "no %s can have such a name", kind)
+	}
+	return name, nil
 }
 
 func serveNodes(all lister) endpoint {
@@ -111,12 +141,20 @@ func serveNodes(all lister) endpoint {
 		if err != nil {
 			return reply{}, err
 		}
+		now := time.Now()
 		list := nodeList{Nodes: make([]NodeView, len(views))}
 		for i, view := range views {
-			list.Nodes[i] = view.listsSet()
+			list.Nodes[i] = view.forPeople(now)
 		}
 		return reply{status: http.StatusOK, body: list}, nil
 	}
+}
+
+// forPeople returns the view as it is answered.
+func (v NodeView) forPeople(now time.Time) NodeView {
+	v = v.listsSet()
+	v.Explanation = mostTelling(v, now)
+	return v
 }
 
 // listsSet returns the view with empty lists in place of absent ones, so that scripts need no case for null.

@@ -16,7 +16,7 @@ func fullView() NodeView {
 		Name: "gpu-17", Pool: "h100", Ready: true, Unschedulable: true, BootID: "5c9f8a4e", CordonedBy: "aegis/20261123t153000-4f2a91",
 		Conditions: []ConditionView{{
 			Condition: "GpuHung", Device: "3", Priority: 3, Band: "Emergency", Since: at, Message: "GPU 3 <hangs>",
-			Verdict: "execute", Reason: "confirmed", VerdictSince: at,
+			Verdict: "execute", Reason: "confirmed", VerdictSince: at, Change: "the alert ends",
 		}},
 		Ticket: &TicketView{
 			ID: "20261123t153000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Reason: "hangs", Supervisor: "aegis",
@@ -53,10 +53,12 @@ func TestNodeViewHasListsInPlaceOfNull(t *testing.T) {
 	bare := NodeView{Name: "cpu-1"}
 	ticketed := NodeView{Name: "cpu-2", Ticket: &TicketView{ID: "x"}, History: []IncidentView{{ID: "y"}}}
 	server := newFixture(t, serving(bare, ticketed)).serve(t)
-	const first = `{"name":"cpu-1","ready":false,"unschedulable":false,"conditions":[],"ticket":null,"history":[]}`
+	const first = `{"name":"cpu-1","ready":false,"unschedulable":false,"conditions":[],"ticket":null,"history":[],
+		"explanation":"nothing is reported on the node; no incident is known"}`
 	const second = `{"name":"cpu-2","ready":false,"unschedulable":false,"conditions":[],
 		"ticket":{"id":"x","condition":"","supervisor":"","status":"","workflows":[]},
-		"history":[{"id":"y","condition":"","outcome":"","destructive":[]}]}`
+		"history":[{"id":"y","condition":"","outcome":"","destructive":[]}],
+		"explanation":"ticket x: , with nobody, no step yet"}`
 	require.JSONEq(t, first, get(t, server.URL+"/api/v1/nodes/cpu-1").body)
 	require.JSONEq(t, `{"nodes":[`+first+","+second+`]}`, get(t, server.URL+"/api/v1/nodes").body)
 	require.Nil(t, ticketed.Ticket.Workflows, "what was served is not changed")
@@ -74,6 +76,7 @@ func TestNodeNames(t *testing.T) {
 	for path, code := range map[string]int{
 		"gpu-17.example.com":     http.StatusOK,
 		"a%20b%2Fc":              http.StatusOK,
+		"%2567pu-17.example.com": http.StatusNotFound,
 		"gpu-17":                 http.StatusNotFound,
 		"gpu-17/x":               http.StatusNotFound,
 		"":                       http.StatusNotFound,

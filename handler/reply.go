@@ -1,21 +1,30 @@
 package handler
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
-	"reflect"
 	"strings"
 )
 
 // reply is the answer to a request that was served.
 type reply struct {
 	status int
-	body   any
+	// body is encoded as JSON, unless it is of type plainText.
+	body any
+}
+
+// plainText is an answer for people, line by line.
+type plainText []string
+
+// encode returns the body and its media type.
+func (re reply) encode() (mediaType string, text []byte, err error) {
+	if lines, ok := re.body.(plainText); ok {
+		return "text/plain; charset=utf-8", []byte(strings.Join(lines, "\n")), nil
+	}
+	text, err = json.Marshal(re.body)
+	return "application/json", text, err
 }
 
 // problem is an error that knows the status it is answered with.
@@ -62,12 +71,12 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, re reply, err e
 		p := problemOf(err)
 		re = h.refusal(w, r, p)
 	}
-	text, err := json.Marshal(re.body)
+	mediaType, text, err := re.encode()
 	if err != nil {
 		h.logger.ErrorContext(r.Context(), "answer cannot be encoded", "path", r.URL.Path, "err", err)
 		re.status, text = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded","status":500}`)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(re.status)
@@ -88,75 +97,4 @@ func (h *Handler) refusal(w http.ResponseWriter, r *http.Request, p *problem) re
 		h.logger.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "status", p.status, "err", p.cause)
 	}
 	return reply{status: p.status, body: errorBody{Error: p.Error(), Status: p.status}}
-}
-
-// readJSON reads the body of a request that declares it as JSON.
-func readJSON(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	if err := checkContentType(r.Header); err != nil {
-		return nil, err
-	}
-	if r.ContentLength > limit {
-		return nil, tooLarge(limit)
-	}
-	var body bytes.Buffer
-	// What a client claims is believed up to a point, so that a claim alone takes no memory.
-	body.Grow(int(min(max(r.ContentLength, 0), 1<<20)) + bytes.MinRead)
-	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, tooLarge(limit)
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, problemf(http.StatusBadRequest, "body ends after %d bytes, before its announced end", body.Len())
-	}
-	if err != nil {
-		return nil, problemf(http.StatusServiceUnavailable, "read body: %w", err)
-	}
-	return body.Bytes(), nil
-}
-
-func tooLarge(limit int64) error {
-	return problemf(http.StatusRequestEntityTooLarge, "body is larger than %d bytes", limit)
-}
-
-func checkContentType(header http.Header) error {
-	if encoding := header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return problemf(http.StatusUnsupportedMediaType, "Content-Encoding is %.40q, want none", encoding)
-	}
-	given := header.Get("Content-Type")
-	if media, _, err := mime.ParseMediaType(given); err != nil || media != "application/json" {
-		return problemf(http.StatusUnsupportedMediaType, "Content-Type is %.80q, want application/json", given)
-	}
-	return nil
-}
-
-// badJSON says what is wrong with a body that does not decode.
-func badJSON(body []byte, err error) error {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return problemf(http.StatusBadRequest, "body is empty, want a JSON object")
-	}
-	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return problemf(http.StatusBadRequest, "body is not JSON: %w (byte %d of %d)", e, e.Offset, len(body))
-	}
-	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		// The value of a number holds its digits, however many there are.
-		got, _, _ := strings.Cut(e.Value, " ")
-		if e.Field == "" {
-			return problemf(http.StatusBadRequest, "body is a JSON %s, want an object", got)
-		}
-		return problemf(http.StatusBadRequest, "field %q is a JSON %s, want %s", e.Field, got, jsonType(e.Type))
-	}
-	return problemf(http.StatusBadRequest, "body cannot be decoded: %w", err)
-}
-
-func jsonType(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Bool:
-		return "true or false"
-	case reflect.String:
-		return "a string"
-	case reflect.Slice:
-		return "an array"
-	default:
-		return "an object"
-	}
 }

@@ -212,7 +212,15 @@ func (p *pass) finding(key prom.Key, labels alertLabels) prom.Finding {
 	evidence, whyEvidence := p.evidenceOf(key)
 	permission, whyPermission := p.permissionOf(key, labels)
 	reasons := slices.DeleteFunc([]string{whyEvidence, whyPermission}, func(s string) bool { return s == "" })
-	return prom.Finding{Evidence: evidence, Permission: permission, Reason: strings.Join(reasons, "; "), At: p.began}
+	return prom.Finding{
+		Evidence: evidence, Permission: permission, Unlisted: p.unlisted(key), Reason: strings.Join(reasons, "; "), At: p.began,
+	}
+}
+
+// unlisted reports whether the replicas that answered know nothing of the status.
+func (p *pass) unlisted(key prom.Key) bool {
+	l := p.listed[key]
+	return p.answered > 0 && (l == nil || !l.active && !l.suppressed)
 }
 
 // evidenceOf returns what Prometheus says of a status, and why it is not firing.

@@ -124,6 +124,15 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	d.spawn(name, func() time.Duration { return visit.run(ctx) })
 }
 
+// Node returns the node as it was last seen or written here.
+func (d *Dispatcher) Node(name string) (*corev1.Node, error) {
+	node, err := d.services.Nodes.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	return d.latest(node), nil
+}
+
 // latest returns the node as the cache has it, or as our own last write left it if the cache does not show that yet. Without
 // it a run could begin again from a ticket that was just closed.
 func (d *Dispatcher) latest(cached *corev1.Node) *corev1.Node {
@@ -150,7 +159,9 @@ func newer(a, b string) bool {
 func (d *Dispatcher) wrote(node *corev1.Node) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.written[node.Name] = node
+	if last := d.written[node.Name]; last == nil || last.UID != node.UID || newer(node.ResourceVersion, last.ResourceVersion) {
+		d.written[node.Name] = node
+	}
 }
 
 // spawn works on the node until the function returns after which time the node is due again.

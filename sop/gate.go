@@ -89,9 +89,10 @@ func judge(f prom.Finding) Verdict {
 	}
 }
 
-// withdrawn reports whether the condition is gone at both sources.
+// withdrawn reports whether the condition is gone at both sources. A silence that goes on after its alert keeps no node from
+// returning to service.
 func withdrawn(f prom.Finding) bool {
-	return f.Evidence == prom.EvidenceAbsent && f.Permission == prom.PermissionUnlisted
+	return f.Evidence == prom.EvidenceAbsent && (f.Permission == prom.PermissionUnlisted || f.Unlisted)
 }
 
 // admit waits until the step may begin: the node and its ticket are as they were left, nobody forbids it, the sources
@@ -207,14 +208,16 @@ func (b *ApiBridge) sources(ctx context.Context) (Verdict, error) {
 	if ctx.Err() != nil {
 		return Verdict{}, context.Cause(ctx)
 	}
-	if b.suspicion != "" && finding.Evidence != prom.EvidenceUnknown && finding.Permission != prom.PermissionUnknown &&
-		finding.Permission != prom.PermissionSilenced {
+	v := judge(finding)
+	switch {
+	case b.suspicion != "" && (v.Name == VerdictSilenced || v.Name == VerdictUnverifiable):
+		return v, nil
+	case b.suspicion != "":
 		return Verdict{VerdictExecute, b.suspicion}, nil
-	}
-	if withdrawn(finding) {
+	case withdrawn(finding):
 		return Verdict{}, fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
 	}
-	return judge(finding), nil
+	return v, nil
 }
 
 // isolated reports whether this incident has cordoned the node and not uncordoned it.

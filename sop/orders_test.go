@@ -45,18 +45,34 @@ func TestOrdersAreReadFromTheLease(t *testing.T) {
 	}{
 		{"none", nil, Orders{}, ""},
 		{"other annotations", map[string]string{"a": "b"}, Orders{}, ""},
-		{"paused by the API", map[string]string{PausedAnnotation: `{"by":"alice","reason":"move","at":"2026-11-23T12:00:00Z"}`},
-			Orders{Pause: &Order{By: "alice", Reason: "move", At: at}}, ""},
+		{
+			"paused by the API",
+			map[string]string{PausedAnnotation: `{"by":"alice","reason":"move","at":"2026-11-23T12:00:00Z"}`},
+			Orders{Pause: &Order{By: "alice", Reason: "move", At: at}},
+			"",
+		},
 		{"paused with kubectl", map[string]string{PausedAnnotation: "moving the racks"}, Orders{Pause: &Order{Reason: "moving the racks"}}, ""},
 		{"a pause that is cut off is a pause", map[string]string{PausedAnnotation: `{"by":"ali`}, Orders{Pause: &Order{Reason: `{"by":"ali`}}, ""},
 		{"a pause ended with kubectl", map[string]string{PausedAnnotation: "false"}, Orders{}, ""},
-		{"modes", map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"observe","by":"bob"}}`},
-			Orders{Modes: map[string]ModeOrder{"GpuHung": {Mode: prom.ModeObserve, Order: Order{By: "bob"}}}}, ""},
-		{"an unknown mode", map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"never"}}`}, Orders{},
-			`orders on the Lease: annotation aegis.io/modes: GpuHung has the mode "never": use off, observe, approve or auto`},
+		{
+			"modes",
+			map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"observe","by":"bob"}}`},
+			Orders{Modes: map[string]ModeOrder{"GpuHung": {Mode: prom.ModeObserve, Order: Order{By: "bob"}}}},
+			"",
+		},
+		{
+			"an unknown mode",
+			map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"never"}}`},
+			Orders{},
+			`orders on the Lease: annotation aegis.io/modes: GpuHung has the mode "never": use off, observe, approve or auto`,
+		},
 		{"broken modes", map[string]string{ModesAnnotation: `GpuHung=off`}, Orders{}, "annotation aegis.io/modes: invalid character"},
-		{"storms", map[string]string{StormsAnnotation: `[{"condition":"GpuHung","pool":"a100","since":"2026-11-23T12:00:00Z","nodes":50,"limit":20}]`},
-			Orders{Storms: []Storm{{Condition: "GpuHung", Pool: "a100", Since: at, Nodes: 50, Limit: 20}}}, ""},
+		{
+			"storms",
+			map[string]string{StormsAnnotation: `[{"condition":"GpuHung","pool":"a100","since":"2026-11-23T12:00:00Z","nodes":50,"limit":20}]`},
+			Orders{Storms: []Storm{{Condition: "GpuHung", Pool: "a100", Since: at, Nodes: 50, Limit: 20}}},
+			"",
+		},
 		{"broken storms", map[string]string{StormsAnnotation: `{}`}, Orders{}, "annotation aegis.io/storms: json"},
 	}
 	for _, tt := range tests {

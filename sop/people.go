@@ -41,7 +41,7 @@ func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, erro
 		return result, err
 	}
 	opened := newIncident(status, status.SOP, string(status.Origin))
-	_, err = d.services.Tickets.Update(ctx, o.Node, record.Node, func(r ticket.Record, c *ticket.Change) error {
+	record, err = d.services.Tickets.Update(ctx, o.Node, record.Node, func(r ticket.Record, c *ticket.Change) error {
 		switch t := r.Ticket; {
 		case ownedByPeople(Situation{Record: r}).Name != "":
 			return refused(ownedByPeople(Situation{Record: r}))
@@ -60,6 +60,7 @@ func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, erro
 	if err != nil {
 		return result, err
 	}
+	d.wrote(record.Node)
 	d.tellOrder(ctx, record.Node, o, "AegisApproved", o.Condition+": "+o.reason("approved"))
 	return result, nil
 }
@@ -144,6 +145,7 @@ func (d *Dispatcher) take(ctx context.Context, o NodeOrder, event, what string,
 	if err != nil {
 		return err
 	}
+	d.wrote(record.Node)
 	d.interrupt(o.Node, fmt.Errorf("%w: %s", ErrTakenOver, o.reason(what)))
 	d.tellOrder(ctx, record.Node, o, event, o.reason(what))
 	return nil
@@ -178,6 +180,7 @@ func (d *Dispatcher) Release(ctx context.Context, o NodeOrder) error {
 	if err != nil {
 		return err
 	}
+	d.wrote(record.Node)
 	d.tellOrder(ctx, record.Node, o, "AegisReleased", o.reason("released"))
 	return nil
 }

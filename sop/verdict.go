@@ -57,3 +57,31 @@ type Decision struct {
 	// Since is when the verdict became this one. A changed reason alone does not reset it.
 	Since time.Time
 }
+
+// Change says what would change the verdict, as a clause that follows "when".
+func (n VerdictName) Change() string {
+	return map[VerdictName]string{
+		VerdictObserve:           "its mode becomes approve or auto, or a person asks for the repair",
+		VerdictAwaitingApproval:  "a person approves the repair",
+		VerdictDuplicate:         "that ticket is closed",
+		VerdictInProgress:        "that ticket is closed",
+		VerdictCooldown:          "that time has come, or a person asks for the repair",
+		VerdictAttemptsExhausted: "people have looked at the node and given it back",
+		VerdictBudget:            "one of them returns",
+		VerdictStorm:             "it holds on no more than half as many nodes, or a person releases the storm",
+		VerdictPaused:            "a person ends the pause, or the window opens",
+		VerdictExcluded:          "a person removes the label",
+		VerdictControlPlane:      "manageControlPlane is configured",
+		VerdictHumanOwned:        "they give the ticket back by setting its supervisor to aegis, or remove it",
+		VerdictHumanCordoned:     "a person uncordons the node",
+		VerdictSilenced:          "the silence, inhibition or mute time ends",
+		VerdictContested:         "a pass over Prometheus and Alertmanager confirms it",
+		VerdictUnconfirmed:       "the sources report it, or it goes away",
+		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again",
+		VerdictTolerated:         "the other condition is gone, or the node is idle",
+		VerdictIgnored:           "its mode or its priority is configured otherwise",
+		VerdictUnknownCondition:  "a catalogue names it",
+		VerdictNoSOP:             "a procedure is configured for it",
+		VerdictNodeGone:          "a Node of that name is registered",
+	}[n]
+}

@@ -56,8 +56,7 @@ func (b *ApiBridge) edited(ctx context.Context, seen ticket.Record) error {
 	record, err := b.services.Tickets.Get(ctx, b.node)
 	switch {
 	case err != nil:
-		// The next look will tell, and no step begins without one.
-		return nil
+		return nil //nolint:nilerr // The next look will tell, and no step begins without one.
 	case b.undone(record.Node):
 		return errUncordoned
 	case b.lostSight(record):

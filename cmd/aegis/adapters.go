@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -60,13 +59,7 @@ func (h healer) Heal(ctx context.Context, r handler.HealRequest) (handler.HealRe
 		Reason:    result.Verdict.Reason,
 		Plan:      result.Plan,
 	}
-	switch {
-	case errors.Is(err, ticket.ErrNodeGone):
-		return answer, fmt.Errorf("%w: no Node is named %q", handler.ErrNotFound, r.Node)
-	case errors.Is(err, sop.ErrRefused), errors.Is(err, ticket.ErrConflict), errors.Is(err, ticket.ErrRecreated):
-		return answer, fmt.Errorf("%w: %w", handler.ErrConflict, err)
-	}
-	return answer, err
+	return answer, judged(r.Node, err)
 }
 
 // condition names the condition of the request: the one that it names, or the only one that its procedure repairs.
@@ -97,15 +90,16 @@ func (h healer) condition(r handler.HealRequest) (string, error) {
 // nodeViews tells what is known of nodes.
 type nodeViews struct {
 	nodes     corelisters.NodeLister
+	latest    func(name string) (*corev1.Node, error)
 	queue     *queue.Queue
 	book      *sop.Book
 	catalogue currentCatalogue
 	settings  func() sop.Settings
 }
 
-// Node returns one node.
+// Node returns one node, with what Aegis itself wrote last even if the cache does not show it yet.
 func (v nodeViews) Node(_ context.Context, name string) (handler.NodeView, error) {
-	node, err := v.nodes.Get(name)
+	node, err := v.latest(name)
 	if apierrors.IsNotFound(err) {
 		return handler.NodeView{}, fmt.Errorf("%w: no Node is named %q", handler.ErrNotFound, name)
 	}
@@ -176,8 +170,10 @@ func (v nodeViews) conditions(node string, t *ticket.Ticket) []handler.Condition
 		switch {
 		case decided:
 			view.Verdict, view.Reason, view.VerdictSince = string(d.Verdict.Name), d.Verdict.Reason, d.Since
+			view.Change = d.Verdict.Name.Change()
 		case t != nil && t.Open() && t.Owned():
 			// It came while a procedure runs on the node; it is decided on when that has ended.
+			view.Change = sop.VerdictInProgress.Change()
 			view.Verdict, view.Reason = string(sop.VerdictInProgress), "ticket "+t.ID+" for "+t.Condition+" is being worked on"
 		}
 		views = append(views, view)

@@ -119,8 +119,9 @@ func newApp(file string, cfg config, catalogue *rules.Catalogue, base *rest.Conf
 		Sink:       a.queue,
 		Translator: translator,
 		Healer:     healer{dispatcher: a.dispatcher, rules: live.rules},
+		Orders:     orders{dispatcher: a.dispatcher, rules: live.rules, queue: a.queue, settings: live.current},
 		Nodes: nodeViews{
-			nodes: a.nodes.lister, queue: a.queue, book: services.Book, catalogue: currentCatalogue{live.rules}, settings: live.current,
+			nodes: a.nodes.lister, latest: a.dispatcher.Node, queue: a.queue, book: services.Book, catalogue: currentCatalogue{live.rules}, settings: live.current,
 		},
 		Ready:      a.ready,
 		Reload:     a.reload,

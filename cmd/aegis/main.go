@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
 	// The time zones of maintenance windows; an image of nothing but this program has none.
 	_ "time/tzdata"
 

@@ -57,10 +57,10 @@ func newClient(address, tokenFile string, timeout time.Duration) (*client, error
 // request into another one whose answer looks healthy.
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// safeURL returns the address without user information.
+// safeURL returns the address without user information and query.
 func (c *client) safeURL() string {
 	safe := *c.base
-	safe.User = nil
+	safe.User, safe.RawQuery = nil, ""
 	return safe.String()
 }
 

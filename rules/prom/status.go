@@ -232,6 +232,9 @@ const (
 type Finding struct {
 	Evidence   Evidence
 	Permission Permission
+	// Unlisted is true when no replica lists the alert as active or suppressed, whatever the permission: a silence may be meant
+	// for an alert that is not there at present.
+	Unlisted bool
 	// Reason says in words why the evidence or the permission is not what one would wish.
 	Reason string
 	// At is when the sources were asked.
