@@ -337,3 +337,47 @@ func TestOwnerNoteOfAnUndoneCordonGoes(t *testing.T) {
 		w.run("note gone", func(r ticket.Record) bool { return r.Node.Annotations[ticket.OwnerAnnotation] == "" })
 	})
 }
+
+// A silence counts even when the alert is silent for the moment, as its exporter is when the reboot did not help.
+func TestSilenceOfASilentAlertHoldsTheNextRung(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		unlisted := prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted, Unlisted: true}
+		silenced := prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionSilenced, Unlisted: true}
+		w.jobs.effect = func(r jobs.Request) {
+			switch r.Action {
+			case jobs.ActionReboot:
+				w.source.set(unlisted)
+			case jobs.ActionHealthcheck:
+				w.source.set(silenced)
+			}
+		}
+		w.jobs.result = func(r jobs.Request, n int) (jobs.Result, bool) {
+			return failedJob(r, 2, "gpu"), r.Action == jobs.ActionHealthcheck && n == 1
+		}
+		w.raise("Reboot")
+		stop := w.start()
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictSilenced })
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		w.source.set(unlisted)
+		w.await("booted again", func(ticket.Record) bool { return w.jobs.count(jobs.ActionReboot) == 2 })
+		w.await("resolved", resolved)
+		stop()
+	})
+}
+
+// A silence that outlasts its alert keeps no node from returning.
+func TestSilenceOfAWithdrawnAlertHoldsNoReturn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionDiagnose {
+				w.source.set(prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionSilenced, Unlisted: true})
+			}
+		}
+		w.raise("Reboot")
+		w.run("resolved", resolved)
+		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+	})
+}

@@ -2,6 +2,7 @@ package sop
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -22,6 +23,9 @@ func situation(change func(*Situation)) Situation {
 		Status: prom.AegisNodeStatus{Node: nodeA, Condition: "GpuHung", Priority: 3, SOP: "gpu/hung", Policy: testPolicy(), Origin: prom.OriginAlert},
 		HasSOP: true,
 	}
+	pool := DefaultPool()
+	pool.MaxIncidents, pool.MaxRepeats = 3, 2
+	s.Settings.Pools = []Pool{pool}
 	if change != nil {
 		change(&s)
 	}
@@ -40,6 +44,16 @@ func rebooted(ago ...time.Duration) *ticket.History {
 			ID: string(rune('a' + i)), Outcome: outcomeResolved,
 			Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: at}},
 		})
+	}
+	return h
+}
+
+// repaired returns a history of repairs without a boot, one an hour.
+func repaired(conditions ...string) *ticket.History {
+	h := &ticket.History{}
+	for i, condition := range conditions {
+		at := noon().Add(time.Duration(i-len(conditions)) * time.Hour)
+		h.Add(ticket.Incident{ID: fmt.Sprint(i), Condition: condition, Outcome: outcomeResolved, Closed: at, Isolated: true})
 	}
 	return h
 }
@@ -105,6 +119,51 @@ func TestDecide(t *testing.T) {
 			s.Settings.ManageControlPlane = true
 		}, VerdictExecute, ""},
 		{"paused", func(s *Situation) { s.Settings.Paused = true }, VerdictPaused, ""},
+		{"paused by a person", func(s *Situation) {
+			s.Orders.Pause = &Order{By: "alice", Reason: "racks"}
+			s.Status.Origin = prom.OriginHeal
+		}, VerdictPaused, "everything is paused by alice: racks"},
+		{"storm", func(s *Situation) { s.Storm = "it began on 9 nodes" }, VerdictStorm, "it began on 9 nodes"},
+		{"storm in mode observe", func(s *Situation) {
+			s.Storm = "it began on 9 nodes"
+			s.Status.Policy.Mode = prom.ModeObserve
+		}, VerdictObserve, ""},
+		{"a request in a storm", func(s *Situation) {
+			s.Storm = "it began on 9 nodes"
+			s.Status.Origin = prom.OriginHeal
+		}, VerdictExecute, ""},
+		{
+			"lemon", func(s *Situation) { s.Record.History = repaired("A", "B", "C") }, VerdictAttemptsExhausted,
+			"a lemon: repaired 3 times within 168h0m0s, 3 allowed: A, B, C",
+		},
+		{
+			"the same again and again", func(s *Situation) { s.Record.History = repaired("GpuHung", "GpuHung") }, VerdictAttemptsExhausted,
+			"a lemon: the last 2 repairs within 168h0m0s were all for GpuHung, 2 allowed",
+		},
+		{"the same, with another in between", func(s *Situation) { s.Record.History = repaired("GpuHung", "B") }, VerdictExecute, ""},
+		{"a lemon that people have given back", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			s.Record.History.Incidents[2].Outcome = outcomeReleased
+		}, VerdictExecute, ""},
+		{"a lemon of last month", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			s.Now = s.Now.Add(30 * 24 * time.Hour)
+		}, VerdictExecute, ""},
+		{"notes make no lemon", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			for i := range s.Record.History.Incidents {
+				s.Record.History.Incidents[i].Isolated = false
+			}
+		}, VerdictExecute, ""},
+		{"a lemon's cordon is looked at all the same", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			s.Status.Priority, s.Node.Spec.Unschedulable = 1, true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+		}, VerdictExecute, ""},
+		{"a lemon is relieved all the same", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			s.Status.Policy.Workload = prom.WorkloadKeep
+		}, VerdictExecute, ""},
 		{"mode observe", func(s *Situation) { s.Status.Policy.Mode = prom.ModeObserve }, VerdictObserve, "would run gpu/hung"},
 		{"mode approve", func(s *Situation) { s.Status.Policy.Mode = prom.ModeApprove }, VerdictAwaitingApproval, ""},
 		{"contested", func(s *Situation) { s.Status.Contested = true }, VerdictContested, ""},

@@ -193,3 +193,36 @@ func TestOwnWriteIsNewerThanALaggingCache(t *testing.T) {
 	d.wrote(version("x", "ours"))
 	require.Equal(t, "cached", d.latest(version("99", "cached")).Status.NodeInfo.BootID, "what cannot be compared is not trusted")
 }
+
+// Two leaders that overlapped may leave two steps behind that both wait for their order. They do not wait for each other: the one
+// that began earlier goes first.
+func TestStepsThatWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	running := func(at time.Time) map[string]string {
+		own := ownTicket("GpuHung")
+		require.NoError(t, own.Record(ticket.Reboot, 1, ticket.Running, at, ""))
+		text, err := own.Encode()
+		require.NoError(t, err)
+		return map[string]string{ticket.Annotation: text}
+	}
+	for _, tt := range []struct {
+		name         string
+		first, later time.Time
+		begins       []bool
+	}{
+		{"the earlier one", noon(), noon().Add(time.Second), []bool{true, false}},
+		{"the later one", noon().Add(time.Second), noon(), []bool{false, true}},
+		{"at once", noon(), noon(), []bool{true, false}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			nodes := []*corev1.Node{testNode("n0", ""), testNode("n1", "")}
+			nodes[0].Annotations, nodes[1].Annotations = running(tt.first), running(tt.later)
+			for i, begins := range tt.begins {
+				l := fleet(2, Pool{MaxDestructive: 1}, func(i int, n *corev1.Node) { n.Annotations = nodes[i].Annotations })
+				_, reason := l.begin(nodes[i], ticket.Reboot)
+				require.Equal(t, begins, reason == "", reason)
+			}
+		})
+	}
+}

@@ -408,9 +408,12 @@ type fakeJobs struct {
 	stuck bool
 }
 
-func (f *fakeJobs) Ensure(_ context.Context, r jobs.Request) (string, bool, error) {
+func (f *fakeJobs) Ensure(ctx context.Context, r jobs.Request) (string, bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return "", false, ctx.Err()
+	}
 	if _, found := f.made[r.Name()]; found {
 		return r.Name(), false, nil
 	}

@@ -1,0 +1,223 @@
+package sop
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// preemptionWorld has a node that is being drained of a pod which does not go, for a condition of the band Emergency.
+func preemptionWorld(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t, testPolicy(), testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" }))
+	w.priorities = map[string]int{"Ready": 0, "Cordon": 1, "Note": 200}
+	return w
+}
+
+func (w *world) awaitRunning(action ticket.Action) {
+	w.t.Helper()
+	w.await(string(action)+" runs", func(r ticket.Record) bool {
+		if r.Ticket == nil {
+			return false
+		}
+		last, known := r.Ticket.Outcome(action, r.Ticket.Count(action))
+		return known && last.Status == ticket.Running
+	})
+}
+
+// A kubelet that falls silent during a drain takes the ticket over: evicting from it is in vain. The node stays cordoned, and
+// returns only after a healthcheck of its own.
+func TestMoreUrgentConditionPreempts(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := preemptionWorld(t)
+		w.raise("Reboot")
+		stop := w.start()
+		w.awaitRunning(ticket.Drain)
+		id := w.record().Ticket.ID
+		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) })
+		w.raise("Ready")
+		w.await("taken over", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Condition == "Ready" })
+		r := w.record()
+		require.Equal(t, id, r.Ticket.ID)
+		require.Equal(t, []string{"cordon Succeeded", "diagnose Succeeded", "drain Canceled"}, steps(r)[:3])
+		require.Contains(t, r.Ticket.Workflows[2].Message, "interrupted: Ready is more urgent")
+		time.Sleep(time.Minute)
+		w.source.gone()
+		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Ready"})
+		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
+		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionTrue) })
+		w.await("resolved", resolved)
+		require.Equal(t, []string{
+			"cordon Succeeded", "diagnose Succeeded", "drain Canceled", "wait Succeeded", "healthcheck Succeeded", "uncordon Succeeded",
+		}, w.journaled())
+		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		stop()
+	})
+}
+
+// What is more urgent by its number but of the same band waits, and so does an alert about a kubelet that is not silent.
+func TestNothingElsePreempts(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, condition string
+		priority        int
+	}{
+		{"the same band", "Reset", 2},
+		{"a less urgent band", "Cordon", 1},
+		{"not ready, says an alert that is late", "Ready", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := preemptionWorld(t)
+				w.priorities[tt.condition] = tt.priority
+				w.raise("Reboot")
+				stop := w.start()
+				w.awaitRunning(ticket.Drain)
+				w.raise(tt.condition)
+				time.Sleep(10 * time.Minute)
+				require.Equal(t, "Reboot", w.record().Ticket.Condition)
+				require.Equal(t, []string{"cordon Succeeded", "diagnose Succeeded", "drain Running"}, steps(w.record()))
+				stop()
+			})
+		})
+	}
+}
+
+// A reboot is never left in the middle, although the node is not ready meanwhile and an alert says so.
+func TestDestructiveStepIsNotPreempted(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.priorities = map[string]int{"Ready": 0}
+		w.jobs.stuck = true
+		w.raise("Reboot")
+		stop := w.start()
+		w.awaitRunning(ticket.Reboot)
+		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) })
+		w.raise("Ready")
+		time.Sleep(20 * time.Minute)
+		r := w.record()
+		require.Equal(t, "Reboot", r.Ticket.Condition)
+		last, _ := r.Ticket.Outcome(ticket.Reboot, 1)
+		require.Equal(t, ticket.Running, last.Status)
+		stop()
+	})
+}
+
+// A node whose return is being checked is taken by an emergency; nothing that the check found counts for it.
+func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.priorities = map[string]int{"Cordon": 1}
+		w.edit(func(n *corev1.Node) {
+			n.Spec.Unschedulable = true
+			n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/earlier"}
+		})
+		w.raise("Cordon")
+		stop := w.start()
+		w.awaitRunning(ticket.Healthcheck)
+		w.raise("Reboot")
+		w.await("taken over", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Condition == "Reboot" })
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionReboot {
+				w.source.gone()
+				w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
+				w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
+			}
+		}
+		w.await("resolved", resolved)
+		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 2, w.jobs.count(jobs.ActionHealthcheck), "the first one was interrupted and proves nothing")
+		stop()
+	})
+}
+
+// Pressure on a node that is cordoned for its hardware's sake does not return it without a healthcheck.
+func TestPressureDoesNotReturnAnotherIncidentsNode(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.edit(func(n *corev1.Node) {
+			n.Spec.Unschedulable = true
+			n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/earlier"}
+		})
+		w.raise("Relieve")
+		stop := w.start()
+		w.awaitRunning(ticket.Verify)
+		w.source.gone()
+		w.await("resolved", resolved)
+		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+		stop()
+	})
+}
+
+// The clock of the API server may be behind ours: the successor of a pod is told by its UID, not by its age.
+func TestRestartedPodIsNotDeletedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Selector, policy.Workload = "app=plugin", prom.WorkloadKeep
+		plugin := func(uid types.UID) *corev1.Pod {
+			return testPod("plugin", func(p *corev1.Pod) {
+				p.UID = uid
+				p.OwnerReferences = []metav1.OwnerReference{{Kind: "DaemonSet", Name: "plugin", UID: "d", Controller: new(true)}}
+				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+				p.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
+			})
+		}
+		w := newWorld(t, policy, plugin("uid-old"))
+		w.edit(func(n *corev1.Node) {
+			n.Status.Capacity = corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}
+			n.Status.Allocatable = n.Status.Capacity
+		})
+		w.raise("Plugin")
+		stop := w.start()
+		w.await("deleted", func(ticket.Record) bool {
+			_, err := w.client.CoreV1().Pods("train").Get(t.Context(), "plugin", getOptions())
+			return err != nil
+		})
+		_, err := w.client.CoreV1().Pods("train").Create(context.Background(), plugin("uid-new"), metav1.CreateOptions{})
+		require.NoError(t, err)
+		w.source.gone()
+		w.await("resolved", resolved)
+		pod, err := w.client.CoreV1().Pods("train").Get(t.Context(), "plugin", getOptions())
+		require.NoError(t, err)
+		require.EqualValues(t, "uid-new", pod.UID)
+		stop()
+	})
+}
+
+// The clock of a node may be wrong by an hour: its Lease is stale when it has not changed for a while by our own clock.
+func TestStaleLeaseIsToldByOurClock(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		renewed := func() *coordinationv1.Lease {
+			return &coordinationv1.Lease{
+				ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeA},
+				Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now().Add(-time.Hour)}},
+			}
+		}
+		w := newWorld(t, testPolicy(), renewed())
+		b := newBridge(w.dispatcher().services, w.Status(nodeA, "Ready", ""), ticket.ReadNode(w.node()), incident{id: "t1"})
+		stale := func() bool {
+			is, why := b.leaseStale(t.Context())
+			require.NotEmpty(t, why)
+			return is
+		}
+		require.False(t, stale(), "seen for the first time")
+		time.Sleep(59 * time.Second)
+		require.False(t, stale())
+		_, err := w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(t.Context(), renewed(), metav1.UpdateOptions{})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.False(t, stale(), "renewed meanwhile")
+		time.Sleep(time.Minute)
+		require.True(t, stale())
+	})
+}
