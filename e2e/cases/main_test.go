@@ -44,6 +44,9 @@ func run(m *testing.M) (code int) {
 	if code == 0 {
 		code = leastPrivilege()
 	}
+	if code == 0 && wholeRun() {
+		code = unusedRights()
+	}
 	if err := shared.Stop(); err != nil {
 		return fail(err)
 	}

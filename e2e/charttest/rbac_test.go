@@ -1,130 +1,114 @@
 package charttest
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"aegis.io/aegis/e2e/charttest/rights"
 )
 
-// identities is what the manifests of charts/aegis/rbac declare.
-type identities struct {
-	accounts []string
-	roles    map[string][]rbacv1.PolicyRule
-	bindings map[string]string
-	subjects []rbacv1.Subject
+// product is the service account of the Deployment. That of the step Jobs is bound to nothing.
+func product(namespace string) rbacv1.Subject {
+	return rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: "aegis"}
 }
 
-func readIdentities(t *testing.T) identities {
+func readRights(t *testing.T) *rights.Manifests {
 	t.Helper()
-	all := identities{roles: make(map[string][]rbacv1.PolicyRule), bindings: make(map[string]string)}
-	for _, file := range files(t, "rbac") {
-		raw, err := os.ReadFile(file)
-		require.NoError(t, err)
-		for _, doc := range bytes.Split(raw, []byte("\n---\n")) {
-			all.add(t, file, doc)
-		}
+	all, err := rights.Read(filepath.Join(chart, "rbac"))
+	require.NoError(t, err)
+	return all
+}
+
+func lines(grants []rights.Grant) []string {
+	var all []string
+	for _, g := range grants {
+		all = append(all, g.String())
 	}
 	return all
 }
 
-func (i *identities) add(t *testing.T, file string, doc []byte) {
+// accounts names the service accounts of which no pod gets a token unless it asks.
+func accounts(t *testing.T, all []corev1.ServiceAccount) []string {
 	t.Helper()
-	var kind metav1.TypeMeta
-	require.NoError(t, yaml.Unmarshal(doc, &kind), file)
-	switch kind.Kind {
-	case "ServiceAccount":
-		account := decode[corev1.ServiceAccount](t, file, doc)
-		i.accounts = append(i.accounts, account.Namespace+"/"+account.Name)
-	case "ClusterRole":
-		role := decode[rbacv1.ClusterRole](t, file, doc)
-		i.roles["ClusterRole/"+role.Name] = role.Rules
-	case "Role":
-		role := decode[rbacv1.Role](t, file, doc)
-		i.roles["Role/"+role.Namespace+"/"+role.Name] = role.Rules
-	case "ClusterRoleBinding":
-		binding := decode[rbacv1.ClusterRoleBinding](t, file, doc)
-		i.bindings[binding.RoleRef.Kind+"/"+binding.RoleRef.Name] = binding.RoleRef.APIGroup
-		i.subjects = append(i.subjects, binding.Subjects...)
-	case "RoleBinding":
-		binding := decode[rbacv1.RoleBinding](t, file, doc)
-		i.bindings[binding.RoleRef.Kind+"/"+binding.Namespace+"/"+binding.RoleRef.Name] = binding.RoleRef.APIGroup
-		i.subjects = append(i.subjects, binding.Subjects...)
-	default:
-		t.Fatalf("%s: unexpected kind %q", file, kind.Kind)
+	var names []string
+	for _, a := range all {
+		require.NotNil(t, a.AutomountServiceAccountToken, a.Name)
+		require.False(t, *a.AutomountServiceAccountToken, a.Name)
+		names = append(names, a.Namespace+"/"+a.Name)
 	}
+	return names
 }
 
-func decode[T any](t *testing.T, file string, doc []byte) T {
-	t.Helper()
-	var object T
-	require.NoError(t, yaml.UnmarshalStrict(doc, &object), file)
-	return object
-}
-
-func TestEveryRoleIsBoundToTheService(t *testing.T) {
+func TestOnlyTheServiceHasRights(t *testing.T) {
 	t.Parallel()
-	all := readIdentities(t)
-	require.ElementsMatch(t, []string{"monitoring/aegis", "monitoring/aegis-op"}, all.accounts)
-	require.Len(t, all.bindings, len(all.roles))
-	for name := range all.roles {
-		require.Equal(t, rbacv1.GroupName, all.bindings[name], "no binding of %s", name)
+	all := readRights(t)
+	require.ElementsMatch(t, []string{"monitoring/aegis", "monitoring/aegis-op"}, accounts(t, all.Accounts))
+	for _, b := range all.Bindings {
+		require.Equal(t, []rbacv1.Subject{product("monitoring")}, b.Subjects, b.Name)
+		require.Equal(t, rbacv1.GroupName, b.Ref.APIGroup, b.Name)
 	}
-	for _, s := range all.subjects {
-		// The step Jobs have root on their node. They must have no rights on the API.
-		require.Equal(t, rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: "monitoring", Name: "aegis"}, s)
+	for _, role := range all.Roles {
+		require.True(t, slices.ContainsFunc(all.Grants(), func(g rights.Grant) bool { return g.Role == role.String() }),
+			"%s is bound nowhere", role)
 	}
 }
 
+// Whether each of these is used is shown by the end-to-end cases, from the audit log. Here it is written down once more, so
+// that nobody widens a rule by accident.
 func TestRightsAreTheLeastThatIsNeeded(t *testing.T) {
 	t.Parallel()
-	want := []string{
-		"ClusterRole/aegis: apps/daemonsets get",
-		"ClusterRole/aegis: apps/replicasets get",
-		"ClusterRole/aegis: apps/statefulsets get",
-		"ClusterRole/aegis: batch/jobs get",
-		"ClusterRole/aegis: core/events create patch",
-		"ClusterRole/aegis: core/nodes get list watch patch",
-		"ClusterRole/aegis: core/pods get list watch",
-		"ClusterRole/aegis: core/pods/eviction create",
-		"ClusterRole/aegis: events.k8s.io/events create patch",
-		"ClusterRole/aegis: policy/poddisruptionbudgets get list",
-		"ClusterRole/aegis-delete-pods: core/pods delete",
-		"Role/kube-node-lease/aegis: coordination.k8s.io/leases get list",
-		"Role/monitoring/aegis: batch/jobs get list watch create delete",
-		"Role/monitoring/aegis: coordination.k8s.io/leases get create update",
-		"Role/monitoring/aegis: core/pods get list watch",
-		"Role/monitoring/aegis: core/pods/log get list watch",
-	}
-	var have []string
-	for role, rules := range readIdentities(t).roles {
-		for _, r := range rules {
-			require.Empty(t, r.NonResourceURLs)
-			have = append(have, grants(role, r)...)
+	require.ElementsMatch(t, []string{
+		"ClusterRole aegis: get nodes in the cluster",
+		"ClusterRole aegis: list nodes in the cluster",
+		"ClusterRole aegis: watch nodes in the cluster",
+		"ClusterRole aegis: patch nodes in the cluster",
+		"ClusterRole aegis: list pods in the cluster",
+		"ClusterRole aegis: create pods/eviction in the cluster",
+		"ClusterRole aegis: list policy/poddisruptionbudgets in the cluster",
+		"ClusterRole aegis-delete-pods: delete pods in the cluster",
+		"ClusterRole aegis-events: create events in default, monitoring",
+		"ClusterRole aegis-events: patch events in default, monitoring",
+		"Role monitoring/aegis-jobs: get batch/jobs in monitoring",
+		"Role monitoring/aegis-jobs: create batch/jobs in monitoring",
+		"Role monitoring/aegis-lease: create coordination.k8s.io/leases in monitoring",
+		"Role monitoring/aegis-lease: get coordination.k8s.io/leases (aegis) in monitoring",
+		"Role monitoring/aegis-lease: update coordination.k8s.io/leases (aegis) in monitoring",
+		"Role monitoring/aegis-lease: patch coordination.k8s.io/leases (aegis) in monitoring",
+		"Role kube-node-lease/aegis-node-lease: get coordination.k8s.io/leases in kube-node-lease",
+	}, lines(readRights(t).Grants()))
+	for _, role := range readRights(t).Roles {
+		for _, rule := range role.Rules {
+			require.Empty(t, rule.NonResourceURLs, role)
+			require.NotContains(t, slices.Concat(rule.APIGroups, rule.Resources, rule.Verbs), "*", role)
 		}
 	}
-	require.ElementsMatch(t, want, have)
 }
 
-// grants says what a rule allows, one line per resource.
-func grants(role string, r rbacv1.PolicyRule) []string {
-	var lines []string
-	for _, apiGroup := range r.APIGroups {
-		if apiGroup == "" {
-			apiGroup = "core"
+// A grant that another one covers says nothing, and would never be missed.
+func TestNoRightIsGrantedTwice(t *testing.T) {
+	t.Parallel()
+	grants := readRights(t).Grants()
+	for i, g := range grants {
+		use := rights.Use{APIGroup: g.APIGroup, Resource: g.Resource, Verb: g.Verb, Namespace: "any", Name: "any"}
+		if len(g.Namespaces) > 0 {
+			use.Namespace = g.Namespaces[0]
 		}
-		for _, resource := range r.Resources {
-			lines = append(lines, role+": "+apiGroup+"/"+resource+" "+strings.Join(r.Verbs, " "))
+		if len(g.Names) > 0 {
+			use.Name = g.Names[0]
+		}
+		require.True(t, g.Allows(use), g)
+		for j, other := range grants {
+			require.False(t, i != j && other.Allows(use), "%s is covered by %s", g, other)
 		}
 	}
-	return lines
 }
 
 // The chart must take every role from its file: a second copy of the rules would drift.
@@ -138,4 +122,74 @@ func TestChartTakesTheRulesFromTheFiles(t *testing.T) {
 		}
 	}
 	require.NotContains(t, string(raw), "apiGroups:")
+}
+
+// What `helm install` grants is what `kubectl apply` of the folder rbac grants.
+func TestChartGrantsWhatTheFilesGrant(t *testing.T) {
+	t.Parallel()
+	found, err := rights.Find(rendered(t, "monitoring", ""))
+	require.NoError(t, err)
+	require.ElementsMatch(t, lines(readRights(t).Grants()), lines(found.Grants()))
+	require.ElementsMatch(t, []string{"monitoring/aegis", "monitoring/aegis-op"}, accounts(t, found.Accounts))
+}
+
+// The namespaces follow the release and the values, and so do the subjects.
+func TestRightsFollowTheNamespaces(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, values string
+		want         []string
+	}{
+		{"jobs of their own", "jobs: {namespace: gpu-jobs}", []string{
+			"Role gpu-jobs/aegis-jobs: create batch/jobs in gpu-jobs",
+			"Role heal/aegis-lease: update coordination.k8s.io/leases (aegis) in heal",
+			"ClusterRole aegis-events: create events in default, heal",
+			"ClusterRole aegis-delete-pods: delete pods in the cluster",
+		}},
+		{"deletion in some", "rbac: {deletePodsNamespaces: [gpu-operator, kube-system]}", []string{
+			"Role heal/aegis-jobs: create batch/jobs in heal",
+			"ClusterRole aegis-delete-pods: delete pods in gpu-operator, kube-system",
+		}},
+		{"no rights", "rbac: {create: false}", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			found, err := rights.Find(rendered(t, "heal", tt.values))
+			require.NoError(t, err)
+			grants := lines(found.Grants())
+			require.Subset(t, grants, tt.want)
+			if tt.want == nil {
+				require.Empty(t, grants)
+				return
+			}
+			require.Len(t, grants, len(readRights(t).Grants()))
+			for _, b := range found.Bindings {
+				require.Equal(t, []rbacv1.Subject{product("heal")}, b.Subjects, b.Name)
+			}
+		})
+	}
+}
+
+// The Lease of the configuration is the one that the rights name.
+func TestLeaseOfTheConfigurationIsTheOneOfTheRights(t *testing.T) {
+	t.Parallel()
+	manifests := rendered(t, "heal", "jobs: {namespace: gpu-jobs}")
+	var config struct {
+		LeaderElection struct{ Namespace, Name string }
+		Jobs           struct{ Namespace, ServiceAccount string }
+	}
+	maps := all[corev1.ConfigMap](t, manifests, "ConfigMap")
+	i := slices.IndexFunc(maps, func(m corev1.ConfigMap) bool { return m.Name == "aegis" })
+	require.NoError(t, yaml.Unmarshal([]byte(maps[i].Data["aegis.yaml"]), &config))
+	found, err := rights.Find(manifests)
+	require.NoError(t, err)
+	for _, verb := range []string{"get", "update", "patch"} {
+		require.True(t, slices.ContainsFunc(found.Grants(), func(g rights.Grant) bool {
+			return g.Resource == "leases" && g.Verb == verb &&
+				slices.Equal(g.Namespaces, []string{config.LeaderElection.Namespace}) &&
+				slices.Equal(g.Names, []string{config.LeaderElection.Name})
+		}), verb)
+	}
+	require.Contains(t, accounts(t, found.Accounts), config.Jobs.Namespace+"/"+config.Jobs.ServiceAccount)
 }

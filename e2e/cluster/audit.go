@@ -11,7 +11,7 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// maxAuditLine is above any line of a log that holds metadata only.
+// maxAuditLine is above any line of the log, the longest of which hold a Node twice.
 const maxAuditLine = 1 << 20
 
 // AuditEvent is one request that the API server has answered.
@@ -20,12 +20,15 @@ type AuditEvent struct {
 	At time.Time
 	// User is who asked, Verb what was asked for.
 	User, Verb string
-	// Resource and Subresource, Namespace and Name say of what.
-	Resource, Subresource, Namespace, Name string
+	// APIGroup, which is empty for the core group, Resource and Subresource, Namespace and Name say of what.
+	APIGroup, Resource, Subresource, Namespace, Name string
 	// Code is the HTTP status of the answer.
 	Code int
 	// DryRun says that nothing was to be changed.
 	DryRun bool
+	// Request is the body of a write of a node, and of the creation of a Job or an eviction, as JSON. Response is the Node
+	// that a write of one has led to.
+	Request, Response []byte
 }
 
 // Audit returns the requests answered so far, in the order of the log. What administrators and the API server itself
@@ -63,11 +66,17 @@ func auditEvent(e *auditv1.Event) AuditEvent {
 		DryRun: strings.Contains(e.RequestURI, "dryRun=All"),
 	}
 	if e.ObjectRef != nil {
-		event.Resource, event.Subresource = e.ObjectRef.Resource, e.ObjectRef.Subresource
+		event.APIGroup, event.Resource, event.Subresource = e.ObjectRef.APIGroup, e.ObjectRef.Resource, e.ObjectRef.Subresource
 		event.Namespace, event.Name = e.ObjectRef.Namespace, e.ObjectRef.Name
 	}
 	if e.ResponseStatus != nil {
 		event.Code = int(e.ResponseStatus.Code)
+	}
+	if e.RequestObject != nil {
+		event.Request = e.RequestObject.Raw
+	}
+	if e.ResponseObject != nil {
+		event.Response = e.ResponseObject.Raw
 	}
 	return event
 }
