@@ -101,6 +101,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	if node == nil {
+		d.forget(name)
 		gone := slices.Repeat([]Verdict{decide(Situation{})}, len(statuses))
 		d.judgeAll(name, statuses, gone, nil)
 		d.queue.Done(name, d.again(gone))
@@ -162,6 +163,13 @@ func (d *Dispatcher) wrote(node *corev1.Node) {
 	if last := d.written[node.Name]; last == nil || last.UID != node.UID || newer(node.ResourceVersion, last.ResourceVersion) {
 		d.written[node.Name] = node
 	}
+}
+
+// forget drops what is remembered of a node that does not exist.
+func (d *Dispatcher) forget(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.written, name)
 }
 
 // spawn works on the node until the function returns after which time the node is due again.

@@ -338,3 +338,28 @@ func TestModeOrderIsSeenByDecisions(t *testing.T) {
 		stop()
 	})
 }
+
+// Anybody who may edit the Lease can write these texts. What is read is written back as the same orders.
+func FuzzOrders(f *testing.F) {
+	f.Add("moving", `{"GpuHung":{"mode":"observe","by":"bob"}}`, `[{"condition":"GpuHung","pool":"a","nodes":5,"limit":2}]`)
+	f.Add(`{"by":"alice"}`, "", "")
+	f.Add("null", "null", "null")
+	f.Fuzz(func(t *testing.T, paused, modes, storms string) {
+		annotations := map[string]string{PausedAnnotation: paused, ModesAnnotation: modes, StormsAnnotation: storms}
+		orders, err := parseOrders(annotations)
+		if err != nil {
+			require.ErrorIs(t, err, ErrOrders)
+			return
+		}
+		require.Equal(t, paused != "" && paused != "false", orders.Pause != nil, "a pause is never overlooked")
+		texts, err := orderTexts(orders)
+		if err != nil {
+			return // A time that JSON cannot hold.
+		}
+		again, err := parseOrders(texts)
+		require.NoError(t, err)
+		rewritten, err := orderTexts(again)
+		require.NoError(t, err)
+		require.Equal(t, texts, rewritten)
+	})
+}
