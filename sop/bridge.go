@@ -91,8 +91,10 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	services Services
 	node     string
 	status   prom.AegisNodeStatus
-	logger   *slog.Logger
-	journal  *journal
+	// urgency is that of the condition's band.
+	urgency int
+	logger  *slog.Logger
+	journal *journal
 	// calls counts the calls of each action in this run; a step is identified by action and number.
 	calls map[ticket.Action]int
 	// drained is set once the workload is gone as the policy wants it.
@@ -127,6 +129,7 @@ func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, in
 		services: s,
 		node:     status.Node,
 		status:   status,
+		urgency:  urgencyOf(status),
 		logger:   s.Logger.With("node", status.Node, "condition", status.Condition, "ticket", incident.id),
 		journal:  &journal{store: s.Tickets, node: status.Node, incident: incident, record: record},
 		calls:    make(map[ticket.Action]int),

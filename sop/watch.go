@@ -88,7 +88,7 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Reco
 	r.Ticket = nil
 	statuses := d.services.statuses(b.node)
 	for i, s := range statuses {
-		if !outranks(s, b.status) || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != VerdictExecute {
+		if urgencyOf(s) >= b.urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != VerdictExecute {
 			continue
 		}
 		if judge(d.services.Source.Observe(ctx, s.Key())).Name == VerdictExecute {
@@ -98,9 +98,7 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Reco
 	return prom.AegisNodeStatus{}, false
 }
 
-func outranks(s, other prom.AegisNodeStatus) bool {
-	return prom.BandOf(s.Priority).Urgency() < prom.BandOf(other.Priority).Urgency()
-}
+func urgencyOf(s prom.AegisNodeStatus) int { return prom.BandOf(s.Priority).Urgency() }
 
 // present doubts an alert about a silent kubelet while the node says that it is ready: it may be what is left of a boot.
 func present(s prom.AegisNodeStatus, node *corev1.Node) bool {
