@@ -113,6 +113,7 @@ func (b *ApiBridge) runJob(ctx context.Context, c call, gated ticket.Action, req
 func (b *ApiBridge) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
 	permitted := !c.adopted || gated == ""
 	var last error
+	var refused time.Time
 	deadline := time.Now().Add(req.Deadline)
 	return b.poll(ctx, func(ctx context.Context) (bool, error) {
 		if !permitted {
@@ -134,7 +135,11 @@ func (b *ApiBridge) order(ctx context.Context, c call, gated ticket.Action, req 
 			return true, nil
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
-		case jobs.Permanent(err):
+		case !jobs.Permanent(err):
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = time.Now()
+		case time.Since(refused) > refusedFor:
 			return false, inconclusive("could not be ordered: %v", err)
 		}
 		last = err
@@ -142,6 +147,9 @@ func (b *ApiBridge) order(ctx context.Context, c call, gated ticket.Action, req 
 		return false, nil
 	})
 }
+
+// refusedFor is how long the API server has to refuse a Job for good. One that has just started forbids what it will allow.
+const refusedFor = time.Minute
 
 // ordered reports whether the Job exists, or nothing is left to order. It does not return before the API server has answered.
 func (b *ApiBridge) ordered(ctx context.Context, req jobs.Request, settled func(context.Context) (bool, error)) (bool, error) {
