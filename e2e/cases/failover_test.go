@@ -1,6 +1,8 @@
 package cases
 
 import (
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +35,8 @@ func TestLeaderFailover(t *testing.T) {
 	}
 	require.True(t, leads(0))
 	require.Eventually(t, func() bool { return l.Aegis[1].Running() && !leads(1) }, within, tick)
+	require.Eventually(t, func() bool { return statusOf(t, l.Aegis[1].Webhook()) == http.StatusServiceUnavailable }, within, tick,
+		"Alertmanager comes again after a 503, and after nothing else")
 
 	first := node{t: t, lab: l, name: "ha-0"}
 	boots := first.state().Boots
@@ -59,4 +63,18 @@ func TestLeaderFailover(t *testing.T) {
 	second.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	second.resolved("GpuHung")
 	require.Len(t, second.jobsOf("reboot"), 1)
+}
+
+// statusOf posts a notification without alerts and returns the status of the answer, 0 if there was none.
+func statusOf(t *testing.T, webhook string) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, webhook, strings.NewReader(`{"version":"4","alerts":[]}`))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	require.NoError(t, resp.Body.Close())
+	return resp.StatusCode
 }

@@ -75,9 +75,13 @@ func options(dir string) lab.Options {
 		Config: func(c *aegis.Config) {
 			c.Overlay = fastPolicies
 			for _, pool := range pools() {
-				c.Pools = append(c.Pools, aegis.Pool{
+				p := aegis.Pool{
 					Name: pool, Selector: "aegis.io/pool=" + pool, MaxOutOfServicePercent: new(100), MaxDestructive: new(10),
-				})
+				}
+				if pool == poolBudget {
+					p.MaxOutOfService = 1
+				}
+				c.Pools = append(c.Pools, p)
 			}
 		},
 	}

@@ -14,12 +14,14 @@ const (
 	poolFamilies   = "families"
 	poolRequested  = "requested"
 	poolNotReady   = "notready"
+	poolOrders     = "orders"
+	poolBudget     = "budget"
 )
 
 func pools() []string {
 	return []string{
 		poolHung, poolSick, poolBlocked, poolPeople, poolCrash, poolAway, poolPrometheus, poolAlerts, poolSilenced,
-		poolFamilies, poolRequested, poolNotReady,
+		poolFamilies, poolRequested, poolNotReady, poolOrders, poolBudget,
 	}
 }
 
