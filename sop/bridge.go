@@ -115,6 +115,8 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	held VerdictName
 	// refusal is why Confirm said no.
 	refusal Verdict
+	// begun is called when the first step of the run begins or is adopted.
+	begun func()
 	// settled is called once the node is cordoned, or another step begins: then nobody has to give way to it any more.
 	settled func()
 	// result is how the incident ended. Empty while it has not.
@@ -134,6 +136,7 @@ func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, in
 		journal:  &journal{store: s.Tickets, node: status.Node, incident: incident, record: record},
 		calls:    make(map[ticket.Action]int),
 		settled:  func() {},
+		begun:    func() {},
 	}
 	if t := b.journal.ticket(); t != nil {
 		maps.Copy(b.calls, t.Past)
@@ -222,6 +225,7 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 // begin journals the step as Running, or takes up the one that is. The returned function gives back what the step holds.
 func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Step, known bool) (func(), error) {
 	if known {
+		b.begun()
 		c.adopted, c.began, c.detail = true, prior.At, prior.Message
 		b.logger.InfoContext(ctx, "step adopted", "action", s.action, "call", c.n)
 		return b.services.Limits.adopt(b.node, s.action), nil
@@ -233,6 +237,7 @@ func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 			return release, err
 		}
 	}
+	b.begun()
 	admitted := time.Now()
 	c.detail = s.detail
 	if s.prepare != nil {

@@ -50,7 +50,7 @@ func decide(s Situation) Verdict {
 func objections() []func(Situation) Verdict {
 	return []func(Situation) Verdict{
 		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
-		mode, contested, storm, cordonedByPeople, tolerated, approval, cooldown, budget, attempts, lemon,
+		mode, contested, olderThanNode, storm, cordonedByPeople, tolerated, approval, cooldown, budget, attempts, lemon,
 	}
 }
 
@@ -120,7 +120,7 @@ func pausedBy(settings Settings, orders Orders) Verdict {
 	case settings.Paused:
 		return Verdict{VerdictPaused, "everything is paused by the configuration"}
 	case orders.Pause != nil:
-		return Verdict{VerdictPaused, strings.TrimSpace("everything is paused " + orders.Pause.String())}
+		return Verdict{VerdictPaused, orders.Pause.of("everything is paused")}
 	}
 	return Verdict{}
 }
@@ -137,6 +137,19 @@ func contested(s Situation) Verdict {
 		return Verdict{VerdictContested, "the alert fired again with the start of one that had resolved"}
 	}
 	return Verdict{}
+}
+
+// newNode is how long an alert has to outlive the registration of its node to be about that node.
+const newNode = 5 * time.Minute
+
+// olderThanNode doubts an alert that began before the node was registered: it may be about a machine that had the name before.
+func olderThanNode(s Situation) Verdict {
+	registered := s.Node.CreationTimestamp.Time
+	if requested(s.Status) || !s.Status.FirstSeen.Before(registered) || !s.Now.Before(registered.Add(newNode)) {
+		return Verdict{}
+	}
+	return Verdict{VerdictContested, fmt.Sprintf("the alert began before the node was registered, and counts if it still fires at %s",
+		registered.Add(newNode).UTC().Format(time.RFC3339))}
 }
 
 // storm holds a condition that befalls too many nodes at once. What a person asks for on one node is not held.

@@ -123,6 +123,18 @@ func TestDecide(t *testing.T) {
 			s.Orders.Pause = &Order{By: "alice", Reason: "racks"}
 			s.Status.Origin = prom.OriginHeal
 		}, VerdictPaused, "everything is paused by alice: racks"},
+		{"older than its node", func(s *Situation) {
+			s.Status.FirstSeen = s.Now.Add(-time.Hour)
+			s.Node.CreationTimestamp.Time = s.Now.Add(-4 * time.Minute)
+		}, VerdictContested, "still fires at 2026-11-23T12:01:00Z"},
+		{"older than its node, and still firing", func(s *Situation) {
+			s.Status.FirstSeen = s.Now.Add(-time.Hour)
+			s.Node.CreationTimestamp.Time = s.Now.Add(-5 * time.Minute)
+		}, VerdictExecute, ""},
+		{"younger than its node", func(s *Situation) {
+			s.Status.FirstSeen = s.Now.Add(-time.Minute)
+			s.Node.CreationTimestamp.Time = s.Now.Add(-2 * time.Minute)
+		}, VerdictExecute, ""},
 		{"storm", func(s *Situation) { s.Storm = "it began on 9 nodes" }, VerdictStorm, "it began on 9 nodes"},
 		{"storm in mode observe", func(s *Situation) {
 			s.Storm = "it began on 9 nodes"

@@ -289,7 +289,7 @@ type visit struct {
 func (v *visit) run(ctx context.Context) time.Duration {
 	for i, c := range v.candidates {
 		r := &run{dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c]}
-		r.confirmed = func() { v.confirmed(i) }
+		r.begun = func() { v.begun(i) }
 		if again, refused := r.do(ctx); !refused {
 			return again
 		}
@@ -297,8 +297,9 @@ func (v *visit) run(ctx context.Context) time.Duration {
 	return v.dispatcher.services.Timing.Hold
 }
 
-// confirmed tells which procedure runs, and that the less urgent ones wait for it.
-func (v *visit) confirmed(chosen int) {
+// begun tells which procedure runs, and that the less urgent ones wait for it. One that is held before it can do anything does not
+// get there, so that its verdict stays what it was.
+func (v *visit) begun(chosen int) {
 	first := v.candidates[chosen]
 	v.dispatcher.tell(v.statuses[first], v.verdicts[first])
 	for _, c := range v.candidates[chosen+1:] {
@@ -312,8 +313,8 @@ type run struct {
 	status     prom.AegisNodeStatus
 	record     ticket.Record
 	verdict    Verdict
-	// confirmed is called once the sources have confirmed the condition.
-	confirmed func()
+	// begun is called when the procedure begins or goes on with its first step.
+	begun func()
 }
 
 // do runs the procedure and returns after which time the node is to be looked at again, or that it was refused.
@@ -322,6 +323,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	bridge := newBridge(d.services, r.status, r.record, r.incident())
+	bridge.begun = sync.OnceFunc(r.begun)
 	if !bridge.journal.opened() {
 		bridge.settled = d.services.isolation.enter()
 		defer func() { bridge.settled() }()
@@ -403,7 +405,6 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 	if !sop.Evaluate(ctx, r.status.Node, &status) {
 		return errRefused
 	}
-	r.confirmed()
 	return sop.Execute(ctx, r.status.Node, &status)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -225,4 +226,26 @@ func TestStepsThatWaitForEachOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A request that waits for room in the budget says so since it began to wait, however often it is tried again.
+func TestVerdictOfAHeldTicketStays(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("b", "uid-b"))
+		w.setSettings(func(s *Settings) { s.Pools[0].MaxPercent = 1 })
+		b, err := w.client.CoreV1().Nodes().Get(t.Context(), "b", getOptions())
+		require.NoError(t, err)
+		b.Spec.Unschedulable = true
+		_, err = w.client.CoreV1().Nodes().Update(t.Context(), b, metav1.UpdateOptions{})
+		require.NoError(t, err)
+		stop := w.start()
+		_, err = w.d.Heal(t.Context(), HealRequest{Status: w.Status(nodeA, "Reboot", ""), By: "alice"})
+		require.NoError(t, err)
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictBudget })
+		since := w.book.Node(nodeA)[0].Since
+		time.Sleep(time.Hour)
+		require.Equal(t, VerdictBudget, w.verdict("Reboot"))
+		require.Equal(t, since, w.book.Node(nodeA)[0].Since)
+		stop()
+	})
 }

@@ -39,15 +39,15 @@ type Order struct {
 	At     time.Time `json:"at,omitzero"`
 }
 
-// String says who ordered it, and why.
-func (o Order) String() string {
-	switch {
-	case o.By == "":
-		return o.Reason
-	case o.Reason == "":
-		return "by " + o.By
+// of says what was done, by whom, and why.
+func (o Order) of(what string) string {
+	if o.By != "" {
+		what += " by " + o.By
 	}
-	return "by " + o.By + ": " + o.Reason
+	if o.Reason != "" {
+		what += ": " + o.Reason
+	}
+	return what
 }
 
 // ModeOrder sets the mode of a condition.
@@ -125,18 +125,19 @@ func (s *OrderStore) Read(ctx context.Context) (Orders, error) {
 	if err != nil {
 		return Orders{}, err
 	}
-	return s.take(lease)
+	return s.take(lease), nil
 }
 
-func (s *OrderStore) take(lease *coordinationv1.Lease) (Orders, error) {
+// take remembers the orders on the Lease. Those that cannot be read are a pause: what holds nothing up goes on.
+func (s *OrderStore) take(lease *coordinationv1.Lease) Orders {
 	orders, err := parseOrders(lease.Annotations)
 	if err != nil {
-		return Orders{}, err
+		orders = Orders{Pause: &Order{Reason: err.Error()}}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last = orders
-	return orders.clone(), nil
+	return orders.clone()
 }
 
 // Update changes the orders in a write that fails if somebody else changes the Lease in between, and is then decided anew.
@@ -174,8 +175,8 @@ func (s *OrderStore) update(ctx context.Context, change func(*Orders) error) err
 	if err != nil {
 		return fmt.Errorf("%w not written: %w", ErrOrders, err)
 	}
-	_, err = s.take(written)
-	return err
+	s.take(written)
+	return nil
 }
 
 func (s *OrderStore) client() coordinationclient.LeaseInterface {
@@ -199,7 +200,7 @@ func (s *OrderStore) lease(ctx context.Context) (*coordinationv1.Lease, error) {
 	return lease, nil
 }
 
-// parseOrders reads the annotations. What cannot be read is an error: it might be a pause.
+// parseOrders reads the annotations.
 func parseOrders(annotations map[string]string) (Orders, error) {
 	orders := Orders{Pause: parsePause(annotations[PausedAnnotation])}
 	err := errors.Join(

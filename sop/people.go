@@ -26,7 +26,7 @@ type NodeOrder struct {
 
 // reason says who ordered it, and why.
 func (o NodeOrder) reason(what string) string {
-	return what + " " + Order{By: o.By, Reason: o.Reason}.String()
+	return Order{By: o.By, Reason: o.Reason}.of(what)
 }
 
 // Approve lets the repair of a condition begin that waits for a person, or go on. Its sources are asked before each step all the

@@ -62,6 +62,7 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.begun()
 	b.keeps.Store(true)
 	b.services.Metrics.step(ticket.Cordon, ticket.Succeeded)
 	b.logger.InfoContext(ctx, "step ended", "action", ticket.Cordon, "call", n, "status", ticket.Succeeded, "detail", message)

@@ -75,7 +75,7 @@ func (n VerdictName) Change() string {
 		VerdictHumanOwned:        "they give the ticket back by setting its supervisor to aegis, or remove it",
 		VerdictHumanCordoned:     "a person uncordons the node",
 		VerdictSilenced:          "the silence, inhibition or mute time ends",
-		VerdictContested:         "a pass over Prometheus and Alertmanager confirms it",
+		VerdictContested:         "a later pass over Prometheus and Alertmanager confirms it",
 		VerdictUnconfirmed:       "the sources report it, or it goes away",
 		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again",
 		VerdictTolerated:         "the other condition is gone, or the node is idle",
