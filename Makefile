@@ -63,6 +63,11 @@ bench: ## Run the benchmarks. Each compares with the bare cost in the same run.
 demo: ## Show Aegis heal a simulated cluster. ONCE=1 ends after the story.
 	cd e2e && ONCE=$(ONCE) $(GO) run ./cmd/demo
 
+.PHONY: chaos
+chaos: ## Let everything go wrong at once for DURATION (10m) on 100 nodes, and check what Aegis did. SEED=1 repeats a script.
+	cd e2e && AEGIS_CHAOS_DURATION=$(or $(DURATION),10m) AEGIS_CHAOS_SEED=$(SEED) \
+		$(GO) test -v -count=1 -timeout $(E2E_TIMEOUT) -run 'TestChaos$$' ./chaos
+
 .PHONY: image
 image: ## Build the container image IMAGE (aegis:VERSION).
 	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .

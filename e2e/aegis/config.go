@@ -66,12 +66,18 @@ type LeaderElection struct {
 
 // Pool is an element of the field pools of aegis.yaml.
 type Pool struct {
-	Name                   string `yaml:"name"`
-	Selector               string `yaml:"selector,omitempty"`
-	MaxOutOfServicePercent *int   `yaml:"maxOutOfServicePercent,omitempty"`
-	MaxOutOfService        int    `yaml:"maxOutOfService,omitempty"`
-	MaxDestructive         *int   `yaml:"maxDestructive,omitempty"`
-	Profile                string `yaml:"profile,omitempty"`
+	Name                   string        `yaml:"name"`
+	Selector               string        `yaml:"selector,omitempty"`
+	MaxOutOfServicePercent *int          `yaml:"maxOutOfServicePercent,omitempty"`
+	MaxOutOfService        int           `yaml:"maxOutOfService,omitempty"`
+	MaxDestructive         *int          `yaml:"maxDestructive,omitempty"`
+	Profile                string        `yaml:"profile,omitempty"`
+	StormPercent           *int          `yaml:"stormPercent,omitempty"`
+	StormNodes             int           `yaml:"stormNodes,omitempty"`
+	StormWindow            time.Duration `yaml:"stormWindow,omitempty"`
+	StormRelease           time.Duration `yaml:"stormRelease,omitempty"`
+	MaxIncidents           int           `yaml:"maxIncidents,omitempty"`
+	IncidentWindow         time.Duration `yaml:"incidentWindow,omitempty"`
 }
 
 // Auth is the field auth of aegis.yaml.

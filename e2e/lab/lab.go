@@ -44,6 +44,10 @@ type Options struct {
 	Heartbeat, NodeMonitorGrace time.Duration
 	// Webhook returns where Alertmanager sends its notifications, given where Aegis takes them. Nil sends them there.
 	Webhook func(aegis string) string
+	// Kubeconfig returns the kubeconfig that Aegis uses, given the one of its service account. Nil leaves it at that.
+	Kubeconfig func(aegis string) (string, error)
+	// Interval is the time between two scrapes and between two evaluations of a rule. The default is 1s.
+	Interval time.Duration
 	// Log takes what is done. The default discards it.
 	Log *slog.Logger
 }
@@ -117,9 +121,16 @@ func (l *Lab) startNodes(ctx context.Context) error {
 
 // startMonitoring reserves the addresses of Aegis first: alerts are sent there.
 func (l *Lab) startMonitoring(ctx context.Context) error {
+	kubeconfig := l.Cluster.KubeconfigAegis
+	if l.o.Kubeconfig != nil {
+		var err error
+		if kubeconfig, err = l.o.Kubeconfig(kubeconfig); err != nil {
+			return err
+		}
+	}
 	for i := range max(l.o.Replicas, 0) {
 		a, err := aegis.New(aegis.Options{
-			BinDir: l.Bin, Dir: filepath.Join(l.Dir, fmt.Sprintf("aegis-%d", i)), Kubeconfig: l.Cluster.KubeconfigAegis, Log: l.o.Log,
+			BinDir: l.Bin, Dir: filepath.Join(l.Dir, fmt.Sprintf("aegis-%d", i)), Kubeconfig: kubeconfig, Log: l.o.Log,
 		})
 		if err != nil {
 			return err
@@ -129,6 +140,7 @@ func (l *Lab) startMonitoring(ctx context.Context) error {
 	o := monitoring.Options{
 		BinDir: l.Bin, Dir: filepath.Join(l.Dir, "monitoring"), Exporters: l.Sim.Exporters(), Log: l.o.Log,
 		Rules: l.o.Rules, ExtraRules: l.o.ExtraRules, Compress: l.o.Compress, Alertmanagers: l.o.Alertmanagers,
+		Interval: l.o.Interval,
 	}
 	if len(o.Rules) == 0 {
 		o.Rules = []string{filepath.Join(l.Bin, "..", "charts", "aegis", "rules")}

@@ -22,6 +22,7 @@ import (
 
 const (
 	startTimeout          = time.Minute
+	defaultInterval       = time.Second
 	defaultGroupInterval  = time.Second
 	defaultRepeatInterval = time.Minute
 	// resendDelay makes Alertmanager forget an alert four times as long after Prometheus has gone.
@@ -50,6 +51,8 @@ type Options struct {
 	Alertmanagers int
 	// GroupInterval and RepeatInterval are those of the route. The defaults are 1s and 1m.
 	GroupInterval, RepeatInterval time.Duration
+	// Interval is the time between two scrapes and between two evaluations of a rule. The default is 1s.
+	Interval time.Duration
 	// Log takes what is done. The default discards it.
 	Log *slog.Logger
 }
@@ -73,6 +76,7 @@ type Monitoring struct {
 // Start starts all of them and returns when they are ready. Stop must be called.
 func Start(ctx context.Context, o Options) (*Monitoring, error) {
 	o.Alertmanagers = cmp.Or(o.Alertmanagers, 1)
+	o.Interval = cmp.Or(o.Interval, defaultInterval)
 	o.GroupInterval = cmp.Or(o.GroupInterval, defaultGroupInterval)
 	o.RepeatInterval = cmp.Or(o.RepeatInterval, defaultRepeatInterval)
 	if o.Log == nil {
@@ -142,8 +146,8 @@ func (m *Monitoring) write(name, content string) error {
 }
 
 func (m *Monitoring) prometheusConfig() string {
-	text := fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: [%q, %q]\n",
-		m.file("rules.yaml"), m.file("extra-rules.yaml"))
+	text := fmt.Sprintf("global: {scrape_interval: %[1]s, scrape_timeout: %[1]s, evaluation_interval: %[1]s}\nrule_files: [%[2]q, %[3]q]\n",
+		m.o.Interval, m.file("rules.yaml"), m.file("extra-rules.yaml"))
 	text += "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets:\n"
 	for _, port := range m.ports[1:] {
 		text += fmt.Sprintf("      - 127.0.0.1:%d\n", port)
@@ -181,6 +185,7 @@ func (m *Monitoring) StartPrometheus(ctx context.Context) error {
 			"--config.file=" + m.file("prometheus.yaml"), "--storage.tsdb.path=" + m.file("prometheus"),
 			fmt.Sprintf("--web.listen-address=127.0.0.1:%d", m.ports[0]),
 			fmt.Sprintf("--rules.alert.resend-delay=%s", resendDelay), "--rules.alert.for-grace-period=1s",
+			"--web.enable-lifecycle",
 		},
 	})
 	if err != nil {
@@ -189,6 +194,17 @@ func (m *Monitoring) StartPrometheus(ctx context.Context) error {
 	m.prometheus = p
 	m.o.Log.Info("started", "program", "prometheus", "pid", p.PID())
 	return p.WaitReady(ctx, proc.OK(http.DefaultClient, m.PrometheusURL+"/-/ready"))
+}
+
+// SetExtraRules replaces the extra rule file and returns when Prometheus has loaded it.
+func (m *Monitoring) SetExtraRules(ctx context.Context, rules string) error {
+	if err := m.write("extra-rules.yaml", cmp.Or(rules, "groups: []")); err != nil {
+		return fmt.Errorf("set extra rules: %w", err)
+	}
+	if err := call(ctx, http.MethodPost, m.PrometheusURL+"/-/reload", nil, nil); err != nil {
+		return fmt.Errorf("set extra rules: %w", err)
+	}
+	return nil
 }
 
 // StopPrometheus ends Prometheus as an upgrade would.
