@@ -117,7 +117,7 @@ func (p *pass) add(r reading, translator Translator) {
 	}
 }
 
-// addEvidence keeps the strongest evidence of each status.
+// addEvidence keeps the strongest evidence of each status: that it fires, then that nothing is known, then that it is pending.
 func (p *pass) addEvidence(alerts []prom.Alert, translator Translator) {
 	for _, a := range alerts {
 		o, err := translator.Resolve(a)
@@ -126,10 +126,13 @@ func (p *pass) addEvidence(alerts []prom.Alert, translator Translator) {
 		}
 		key := o.Status.Key()
 		p.addLabels(o, false)
-		switch {
+		switch known := p.evidence[key]; {
 		case a.State == prom.StateFiring:
 			p.evidence[key] = prom.EvidenceFiring
-		case p.evidence[key] != prom.EvidenceFiring:
+		case known == prom.EvidenceFiring:
+		case a.State == prom.StateStale:
+			p.evidence[key] = prom.EvidenceUnknown
+		case known == "":
 			p.evidence[key] = prom.EvidencePending
 		}
 	}
@@ -233,6 +236,8 @@ func (p *pass) evidenceOf(key prom.Key) (prom.Evidence, string) {
 		return prom.EvidenceFiring, ""
 	case prom.EvidencePending:
 		return prom.EvidencePending, "the alert is pending, it does not fire yet"
+	case prom.EvidenceUnknown:
+		return prom.EvidenceUnknown, "evidence unknown: Prometheus has only an old sample of the alert"
 	default:
 		return prom.EvidenceAbsent, "Prometheus has no such alert"
 	}

@@ -295,6 +295,18 @@ func findingCases() map[string]findingCase {
 			prometheus: state("pending"), am0: state("active"),
 			evidence: "pending", permission: "granted", reason: "the alert is pending, it does not fire yet",
 		},
+		"stale": {
+			prometheus: state("stale"), am0: state("active"),
+			evidence: "unknown", permission: "granted", reason: "evidence unknown: Prometheus has only an old sample of the alert",
+		},
+		"one of its alerts is stale, another pending": {
+			prometheus: state("stale", "pending"), am0: state("active"),
+			evidence: "unknown", permission: "granted", reason: "evidence unknown: Prometheus has only an old sample of the alert",
+		},
+		"one of its alerts is stale, another fires": {
+			prometheus: state("stale", "firing"), am0: state("active"),
+			evidence: "firing", permission: "granted",
+		},
 		"absent and unlisted": {
 			evidence: "absent", permission: "unlisted",
 			reason: "Prometheus has no such alert; 2 of 2 replicas of Alertmanager answer, and none has it active",
@@ -373,7 +385,8 @@ func TestResyncFindings(t *testing.T) {
 				require.NoError(t, err)
 				w.run(t)
 				require.Equal(t, prom.Finding{
-					Evidence: tt.evidence, Permission: tt.permission, Reason: tt.reason, At: time.Now(),
+					Evidence: tt.evidence, Permission: tt.permission, Unlisted: tt.permission == prom.PermissionUnlisted,
+					Reason: tt.reason, At: time.Now(),
 				}, w.resync.Observe(t.Context(), keyA))
 				if tt.evidence == "unknown" || tt.permission == "unknown" {
 					require.Zero(t, w.queue.Len(), "an unknown pass changes nothing")

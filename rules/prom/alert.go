@@ -5,10 +5,12 @@ import "time"
 // AlertState is the state of an alert at its source.
 type AlertState string
 
-// The states: pending and firing are Prometheus', active and suppressed are Alertmanager's.
+// The states: pending, firing and stale are Prometheus', active and suppressed are Alertmanager's. Of a stale alert Prometheus has
+// only a sample that is too old to say anything, as for minutes after it crashed.
 const (
 	StatePending    AlertState = "pending"
 	StateFiring     AlertState = "firing"
+	StateStale      AlertState = "stale"
 	StateActive     AlertState = "active"
 	StateSuppressed AlertState = "suppressed"
 )

@@ -74,7 +74,8 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 }
 
 // Alerts returns the alerts that are pending or firing, one for each set of labels, with StartsAt unknown. An error
-// means that nothing is known: a request that failed, a partial answer, a stale alert, or no sign of the canary.
+// means that nothing is known: a request that failed, a partial answer, or no fresh sign of the canary. An alert of which there
+// is only an old sample is stale: nothing is known of that one.
 func (p *Prometheus) Alerts(ctx context.Context) ([]Alert, error) {
 	body, err := p.client.postForm(ctx, "api/v1/query", url.Values{
 		"query": {alertsQuery},
@@ -100,8 +101,13 @@ func (p *Prometheus) judge(body []byte) ([]Alert, error) {
 	}
 	alerts := make([]Alert, 0, len(samples))
 	for _, s := range freshest(samples) {
-		if age := p.age(s); age.Abs() > p.maxAge {
-			return nil, fmt.Errorf("alert %s is stale: its last sample is %s old", quote(s.alert.Labels[labelAlertName]), age.Round(time.Second))
+		age := p.age(s)
+		stale := age.Abs() > p.maxAge
+		if stale && s.alert.Labels[labelAlertName] == p.canary {
+			return nil, fmt.Errorf("the canary alert %s is stale: its last sample is %s old", quote(p.canary), age.Round(time.Second))
+		}
+		if stale {
+			s.alert.State = StateStale
 		}
 		alerts = append(alerts, s.alert)
 	}

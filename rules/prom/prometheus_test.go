@@ -97,18 +97,8 @@ func TestPrometheusAnswersThatProveNothing(t *testing.T) {
 		"no canary":              {vector(element("GpuHung", "firing", 0)), `the canary alert "Watchdog" does not fire`},
 		"an empty vector":        {vector(), `the canary alert "Watchdog" does not fire`},
 		"a pending canary":       {vector(element("Watchdog", "pending", 0)), `the canary alert "Watchdog" does not fire`},
-		"a stale canary":         {vector(element("Watchdog", "firing", 3*time.Minute)), `alert "Watchdog" is stale: its last sample is 3m0s old`},
-		"a stale firing alert":   {vector(canary, element("GpuHung", "firing", 121*time.Second)), `alert "GpuHung" is stale: its last sample is 2m1s old`},
-		"a stale pending alert":  {vector(canary, element("GpuHung", "pending", 4*time.Minute)), `alert "GpuHung" is stale: its last sample is 4m0s old`},
-		"a sample of the future": {vector(canary, element("GpuHung", "firing", -3*time.Minute)), `alert "GpuHung" is stale: its last sample is -3m0s old`},
-		"only stale samples": {
-			vector(canary, element("GpuHung", "firing", 4*time.Minute), element("GpuHung", "pending", 3*time.Minute)),
-			`alert "GpuHung" is stale: its last sample is 3m0s old`,
-		},
-		"a fresher sample of another alert": {
-			vector(canary, element("GpuHung", "firing", 4*time.Minute, "node", "n1"), element("GpuHung", "firing", 0, "node", "n2")),
-			`alert "GpuHung" is stale: its last sample is 4m0s old`,
-		},
+		"a stale canary":         {vector(element("Watchdog", "firing", 3*time.Minute)), `the canary alert "Watchdog" is stale: its last sample is 3m0s old`},
+		"a canary of the future": {vector(element("Watchdog", "firing", -3*time.Minute)), `the canary alert "Watchdog" is stale: its last sample is -3m0s old`},
 		"a warning": {
 			`{"status":"success","warnings":["store n2 is gone"],"data":{"resultType":"vector","result":[` + canary + `]}}`,
 			`1 warning(s), the first is "store n2 is gone"`,
@@ -132,8 +122,11 @@ func TestPrometheusAnswersThatProveNothing(t *testing.T) {
 		"not a number":             {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"x"]}`), `sample 0: the value "x" is no number`},
 		"NaN":                      {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"NaN"]}`), "sample 0: the sample's time: NaN is no time"},
 		"infinity":                 {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"+Inf"]}`), "sample 0: the sample's time: +Inf is no time"},
-		"the value of ALERTS":      {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1700000000,"1"]}`), `alert "X" is stale: its last sample is 472222h13m19s old`},
-		"a negative evaluation":    {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[-1,"1"]}`), "sample 0: the evaluation's time: -1 is no time"},
+		"the value of ALERTS": {
+			vector(`{"metric":{"alertname":"Watchdog","alertstate":"firing"},"value":[1700000000,"1"]}`),
+			`the canary alert "Watchdog" is stale: its last sample is 472222h13m19s old`,
+		},
+		"a negative evaluation": {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[-1,"1"]}`), "sample 0: the evaluation's time: -1 is no time"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -159,6 +152,10 @@ func TestPrometheusTakesTheFreshestStateOfAnAlert(t *testing.T) {
 		"equally fresh, firing is true":   {[]string{element("X", "pending", time.Second), element("X", "firing", time.Second)}, StateFiring},
 		"equally fresh, the other order":  {[]string{element("X", "firing", time.Second), element("X", "pending", time.Second)}, StateFiring},
 		"exactly as old as allowed":       {[]string{element("X", "firing", 2*time.Minute)}, StateFiring},
+		"stale, firing":                   {[]string{element("X", "firing", 121*time.Second)}, StateStale},
+		"stale, pending":                  {[]string{element("X", "pending", 4*time.Minute)}, StateStale},
+		"of the future":                   {[]string{element("X", "firing", -3*time.Minute)}, StateStale},
+		"two stale samples":               {[]string{element("X", "firing", 4*time.Minute), element("X", "pending", 3*time.Minute)}, StateStale},
 		"stale firing and fresher firing": {[]string{element("X", "firing", 4*time.Minute), element("X", "firing", time.Second)}, StateFiring},
 	}
 	for name, tt := range tests {
@@ -210,9 +207,13 @@ func TestPrometheusOptions(t *testing.T) {
 	_, err = p.judge([]byte(vector(element("DeadMan", "firing", 59*time.Second))))
 	require.NoError(t, err)
 	_, err = p.judge([]byte(vector(element("DeadMan", "firing", 61*time.Second))))
-	require.EqualError(t, err, `alert "DeadMan" is stale: its last sample is 1m1s old`)
+	require.EqualError(t, err, `the canary alert "DeadMan" is stale: its last sample is 1m1s old`)
 	_, err = p.judge([]byte(vector(canary)))
 	require.EqualError(t, err, `the canary alert "DeadMan" does not fire`)
+	alerts, err := p.judge([]byte(vector(element("DeadMan", "firing", 0), element("X", "firing", time.Hour, "node", "n1"), element("X", "firing", 0, "node", "n2"))))
+	require.NoError(t, err)
+	require.Equal(t, []AlertState{StateFiring, StateStale, StateFiring}, []AlertState{alerts[0].State, alerts[1].State, alerts[2].State},
+		"a stale sample of one node says nothing of another")
 
 	_, err = NewPrometheus(PrometheusOptions{URL: "h"})
 	require.EqualError(t, err, "prometheus: the URL must be http://host or https://host, with an optional path")
