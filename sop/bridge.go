@@ -111,8 +111,8 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	leaseSeen, leaseRenewed time.Time
 	// suspicion is why the node is sick although its alert may be silent: a check of ours failed.
 	suspicion string
-	// held is the verdict that the ticket shows as the reason for waiting.
-	held VerdictName
+	// noted is when the ticket was last told in new words why it waits.
+	noted time.Time
 	// refusal is why Confirm said no.
 	refusal Verdict
 	// begun is called when the first step of the run begins or is adopted.

@@ -107,6 +107,9 @@ func (d *Dispatcher) learnOrders(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, ErrLeaseLost) {
+			return err
+		}
 		d.services.Logger.WarnContext(ctx, "orders not read, nothing is decided before", "err", err)
 		if err := sleep(ctx, d.services.Timing.Poll); err != nil {
 			return err
@@ -114,8 +117,9 @@ func (d *Dispatcher) learnOrders(ctx context.Context) error {
 	}
 }
 
-// keepOrders follows the orders, which people may also edit on the Lease, and writes the storms down.
-func (d *Dispatcher) keepOrders(ctx context.Context) {
+// keepOrders follows the orders, which people may also edit on the Lease, and writes the storms down. When the Lease is another
+// replica's, all work ends at once: the election may notice it only later.
+func (d *Dispatcher) keepOrders(ctx context.Context, end context.CancelCauseFunc) {
 	ticker := time.NewTicker(d.services.Timing.Hold)
 	defer ticker.Stop()
 	known := d.services.Orders.Last()
@@ -126,7 +130,12 @@ func (d *Dispatcher) keepOrders(ctx context.Context) {
 		case <-ticker.C:
 		case <-d.ordered:
 		}
-		if err := d.follow(ctx, &known); err != nil && ctx.Err() == nil {
+		err := d.follow(ctx, &known)
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, ErrLeaseLost):
+			end(err)
+		default:
 			d.services.Logger.WarnContext(ctx, "orders not followed, trying again", "err", err)
 		}
 	}

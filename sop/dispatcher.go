@@ -76,10 +76,12 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 // journal of its ticket for the next one to adopt.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.running.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	if err := d.learnOrders(ctx); err != nil {
 		return err
 	}
-	d.running.Go(func() { d.keepOrders(ctx) })
+	d.running.Go(func() { d.keepOrders(ctx, cancel) })
 	for {
 		node, statuses, err := d.queue.Next(ctx)
 		if err != nil {
@@ -429,6 +431,10 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case errors.As(err, &held):
 		d.services.Metrics.sop(sopRefused)
 		d.tell(r.status, held.verdict)
+		b.noted = time.Now()
+		if err := b.noteHold(ctx, held.verdict); err != nil && ctx.Err() == nil {
+			b.logger.WarnContext(ctx, "reason for waiting not noted", "err", err)
+		}
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
 		d.services.Metrics.sop(sopInterrupted)
 		d.tell(r.status, Verdict{VerdictNodeGone, err.Error()})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,9 @@ const freshAlert = 2 * time.Minute
 
 // recentFinding is how long a confirmation is good for isolating a node.
 const recentFinding = 5 * time.Second
+
+// holdNoteEvery is the least time between two notes on a ticket that say the same in other words.
+const holdNoteEvery = 5 * time.Minute
 
 // permissionAge is how long a permission is good for.
 const permissionAge = 5 * time.Second
@@ -107,7 +111,6 @@ func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release fu
 			release, reason := b.services.Limits.begin(b.journal.record.Node, action)
 			if reason == "" {
 				b.services.Book.Set(b.status.Key(), Verdict{VerdictExecute, string(action)})
-				b.held = ""
 				return release, nil
 			}
 			verdict = Verdict{VerdictBudget, reason}
@@ -235,15 +238,27 @@ func (b *ApiBridge) hold(ctx context.Context, v Verdict) error {
 	if b.services.Book.Set(b.status.Key(), v) {
 		b.event(corev1.EventTypeNormal, "AegisHeld", "%s: held: %s: %s", b.status.Condition, v.Name, v.Reason)
 	}
-	if b.held != v.Name && b.journal.opened() {
-		err := b.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
-			t.Hold = fmt.Sprintf("%s: %s", v.Name, v.Reason)
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("note on the ticket why it waits: %w", err)
-		}
-		b.held = v.Name
+	if err := b.noteHold(ctx, v); err != nil {
+		return err
 	}
 	return sleep(ctx, b.services.Timing.Hold)
+}
+
+// noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.
+func (b *ApiBridge) noteHold(ctx context.Context, v Verdict) error {
+	t := b.journal.ticket()
+	text := fmt.Sprintf("%s: %s", v.Name, v.Reason)
+	same := t != nil && strings.HasPrefix(t.Hold, string(v.Name)+": ")
+	if t == nil || t.Hold == text || same && time.Since(b.noted) < holdNoteEvery {
+		return nil
+	}
+	err := b.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+		t.Hold = text
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("note on the ticket why it waits: %w", err)
+	}
+	b.noted = time.Now()
+	return nil
 }

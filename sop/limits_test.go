@@ -246,6 +246,7 @@ func TestVerdictOfAHeldTicketStays(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, VerdictBudget, w.verdict("Reboot"))
 		require.Equal(t, since, w.book.Node(nodeA)[0].Since)
+		require.Equal(t, "budget: 1 of 2 nodes of pool test are out of service, 1 allowed: b", w.record().Ticket.Hold)
 		stop()
 	})
 }

@@ -107,6 +107,7 @@ type OrderStore struct {
 
 	mu   sync.Mutex
 	last Orders
+	read time.Time
 }
 
 // NewOrderStore returns a store that knows no orders until they are read.
@@ -136,8 +137,23 @@ func (s *OrderStore) take(lease *coordinationv1.Lease) Orders {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = orders
+	s.last, s.read = orders, time.Now()
 	return orders.clone()
+}
+
+// Confirm makes sure that this process leads, or did so not longer ago than that. One that was frozen for a while may have lost the
+// Lease without knowing. An API server that does not answer proves nothing, and will take no write either.
+func (s *OrderStore) Confirm(ctx context.Context, ago time.Duration) error {
+	s.mu.Lock()
+	fresh := time.Since(s.read) < ago
+	s.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	if _, err := s.Read(ctx); errors.Is(err, ErrLeaseLost) {
+		return err
+	}
+	return nil
 }
 
 // Update changes the orders in a write that fails if somebody else changes the Lease in between, and is then decided anew.

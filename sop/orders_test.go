@@ -274,6 +274,33 @@ func TestPauseOutlivesTheProcess(t *testing.T) {
 	})
 }
 
+// A leader that was frozen while another one took the Lease begins nothing when it wakes, not even a cordon, and ends its work.
+func TestFrozenLeaderEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.identity = "old"
+		leases := w.client.CoordinationV1().Leases("monitoring")
+		_, err := leases.Create(t.Context(), lease("old", nil), metav1.CreateOptions{})
+		require.NoError(t, err)
+		ended := w.process(t.Context())
+		time.Sleep(time.Minute)
+		_, err = leases.Update(t.Context(), lease("new", nil), metav1.UpdateOptions{})
+		require.NoError(t, err)
+		require.ErrorIs(t, <-ended, ErrLeaseLost)
+
+		store, _ := orderStore("old", lease("new", nil))
+		require.ErrorIs(t, store.Confirm(t.Context(), time.Minute), ErrLeaseLost, "never read")
+		mine, client := orderStore("old", lease("old", nil))
+		require.NoError(t, mine.Confirm(t.Context(), time.Minute))
+		client.ClearActions()
+		require.NoError(t, mine.Confirm(t.Context(), time.Minute))
+		require.Empty(t, client.Actions(), "read a moment ago")
+		time.Sleep(time.Minute)
+		require.NoError(t, mine.Confirm(t.Context(), time.Minute))
+		require.Len(t, client.Actions(), 1)
+	})
+}
+
 // A leader that lost the Lease without knowing it begins nothing destructive.
 func TestLostLeaseFences(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
@@ -291,12 +318,12 @@ func TestLostLeaseFences(t *testing.T) {
 			}
 		}
 		w.raise("Reboot")
-		stop := w.start()
+		ended := w.process(t.Context())
 		w.await("diagnosed", func(ticket.Record) bool { return w.jobs.count(jobs.ActionDiagnose) == 1 })
 		time.Sleep(time.Hour)
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
 		require.Empty(t, w.record().Ticket.Count(ticket.Drain))
-		stop()
+		require.ErrorIs(t, <-ended, ErrLeaseLost)
 	})
 }
 

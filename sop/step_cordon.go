@@ -36,6 +36,9 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 		return replay(step{action: ticket.Cordon}, prior)
 	}
 	defer b.settled()
+	if err := b.services.Orders.Confirm(ctx, 2*b.services.Timing.Hold); err != nil {
+		return err
+	}
 	message := ""
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		message = ""
