@@ -1,0 +1,167 @@
+package main
+
+import (
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"aegis.io/aegis/sop"
+)
+
+const (
+	configurationPage = "../../docs/configuration.md"
+	operationsPage    = "../../docs/operations.md"
+	selfRules         = "../../charts/aegis/rules/aegis.yaml"
+)
+
+// section returns the text below the heading of a page, up to the next heading of the same level.
+func section(t *testing.T, page, heading string) string {
+	t.Helper()
+	raw, err := os.ReadFile(page)
+	require.NoError(t, err)
+	_, text, found := strings.Cut(string(raw), "\n## "+heading+"\n")
+	require.True(t, found, "%s has no section %q", page, heading)
+	text, _, _ = strings.Cut(text, "\n## ")
+	return text
+}
+
+// table returns the rows of the tables in the text, by their first cell. The cells lose their backticks.
+func table(t *testing.T, text string) map[string][]string {
+	t.Helper()
+	rows := make(map[string][]string)
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(strings.ReplaceAll(line, "`", ""), "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		require.NotContains(t, rows, cells[0], "two rows")
+		rows[cells[0]] = cells[1:]
+	}
+	return rows
+}
+
+// codeBlocks returns the blocks of a language in the text.
+func codeBlocks(text, language string) []string {
+	var blocks []string
+	for {
+		_, rest, found := strings.Cut(text, "```"+language+"\n")
+		if !found {
+			return blocks
+		}
+		block, after, _ := strings.Cut(rest, "```")
+		blocks, text = append(blocks, block), after
+	}
+}
+
+// fieldsOf lists the fields of a configuration as the page writes them, such as pools[].maintenanceWindows[].days.
+func fieldsOf(of reflect.Type, prefix string) []string {
+	var names []string
+	for _, f := range reflect.VisibleFields(of) {
+		name := prefix + f.Tag.Get("yaml")
+		switch {
+		case f.Type.Kind() == reflect.Struct:
+			names = append(names, fieldsOf(f.Type, name+".")...)
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
+			names = append(names, fieldsOf(f.Type.Elem(), name+"[].")...)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestEveryFieldIsDocumented(t *testing.T) {
+	t.Parallel()
+	var documented []string
+	for name := range table(t, section(t, configurationPage, "aegis.yaml")) {
+		documented = append(documented, name)
+	}
+	require.ElementsMatch(t, fieldsOf(reflect.TypeFor[config](), ""), documented)
+}
+
+func TestDefaultsOfPoolsAreDocumented(t *testing.T) {
+	t.Parallel()
+	rows := table(t, section(t, configurationPage, "aegis.yaml"))
+	documented := func(field string) string {
+		require.NotEmpty(t, rows["pools[]."+field], field)
+		return rows["pools[]."+field][0]
+	}
+	pool := sop.DefaultPool()
+	for name, want := range map[string]int{
+		"maxOutOfServicePercent": pool.MaxPercent,
+		"maxDestructive":         pool.MaxDestructive,
+		"stormPercent":           pool.StormPercent,
+		"maxIncidents":           pool.MaxIncidents,
+		"maxRepeats":             pool.MaxRepeats,
+	} {
+		require.Equal(t, strconv.Itoa(want), documented(name), name)
+	}
+	for name, want := range map[string]time.Duration{
+		"stormWindow":    pool.StormWindow,
+		"stormRelease":   pool.StormRelease,
+		"incidentWindow": pool.IncidentWindow,
+	} {
+		got, err := time.ParseDuration(documented(name))
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+	}
+	require.Equal(t, pool.Profile, documented("profile"))
+	require.Zero(t, pool.MaxNodes, "the page says that there is no bound")
+	require.Zero(t, pool.StormNodes, "the page says that there is no bound")
+}
+
+func TestDocumentedConfigurationLoads(t *testing.T) {
+	t.Parallel()
+	blocks := codeBlocks(section(t, configurationPage, "aegis.yaml"), "yaml")
+	require.NotEmpty(t, blocks)
+	for _, block := range blocks {
+		loaded, err := loadConfig(write(t, "aegis.yaml", block))
+		require.NoError(t, err)
+		pools, err := loaded.pools()
+		require.NoError(t, err)
+		require.NotEmpty(t, pools[0].Windows, "the example has a maintenance window")
+	}
+}
+
+func TestEveryVerdictIsDocumented(t *testing.T) {
+	t.Parallel()
+	want, got := make(map[string]string), make(map[string]string)
+	for _, name := range sop.VerdictNames() {
+		want[string(name)] = name.Change()
+	}
+	for name, cells := range table(t, section(t, operationsPage, "Verdicts")) {
+		got[name] = cells[len(cells)-1]
+	}
+	require.Equal(t, want, got)
+}
+
+func TestEveryAlertOnAegisIsDocumented(t *testing.T) {
+	t.Parallel()
+	var rules struct {
+		Spec struct {
+			Groups []struct{ Rules []struct{ Alert string } }
+		}
+	}
+	raw, err := os.ReadFile(selfRules)
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(raw, &rules))
+	rows := table(t, section(t, operationsPage, "Alerts on Aegis itself"))
+	rows["Watchdog"] = nil // It tells of Prometheus.
+	for _, group := range rules.Spec.Groups {
+		for _, rule := range group.Rules {
+			require.Contains(t, rows, rule.Alert)
+			delete(rows, rule.Alert)
+		}
+	}
+	require.Empty(t, rows, "no such alerts")
+}
