@@ -43,14 +43,14 @@ func decide(s Situation) Verdict {
 			return v
 		}
 	}
-	return Verdict{VerdictExecute, "runs " + s.Status.SOP}
+	return mode(s)
 }
 
 // objections returns what may stand against a procedure, in the order in which it is told. The zero Verdict is none.
 func objections() []func(Situation) Verdict {
 	return []func(Situation) Verdict{
 		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
-		mode, contested, olderThanNode, storm, cordonedByPeople, tolerated, approval, cooldown, budget, attempts, lemon,
+		contested, olderThanNode, storm, cordonedByPeople, tolerated, cooldown, budget,
 	}
 }
 
@@ -125,13 +125,6 @@ func pausedBy(settings Settings, orders Orders) Verdict {
 	return Verdict{}
 }
 
-func mode(s Situation) Verdict {
-	if s.Status.Policy.Mode == prom.ModeObserve && !requested(s.Status) {
-		return Verdict{VerdictObserve, "mode observe: would run " + s.Status.SOP}
-	}
-	return Verdict{}
-}
-
 func contested(s Situation) Verdict {
 	if s.Status.Contested && !requested(s.Status) {
 		return Verdict{VerdictContested, "the alert fired again with the start of one that had resolved"}
@@ -192,11 +185,30 @@ func tolerated(s Situation) Verdict {
 	return Verdict{}
 }
 
-func approval(s Situation) Verdict {
-	if s.Status.Policy.Mode == prom.ModeApprove && !requested(s.Status) {
+// mode has the last word, when nothing else stands against a procedure, so that what mode observe tells is what mode auto would do.
+func mode(s Situation) Verdict {
+	run := Verdict{VerdictExecute, "runs " + s.Status.SOP}
+	if v := tooOften(s); v.Name != "" {
+		run = v
+	}
+	switch {
+	case requested(s.Status):
+	case s.Status.Policy.Mode == prom.ModeObserve && run.Name == VerdictExecute:
+		return Verdict{VerdictObserve, "mode observe: would run " + s.Status.SOP}
+	case s.Status.Policy.Mode == prom.ModeObserve:
+		return Verdict{VerdictObserve, "mode observe: would isolate the node and hand it over: " + run.Reason}
+	case s.Status.Policy.Mode == prom.ModeApprove:
 		return awaitingApproval()
 	}
-	return Verdict{}
+	return run
+}
+
+// tooOften says why the node goes to people instead of being repaired once more. The zero Verdict is that it need not.
+func tooOften(s Situation) Verdict {
+	if v := attempts(s); v.Name != "" {
+		return v
+	}
+	return lemon(s)
 }
 
 func awaitingApproval() Verdict {

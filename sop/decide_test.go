@@ -139,7 +139,19 @@ func TestDecide(t *testing.T) {
 		{"storm in mode observe", func(s *Situation) {
 			s.Storm = "it began on 9 nodes"
 			s.Status.Policy.Mode = prom.ModeObserve
-		}, VerdictObserve, ""},
+		}, VerdictStorm, ""},
+		{"a lemon in mode observe", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			s.Status.Policy.Mode = prom.ModeObserve
+		}, VerdictObserve, "would isolate the node and hand it over: a lemon"},
+		{"a lemon in mode approve", func(s *Situation) {
+			s.Record.History = repaired("A", "B", "C")
+			s.Status.Policy.Mode = prom.ModeApprove
+		}, VerdictAwaitingApproval, ""},
+		{"no room in mode observe", func(s *Situation) {
+			s.Budget = "full"
+			s.Status.Policy.Mode = prom.ModeObserve
+		}, VerdictBudget, "full"},
 		{"a request in a storm", func(s *Situation) {
 			s.Storm = "it began on 9 nodes"
 			s.Status.Origin = prom.OriginHeal
