@@ -35,7 +35,7 @@ type Orders interface {
 	ReleaseStorm(ctx context.Context, condition, pool string, o Order) error
 	// Approve lets the procedure of a condition in mode approve run on the node.
 	Approve(ctx context.Context, r NodeOrder) (HealResult, error)
-	// Cancel ends the open ticket of the node at the next safe point.
+	// Cancel ends the incident of the node at once and gives its ticket to who asks.
 	Cancel(ctx context.Context, r NodeOrder) error
 	// Adopt gives the open ticket of the node to people.
 	Adopt(ctx context.Context, r NodeOrder) error

@@ -153,7 +153,7 @@ func (d *Dispatcher) follow(ctx context.Context, known *Orders) error {
 	}
 	now := d.services.Orders.Last()
 	if !reflect.DeepEqual(*known, now) {
-		d.touchAll()
+		d.Reconsider()
 	}
 	*known = now
 	return nil
@@ -201,8 +201,8 @@ func (d *Dispatcher) announce(ctx context.Context, s Storm, reason, text string)
 	d.services.Recorder.Eventf(object, corev1.EventTypeWarning, reason, "%s: %s", s.Condition, text)
 }
 
-// touchAll has every node looked at on which there is something to decide.
-func (d *Dispatcher) touchAll() {
+// Reconsider has every node looked at on which there is something to decide, because what decisions rest on has changed.
+func (d *Dispatcher) Reconsider() {
 	nodes, err := d.services.Nodes.List(labels.Everything())
 	if err != nil {
 		d.services.Logger.Error("nodes not listed from the cache", "err", err)

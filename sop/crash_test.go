@@ -381,3 +381,25 @@ func TestSilenceOfAWithdrawnAlertHoldsNoReturn(t *testing.T) {
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
 	})
 }
+
+// A drain that is held for an hour has its time to drain all the same.
+func TestHeldDrainKeepsItsTime(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy(), testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" }))
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionReboot {
+				w.source.gone()
+			}
+		}
+		w.raise("Reboot")
+		stop := w.start()
+		w.awaitRunning(ticket.Drain)
+		require.NoError(t, w.d.Pause(t.Context(), Order{By: "alice"}))
+		time.Sleep(time.Hour)
+		require.NoError(t, w.d.Resume(t.Context(), "alice"))
+		time.Sleep(time.Minute)
+		require.NoError(t, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "train", "worker"))
+		w.await("resolved", resolved)
+		stop()
+	})
+}

@@ -75,6 +75,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
 // journal of its ticket for the next one to adopt.
 func (d *Dispatcher) Run(ctx context.Context) error {
+	defer d.storms.forget()
 	defer d.running.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

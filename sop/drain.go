@@ -68,11 +68,14 @@ func (b *ApiBridge) drain(ctx context.Context, action ticket.Action, wanted func
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
 			// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
 			if !first || c.adopted {
+				asked := time.Now()
 				release, err := b.admit(ctx, action)
 				release()
 				if err != nil {
 					return false, err
 				}
+				// What is held does not use up its time.
+				deadline = deadline.Add(time.Since(asked))
 			}
 			first = false
 			left, err := d.pass(ctx)

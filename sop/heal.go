@@ -96,6 +96,7 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 			Status:   status,
 			HasSOP:   hasSOP,
 			Settings: d.services.Settings(),
+			Orders:   d.services.Orders.Last(),
 		})
 	}
 	if verdict.Name != VerdictExecute {

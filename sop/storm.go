@@ -217,6 +217,13 @@ func (w *stormWatch) look(written []Storm) {
 	w.active = w.forecast.next(now, joined(w.active, written), fronts(nodes, settings, w.statuses), settings)
 }
 
+// forget drops what is known: a new term learns from the Lease what goes on.
+func (w *stormWatch) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.active, w.forecast, w.looked = nil, forecast{}, time.Time{}
+}
+
 // current returns the storms that go on.
 func (w *stormWatch) current() []Storm {
 	w.mu.Lock()

@@ -138,7 +138,7 @@ func (o orders) ReleaseStorm(ctx context.Context, condition, pool string, by han
 func (o orders) Approve(ctx context.Context, r handler.NodeOrder) (handler.HealResult, error) {
 	name, err := o.known(r.Condition)
 	if err != nil {
-		return handler.HealResult{}, err
+		return handler.HealResult{}, fmt.Errorf("%w: no condition is named %q", handler.ErrInvalid, r.Condition)
 	}
 	r.Condition = name
 	result, err := o.dispatcher.Approve(ctx, nodeOrder(r))

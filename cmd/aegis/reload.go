@@ -128,6 +128,7 @@ func (a *app) reload() error {
 		s.SOP, s.Policy = current.SOP, current.Policy
 		return s
 	})
+	a.dispatcher.Reconsider()
 	a.logger.Info("configuration loaded", "conditions", len(a.config.rules.Current().Conditions()))
 	return nil
 }
