@@ -21,12 +21,16 @@ build: ## Build bin/aegis, one static binary.
 .PHONY: test
 test: ## Run all tests: units with the race detector, then end to end against a real control plane.
 	$(GO) test -race ./...
-	$(MAKE) sim N=400
+	$(MAKE) sim N=2000
 	$(MAKE) e2e
 
 .PHONY: sim
 sim: ## Simulate N (2000) random schedules of faults, crashes and people, and check that nothing is done that must not be.
 	AEGIS_SIM_N=$(or $(N),2000) $(GO) test -count=1 -timeout 60m -run 'TestSimulation$$' ./sop
+
+.PHONY: mutate
+mutate: ## Break one guard after the other on purpose, and show that the simulation notices each. Takes an hour.
+	cd e2e && $(GO) run ./cmd/mutate
 
 .PHONY: e2e
 e2e: ## Build the control plane and the monitoring (minutes, once), then run the end-to-end and chart tests.
@@ -38,8 +42,10 @@ lint: $(GOLANGCI_LINT) ## Check format, vet and lint of both modules. Changes no
 		if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	cd e2e && $(GO) vet ./...
+	cd e2e/charttest/render && $(GO) vet ./...
 	$(GOLANGCI_LINT) run ./...
 	cd e2e && ../$(GOLANGCI_LINT) run --config ../.golangci.yml ./...
+	cd e2e/charttest/render && ../../../$(GOLANGCI_LINT) run --config ../../../.golangci.yml ./...
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go files of both modules.

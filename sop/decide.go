@@ -268,16 +268,20 @@ func repairsSince(h *ticket.History, since time.Time) []ticket.Incident {
 	var repairs []ticket.Incident
 	for _, incident := range h.Incidents {
 		switch {
-		case !incident.Isolated && len(incident.Destructive) == 0, !incident.Closed.After(since):
-		case incident.Outcome == outcomeResolved:
-			repairs = append(repairs, incident)
-		default:
-			// It went to people, who gave the node back.
+		case seenByPeople(incident):
 			repairs = nil
+		case isolated(incident) && incident.Closed.After(since):
+			repairs = append(repairs, incident)
 		}
 	}
 	return repairs
 }
+
+// isolated reports whether the incident took the node out of service. The history of an earlier version does not say so.
+func isolated(i ticket.Incident) bool { return i.Isolated || len(i.Destructive) > 0 }
+
+// seenByPeople reports whether the incident went to people, who have given the node back since. What was tried before is forgotten.
+func seenByPeople(i ticket.Incident) bool { return isolated(i) && i.Outcome != outcomeResolved }
 
 func conditionsOf(incidents []ticket.Incident) string {
 	var names []string
@@ -320,11 +324,16 @@ func lastDestructive(h *ticket.History) time.Time {
 	return last
 }
 
-// rebootsSince counts the reboots of past incidents since then, except those of one incident.
+// rebootsSince counts the reboots of past incidents since then, except those of one incident, and those that people have looked
+// at since.
 func rebootsSince(h *ticket.History, since time.Time, except string) int {
 	n := 0
 	for _, incident := range h.Incidents {
 		if incident.ID == except {
+			continue
+		}
+		if seenByPeople(incident) {
+			n = 0
 			continue
 		}
 		for _, d := range incident.Destructive {

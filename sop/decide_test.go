@@ -218,6 +218,10 @@ func TestDecide(t *testing.T) {
 		}, VerdictExecute, ""},
 		{"cooldown over", func(s *Situation) { s.Record.History = rebooted(30 * time.Minute) }, VerdictExecute, ""},
 		{"attempts used up", func(s *Situation) { s.Record.History = rebooted(2*time.Hour, time.Hour) }, VerdictAttemptsExhausted, "2 reboots"},
+		{"attempts that people have looked at", func(s *Situation) {
+			s.Record.History = rebooted(3*time.Hour, 2*time.Hour, time.Hour)
+			s.Record.History.Incidents[1].Outcome = outcomeHandedOver
+		}, VerdictExecute, ""},
 		{"attempts out of the window", func(s *Situation) { s.Record.History = rebooted(25*time.Hour, time.Hour) }, VerdictExecute, ""},
 		{"budget", func(s *Situation) { s.Budget = "2 of 20 nodes are out of service" }, VerdictBudget, "2 of 20"},
 		{"budget, but nothing is taken out", func(s *Situation) {
