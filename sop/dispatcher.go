@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
@@ -66,10 +66,12 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	s.isolation = newPrecedence()
 	s.catalogue = c
 	s.storms = &stormWatch{nodes: s.Nodes, settings: s.Settings, statuses: s.statuses}
-	return &Dispatcher{
+	d := &Dispatcher{
 		services: s, queue: q, catalogue: c, table: t, storms: s.storms, ordered: make(chan struct{}, 1),
 		written: make(map[string]*corev1.Node), active: make(map[string]context.CancelCauseFunc),
 	}
+	s.Limits.latest = d.latest
+	return d
 }
 
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
@@ -153,11 +155,10 @@ func (d *Dispatcher) latest(cached *corev1.Node) *corev1.Node {
 	return cached
 }
 
-// newer compares resource versions of the same object, which the API server counts up.
+// newer compares resource versions of nodes, which the API server counts up.
 func newer(a, b string) bool {
-	x, errX := strconv.ParseUint(a, 10, 64)
-	y, errY := strconv.ParseUint(b, 10, 64)
-	return errX == nil && errY == nil && x > y
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order > 0
 }
 
 func (d *Dispatcher) wrote(node *corev1.Node) {
@@ -430,12 +431,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
 	case errors.As(err, &held):
-		d.services.Metrics.sop(sopRefused)
-		d.tell(r.status, held.verdict)
-		b.noted = time.Now()
-		if err := b.noteHold(ctx, held.verdict); err != nil && ctx.Err() == nil {
-			b.logger.WarnContext(ctx, "reason for waiting not noted", "err", err)
-		}
+		r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
 		d.services.Metrics.sop(sopInterrupted)
 		d.tell(r.status, Verdict{VerdictNodeGone, err.Error()})
@@ -454,6 +450,16 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		return r.ended(b)
 	}
 	return d.services.Timing.Hold
+}
+
+// held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.
+func (r *run) held(ctx context.Context, b *ApiBridge, v Verdict) {
+	r.dispatcher.services.Metrics.sop(sopRefused)
+	r.dispatcher.tell(r.status, v)
+	b.noted = time.Now()
+	if err := b.noteHold(ctx, v); err != nil && ctx.Err() == nil {
+		b.logger.WarnContext(ctx, "reason for waiting not noted", "err", err)
+	}
 }
 
 // teamFor returns who can help with a failed step.

@@ -24,6 +24,8 @@ const reservationGrace = time.Minute
 type Limits struct {
 	nodes    corelisters.NodeLister
 	settings func() Settings
+	// latest returns a node as it was last written here, if the cache does not show that yet.
+	latest func(*corev1.Node) *corev1.Node
 
 	mu sync.Mutex
 	// reserved are the nodes that running procedures take out of service.
@@ -45,6 +47,7 @@ func NewLimits(nodes corelisters.NodeLister, settings func() Settings) *Limits {
 	return &Limits{
 		nodes:    nodes,
 		settings: settings,
+		latest:   func(cached *corev1.Node) *corev1.Node { return cached },
 		reserved: make(map[string]reservation),
 		inFlight: make(map[string]ticket.Action),
 	}
@@ -88,6 +91,7 @@ func (l *Limits) room(name string) string {
 	if err != nil {
 		return fmt.Sprintf("the pool of the node is not known: %v", err)
 	}
+	node = l.latest(node)
 	if l.outOfService(node) {
 		return ""
 	}
@@ -115,7 +119,7 @@ func (l *Limits) census(pool Pool) (size int, out []string, err error) {
 			continue
 		}
 		size++
-		if l.outOfService(node) {
+		if l.outOfService(l.latest(node)) {
 			out = append(out, node.Name)
 		}
 	}
@@ -195,7 +199,7 @@ func (l *Limits) destructive(pool Pool, node *corev1.Node) ([]string, error) {
 			continue
 		}
 		_, ours := l.inFlight[other.Name]
-		step, runs := runningDestructive(other)
+		step, runs := runningDestructive(l.latest(other))
 		behind := waits && runs && cmp.Or(own.At.Compare(step.At), cmp.Compare(node.Name, other.Name)) < 0
 		if (ours || runs) && !behind {
 			busy = append(busy, other.Name)

@@ -182,7 +182,7 @@ func TestOwnWriteIsNewerThanALaggingCache(t *testing.T) {
 		n.ResourceVersion, n.Status.NodeInfo.BootID = v, boot
 		return n
 	}
-	d := NewDispatcher(Services{}, nil, nil, nil)
+	d := NewDispatcher(Services{Limits: NewLimits(nil, nil)}, nil, nil, nil)
 	d.wrote(version("100", "ours"))
 	require.Equal(t, "ours", d.latest(version("99", "cached")).Status.NodeInfo.BootID)
 	require.Equal(t, "cached", d.latest(version("101", "cached")).Status.NodeInfo.BootID)

@@ -138,7 +138,7 @@ func TestCancelInTheMiddleOfEachStep(t *testing.T) {
 				made := len(w.jobs.order)
 				time.Sleep(3 * time.Hour)
 				r := w.record()
-				require.Equal(t, made, len(w.jobs.order), "nothing more is ordered")
+				require.Len(t, w.jobs.order, made, "nothing more is ordered")
 				require.Equal(t, []string{"alice", id}, []string{r.Ticket.Supervisor, r.Ticket.ID})
 				require.Equal(t, ticket.StatusAssigned, r.Ticket.Status)
 				require.Empty(t, r.Ticket.Running())

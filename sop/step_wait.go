@@ -2,8 +2,11 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
@@ -91,9 +94,9 @@ func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhe
 		opened := b.firstWait()
 		var readySince time.Time
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
-			node, err := b.services.Nodes.Get(b.node)
+			node, err := b.nodeToWaitFor(ctx, opened.Add(within))
 			if err != nil {
-				return false, ticket.ErrNodeGone
+				return false, err
 			}
 			now := time.Now()
 			if IsReady(node) {
@@ -115,6 +118,27 @@ func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhe
 		})
 		return outcome{}, err
 	}})
+}
+
+// nodeToWaitFor returns the node as the cache has it. Once the time is up the API server has the last word.
+func (b *ApiBridge) nodeToWaitFor(ctx context.Context, until time.Time) (*corev1.Node, error) {
+	cached, err := b.services.Nodes.Get(b.node)
+	if err != nil {
+		return nil, ticket.ErrNodeGone
+	}
+	if IsReady(cached) || time.Now().Before(until) {
+		return cached, nil
+	}
+	live, err := b.liveNode(ctx)
+	switch {
+	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
+		return nil, err
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return cached, nil //nolint:nilerr // Both know nothing better than the cache.
+	}
+	return live, nil
 }
 
 // firstWait returns when the procedure began to wait for the node.

@@ -275,6 +275,9 @@ func (a *app) term(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), a.resync.Synced) {
 		return
 	}
+	if err := a.nodes.catchUp(ctx, a.clients.calls, a.logger); err != nil {
+		return
+	}
 	a.nodes.touchAll()
 	err := a.dispatcher.Run(ctx)
 	a.logger.InfoContext(ctx, "dispatcher ended", "cause", err)

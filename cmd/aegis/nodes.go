@@ -1,9 +1,18 @@
 package main
 
 import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -81,6 +90,40 @@ func (c *nodeCache) updated(before, after *corev1.Node) {
 	if sop.RelevantChange(before, after) && (sop.NeedsVisit(after) || len(c.queue.Statuses(after.Name)) > 0) {
 		c.queue.Touch(after.Name)
 	}
+}
+
+// catchUp waits until the cache shows every node at least as the API server has it now. The watch of a replica that stood by may
+// have broken unnoticed, and the first decisions of a term must not rest on how things were before it.
+func (c *nodeCache) catchUp(ctx context.Context, client kubernetes.Interface, logger *slog.Logger) error {
+	return wait.PollUntilContextCancel(ctx, catchUpEvery, true, func(ctx context.Context) (bool, error) {
+		live, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			logger.WarnContext(ctx, "nodes not listed, nothing is decided before", "err", err)
+			return false, nil
+		}
+		// A node that is deleted meanwhile never gets into the cache, so the list is not waited for without end.
+		err = wait.PollUntilContextTimeout(ctx, catchUpEvery/20, 10*catchUpEvery, true, func(context.Context) (bool, error) {
+			return !slices.ContainsFunc(live.Items, c.behind), nil
+		})
+		if err != nil {
+			logger.WarnContext(ctx, "the cache of nodes is behind, nothing is decided before", "err", err)
+			return false, nil
+		}
+		return true, nil
+	})
+}
+
+// catchUpEvery is the time between two lists of the nodes while the cache is behind.
+const catchUpEvery = time.Second
+
+// behind reports whether the cache does not show the node as it is yet.
+func (c *nodeCache) behind(live corev1.Node) bool {
+	cached, err := c.lister.Get(live.Name)
+	if err != nil {
+		return true
+	}
+	order, err := resourceversion.CompareResourceVersion(cached.ResourceVersion, live.ResourceVersion)
+	return err != nil || order < 0
 }
 
 // touchAll makes every node due on which an earlier leader left something to go on with.

@@ -36,6 +36,7 @@ func TestPlans(t *testing.T) {
 	catalogue, err := loadCatalogue(rules.Options{})
 	require.NoError(t, err)
 	d := sop.NewDispatcher(sop.Services{
+		Limits:   sop.NewLimits(nil, nil),
 		Nodes:    corelisters.NewNodeLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)),
 		Settings: func() sop.Settings { return sop.Settings{} },
 		Logger:   slog.New(slog.DiscardHandler),
