@@ -113,6 +113,8 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	suspicion string
 	// noted is when the ticket was last told in new words why it waits.
 	noted time.Time
+	// confirmed is when Confirm asked the sources.
+	confirmed time.Time
 	// refusal is why Confirm said no.
 	refusal Verdict
 	// begun is called when the first step of the run begins or is adopted.

@@ -431,7 +431,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
 	case errors.As(err, &held):
-		r.held(ctx, b, held.verdict)
+		return r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
 		d.services.Metrics.sop(sopInterrupted)
 		d.tell(r.status, Verdict{VerdictNodeGone, err.Error()})
@@ -453,13 +453,17 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 }
 
 // held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.
-func (r *run) held(ctx context.Context, b *ApiBridge, v Verdict) {
+func (r *run) held(ctx context.Context, b *ApiBridge, v Verdict) time.Duration {
+	if b.journal.opened() && !b.healing() && withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
+		return r.withdrawn(ctx, b)
+	}
 	r.dispatcher.services.Metrics.sop(sopRefused)
 	r.dispatcher.tell(r.status, v)
 	b.noted = time.Now()
 	if err := b.noteHold(ctx, v); err != nil && ctx.Err() == nil {
 		b.logger.WarnContext(ctx, "reason for waiting not noted", "err", err)
 	}
+	return r.dispatcher.services.Timing.Hold
 }
 
 // teamFor returns who can help with a failed step.

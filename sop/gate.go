@@ -40,6 +40,7 @@ func (b *ApiBridge) Confirm(ctx context.Context) bool {
 		return true
 	}
 	b.refusal = confirm(time.Now(), b.status, b.findingForCordon(ctx))
+	b.confirmed = time.Now()
 	return b.refusal.Name == VerdictExecute
 }
 
@@ -135,24 +136,35 @@ func (b *ApiBridge) permission(ctx context.Context) (Verdict, error) {
 		return Verdict{}, ticket.ErrRecreated
 	}
 	begun := b.journal.opened()
-	if _, err := b.journal.own(record, begun); err != nil {
+	if err := b.stillOurs(record, begun); err != nil {
 		return Verdict{}, err
 	}
-	if begun && b.isolated() && !record.Node.Spec.Unschedulable {
-		return Verdict{}, errUncordoned
-	}
-	if begun {
-		b.journal.record = record
-	}
-	if v, err := b.forbidden(ctx, record); v.Name != "" || err != nil {
-		return v, err
-	}
+	forbidden, err := b.forbidden(ctx, record)
 	switch {
+	case err != nil, forbidden.Name == VerdictExcluded:
+		return forbidden, err
 	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:
 		b.booted = record.Node.Status.NodeInfo.BootID
 		return Verdict{}, fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
 	}
-	return b.sources(ctx)
+	// Nothing that forbids a repair holds up the return of a node that needs none.
+	sources, err := b.sources(ctx)
+	if err != nil || forbidden.Name == "" {
+		return sources, err
+	}
+	return forbidden, nil
+}
+
+// stillOurs takes the record of the node over, provided that people have taken neither the ticket nor the cordon.
+func (b *ApiBridge) stillOurs(r ticket.Record, begun bool) error {
+	if _, err := b.journal.own(r, begun); err != nil || !begun {
+		return err
+	}
+	if b.isolated() && !r.Node.Spec.Unschedulable {
+		return errUncordoned
+	}
+	b.journal.record = r
+	return nil
 }
 
 // forbidden says what people, or the state of the cluster, have against a disruptive step now. The zero Verdict is nothing.

@@ -56,7 +56,7 @@ func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error
 		return result, nil
 	}
 	opened := newIncident(status, status.SOP, requestedPrefix+r.By)
-	_, err = d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
+	written, err := d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
 		if v := requestObjection(current, status); v.Name != "" {
 			result.Verdict = v
 			return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason)
@@ -68,6 +68,7 @@ func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error
 	if err != nil {
 		return result, err
 	}
+	d.wrote(written.Node)
 	result.Ticket = opened.id
 	d.services.Logger.InfoContext(ctx, "repair requested", "node", status.Node, "condition", status.Condition, "ticket", opened.id, "by", r.By)
 	d.services.Recorder.Eventf(nodeReference(record.Node), corev1.EventTypeNormal, "AegisRequested",

@@ -195,7 +195,8 @@ func AwaitReady(ctx context.Context, b *ApiBridge) error {
 	err = b.WaitReady(ctx, policy.HandOverAfter, true)
 	tainted := errors.As(err, &down) && down.Inconclusive()
 	if tainted {
-		if err := b.TaintOutOfService(ctx); err != nil {
+		// One that is not reported any more needs no taint, and is waited for all the same.
+		if err := b.TaintOutOfService(ctx); err != nil && !errors.Is(err, ErrWithdrawn) {
 			return err
 		}
 		err = b.WaitReady(ctx, policy.HandOverAfter, false)

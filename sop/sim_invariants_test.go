@@ -2,22 +2,29 @@ package sop
 
 import (
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
-	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
 
-// What has to hold whatever happens. All but the last part is checked at every write, by the truth of that instant.
+// What has to hold whatever happens. Most of it is checked at every write, by the truth of that instant and by what
+// the process could know of it. It cannot know what happens while its calls are under way, nor what its cache does not show yet.
 
-// simRace is how old the knowledge may be on which a write is based: a cache that lags, or a permission whose use was held
-// up by slow calls. What has been forbidden for longer must not be done.
-const simRace = 30 * time.Second
+const (
+	// simThought is how long a process may think between an answer and the act that rests on it. It holds the two seconds for
+	// which a step gives way to the isolation of other nodes, and the pauses after a failed write or two.
+	simThought = 5 * time.Second
+	// simHeard is how long it takes until what was ordered or reported for all nodes is known: it is looked at every 20 seconds.
+	simHeard = 30 * time.Second
+	// simGlance is how long a cordon has to be undone until a process must have noticed.
+	simGlance = 30 * time.Second
+)
 
 // invariants watches over a cluster. The cluster's lock guards it.
 type invariants struct {
@@ -26,16 +33,15 @@ type invariants struct {
 	// cordoner is who cordoned a node; owned is since when its ticket is whose it is.
 	cordoner map[string]cordon
 	owned    map[string]ownership
-	// outSince is since when a node is out of service, readySince since when it is not.
-	outSince map[string]time.Time
-	inSince  map[string]time.Time
-	// conditions are those of the tickets that Aegis has opened, nodes their nodes.
-	conditions, nodes map[string]string
-	// removed are the tickets that people have removed.
-	removed map[string]bool
-	orders  map[string]int
-	boots   map[string]string
-	reboots map[string][]simReboot
+	// outSince is since when a node is out of service, aliveSince since when it is not proven to be down, recreated since when
+	// another machine has the name.
+	outSince, aliveSince, recreated map[string]time.Time
+	// bootSince is since when the node is on its boot, harmed when an operation last shook it, passed when a healthcheck passed.
+	bootSince, harmed, passed map[string]time.Time
+	incidents                 map[string]*simIncident
+	orders                    map[string]int
+	boots                     map[string]string
+	reboots                   map[string][]simBoot
 	// destroying is which process journaled that a destructive step runs on the node, and when.
 	destroying map[string]simStep
 }
@@ -45,6 +51,8 @@ type invariants struct {
 type cordon struct {
 	person, ambiguous bool
 	process           int
+	// sent is when the write of the process was sent.
+	sent time.Time
 }
 
 type ownership struct {
@@ -53,7 +61,17 @@ type ownership struct {
 	at    time.Time
 }
 
-type simReboot struct {
+// simIncident is a ticket of Aegis.
+type simIncident struct {
+	key       prom.Key
+	uid       types.UID
+	requested bool
+	// suspect says that a check has found the node sick, removed that a person has taken the ticket away, approved that one has
+	// allowed the repair.
+	suspect, removed, approved bool
+}
+
+type simBoot struct {
 	incident string
 	at       time.Time
 }
@@ -66,9 +84,10 @@ type simStep struct {
 func newInvariants(c *cluster) *invariants {
 	return &invariants{
 		c: c, cordoner: make(map[string]cordon), owned: make(map[string]ownership), outSince: make(map[string]time.Time),
-		inSince: make(map[string]time.Time), conditions: make(map[string]string), nodes: make(map[string]string),
-		removed: make(map[string]bool), orders: make(map[string]int), boots: make(map[string]string),
-		reboots: make(map[string][]simReboot), destroying: make(map[string]simStep),
+		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
+		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
+		orders: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
+		destroying: make(map[string]simStep),
 	}
 }
 
@@ -77,18 +96,23 @@ func (i *invariants) violated(format string, args ...any) {
 	i.c.logf("VIOLATED: "+format, args...)
 }
 
+// since notes in the map since when something is so.
+func since(at map[string]time.Time, name string, is bool) {
+	switch _, was := at[name]; {
+	case !is:
+		delete(at, name)
+	case !was:
+		at[name] = time.Now()
+	}
+}
+
 // changed follows what a node has become, whoever wrote it.
 func (i *invariants) changed(before, after *corev1.Node) {
 	name := after.Name
-	switch out := after.Spec.Unschedulable || !IsReady(after); {
-	case out && i.outSince[name].IsZero():
-		i.outSince[name] = time.Now()
-		delete(i.inSince, name)
-	case !out:
-		delete(i.outSince, name)
-		if i.inSince[name].IsZero() {
-			i.inSince[name] = time.Now()
-		}
+	since(i.outSince, name, after.Spec.Unschedulable || !IsReady(after))
+	since(i.aliveSince, name, IsReady(after) || after.Annotations[PowerStateAnnotation] != "off")
+	if before == nil || before.Status.NodeInfo.BootID != after.Status.NodeInfo.BootID {
+		i.bootSince[name] = time.Now()
 	}
 	if before != nil && before.Annotations[ticket.Annotation] == after.Annotations[ticket.Annotation] {
 		return
@@ -105,41 +129,49 @@ func (i *invariants) changed(before, after *corev1.Node) {
 	}
 }
 
+// deleted forgets what goes with a node.
+func (i *invariants) deleted(node *corev1.Node) {
+	name := node.Name
+	delete(i.cordoner, name)
+	delete(i.outSince, name)
+	delete(i.aliveSince, name)
+	delete(i.destroying, name)
+	delete(i.reboots, name)
+	i.owned[name] = ownership{at: time.Now()}
+	i.recreated[name] = time.Now()
+}
+
 // written judges a write by Aegis to a node.
-func (i *invariants) written(p *simProcess, before, after *corev1.Node) {
+func (i *invariants) written(p *simProcess, before, after *corev1.Node, sent time.Time) {
 	name := before.Name
 	switch was, is := before.Spec.Unschedulable, after.Spec.Unschedulable; {
 	case was && !is:
-		i.c.logf("p%d uncordons %s", p.id, name)
-		if by := i.cordoner[name]; by.person && !by.ambiguous {
-			i.violated("p%d undoes the cordon of a person on %s", p.id, name)
-		}
-		delete(i.cordoner, name)
+		i.uncordoned(p, before)
 	case !was && is:
 		i.c.logf("p%d cordons %s", p.id, name)
-		i.cordoned(p, name)
-		i.cordoner[name] = cordon{process: p.id}
+		i.cordoned(p, name, sent)
+		i.cordoner[name] = cordon{process: p.id, sent: sent}
+	}
+	if hasTaint(after) && !hasTaint(before) {
+		i.tainted(p, before)
 	}
 	if before.Annotations[ticket.Annotation] == after.Annotations[ticket.Annotation] {
 		return
 	}
-	old, current := ticket.ReadNode(before), ticket.ReadNode(after)
-	i.ticketWritten(p, old, current)
-	if t := current.Ticket; t != nil && t.Open() && t.Owned() {
-		if i.conditions[t.ID] == "" {
-			i.c.logf("p%d opens ticket %s for %s on %s", p.id, t.ID, t.Condition, name)
-		}
-		i.conditions[t.ID], i.nodes[t.ID] = t.Condition, name
-	}
+	i.ticketWritten(p, ticket.ReadNode(before), ticket.ReadNode(after))
 	if _, runs := runningDestructive(after); !runs {
 		delete(i.destroying, name)
 	} else if _, ran := runningDestructive(before); !ran {
+		i.destroys(p, name)
 		i.destroying[name] = simStep{process: p.id, at: time.Now()}
 	}
 }
 
-// ticketWritten makes sure that nothing was written over a ticket of people, except that one which only told them of a
-// condition, and which Aegis itself had given to them, may go. Steps of one ticket follow each other, and none is left open.
+func hasTaint(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
+}
+
+// ticketWritten judges a write to the ticket of a node. Steps of one ticket follow each other, and none is left open.
 func (i *invariants) ticketWritten(p *simProcess, old, current ticket.Record) {
 	t := old.Ticket
 	if current.Ticket != nil && len(current.Ticket.Running()) > 1 {
@@ -148,204 +180,175 @@ func (i *invariants) ticketWritten(p *simProcess, old, current ticket.Record) {
 	if t != nil && t.Owned() && !released(t) && current.Ticket == nil && len(t.Running()) > 0 {
 		i.violated("p%d closes ticket %s while it runs %v", p.id, t.ID, t.Running())
 	}
+	i.replaced(p, old, current)
+	if current.Ticket == nil || !current.Ticket.Open() {
+		return
+	}
+	i.opened(p, current)
+	i.journaled(p, t, current)
+}
+
+// replaced makes sure that nothing was written over a ticket of people, except that one which only told them of a condition, and
+// which Aegis itself had given to them, may go, and that the API writes what they have ordered.
+func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
+	name, t := old.Node.Name, old.Ticket
 	switch {
 	case old.Broken != nil:
-		i.violated("p%d writes over the broken ticket on %s", p.id, old.Node.Name)
-	case t == nil || !t.Open() || t.Owned():
+		i.violated("p%d writes over the broken ticket on %s", p.id, name)
+	case t == nil || !t.Open() || t.Owned() || p.ordering[name] > 0:
 	case current.Ticket == nil && noted(t, t.Supervisor):
 	default:
-		i.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, old.Node.Name)
+		i.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, name)
 	}
 }
 
-// cordoned judges a cordon by Aegis: the node was allowed to be touched, and the pool had room. Other nodes count that
-// were out of service long enough to be known, and those that the same process took out.
-func (i *invariants) cordoned(p *simProcess, name string) {
-	if i.c.since(excludedState(name)) > simRace {
-		i.violated("p%d cordons the excluded node %s", p.id, name)
-	}
-	if since, in := i.inSince[name]; !in || time.Since(since) <= simRace {
+// opened judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
+func (i *invariants) opened(p *simProcess, r ticket.Record) {
+	t, name := r.Ticket, r.Node.Name
+	if known := i.incidents[t.ID]; known != nil {
+		if known.uid != r.Node.UID {
+			i.violated("p%d writes ticket %s of another machine on %s", p.id, t.ID, name)
+		}
+		known.approved = t.ApprovedBy != ""
 		return
 	}
-	pool := i.c.settings.PoolOf(i.c.nodes[name])
-	size, out := 0, []string{}
-	for _, other := range slices.Sorted(maps.Keys(i.c.nodes)) {
-		if i.c.settings.PoolOf(i.c.nodes[other]).Name != pool.Name {
+	i.c.logf("p%d opens ticket %s for %s %s on %s", p.id, t.ID, t.Condition, t.Device, name)
+	incident := &simIncident{
+		key: prom.Key{Node: name, Condition: t.Condition, ID: t.Device}, uid: r.Node.UID,
+		requested: strings.HasPrefix(t.Origin, requestedPrefix), approved: t.ApprovedBy != "",
+	}
+	i.incidents[t.ID] = incident
+	if begun := p.begun[name]; begun != "" && begun != r.Node.UID {
+		i.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, name)
+	}
+	if incident.requested {
+		return
+	}
+	i.allowed(p, incident)
+	i.repeated(p, r)
+	told := p.tellOf(incident.key)
+	if told.contested.IsZero() {
+		return
+	}
+	if !told.fires.After(told.contested) || !told.listed.After(told.contested) {
+		i.violated("p%d opens ticket %s for %s although the alert is contested", p.id, t.ID, t.Condition)
+	}
+}
+
+// allowed judges the beginning of an incident by the mode of its condition: the process follows what people order.
+func (i *invariants) allowed(p *simProcess, incident *simIncident) {
+	for _, mode := range []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove} {
+		at := i.c.began(modeState(incident.key.Condition, mode))
+		if at.IsZero() || mode == prom.ModeApprove && incident.approved {
 			continue
 		}
-		size++
-		since, isOut := i.outSince[other]
-		by, cordoned := i.cordoner[other]
-		if other != name && isOut && (time.Since(since) > simRace || cordoned && by.process == p.id) {
-			out = append(out, other)
+		// It looks at the orders again and again; in an outage, for as long as that lasts, it cannot.
+		if p.idle(incident.key.Node, latest(at, i.c.mended)) > simHeard && !i.c.faulty.outage {
+			i.violated("p%d opens a ticket for %s on %s in mode %s", p.id, incident.key.Condition, incident.key.Node, mode)
 		}
-	}
-	if len(out) >= pool.allowed(size) {
-		i.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.Name, out)
 	}
 }
 
-// ordered judges the creation of a Job.
-func (i *invariants) ordered(p *simProcess, r jobs.Request) {
-	order := fmt.Sprintf("%s attempt %d of ticket %s", r.Action, r.Attempt, r.Incident)
-	if i.orders[order]++; i.orders[order] > 1 {
-		i.violated("p%d orders %s on %s again", p.id, order, r.Node)
-	}
-	if !destructiveJob(r) {
+// repeated judges the beginning of an incident by how often the node was repaired: too often, and people look at it.
+func (i *invariants) repeated(p *simProcess, r ticket.Record) {
+	t := r.Ticket
+	status := simCatalogue{}.Status(r.Node.Name, t.Condition, t.Device)
+	pool := i.c.settings.PoolOf(r.Node)
+	if status.Policy.Workload == prom.WorkloadKeep || status.Priority == 1 || t.SOP == ExhaustedSOP || t.ApprovedBy != "" {
 		return
 	}
-	i.disruptive(p, r.Node, order)
-	i.destroys(p, r.Node)
-	if r.Action != jobs.ActionReboot {
+	all, same := repairsOf(r.History, t.Condition, pool.IncidentWindow)
+	if pool.MaxIncidents > 0 && all >= pool.MaxIncidents || pool.MaxRepeats > 0 && same >= pool.MaxRepeats {
+		i.violated("p%d repairs the lemon %s again, %d times before, %d for %s", p.id, r.Node.Name, all, same, t.Condition)
+	}
+}
+
+// repairsOf counts the repairs of a node since people last had it: all, and the last ones in a row for the condition.
+func repairsOf(h *ticket.History, condition string, within time.Duration) (all, same int) {
+	for _, past := range slices.Backward(h.Incidents) {
+		if !past.Isolated && len(past.Destructive) == 0 {
+			continue
+		}
+		if past.Outcome != outcomeResolved || time.Since(past.Closed) > within {
+			break
+		}
+		if all++; same == all-1 && past.Condition == condition {
+			same++
+		}
+	}
+	return all, same
+}
+
+// preempted judges that a ticket goes over to another condition: one that is more urgent, and never in the middle of an act.
+func (i *invariants) preempted(p *simProcess, old, t *ticket.Ticket, incident *simIncident) {
+	if old == nil || old.ID != t.ID || old.Condition == t.Condition && old.Device == t.Device {
 		return
 	}
-	boot := fmt.Sprint(r.Incident, r.Args)
-	if earlier, found := i.boots[boot]; found {
-		i.violated("p%d orders %s on %s, which was to end the same boot as %s", p.id, order, r.Node, earlier)
+	i.c.logf("p%d turns ticket %s from %s to %s", p.id, t.ID, old.Condition, t.Condition)
+	urgency := func(condition string) int {
+		return prom.BandOf(simCatalogue{}.Status("", condition, "").Priority).Urgency()
 	}
-	i.boots[boot] = order
-	i.rebooted(p, r)
-}
-
-func destructiveJob(r jobs.Request) bool {
-	return r.Action == jobs.ActionReboot || r.Action == jobs.ActionShutdown || r.Action == jobs.ActionRemedy && r.Args[0] == "ResetGPU"
-}
-
-// rebooted judges how often the node is booted: those of tickets that people removed are forgotten with them.
-func (i *invariants) rebooted(p *simProcess, r jobs.Request) {
-	i.reboots[r.Node] = append(i.reboots[r.Node], simReboot{incident: r.Incident, at: time.Now()})
-	policy := simCatalogue{}.Status(r.Node, i.conditions[r.Incident], "").Policy
-	n := 0
-	for _, boot := range i.reboots[r.Node] {
-		if !i.removed[boot.incident] && time.Since(boot.at) < policy.AttemptWindow {
-			n++
+	if urgency(t.Condition) >= urgency(old.Condition) {
+		i.violated("p%d leaves %s of ticket %s for %s", p.id, old.Condition, t.ID, t.Condition)
+	}
+	for _, s := range old.Running() {
+		if s.Action.Destructive() || s.Action == ticket.Remedy || s.Action == ticket.RestartPod || s.Action == ticket.Uncordon {
+			i.violated("p%d leaves ticket %s in the middle of %s", p.id, t.ID, s.Action)
 		}
 	}
-	if n > policy.MaxReboots {
-		i.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, policy.AttemptWindow, policy.MaxReboots)
-	}
+	incident.key.Condition, incident.key.ID, incident.suspect = t.Condition, t.Device, false
 }
 
-// disruptive judges what disturbs workload by whether it was permitted.
-func (i *invariants) disruptive(p *simProcess, node, what string) {
-	owner := i.owned[node]
-	if !owner.aegis && time.Since(owner.at) > simRace {
-		i.violated("p%d: %s on %s, whose ticket is not that of Aegis", p.id, what, node)
+// journaled judges the steps that a write adds or ends.
+func (i *invariants) journaled(p *simProcess, old *ticket.Ticket, r ticket.Record) {
+	t, incident := r.Ticket, i.incidents[r.Ticket.ID]
+	i.preempted(p, old, t, incident)
+	count := func(a ticket.Action) int {
+		if old == nil || old.ID != t.ID {
+			return 0
+		}
+		return old.Count(a)
 	}
-	forbidden := []string{statePaused, excludedState(node), statePrometheusDown, stateAlertmanagerDown}
-	key := prom.Key{Node: node, Condition: i.conditions[owner.id]}
-	if s := i.c.conditions[key]; s != nil && s.holds && time.Since(s.changed) > simPending+simRace {
-		// Alertmanager shows a silence only on an alert that it lists.
-		forbidden = append(forbidden, silenceOf(key))
+	if t.Count(ticket.Cordon) > count(ticket.Cordon) {
+		i.isolated(p, incident, count(ticket.Cordon) == 0 && (old == nil || old.ID != t.ID))
 	}
-	for _, state := range forbidden {
-		if lasts := i.c.since(state); lasts > simRace {
-			i.violated("p%d: %s on %s although since %s: %s", p.id, what, node, lasts, state)
+	for _, action := range []ticket.Action{ticket.Verify, ticket.Healthcheck, ticket.Reset, ticket.Remedy, ticket.Reboot} {
+		last, _ := t.Outcome(action, t.Count(action))
+		if last.Status == ticket.Failed && t.Count(action) > t.Past[action] {
+			incident.suspect = true
 		}
 	}
-}
-
-// destroys judges how many destructive steps are in flight in the pool.
-func (i *invariants) destroys(p *simProcess, node string) {
-	pool := i.c.settings.PoolOf(i.c.nodes[node])
-	var busy []string
-	for other, step := range i.destroying {
-		known := step.process == p.id || time.Since(step.at) > simRace
-		if other != node && known && i.c.settings.PoolOf(i.c.nodes[other]).Name == pool.Name {
-			busy = append(busy, other)
-		}
-	}
-	if len(busy) >= pool.MaxDestructive {
-		i.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.MaxDestructive)
+	verified, _ := t.Outcome(ticket.Verify, t.Count(ticket.Verify))
+	running := old != nil && slices.ContainsFunc(old.Running(), func(s ticket.Step) bool { return s.Action == ticket.Verify })
+	if running && verified.Status == ticket.Succeeded {
+		i.verified(p, incident)
 	}
 }
 
-// entered and left follow the procedures of a process.
-func (i *invariants) entered(p *simProcess, node string) {
+// entered judges the beginning of a run: it is the only one on its node, and it knows what the process wrote there last.
+func (i *invariants) entered(p *simProcess, b *ApiBridge) {
+	node := b.Node()
 	if p.running[node]++; p.running[node] > 1 {
 		i.violated("p%d runs two procedures on %s", p.id, node)
 	}
+	p.begun[node] = b.journal.record.Node.UID
+	begins, last := b.journal.record.Node, p.wrote[node]
+	if last.node == nil || last.node.UID != begins.UID || !last.at.Before(time.Now()) {
+		return
+	}
+	if newer(last.node.ResourceVersion, begins.ResourceVersion) {
+		i.violated("p%d begins on %s from version %s, and wrote %s itself", p.id, node, begins.ResourceVersion, last.node.ResourceVersion)
+	}
 }
 
-func (i *invariants) left(p *simProcess, node string) { p.running[node]-- }
-
-// unfinished names what is left to do once the world has settled: conditions without a verdict that is true, tickets that
-// nobody owns, and nodes that were forgotten.
-func (i *invariants) unfinished(book *Book) []string {
-	left := i.lost()
-	for name, node := range i.c.nodes {
-		verdicts := make(map[string]Verdict)
-		for _, d := range book.Node(name) {
-			verdicts[d.Condition] = d.Verdict
-		}
-		r := ticket.ReadNode(node)
-		if t := r.Ticket; t != nil && t.Open() && t.Owned() && !i.justified(verdicts[t.Condition], r) {
-			left = append(left, fmt.Sprintf("ticket %s for %s on %s is open, verdict %v", t.ID, t.Condition, name, verdicts[t.Condition]))
-		}
-		for key, s := range i.c.conditions {
-			if key.Node == name && s.holds && !i.justified(verdicts[key.Condition], r) {
-				left = append(left, fmt.Sprintf("%s holds on %s, verdict %v", key.Condition, name, verdicts[key.Condition]))
-			}
-		}
-	}
-	slices.Sort(left)
-	return left
+func (i *invariants) left(p *simProcess, node string) {
+	p.running[node]--
+	delete(p.begun, node)
 }
 
-// lost names the tickets of Aegis that are neither open nor in the history, and that nobody has removed.
-func (i *invariants) lost() []string {
-	var lost []string
-	for id, name := range i.nodes {
-		r := ticket.ReadNode(i.c.nodes[name])
-		closed := slices.ContainsFunc(r.History.Incidents, func(in ticket.Incident) bool { return in.ID == id })
-		open := r.Ticket != nil && r.Ticket.ID == id && r.Ticket.Open()
-		if !closed && !open && !i.removed[id] {
-			lost = append(lost, fmt.Sprintf("ticket %s on %s was lost", id, name))
-		}
+// accepted judges the answer to a request: what was promised is on the node.
+func (i *invariants) accepted(p *simProcess, r HealResult) {
+	if i.incidents[r.Ticket] == nil {
+		i.violated("p%d promised ticket %q, which was never written", p.id, r.Ticket)
 	}
-	return lost
-}
-
-// justified reports whether the verdict is a reason to do nothing that is true of the node.
-func (i *invariants) justified(v Verdict, r ticket.Record) bool {
-	name := r.Node.Name
-	switch v.Name {
-	case VerdictHumanOwned:
-		return r.Broken != nil || r.Ticket != nil && r.Ticket.Open() && !r.Ticket.Owned()
-	case VerdictInProgress, VerdictDuplicate:
-		return r.Ticket != nil && r.Ticket.Open()
-	case VerdictHumanCordoned:
-		return r.Node.Spec.Unschedulable && i.cordoner[name].person
-	case VerdictTolerated:
-		return i.urgent(name)
-	case VerdictBudget:
-		return i.full(name)
-	}
-	return false
-}
-
-// urgent reports whether a condition holds on the node that goes before others.
-func (i *invariants) urgent(name string) bool {
-	for key, s := range i.c.conditions {
-		if key.Node == name && s.holds && key.Condition != "Cordon" && key.Condition != "Note" {
-			return true
-		}
-	}
-	return false
-}
-
-// full reports whether the pool has no room for the node.
-func (i *invariants) full(name string) bool {
-	pool := i.c.settings.PoolOf(i.c.nodes[name])
-	size, out := 0, 0
-	for other, node := range i.c.nodes {
-		if i.c.settings.PoolOf(node).Name != pool.Name {
-			continue
-		}
-		size++
-		if _, isOut := i.outSince[other]; isOut && other != name {
-			out++
-		}
-	}
-	return out >= pool.allowed(size)
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,8 @@ type schedule struct {
 	// sick are the nodes that have faults, at the time at which they get them.
 	sick   []simOutbreak
 	events []simEvent
+	// office is held by whoever changes the leader.
+	office sync.Mutex
 	leader *simProcess
 }
 
@@ -60,10 +63,15 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	for range 1 + s.rng.IntN(6) {
 		s.drawFault()
 	}
+	if s.rng.IntN(5) == 0 {
+		s.drawStorm()
+	}
 	misfortunes := []func(){
 		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawCordon, s.drawUncordon,
 		s.drawTakeOver, s.drawRemoval, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
-		s.drawRivalry,
+		s.drawMeddling, s.drawMeddling, s.drawRivalry, s.drawReplacement, s.drawRequest, s.drawRequest, s.drawBrokenWatch,
+		s.drawMode, s.drawMode, s.drawOrderedPause, s.drawBrokenOrders, s.drawPersonalOrder, s.drawPersonalOrder,
+		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct,
 	}
 	for range s.rng.IntN(12) {
 		misfortunes[s.rng.IntN(len(misfortunes))]()
@@ -80,18 +88,29 @@ func (s *schedule) drawNodes() {
 		s.settings.Pools = append(s.settings.Pools, Pool{
 			Name: name, Selector: labels.SelectorFromSet(labels.Set{simPool: name}), Profile: name,
 			MaxPercent: 10 + s.rng.IntN(60), MaxDestructive: 1 + s.rng.IntN(2),
+			StormNodes: []int{0, 0, 1, 2, 3}[s.rng.IntN(5)], StormWindow: 10 * time.Minute, StormRelease: 5 * time.Minute,
+			MaxIncidents: []int{0, 2, 3}[s.rng.IntN(3)], MaxRepeats: []int{0, 1, 2}[s.rng.IntN(3)], IncidentWindow: 24 * time.Hour,
+			Windows: s.windows(),
 		})
 	}
 	for i := range 3 + s.rng.IntN(6) {
 		name := fmt.Sprint("n", i)
-		node := testNode(name, types.UID("uid-"+name))
-		node.Labels = map[string]string{simPool: fmt.Sprint("pool-", s.rng.IntN(pools))}
 		s.names = append(s.names, name)
-		s.put(node)
+		s.plugins[name] = []simDaemon{{pods: 1}, {pods: 1}, {pods: 1}, {}, {pods: 2}, {pods: 1, unready: true}, {pods: 1, late: true}}[s.rng.IntN(7)]
+		s.createNode(name, fmt.Sprint("pool-", s.rng.IntN(pools)))
 		for k := range s.rng.IntN(3) {
 			s.drawPod(fmt.Sprint(name, "-pod-", k), name)
 		}
 	}
+}
+
+// windows draws when disruptive steps may begin; mostly at any time.
+func (s *schedule) windows() []Window {
+	if s.rng.IntN(5) > 0 {
+		return nil
+	}
+	from := s.rng.IntN(120)
+	return []Window{{From: from, To: from + 30 + s.rng.IntN(240), Location: time.UTC}}
 }
 
 // drawPod draws a pod, some of them held by a disruption budget for a while.
@@ -146,19 +165,35 @@ func (s *schedule) within(most time.Duration) time.Duration {
 
 // drawFault draws a condition that begins, and perhaps flaps or ends by itself.
 func (s *schedule) drawFault() {
-	kinds := []string{"Reboot", "Reboot", "Reboot", "Reset", "Remedy", "Isolate", "Relieve", "Ready", "Note"}
+	kinds := []string{
+		simReboot, simReboot, simReboot, simReset, simReset, simRemedy, simIsolate, simRelieve, simReady, simReady, simNote, simDevices, simDevices,
+	}
 	key := prom.Key{Node: s.names[s.rng.IntN(len(s.names))], Condition: kinds[s.rng.IntN(len(kinds))]}
 	begin := s.instant()
 	if len(s.sick) > 0 && s.rng.IntN(3) == 0 { // Troubles come together.
 		begin = s.sick[0].at + s.within(10*time.Minute)
 	}
 	s.sick = append(s.sick, simOutbreak{node: key.Node, condition: key.Condition, at: begin})
-	if key.Condition == "Ready" {
+	switch key.Condition {
+	case simReady:
 		s.drawNotReady(key.Node, begin)
 		return
+	case simReset:
+		key.ID = "0"
+		s.drawCourse(key, begin)
+		key.ID = "1"
+		if s.rng.IntN(2) == 0 {
+			return
+		}
+		begin += s.within(10 * time.Minute)
 	}
+	s.drawCourse(key, begin)
+}
+
+// drawCourse draws what ends a fault: operations, people, or nothing but time.
+func (s *schedule) drawCourse(key prom.Key, begin time.Duration) {
 	remedies := map[string]int{}
-	if key.Condition != "Relieve" && key.Condition != "Note" {
+	if key.Condition != simRelieve && key.Condition != simNote {
 		switch s.rng.IntN(6) {
 		case 0: // It takes people.
 			remedies["people"] = 1
@@ -170,9 +205,15 @@ func (s *schedule) drawFault() {
 			remedies["reboot"] = 1 + s.rng.IntN(2)
 		}
 	}
+	if key.Condition == simDevices && s.rng.IntN(2) == 0 {
+		remedies = map[string]int{"plugin": 1 + s.rng.IntN(2)}
+	}
 	raise := func() {
+		if s.nodes[key.Node] == nil {
+			return
+		}
 		s.hold(key, true)
-		s.conditions[key].remedies = remedies
+		s.conditions[key].remedies = maps.Clone(remedies)
 	}
 	s.at(begin, raise)
 	for at := begin; s.rng.IntN(4) == 0; {
@@ -186,11 +227,46 @@ func (s *schedule) drawFault() {
 	}
 }
 
+// drawNotReady draws a node that falls silent, and perhaps comes back. Some are seen to be without power, and not all of those
+// come back on the same boot.
 func (s *schedule) drawNotReady(name string, begin time.Duration) {
 	s.at(begin, func() { s.edit(name, func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) }) })
-	if s.rng.IntN(4) > 0 {
-		s.at(begin+s.within(time.Hour), func() { s.edit(name, func(n *corev1.Node) { setReady(n, corev1.ConditionTrue) }) })
+	lasts := s.within(time.Hour)
+	if s.rng.IntN(2) == 0 {
+		s.at(begin+s.within(10*time.Minute), func() { s.power(name, "off") })
+		lasts += 10 * time.Minute
 	}
+	if s.rng.IntN(4) > 0 {
+		s.at(begin+lasts, func() { s.recover(name) })
+		s.at(begin+lasts+s.within(time.Minute), func() { s.power(name, "on") })
+	}
+}
+
+// power has somebody who can see the power supply of a node say so.
+func (s *schedule) power(name, state string) {
+	s.logf("world: the power of %s is %s", name, state)
+	s.edit(name, func(n *corev1.Node) {
+		n.Annotations = cloned(n.Annotations)
+		n.Annotations[PowerStateAnnotation] = state
+	})
+}
+
+// recover makes a node ready again, with another boot if it was without power.
+func (s *schedule) recover(name string) {
+	s.edit(name, func(n *corev1.Node) {
+		if n.Annotations[PowerStateAnnotation] == "off" {
+			n.Status.NodeInfo.BootID = bootAfter(n)
+		}
+		setReady(n, corev1.ConditionTrue)
+	})
+}
+
+// cloned returns a copy that can be written to.
+func cloned(m map[string]string) map[string]string {
+	if m == nil {
+		return make(map[string]string)
+	}
+	return maps.Clone(m)
 }
 
 // drawState draws a state of the world that lasts for a while.
@@ -201,7 +277,7 @@ func (s *schedule) drawState(state string, most time.Duration) {
 }
 
 func (s *schedule) drawSilence() {
-	kinds := []string{"Reboot", "Reset", "Remedy", "Isolate"}
+	kinds := []string{simReboot, simReset, simRemedy, simIsolate, simDevices, simReady}
 	name, at := s.trouble()
 	until := at + s.within(2*time.Hour)
 	for _, kind := range kinds {
@@ -222,17 +298,202 @@ func (s *schedule) drawOutage() {
 	s.at(at+s.within(20*time.Minute), func() { s.setOutage(false) })
 }
 
+// setOutage takes the API server away, or brings it back, with the watches on it.
 func (s *schedule) setOutage(on bool) {
 	s.faulty.outage = on
 	s.logf("world: API server down %t", on)
+	if on {
+		return
+	}
+	s.mended = time.Now()
+	for _, p := range s.processes {
+		if !p.cache.broken {
+			p.cache.mend()
+		}
+	}
 }
 
-// drawCrash lets the leader die at one of its next writes. Another one comes after a while.
+// drawBrokenWatch has the leader's cache stand still for a while.
+func (s *schedule) drawBrokenWatch() {
+	_, at := s.trouble()
+	var cache *simCache
+	s.at(at, func() {
+		cache = s.leader.cache
+		cache.broken = true
+		s.logf("p%d: its watch breaks", s.leader.id)
+	})
+	s.at(at+s.within(20*time.Minute), func() {
+		cache.mend()
+		s.mended = time.Now()
+		s.logf("world: the watch works again")
+	})
+}
+
+// drawReplacement has a node deleted, and mostly another one created under its name.
+func (s *schedule) drawReplacement() {
+	name, at := s.trouble()
+	after := s.within(20 * time.Minute)
+	s.at(at, func() { s.replaceNode(name, after) })
+}
+
+func (s *schedule) replaceNode(name string, after time.Duration) {
+	node := s.nodes[name]
+	if node == nil {
+		return
+	}
+	s.deleteNode(name)
+	if s.chance("created "+name) < 0.8 {
+		s.later(after, func() { s.createNode(name, node.Labels[simPool]) })
+	}
+}
+
+// drawRequest has a person ask for the repair of a node.
+func (s *schedule) drawRequest() {
+	kinds := []string{simReboot, simReset, simRemedy, simIsolate, simDevices, simNote}
+	name, at := s.trouble()
+	key := prom.Key{Node: name, Condition: kinds[s.rng.IntN(len(kinds))]}
+	s.at(at, func() { s.leader.heal(key) })
+}
+
+// drawEcho draws an alert whose webhook comes again, or is the last word, when nobody can say whether it is true: after it has
+// resolved, after its machine was replaced, or long after it was sent.
+func (s *schedule) drawEcho() {
+	kinds := []string{simReboot, simRemedy, simIsolate}
+	key := prom.Key{Node: s.names[s.rng.IntN(len(s.names))], Condition: kinds[s.rng.IntN(len(kinds))]}
+	begin, which := s.instant(), s.rng.IntN(3)
+	s.sick = append(s.sick, simOutbreak{node: key.Node, condition: key.Condition, at: begin})
+	var startsAt time.Time
+	s.at(begin, func() {
+		s.enter(silenceOf(key))
+		s.hold(key, true)
+		startsAt = time.Now().Add(simPending)
+	})
+	heard := begin + simPending + time.Second
+	s.at(heard, func() { s.webhook(key, startsAt, true) })
+	over := heard + time.Minute + s.within(10*time.Minute)
+	switch which {
+	case 0:
+		s.at(over-time.Second, func() { s.hold(key, false); s.webhook(key, startsAt, false) })
+		s.at(over+time.Second, func() { s.webhook(key, startsAt, true) })
+	case 1:
+		s.at(over-time.Second, func() { s.replaceNode(key.Node, time.Second) })
+		s.at(over+10*time.Second, func() { s.webhook(key, startsAt, true) })
+	}
+	s.at(over, func() {
+		s.enter(statePrometheusDown)
+		s.leave(silenceOf(key))
+	})
+	s.at(over+s.within(10*time.Minute)+time.Minute, func() { s.leave(statePrometheusDown); s.hold(key, false) })
+}
+
+// drawStorm draws a fault that comes over many nodes at about the same time.
+func (s *schedule) drawStorm() {
+	kinds := []string{simReboot, simRemedy, simIsolate}
+	condition, begin := kinds[s.rng.IntN(len(kinds))], s.instant()
+	for _, name := range s.names {
+		if s.rng.IntN(4) > 0 {
+			at := begin + s.within(3*time.Minute)
+			s.sick = append(s.sick, simOutbreak{node: name, condition: condition, at: at})
+			s.drawCourse(prom.Key{Node: name, Condition: condition}, at)
+		}
+	}
+	if s.rng.IntN(2) == 0 {
+		pool := fmt.Sprint("pool-", s.rng.IntN(len(s.settings.Pools)))
+		s.at(begin+s.within(time.Hour), func() {
+			d := s.leader.dispatcher
+			s.leader.obey("release storm", pool, func(ctx context.Context) error { return d.ReleaseStorm(ctx, condition, pool, Order{By: "alice"}) })
+		})
+	}
+}
+
+// drawMode has people order another mode for a condition, over the API, and perhaps back.
+func (s *schedule) drawMode() {
+	mode := prom.Modes()[s.rng.IntN(len(prom.Modes()))]
+	condition := simOrdered()[s.rng.IntN(len(simOrdered()))]
+	_, at := s.trouble()
+	s.at(at, func() {
+		d := s.leader.dispatcher
+		s.leader.obey("mode "+string(mode), condition, func(ctx context.Context) error {
+			return d.SetMode(ctx, condition, mode, Order{By: "alice"})
+		})
+	})
+	if s.rng.IntN(2) == 0 {
+		s.at(at+s.within(2*time.Hour), func() {
+			d := s.leader.dispatcher
+			s.leader.obey("configured mode", condition, func(ctx context.Context) error { return d.ResetMode(ctx, condition, "alice") })
+		})
+	}
+}
+
+// drawOrderedPause has people pause everything over the API, or with kubectl.
+func (s *schedule) drawOrderedPause() {
+	_, at := s.trouble()
+	end := at + s.within(time.Hour)
+	if s.rng.IntN(2) == 0 {
+		s.at(at, func() { s.editLease(PausedAnnotation, "moving racks") })
+	} else {
+		s.at(at, func() {
+			d := s.leader.dispatcher
+			s.leader.obey("pause", "", func(ctx context.Context) error { return d.Pause(ctx, Order{By: "alice"}) })
+		})
+	}
+	s.at(end, func() { s.editLease(PausedAnnotation, "") })
+}
+
+// drawBrokenOrders has people write orders that cannot be read.
+func (s *schedule) drawBrokenOrders() {
+	_, at := s.trouble()
+	s.at(at, func() { s.editLease(StormsAnnotation, "{") })
+	s.at(at+s.within(time.Hour), func() { s.editLease(StormsAnnotation, "") })
+}
+
+// drawPersonalOrder has a person approve, cancel, take over or release whatever there is on a node.
+func (s *schedule) drawPersonalOrder() {
+	name, at := s.trouble()
+	which := s.rng.IntN(4)
+	s.at(at, func() { s.order(name, which) })
+	if which == 1 || which == 2 {
+		s.at(at+s.within(time.Hour), func() { s.order(name, 3) })
+	}
+	for which == 0 && s.rng.IntN(3) > 0 { // Who approves looks in from time to time.
+		at += s.within(20 * time.Minute)
+		s.at(at, func() { s.order(name, 0) })
+	}
+}
+
+// order has the person ask for it over the API of the leader.
+func (s *schedule) order(name string, which int) {
+	d, o := s.leader.dispatcher, NodeOrder{Node: name, By: "alice", Reason: "it is mine"}
+	switch which {
+	case 0:
+		for _, status := range s.leader.queue.Statuses(name) {
+			o.Condition, o.Device = status.Condition, status.ID
+			s.leader.obey("approve "+o.Condition, name, func(ctx context.Context) error {
+				_, err := d.Approve(ctx, o)
+				return err
+			})
+		}
+	case 1:
+		s.leader.obey("cancel", name, func(ctx context.Context) error { return d.Cancel(ctx, o) })
+	case 2:
+		s.leader.obey("take over", name, func(ctx context.Context) error { return d.TakeOver(ctx, o) })
+	default:
+		s.leader.obey("release", name, func(ctx context.Context) error { return d.Release(ctx, o) })
+	}
+}
+
+// drawCrash lets the leader die at one of its next writes.
 func (s *schedule) drawCrash() {
 	_, at := s.trouble()
 	writes, landed := 1+s.rng.IntN(8), s.rng.IntN(2) == 0
 	s.at(at, func() { s.leader.crashAt, s.leader.landed = s.leader.writes+writes, landed })
-	s.events = append(s.events, simEvent{at: at + s.within(30*time.Minute), do: func() { s.replace(errSimDead) }})
+}
+
+// crash lets the leader die at once.
+func (s *schedule) crash() {
+	s.logf("p%d dies", s.leader.id)
+	s.leader.dead = true
+	s.leader.stop(errSimDead)
 }
 
 // drawUpgrade stops the leader as an upgrade does, or as the loss of the lease does.
@@ -242,9 +503,34 @@ func (s *schedule) drawUpgrade() {
 	s.events = append(s.events, simEvent{at: at, do: func() { s.replace(cause) }})
 }
 
+// replace ends the leader and starts another one.
 func (s *schedule) replace(cause error) {
+	s.office.Lock()
+	defer s.office.Unlock()
 	s.leader.end(cause)
-	s.leader = s.startProcess()
+	s.lead(s.startProcess())
+}
+
+func (s *schedule) lead(p *simProcess) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leader = p
+}
+
+// elect replaces a leader that has died, after a while.
+func (s *schedule) elect(ctx context.Context) {
+	for sleep(ctx, 10*time.Second) == nil {
+		s.mu.Lock()
+		dead := s.leader.dead
+		vacant := s.between("vacancy", 0, 2*time.Minute)
+		if s.chance("long vacancy") < 0.2 {
+			vacant *= 10
+		}
+		s.mu.Unlock()
+		if dead && sleep(ctx, vacant) == nil {
+			s.replace(errSimDead)
+		}
+	}
 }
 
 // drawOverlap makes a second leader begin while the first one does not know yet that it is none any more.
@@ -252,8 +538,10 @@ func (s *schedule) drawOverlap() {
 	_, at := s.trouble()
 	var first *simProcess
 	s.events = append(s.events, simEvent{at: at, do: func() {
+		s.office.Lock()
+		defer s.office.Unlock()
 		first = s.leader
-		s.leader = s.startProcess()
+		s.lead(s.startProcess())
 	}}, simEvent{at: at + s.within(40*time.Second), do: func() { first.end(ErrLeaseLost) }})
 }
 
@@ -278,17 +566,27 @@ func (s *schedule) drawUncordon() {
 }
 
 func (s *schedule) personCordons(name string) {
-	if s.nodes[name].Spec.Unschedulable {
+	if s.nodes[name] == nil || s.nodes[name].Spec.Unschedulable {
 		return
 	}
 	s.logf("person cordons %s", name)
-	ambiguous := s.since(uncordonedState(name)) > 0 && s.since(uncordonedState(name)) < simRace
-	s.invariants.cordoner[name] = cordon{person: true, ambiguous: ambiguous}
+	s.invariants.cordoner[name] = cordon{person: true, ambiguous: s.on(uncordonedState(name)) && !s.noticed(name)}
 	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = true })
 }
 
+// noticed reports whether every process has been shown for long enough that the node is schedulable.
+func (s *schedule) noticed(name string) bool {
+	for _, p := range s.processes {
+		shown := p.cache.sees(name).schedulable
+		if !p.dead && (shown.IsZero() || s.faulty.outage || time.Since(latest(shown, s.mended)) < simGlance) {
+			return false
+		}
+	}
+	return !s.leader.dead
+}
+
 func (s *schedule) personUncordons(name string) {
-	if !s.nodes[name].Spec.Unschedulable {
+	if s.nodes[name] == nil || !s.nodes[name].Spec.Unschedulable {
 		return
 	}
 	s.logf("person uncordons %s", name)
@@ -299,16 +597,13 @@ func (s *schedule) personUncordons(name string) {
 
 // claim makes the cordon of a node a person's own.
 func (s *schedule) claim(name string) {
-	if !s.nodes[name].Spec.Unschedulable {
+	if s.nodes[name] == nil || !s.nodes[name].Spec.Unschedulable {
 		return
 	}
 	s.logf("person claims the cordon of %s", name)
 	s.invariants.cordoner[name] = cordon{person: true}
 	s.edit(name, func(n *corev1.Node) {
-		n.Annotations = maps.Clone(n.Annotations)
-		if n.Annotations == nil {
-			n.Annotations = make(map[string]string)
-		}
+		n.Annotations = cloned(n.Annotations)
 		n.Annotations[ticket.OwnerAnnotation] = "alice"
 	})
 }
@@ -329,9 +624,16 @@ func (s *schedule) drawTakeOver() {
 	}
 }
 
+func (s *schedule) ticketOn(name string) *ticket.Ticket {
+	if s.nodes[name] == nil {
+		return nil
+	}
+	return ticket.ReadNode(s.nodes[name]).Ticket
+}
+
 // supervise sets the supervisor of the ticket on the node.
 func (s *schedule) supervise(name, who string) {
-	t := ticket.ReadNode(s.nodes[name]).Ticket
+	t := s.ticketOn(name)
 	if t == nil {
 		return
 	}
@@ -356,21 +658,66 @@ func (s *schedule) drawRemoval() {
 }
 
 func (s *schedule) remove(name string) {
-	t := ticket.ReadNode(s.nodes[name]).Ticket
+	t := s.ticketOn(name)
 	if t == nil {
 		return
 	}
-	s.invariants.removed[t.ID] = true
+	if known := s.invariants.incidents[t.ID]; known != nil {
+		known.removed = true
+	}
 	s.logf("person removes ticket %s on %s", t.ID, name)
 	s.edit(name, func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
 }
 
-// drawMeddling has something happen to a node right after one of the next writes of Aegis to it.
+// drawMeddling has something happen right after one of the next calls of Aegis about a node: at once, so that the next thing
+// that Aegis does rests on what is no longer true, or soon after.
 func (s *schedule) drawMeddling() {
 	o := s.sick[s.rng.IntN(len(s.sick))]
-	writes, delay, lasts := 1+s.rng.IntN(12), s.within(5*time.Second)-time.Second, s.within(time.Hour)
+	verbs := []string{verbPatch, verbPatch, verbPatch, verbGet, verbGet, verbObserve, verbObserve, verbCreate}
+	m := &simMeddler{verb: verbs[s.rng.IntN(len(verbs))], calls: 1 + s.rng.IntN(12)}
+	what := s.meddling(o, s.within(time.Hour))
+	do := what[s.rng.IntN(len(what))]
+	if s.rng.IntN(3) == 0 {
+		// Meanwhile nothing can be written.
+		alone, lasts := do, s.within(10*time.Minute)
+		do = func() {
+			s.setOutage(true)
+			s.later(lasts, func() { s.setOutage(false) })
+			s.later(lasts/3, alone)
+		}
+	}
+	m.do = do
+	if s.rng.IntN(2) == 0 {
+		delay := s.within(5*time.Second) - time.Second
+		m.do = func() { s.later(delay, do) }
+	}
+	s.at(o.at, func() { s.meddlers[o.node] = append(s.meddlers[o.node], m) })
+}
+
+// drawStaleAct takes the API server away between the permission for an act and the act, and has the act forbidden before it is back.
+func (s *schedule) drawStaleAct() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
 	silence := silenceOf(prom.Key{Node: o.node, Condition: o.condition})
-	meddling := []func(){
+	outage := 10*time.Second + s.within(5*time.Minute)
+	lasts := outage + 10*time.Minute
+	forbid := []func(){
+		func() { s.setPaused(true); s.later(lasts, func() { s.setPaused(false) }) },
+		func() { s.exclude(o.node); s.later(lasts, func() { s.include(o.node) }) },
+		func() { s.enter(silence); s.later(lasts, func() { s.leave(silence) }) },
+	}[s.rng.IntN(3)]
+	verb := []string{verbObserve, verbPatch}[s.rng.IntN(2)]
+	m := &simMeddler{verb: verb, calls: 1 + s.rng.IntN(10), do: func() {
+		s.setOutage(true)
+		s.later(outage, func() { s.setOutage(false) })
+		s.later(time.Second, forbid)
+	}}
+	s.at(o.at, func() { s.meddlers[o.node] = append(s.meddlers[o.node], m) })
+}
+
+// meddling lists what may happen at an awkward moment.
+func (s *schedule) meddling(o simOutbreak, lasts time.Duration) []func() {
+	silence := silenceOf(prom.Key{Node: o.node, Condition: o.condition})
+	return []func(){
 		func() { s.supervise(o.node, "alice") },
 		func() { s.supervise(o.node, "alice") },
 		func() { s.claim(o.node) },
@@ -381,26 +728,28 @@ func (s *schedule) drawMeddling() {
 		func() { s.setPaused(true); s.later(lasts, func() { s.setPaused(false) }) },
 		func() { s.exclude(o.node); s.later(lasts, func() { s.include(o.node) }) },
 		func() { s.enter(silence); s.later(lasts, func() { s.leave(silence) }) },
+		func() { s.enter(silence); s.later(lasts, func() { s.leave(silence) }) },
 		func() { s.enter(statePrometheusDown); s.later(lasts, func() { s.leave(statePrometheusDown) }) },
+		func() { s.replaceNode(o.node, lasts/8) },
+		func() { s.replaceNode(o.node, time.Millisecond) },
+		func() { s.bootForeign(o.node) },
+		func() { s.bootForeign(o.node) },
+		func() { s.recover(o.node); s.power(o.node, "on") },
+		func() { s.leader.heal(prom.Key{Node: o.node, Condition: o.condition}) },
+		func() { s.order(o.node, 0) },
+		func() { s.order(o.node, 1) },
+		func() { s.order(o.node, 2) },
+		func() {
+			s.editLease(PausedAnnotation, "true")
+			s.later(lasts, func() { s.editLease(PausedAnnotation, "") })
+		},
+		func() {
+			s.editLease(ModesAnnotation, fmt.Sprintf(`{%q: {"mode": "observe"}}`, o.condition))
+			s.later(lasts, func() { s.editLease(ModesAnnotation, "") })
+		},
+		s.crash,
 	}
-	do := meddling[s.rng.IntN(len(meddling))]
-	s.at(o.at, func() {
-		s.meddlers[o.node] = &simMeddler{writes: writes, do: func() { s.later(delay, do) }}
-	})
 }
-
-// later has something happen under the cluster's lock after a while.
-func (s *schedule) later(after time.Duration, do func()) {
-	time.AfterFunc(after, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		do()
-	})
-}
-
-func uncordonedState(node string) string { return node + " uncordoned" }
-
-func excludedState(node string) string { return node + " excluded" }
 
 func (s *schedule) drawExclusion() {
 	name, at := s.trouble()
@@ -409,6 +758,9 @@ func (s *schedule) drawExclusion() {
 }
 
 func (s *schedule) exclude(name string) {
+	if s.nodes[name] == nil {
+		return
+	}
 	s.enter(excludedState(name))
 	s.edit(name, func(n *corev1.Node) { n.Labels[DisableLabel] = "true" })
 }
@@ -426,30 +778,41 @@ func (s *schedule) drawPause() {
 
 func (s *schedule) setPaused(paused bool) {
 	s.settings.Paused = paused
-	if s.leave(statePaused); paused {
+	if paused {
 		s.enter(statePaused)
+	} else {
+		s.leave(statePaused)
 	}
 }
 
 // drawForeignBoot has a node boot that nobody of Aegis told to.
 func (s *schedule) drawForeignBoot() {
 	name, at := s.trouble()
-	s.at(at, func() {
+	s.at(at, func() { s.bootForeign(name) })
+}
+
+func (s *schedule) bootForeign(name string) {
+	if s.chance("cured by a boot "+name) < 0.5 {
 		s.fix(name, "reboot")
-		s.logf("world: %s boots by itself", name)
-		s.edit(name, func(n *corev1.Node) { n.Status.NodeInfo.BootID = bootAfter(n) })
-	})
+	}
+	s.logf("world: %s boots by itself", name)
+	s.edit(name, func(n *corev1.Node) { n.Status.NodeInfo.BootID = bootAfter(n) })
 }
 
 // run lets everything happen, waits for the world to settle, and returns what was violated.
 func (s *schedule) run() []string {
 	s.leader = s.startProcess()
+	ctx, cancel := context.WithCancel(context.Background())
+	var election sync.WaitGroup
+	election.Go(func() { s.elect(ctx) })
 	for _, e := range s.events {
 		if !s.sleepUntil(e.at) {
 			break
 		}
 		e.do()
 	}
+	cancel()
+	election.Wait()
 	s.pacify()
 	violations := s.settle()
 	s.leader.end(ErrStopping)
@@ -468,14 +831,24 @@ func (s *schedule) sleepUntil(at time.Duration) bool {
 func (s *schedule) pacify() {
 	s.mu.Lock()
 	s.logf("world: settles")
+	s.setOutage(false)
 	s.faulty = faultiness{lag: time.Second}
+	for _, p := range s.processes {
+		p.cache.mend()
+	}
+	s.editLease(PausedAnnotation, "")
+	if s.on(stateOrdersBroken) {
+		s.editLease(StormsAnnotation, "")
+	}
 	for state := range s.states {
-		s.leave(state)
+		if !strings.HasPrefix(state, "mode ") {
+			s.leave(state)
+		}
 	}
 	s.settings.Paused = false
 	clear(s.meddlers)
 	for _, name := range s.names {
-		if excluded(s.nodes[name]) {
+		if s.nodes[name] != nil && excluded(s.nodes[name]) {
 			s.include(name)
 		}
 	}
@@ -498,7 +871,7 @@ func (s *schedule) settle() []string {
 	for began := time.Now(); ; time.Sleep(5 * time.Minute) {
 		s.mu.Lock()
 		violations := slices.Clone(s.invariants.violations)
-		left := s.invariants.unfinished(s.leader.book)
+		left := s.invariants.unfinished(s.leader)
 		s.mu.Unlock()
 		switch {
 		case len(violations) > 0, len(left) == 0:
@@ -506,36 +879,5 @@ func (s *schedule) settle() []string {
 		case time.Since(began) > simSettle:
 			return left
 		}
-	}
-}
-
-// table holds the procedures of the simulation, watched.
-func (p *simProcess) table() Table {
-	steps := map[string]func(context.Context, *ApiBridge) error{
-		"reboot": RebootLadder, "reset": ResetLadder, "isolate": IsolateAndHandOver, "relieve": RelievePressure, "ready": AwaitReady,
-		"cordon": VerifyCordoned, "note": Note,
-		"remedy": func(ctx context.Context, b *ApiBridge) error { return RemedyThenReboot(ctx, b, "Restart") },
-	}
-	table := Table{ExhaustedSOP: p.watched(Exhausted)}
-	for name, procedure := range steps {
-		table["sim/"+strings.ToLower(name)] = p.watched(procedure)
-	}
-	return table
-}
-
-// watched notes when a procedure begins and ends.
-func (p *simProcess) watched(procedure func(context.Context, *ApiBridge) error) Factory {
-	return func() SOP {
-		return NewProcedure(func(ctx context.Context, b *ApiBridge) error {
-			p.mu.Lock()
-			p.invariants.entered(p, b.Node())
-			p.mu.Unlock()
-			defer func() {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				p.invariants.left(p, b.Node())
-			}()
-			return procedure(ctx, b)
-		})
 	}
 }

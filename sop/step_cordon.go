@@ -3,6 +3,7 @@ package sop
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,6 +82,9 @@ func (b *ApiBridge) objection(node *corev1.Node) Verdict {
 	settings := b.services.Settings()
 	if v := pausedBy(settings, b.services.Orders.Last()); v.Name != "" {
 		return v
+	}
+	if !b.journal.opened() && !b.confirmed.IsZero() && time.Since(b.confirmed) > freshAlert {
+		return Verdict{VerdictUnverifiable, "the API server took no write since the condition was confirmed, which is too long ago"}
 	}
 	reason := b.services.storms.holds(b.status.Condition, settings.PoolOf(node).Name)
 	if reason != "" && !b.journal.opened() && !b.healing() {
@@ -177,14 +181,20 @@ func (b *ApiBridge) disrupted() bool {
 	return t.Count(ticket.Reboot)+t.Count(ticket.Reset)+t.Count(ticket.Shutdown) > 0
 }
 
-// outOfServiceTaint makes Kubernetes release the volumes and delete the pods of a node that is down.
+// outOfServiceTaint makes Kubernetes release the volumes and delete the pods of a node that is down. Kubernetes does not look at
+// the value; it tells the taint of Aegis from one that a person set.
 func outOfServiceTaint() *corev1.Taint {
-	return &corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute}
+	return &corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: ticket.Self, Effect: corev1.TaintEffectNoExecute}
+}
+
+// staleTaint reports whether a node that is ready has the taint of Aegis still, as when its ticket was removed meanwhile.
+func staleTaint(node *corev1.Node) bool {
+	return IsReady(node) && slices.Contains(node.Spec.Taints, *outOfServiceTaint())
 }
 
 // TaintOutOfService lets volumes and StatefulSets move away from a node that is proven to be powered off.
 func (b *ApiBridge) TaintOutOfService(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, act: func(ctx context.Context, _ call) (outcome, error) {
+	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, gated: true, act: func(ctx context.Context, _ call) (outcome, error) {
 		why, err := b.awaitProvenDown(ctx)
 		if err != nil {
 			return outcome{}, err

@@ -28,11 +28,17 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 		r.pod, r.uid, _ = strings.Cut(c.detail, uidMark)
 		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
 		var missing string
+		if !c.adopted {
+			r.permitted = time.Now()
+		}
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
 			var err error
 			missing, err = r.advance(ctx, c.began)
 			var failure *StepError
+			var denied *deniedError
 			switch {
+			case errors.As(err, &denied):
+				return false, denied.error
 			case errors.As(err, &failure):
 				return false, err
 			case ctx.Err() != nil:
@@ -50,6 +56,9 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 	}})
 }
 
+// deniedError is why a step may not go on.
+type deniedError struct{ error }
+
 // podRestart replaces a pod that a controller keeps on the node.
 type podRestart struct {
 	bridge   *ApiBridge
@@ -58,6 +67,8 @@ type podRestart struct {
 	// pod and uid are those of the pod to replace, as they were journaled before it was touched. Clocks need not agree for
 	// telling it from its successor.
 	pod, uid string
+	// permitted is when a permission was given that has not been used.
+	permitted time.Time
 	// replaced is true once the successor is ready.
 	replaced bool
 }
@@ -98,6 +109,7 @@ func (r *podRestart) choose(ctx context.Context) (detail string, err error) {
 }
 
 // advance deletes the chosen pod, and says what is missing until its successor does its work.
+// The permission is good for one order: whoever does not know what became of it asks again.
 func (r *podRestart) advance(ctx context.Context, began time.Time) (missing string, err error) {
 	pods, err := r.pods(ctx)
 	switch {
@@ -108,10 +120,20 @@ func (r *podRestart) advance(ctx context.Context, began time.Time) (missing stri
 	case len(pods) == 0:
 		return "the successor of the pod is not there", nil
 	}
-	if pod := &pods[0]; r.old(pod, began) {
-		return "the pod has not ended", r.delete(ctx, pod)
+	pod := &pods[0]
+	switch {
+	case !r.old(pod, began):
+		return r.incomplete(ctx, pod)
+	case pod.DeletionTimestamp != nil:
+		return "the pod has not ended", nil
 	}
-	return r.incomplete(ctx, &pods[0])
+	if time.Since(r.permitted) > permissionAge {
+		if _, err := r.bridge.admit(ctx, ticket.RestartPod); err != nil {
+			return "", &deniedError{err}
+		}
+	}
+	r.permitted = time.Time{}
+	return "the pod has not ended", r.delete(ctx, pod)
 }
 
 // old tells the chosen pod from its successor. If the journal has left out which one it was, its age has to do; the API server's

@@ -25,10 +25,12 @@ type upkeep struct {
 
 // upkeep returns what is to be put right on the node before anything is decided on it, nil for nothing.
 func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) *upkeep {
-	switch t := r.Ticket; {
+	t := r.Ticket
+	ours := t != nil && t.Open() && t.Owned()
+	switch {
 	case r.Broken != nil:
 		return nil
-	case t != nil && t.Open() && t.Owned() && t.ID == "":
+	case ours && t.ID == "":
 		return &upkeep{why: "ticket of a person was given to Aegis", change: adopt}
 	case released(t):
 		return &upkeep{why: "ticket was given back", change: closeIncident(t.ID, released, outcomeReleased)}
@@ -37,8 +39,12 @@ func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.
 		team := t.Supervisor
 		isNote := func(t *ticket.Ticket) bool { return noted(t, team) }
 		return &upkeep{why: "noted condition is gone", absent: &key, change: closeIncident(t.ID, isNote, "withdrawn")}
-	case (t == nil || !t.Open() || !t.Owned()) && !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
+	case ours:
+		return nil
+	case !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
 		return &upkeep{why: "owner note without a cordon", change: dropOwnerNote}
+	case staleTaint(node):
+		return &upkeep{why: "taint of a node that is ready", change: dropTaint}
 	}
 	return nil
 }
@@ -111,6 +117,15 @@ func dropOwnerNote(r ticket.Record, c *ticket.Change) error {
 	return nil
 }
 
+// dropTaint removes the taint of a node that has come back while nobody of ours looked after it.
+func dropTaint(r ticket.Record, c *ticket.Change) error {
+	if t := r.Ticket; t != nil && t.Open() && t.Owned() || !staleTaint(r.Node) {
+		return fmt.Errorf("taint: %w", errNothingToDo)
+	}
+	c.RemoveTaint = outOfServiceTaint()
+	return nil
+}
+
 // RelevantChange reports whether an update of a Node may change a verdict, or shows an edit by a person.
 func RelevantChange(before, after *corev1.Node) bool {
 	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
@@ -124,6 +139,6 @@ func RelevantChange(before, after *corev1.Node) bool {
 
 // NeedsVisit reports whether a node is to be looked at even though no condition is reported on it.
 func NeedsVisit(node *corev1.Node) bool {
-	return node.Annotations[ticket.Annotation] != "" ||
+	return node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
 		node.Annotations[ticket.OwnerAnnotation] != "" && !node.Spec.Unschedulable
 }

@@ -1,0 +1,143 @@
+package main
+
+// mutation is one guard of the product, and what it looks like when it is broken.
+type mutation struct {
+	name string
+	// invariant is what the guard is there for.
+	invariant string
+	// file is relative to the module. old occurs in it exactly once, and is replaced by new.
+	file, old, new string
+}
+
+const (
+	permitted = "nothing disruptive without permission"
+	once      = "no destructive step twice"
+	bounded   = "no limit is exceeded"
+	theirs    = "what is people's stays people's"
+	honest    = "nothing is taken for repaired that is not proven"
+	ended     = "every incident ends, and nothing is lost"
+	obeyed    = "what people order is done"
+	single    = "one procedure per node, by the one who leads"
+)
+
+// mutations lists the guards by what they protect.
+func mutations() []mutation {
+	var all []mutation
+	for _, list := range [][]mutation{
+		permissions(), repetitions(), limits(), people(), proofs(), endings(), orders(), leadership(),
+	} {
+		all = append(all, list...)
+	}
+	return all
+}
+
+func permissions() []mutation {
+	return []mutation{
+		{"sources not asked", permitted, "sop/gate.go", "	sources, err := b.sources(ctx)\n", "	sources, err := Verdict{VerdictExecute, \"\"}, error(nil)\n"},
+		{"configured and ordered pause ignored", permitted, "sop/gate.go", "if v := pausedBy(settings, orders); v.Name != \"\" {", "if v := pausedBy(settings, orders); false {"},
+		{"exclusion ignored", permitted, "sop/gate.go", "	if excluded(r.Node) {", "	if false {"},
+		{"silence ignored", permitted, "sop/gate.go", "	case f.Permission == prom.PermissionSilenced:", "	case false:"},
+		{"silent Prometheus taken for firing", permitted, "sop/gate.go", "	case f.Evidence == prom.EvidenceUnknown:", "	case false:"},
+		{"silent Alertmanager taken for consent", permitted, "sop/gate.go", "	case f.Permission == prom.PermissionUnknown:", "	case false:"},
+		{"absent alert taken for firing", permitted, "sop/gate.go", "	case f.Evidence == prom.EvidenceAbsent:", "	case false:"},
+		{"contested alert taken for certain", permitted, "sop/decide.go", "	if s.Status.Contested && ", "	if false && "},
+		{"old webhook taken for fresh", permitted, "sop/gate.go", "now.Sub(status.LastSeen) < freshAlert", "now.Sub(status.LastSeen) < 100*freshAlert"},
+		{"isolation not confirmed", permitted, "sop/gate.go", "	return b.refusal.Name == VerdictExecute", "	return true"},
+		{"permission not renewed when the journal took long", permitted, "sop/bridge.go", "time.Since(admitted) > permissionAge", "false && time.Since(admitted) > 0"},
+		{"permission not renewed for a repeated order", permitted, "sop/step_job.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
+		{"permission not renewed for an adopted order", permitted, "sop/step_job.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
+		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.adopted {", "if first && c.adopted {"},
+		{"node of another boot rebooted", permitted, "sop/gate.go", "	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:", "	case false:"},
+		{"alert older than its node taken for certain", permitted, "sop/decide.go", "	if requested(s.Status) || !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
+		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
+		{"node with power taken for down", permitted, "sop/step_reboot.go", "power != \"off\" {", "power == \"never\" {"},
+		{"ready node taken for down", permitted, "sop/step_reboot.go", "	if IsReady(node) {\n		return false, \"the node is ready\"", "	if false {\n		return false, \"the node is ready\""},
+	}
+}
+
+func repetitions() []mutation {
+	return []mutation{
+		{
+			"finished steps not replayed", once, "sop/bridge.go", "	prior, known := b.journal.outcome(s.action, c.n)\n",
+			"	if t := b.journal.ticket(); t != nil {\n		c.n = t.Count(s.action) + 1\n	}\n	prior, known := b.journal.outcome(s.action, c.n)\n",
+		},
+		{
+			"name of a Job not deterministic", once, "jobs/request.go", "	attempt := strconv.Itoa(r.Attempt)\n",
+			"	attempt := strconv.Itoa(r.Attempt) + strconv.FormatInt(time.Now().UnixNano(), 36)\n",
+		},
+		{"name of a Job without its attempt", once, "jobs/request.go", "	attempt := strconv.Itoa(r.Attempt)\n", "	attempt := strconv.Itoa(min(r.Attempt, 1))\n"},
+		{
+			"step not journaled before the act", once, "sop/bridge.go", "	if err := b.journal.begin(ctx, s.action, c.n, c.began, c.detail); err != nil {",
+			"	if err := ctx.Err(); err != nil {",
+		},
+		{"successor of a restarted pod deleted too", once, "sop/step_pod.go", "		return string(pod.UID) == r.uid\n", "		return true\n"},
+		{"stale cache decided on", once, "sop/dispatcher.go", "	node = d.latest(node)\n", ""},
+	}
+}
+
+func limits() []mutation {
+	return []mutation{
+		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(name); reason != \"\" {", "	if reason := l.room(name); false {"},
+		{"cordons of others not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !IsReady(node)", "	return !IsReady(node)"},
+		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !IsReady(node)", "	return node.Spec.Unschedulable"},
+		{"own reservations not counted", bounded, "sop/limits.go", "!IsReady(node) || l.holds(node)", "!IsReady(node)"},
+		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
+		{"reboots not counted", bounded, "sop/procedures.go", "	return used < b.Policy().MaxReboots\n", "	return true\n"},
+		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
+		{"lemon repaired again", bounded, "sop/decide.go", "	return lemon(s)\n", "	return Verdict{}\n"},
+		{"storm ignored", bounded, "sop/storm.go", "		if s.is(condition, pool) && s.Released == nil {", "		if false {"},
+		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
+	}
+}
+
+func people() []mutation {
+	return []mutation{
+		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
+		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
+		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case ownCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
+		{"cordon of a person taken for an own one", theirs, "sop/step_cordon.go", "		case ownCordon(r.Node):\n			message", "		case r.Node.Spec.Unschedulable:\n			message"},
+		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
+		{"stale owner note kept", theirs, "sop/upkeep.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
+	}
+}
+
+func proofs() []mutation {
+	return []mutation{
+		{"absence not waited for", honest, "sop/step_wait.go", "	return now.Sub(v.clearSince) >= v.clearFor", "	return true"},
+		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
+		{"absence not verified", honest, "sop/procedures.go", "	err := b.Verify(ctx)\n	if err == nil {\n		err = checkHealth", "	var err error\n	if err == nil {\n		err = checkHealth"},
+		{"failed healthcheck taken for a passed one", honest, "sop/step_job.go", "	return outcome{}, failed(\"%s\", hardwareMessage(r))\n", "	return outcome{message: hardwareMessage(r)}, nil\n"},
+		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && false {"},
+	}
+}
+
+func endings() []mutation {
+	return []mutation{
+		{"history forgotten", ended, "sop/step_close.go", "		c.History = entered(r.History, t, outcomeResolved, time.Now())\n", ""},
+		{"reservation not given back", ended, "sop/dispatcher.go", "		d.services.Limits.Release(r.status.Node, last.Spec.Unschedulable)\n", ""},
+		{"slot not given back", ended, "sop/limits.go", "	l.inFlight[node.Name] = action\n	return func() { l.end(node.Name) }, \"\"", "	l.inFlight[node.Name] = action\n	return func() {}, \"\""},
+		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
+		{"ticket that was given back not closed", ended, "sop/upkeep.go", "	case released(t):", "	case false:"},
+		{"hand-over forgotten", ended, "sop/step_close.go", "		t.Supervisor = team\n", ""},
+	}
+}
+
+func orders() []mutation {
+	return []mutation{
+		{"change of the mode ignored", obeyed, "sop/gate.go", "	return b.modeNow(orders, approved), nil", "	return Verdict{}, nil"},
+		{"approval not waited for", obeyed, "sop/decide.go", "	case s.Status.Policy.Mode == prom.ModeApprove:\n", "	case false:\n"},
+		{"mode observe not obeyed", obeyed, "sop/decide.go", "	case requested(s.Status):\n", "	case requested(s.Status), s.Status.Policy.Mode == prom.ModeObserve:\n"},
+		{"maintenance windows ignored", obeyed, "sop/gate.go", "reason := pool.outsideWindows(time.Now()); reason != \"\" {", "reason := pool.outsideWindows(time.Now()); false {"},
+		{"orders that cannot be read ignored", obeyed, "sop/orders.go", "	if err != nil {\n		return Orders{}, fmt.Errorf(\"%w: %w\", ErrOrders, err)\n	}\n	return orders, nil", "	return orders, nil"},
+		{"pause not known to a cordon", obeyed, "sop/step_cordon.go", "pausedBy(settings, b.services.Orders.Last()); v.Name != \"\" {", "pausedBy(settings, b.services.Orders.Last()); false {"},
+	}
+}
+
+func leadership() []mutation {
+	return []mutation{
+		{"lost Lease not noticed", single, "sop/orders.go", "identity != \"\" && (holder == nil || *holder != identity) {", "false && holder == nil {"},
+		{"node handed out twice", single, "queue/node.go", "	if n.inFlight {\n		n.changed = true\n		return\n	}\n", ""},
+		{"reboot left in the middle", single, "sop/watch.go", "	case ticket.Wait, ticket.WaitIdle,", "	case ticket.Reboot, ticket.Wait, ticket.WaitIdle,"},
+		{"preempted by what is less urgent", single, "sop/watch.go", "if urgencyOf(s) >= b.urgency || ", "if urgencyOf(s) == b.urgency || "},
+	}
+}
