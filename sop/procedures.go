@@ -179,7 +179,7 @@ func AwaitReady(ctx context.Context, b *ApiBridge) error {
 	policy := b.Policy()
 	err := b.WaitReady(ctx, policy.Grace, false)
 	switch {
-	case err == nil && b.isolated():
+	case err == nil && b.tookOver():
 		// It took over an incident that has the node cordoned.
 		return VerifyCordoned(ctx, b)
 	case err == nil:
@@ -216,6 +216,12 @@ func AwaitReady(ctx context.Context, b *ApiBridge) error {
 		return err
 	}
 	return finish(ctx, b)
+}
+
+// tookOver reports whether the procedure found the node cordoned by its own incident, as after a preemption.
+func (b *ApiBridge) tookOver() bool {
+	t := b.journal.ticket()
+	return t != nil && t.Count(ticket.Cordon) > 0
 }
 
 // Note tells people about a condition that leaves the node usable.

@@ -116,6 +116,10 @@ func (b *ApiBridge) Unharmed() bool {
 	if b.plan != nil {
 		return true
 	}
+	if t := b.journal.ticket(); t != nil && t.Count(ticket.Uncordon) > t.Past[ticket.Uncordon] {
+		// It was decided before, and the note may be gone with the cordon.
+		return t.Count(ticket.Healthcheck) == t.Past[ticket.Healthcheck]
+	}
 	note := b.journal.record.Node.Annotations[ticket.OwnerAnnotation]
 	return !b.disrupted() && note == ownerPrefix+b.journal.incident.id
 }
@@ -197,6 +201,10 @@ func (b *ApiBridge) TaintOutOfService(ctx context.Context) error {
 	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, gated: true, act: func(ctx context.Context, _ call) (outcome, error) {
 		why, err := b.awaitProvenDown(ctx)
 		if err != nil {
+			return outcome{}, err
+		}
+		// The proof may have taken longer than the permission is good for.
+		if _, err := b.admit(ctx, ticket.Taint); err != nil {
 			return outcome{}, err
 		}
 		return outcome{message: why}, b.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
