@@ -198,6 +198,8 @@ func (w *world) evict(action k8stesting.Action) (bool, runtime.Object, error) {
 func (w *world) setSettings(change func(*Settings)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	// Those who have the old settings keep them.
+	w.settings.Pools = slices.Clone(w.settings.Pools)
 	change(&w.settings)
 }
 
@@ -485,6 +487,13 @@ func (f *fakeJobs) judge(r jobs.Request) (jobs.Result, bool) {
 		}
 	}
 	return f.result(r, n)
+}
+
+// total returns how many Jobs were made.
+func (f *fakeJobs) total() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.order)
 }
 
 // count returns how many Jobs of the action were made.
