@@ -16,7 +16,7 @@ import (
 
 // ordered judges the creation of a Job: the journal said so before, and says so once.
 func (i *invariants) ordered(p *simProcess, r jobs.Request) {
-	order := fmt.Sprintf("%s attempt %d of ticket %s", r.Action, r.Attempt, r.Incident)
+	order := orderOf(r.Action, r.Attempt, r.Incident)
 	if i.orders[order]++; i.orders[order] > 1 {
 		i.violated("p%d orders %s on %s again", p.id, order, r.Node)
 	}

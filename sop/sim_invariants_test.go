@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -230,7 +231,8 @@ func (i *invariants) opened(p *simProcess, r ticket.Record) {
 	if told.contested.IsZero() {
 		return
 	}
-	if !told.fires.After(told.contested) || !told.listed.After(told.contested) {
+	settled := told.fires.After(told.contested) && told.listed.After(told.contested)
+	if !settled && time.Since(told.contested) > simThought {
 		i.violated("p%d opens ticket %s for %s although the alert is contested", p.id, t.ID, t.Condition)
 	}
 }
@@ -318,11 +320,42 @@ func (i *invariants) journaled(p *simProcess, old *ticket.Ticket, r ticket.Recor
 			incident.suspect = true
 		}
 	}
+	i.concluded(p, old, t)
+	if n := count(ticket.HandOver); n > 0 && t.Count(ticket.HandOver) > n && p.ordering[r.Node.Name] == 0 {
+		i.violated("p%d hands ticket %s over again, which people had given back", p.id, t.ID)
+	}
 	verified, _ := t.Outcome(ticket.Verify, t.Count(ticket.Verify))
 	running := old != nil && slices.ContainsFunc(old.Running(), func(s ticket.Step) bool { return s.Action == ticket.Verify })
 	if running && verified.Status == ticket.Succeeded {
 		i.verified(p, incident)
 	}
+}
+
+// concluded judges the end of a step that is carried out by a Job: it rests on the Job that was ordered for it.
+func (i *invariants) concluded(p *simProcess, old, t *ticket.Ticket) {
+	if old == nil || old.ID != t.ID {
+		return
+	}
+	for _, running := range old.Running() {
+		action, attempt := string(running.Action), old.Count(running.Action)
+		switch running.Action {
+		case ticket.Healthcheck, ticket.Diagnose, ticket.Remedy:
+		case ticket.Reset:
+			action, attempt = jobs.ActionRemedy, resetAttempts+attempt
+		default:
+			continue
+		}
+		end, _ := t.Outcome(running.Action, old.Count(running.Action))
+		concluded := end.Status == ticket.Succeeded || strings.Contains(end.Message, hardwareMark)
+		if concluded && end.Status != ticket.Running && i.orders[orderOf(action, attempt, t.ID)] == 0 {
+			i.violated("p%d ends step %s of ticket %s by a Job that was not ordered for it", p.id, running.Action, t.ID)
+		}
+	}
+}
+
+// orderOf names an order.
+func orderOf(action string, attempt int, incident string) string {
+	return fmt.Sprintf("%s attempt %d of ticket %s", action, attempt, incident)
 }
 
 // entered judges the beginning of a run: it is the only one on its node, and it knows what the process wrote there last.
@@ -333,7 +366,7 @@ func (i *invariants) entered(p *simProcess, b *ApiBridge) {
 	}
 	p.begun[node] = b.journal.record.Node.UID
 	begins, last := b.journal.record.Node, p.wrote[node]
-	if last.node == nil || last.node.UID != begins.UID || !last.at.Before(time.Now()) {
+	if last.node == nil || last.node.UID != begins.UID || time.Since(last.at) < time.Second {
 		return
 	}
 	if newer(last.node.ResourceVersion, begins.ResourceVersion) {

@@ -37,6 +37,8 @@ type schedule struct {
 	// office is held by whoever changes the leader.
 	office sync.Mutex
 	leader *simProcess
+	// background are the leaders that do not know yet that they are none.
+	background sync.WaitGroup
 }
 
 // simEvent is one thing that happens. It takes the cluster's lock itself.
@@ -67,8 +69,8 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawStorm()
 	}
 	misfortunes := []func(){
-		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawCordon, s.drawUncordon,
-		s.drawTakeOver, s.drawRemoval, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
+		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawOverlap, s.drawRecordon, s.drawCordon, s.drawUncordon,
+		s.drawTakeOver, s.drawRemoval, s.drawExclusion, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
 		s.drawMeddling, s.drawMeddling, s.drawRivalry, s.drawReplacement, s.drawRequest, s.drawRequest, s.drawBrokenWatch,
 		s.drawMode, s.drawMode, s.drawOrderedPause, s.drawBrokenOrders, s.drawPersonalOrder, s.drawPersonalOrder,
 		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct,
@@ -222,6 +224,9 @@ func (s *schedule) drawCourse(key prom.Key, begin time.Duration) {
 		at += s.within(20 * time.Minute)
 		s.at(at, raise)
 	}
+	if s.rng.IntN(4) == 0 { // A repaired node falls ill again.
+		s.at(begin+8*time.Minute+s.within(20*time.Minute), raise)
+	}
 	if s.rng.IntN(2) == 0 || len(remedies) == 0 {
 		s.at(begin+s.within(2*time.Hour), func() { s.hold(key, false) })
 	}
@@ -371,6 +376,7 @@ func (s *schedule) drawEcho() {
 	heard := begin + simPending + time.Second
 	s.at(heard, func() { s.webhook(key, startsAt, true) })
 	over := heard + time.Minute + s.within(10*time.Minute)
+	blind := over
 	switch which {
 	case 0:
 		s.at(over-time.Second, func() { s.hold(key, false); s.webhook(key, startsAt, false) })
@@ -378,11 +384,12 @@ func (s *schedule) drawEcho() {
 	case 1:
 		s.at(over-time.Second, func() { s.replaceNode(key.Node, time.Second) })
 		s.at(over+10*time.Second, func() { s.webhook(key, startsAt, true) })
+	default:
+		blind = heard + time.Second
+		over += 3 * time.Minute
 	}
-	s.at(over, func() {
-		s.enter(statePrometheusDown)
-		s.leave(silenceOf(key))
-	})
+	s.at(blind, func() { s.enter(statePrometheusDown) })
+	s.at(over, func() { s.leave(silenceOf(key)) })
 	s.at(over+s.within(10*time.Minute)+time.Minute, func() { s.leave(statePrometheusDown); s.hold(key, false) })
 }
 
@@ -411,6 +418,9 @@ func (s *schedule) drawMode() {
 	mode := prom.Modes()[s.rng.IntN(len(prom.Modes()))]
 	condition := simOrdered()[s.rng.IntN(len(simOrdered()))]
 	_, at := s.trouble()
+	if o := s.sick[s.rng.IntN(len(s.sick))]; s.rng.IntN(2) == 0 && slices.Contains(simOrdered(), o.condition) {
+		condition, at = o.condition, max(0, o.at-s.within(30*time.Minute))
+	}
 	s.at(at, func() {
 		d := s.leader.dispatcher
 		s.leader.obey("mode "+string(mode), condition, func(ctx context.Context) error {
@@ -533,16 +543,35 @@ func (s *schedule) elect(ctx context.Context) {
 	}
 }
 
-// drawOverlap makes a second leader begin while the first one does not know yet that it is none any more.
+// drawOverlap makes a second leader begin while the first one does not know yet that it is none any more, mostly in the middle of a
+// repair.
 func (s *schedule) drawOverlap() {
-	_, at := s.trouble()
-	var first *simProcess
-	s.events = append(s.events, simEvent{at: at, do: func() {
-		s.office.Lock()
-		defer s.office.Unlock()
-		first = s.leader
-		s.lead(s.startProcess())
-	}}, simEvent{at: at + s.within(40*time.Second), do: func() { first.end(ErrLeaseLost) }})
+	lasts := s.within(time.Minute)
+	begin := func() { s.background.Go(func() { s.overlap(lasts) }) }
+	if s.rng.IntN(4) == 0 {
+		_, at := s.trouble()
+		s.at(at, begin)
+		return
+	}
+	verbs := []string{verbPatch, verbObserve, verbGet}
+	s.afterCall(s.sick[s.rng.IntN(len(s.sick))], verbs[s.rng.IntN(len(verbs))], 1+s.rng.IntN(8), begin)
+}
+
+func (s *schedule) overlap(lasts time.Duration) {
+	s.office.Lock()
+	first := s.leader
+	s.lead(s.startProcess())
+	s.office.Unlock()
+	time.Sleep(lasts)
+	first.end(ErrLeaseLost)
+}
+
+// drawRecordon has a person put a node back into service that Aegis repairs, and take it out again.
+func (s *schedule) drawRecordon() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	at := o.at + s.within(20*time.Minute)
+	s.at(at, func() { s.personUncordons(o.node) })
+	s.at(at+time.Minute+s.within(2*time.Minute), func() { s.personCordons(o.node) })
 }
 
 // drawCordon has a person cordon a node, and mostly uncordon it again.
@@ -674,7 +703,7 @@ func (s *schedule) remove(name string) {
 func (s *schedule) drawMeddling() {
 	o := s.sick[s.rng.IntN(len(s.sick))]
 	verbs := []string{verbPatch, verbPatch, verbPatch, verbGet, verbGet, verbObserve, verbObserve, verbCreate}
-	m := &simMeddler{verb: verbs[s.rng.IntN(len(verbs))], calls: 1 + s.rng.IntN(12)}
+	verb, calls := verbs[s.rng.IntN(len(verbs))], 1+s.rng.IntN(12)
 	what := s.meddling(o, s.within(time.Hour))
 	do := what[s.rng.IntN(len(what))]
 	if s.rng.IntN(3) == 0 {
@@ -686,31 +715,36 @@ func (s *schedule) drawMeddling() {
 			s.later(lasts/3, alone)
 		}
 	}
-	m.do = do
 	if s.rng.IntN(2) == 0 {
-		delay := s.within(5*time.Second) - time.Second
-		m.do = func() { s.later(delay, do) }
+		at, delay := do, s.within(5*time.Second)-time.Second
+		do = func() { s.later(delay, at) }
 	}
-	s.at(o.at, func() { s.meddlers[o.node] = append(s.meddlers[o.node], m) })
+	s.afterCall(o, verb, calls, do)
 }
 
-// drawStaleAct takes the API server away between the permission for an act and the act, and has the act forbidden before it is back.
+// drawStaleAct takes the API server or the leader away between the permission for an act and the act, and has the act forbidden
+// before they are back.
 func (s *schedule) drawStaleAct() {
 	o := s.sick[s.rng.IntN(len(s.sick))]
 	silence := silenceOf(prom.Key{Node: o.node, Condition: o.condition})
 	outage := 10*time.Second + s.within(5*time.Minute)
-	lasts := outage + 10*time.Minute
+	lasts := outage + 20*time.Minute
 	forbid := []func(){
 		func() { s.setPaused(true); s.later(lasts, func() { s.setPaused(false) }) },
 		func() { s.exclude(o.node); s.later(lasts, func() { s.include(o.node) }) },
 		func() { s.enter(silence); s.later(lasts, func() { s.leave(silence) }) },
 	}[s.rng.IntN(3)]
+	away := []func(){
+		func() { s.setOutage(true); s.later(outage, func() { s.setOutage(false) }) },
+		s.crash,
+	}[s.rng.IntN(2)]
 	verb := []string{verbObserve, verbPatch}[s.rng.IntN(2)]
-	m := &simMeddler{verb: verb, calls: 1 + s.rng.IntN(10), do: func() {
-		s.setOutage(true)
-		s.later(outage, func() { s.setOutage(false) })
-		s.later(time.Second, forbid)
-	}}
+	s.afterCall(o, verb, 2+s.rng.IntN(5), func() { away(); s.later(time.Second, forbid) })
+}
+
+// afterCall has something happen right after one of the calls about a node that are made once its fault has begun.
+func (s *schedule) afterCall(o simOutbreak, verb string, calls int, do func()) {
+	m := &simMeddler{verb: verb, calls: calls, do: do}
 	s.at(o.at, func() { s.meddlers[o.node] = append(s.meddlers[o.node], m) })
 }
 
@@ -746,6 +780,10 @@ func (s *schedule) meddling(o simOutbreak, lasts time.Duration) []func() {
 		func() {
 			s.editLease(ModesAnnotation, fmt.Sprintf(`{%q: {"mode": "observe"}}`, o.condition))
 			s.later(lasts, func() { s.editLease(ModesAnnotation, "") })
+		},
+		func() {
+			s.editLease(StormsAnnotation, "{")
+			s.later(lasts, func() { s.editLease(StormsAnnotation, "") })
 		},
 		s.crash,
 	}
@@ -856,6 +894,7 @@ func (s *schedule) pacify() {
 	dead := s.leader.dead
 	processes := slices.Clone(s.processes)
 	s.mu.Unlock()
+	s.background.Wait()
 	for _, p := range processes {
 		if p != s.leader && p.ctx.Err() == nil {
 			p.end(ErrLeaseLost)

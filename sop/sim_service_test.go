@@ -44,8 +44,9 @@ func (i *invariants) founded(p *simProcess, incident *simIncident) {
 		both = told.listed
 	}
 	fresh := time.Since(latest(told.webhook, both)) < freshAlert+simThought+recentFinding
-	if told.startsAt.Before(i.c.nodes[name].CreationTimestamp.Time) && told.webhook.After(both) {
-		// It is about a machine that had the name before.
+	created := i.c.nodes[name].CreationTimestamp.Time
+	if told.startsAt.Before(created) && time.Since(created) < newNode && told.webhook.After(both) {
+		// It may be about a machine that had the name before.
 		fresh = false
 	}
 	unclear := f.Evidence == prom.EvidenceUnknown || f.Permission == prom.PermissionUnknown ||
@@ -125,7 +126,7 @@ func (i *invariants) kept(p *simProcess, name string, t *ticket.Ticket) {
 		keeps := s.Priority < 100 && s.Policy.Workload != prom.WorkloadKeep && s.Condition != simCordon
 		other := s.Condition != t.Condition || s.ID != t.Device
 		known := p.tellOf(s.Key()).known
-		if keeps && other && !known.IsZero() && p.idle(name, known) > simThought {
+		if keeps && other && i.c.mode(s.Condition).Acts() && !known.IsZero() && p.idle(name, known) > simThought {
 			i.violated("p%d uncordons %s while %s %s holds", p.id, name, s.Condition, s.ID)
 		}
 	}

@@ -249,6 +249,7 @@ func (c *cluster) deleteNode(name string) {
 		return
 	}
 	c.logf("world: %s is deleted", name)
+	c.set(excludedState(name), false)
 	for key, s := range c.conditions {
 		if key.Node == name {
 			s.remedies = nil

@@ -162,7 +162,7 @@ func (b *ApiBridge) awaitNoBlocker(ctx context.Context, deadline time.Time) erro
 // blocker names another condition of the node that would take it out of service again, empty when there is none.
 func (b *ApiBridge) blocker() string {
 	for _, s := range b.services.statuses(b.node) {
-		if s.Condition != b.status.Condition && blocks(s) {
+		if s.Key() != b.status.Key() && blocks(s) {
 			return s.Condition
 		}
 	}

@@ -43,7 +43,6 @@ func permissions() []mutation {
 		{"contested alert taken for certain", permitted, "sop/decide.go", "	if s.Status.Contested && ", "	if false && "},
 		{"old webhook taken for fresh", permitted, "sop/gate.go", "now.Sub(status.LastSeen) < freshAlert", "now.Sub(status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return b.refusal.Name == VerdictExecute", "	return true"},
-		{"permission not renewed when the journal took long", permitted, "sop/bridge.go", "time.Since(admitted) > permissionAge", "false && time.Since(admitted) > 0"},
 		{"permission not renewed for a repeated order", permitted, "sop/step_job.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
 		{"permission not renewed for an adopted order", permitted, "sop/step_job.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.adopted {", "if first && c.adopted {"},
@@ -51,7 +50,6 @@ func permissions() []mutation {
 		{"alert older than its node taken for certain", permitted, "sop/decide.go", "	if requested(s.Status) || !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
 		{"node with power taken for down", permitted, "sop/step_reboot.go", "power != \"off\" {", "power == \"never\" {"},
-		{"ready node taken for down", permitted, "sop/step_reboot.go", "	if IsReady(node) {\n		return false, \"the node is ready\"", "	if false {\n		return false, \"the node is ready\""},
 	}
 }
 
@@ -128,7 +126,6 @@ func orders() []mutation {
 		{"approval not waited for", obeyed, "sop/decide.go", "	case s.Status.Policy.Mode == prom.ModeApprove:\n", "	case false:\n"},
 		{"mode observe not obeyed", obeyed, "sop/decide.go", "	case requested(s.Status):\n", "	case requested(s.Status), s.Status.Policy.Mode == prom.ModeObserve:\n"},
 		{"maintenance windows ignored", obeyed, "sop/gate.go", "reason := pool.outsideWindows(time.Now()); reason != \"\" {", "reason := pool.outsideWindows(time.Now()); false {"},
-		{"orders that cannot be read ignored", obeyed, "sop/orders.go", "	if err != nil {\n		return Orders{}, fmt.Errorf(\"%w: %w\", ErrOrders, err)\n	}\n	return orders, nil", "	return orders, nil"},
 		{"pause not known to a cordon", obeyed, "sop/step_cordon.go", "pausedBy(settings, b.services.Orders.Last()); v.Name != \"\" {", "pausedBy(settings, b.services.Orders.Last()); false {"},
 	}
 }
