@@ -21,7 +21,7 @@ build: ## Build bin/aegis, one static binary.
 .PHONY: test
 test: ## Run all tests: units with the race detector, then end to end against a real control plane.
 	$(GO) test -race ./...
-	$(MAKE) sim N=800
+	$(MAKE) sim
 	$(MAKE) e2e
 
 .PHONY: sim

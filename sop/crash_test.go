@@ -327,7 +327,7 @@ func TestTicketOfAPersonIsAdopted(t *testing.T) {
 	})
 }
 
-// The note of a cordon that a person has undone goes, so that their own next cordon is not taken for ours.
+// The note of a cordon that a person has undone goes, also where nothing notes who sets the next one.
 func TestOwnerNoteOfAnUndoneCordonGoes(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
@@ -196,6 +197,12 @@ func TestDecide(t *testing.T) {
 			s.Node.Spec.Unschedulable = true
 			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
 		}, VerdictExecute, ""},
+		{"cordoned by a person after Aegis", func(s *Situation) {
+			s.Node.Spec.Unschedulable = true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			fields := metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)
+			s.Node.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl-cordon", FieldsV1: fields}}
+		}, VerdictHumanCordoned, ""},
 		{"cordoned by another tool", func(s *Situation) {
 			s.Node.Spec.Unschedulable = true
 			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "autoscaler/1"}

@@ -160,7 +160,7 @@ func (b *ApiBridge) stillOurs(r ticket.Record, begun bool) error {
 	if _, err := b.journal.own(r, begun); err != nil || !begun {
 		return err
 	}
-	if b.isolated() && !r.Node.Spec.Unschedulable {
+	if b.isolated() && uncordoned(r.Node) {
 		return errUncordoned
 	}
 	b.journal.record = r

@@ -23,8 +23,6 @@ const (
 	simThought = 5 * time.Second
 	// simHeard is how long it takes until what was ordered or reported for all nodes is known: it is looked at every 20 seconds.
 	simHeard = 30 * time.Second
-	// simGlance is how long a cordon has to be undone until a process must have noticed.
-	simGlance = 30 * time.Second
 )
 
 // invariants watches over a cluster. The cluster's lock guards it.
@@ -47,11 +45,10 @@ type invariants struct {
 	destroying map[string]simStep
 }
 
-// cordon is who took a node out of service. One of a person that came right after they had undone one of Aegis cannot be told
-// from that.
+// cordon is who took a node out of service.
 type cordon struct {
-	person, ambiguous bool
-	process           int
+	person  bool
+	process int
 	// sent is when the write of the process was sent.
 	sent time.Time
 }

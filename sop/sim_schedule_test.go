@@ -599,19 +599,8 @@ func (s *schedule) personCordons(name string) {
 		return
 	}
 	s.logf("person cordons %s", name)
-	s.invariants.cordoner[name] = cordon{person: true, ambiguous: s.on(uncordonedState(name)) && !s.noticed(name)}
+	s.invariants.cordoner[name] = cordon{person: true}
 	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = true })
-}
-
-// noticed reports whether every process has been shown for long enough that the node is schedulable.
-func (s *schedule) noticed(name string) bool {
-	for _, p := range s.processes {
-		shown := p.cache.sees(name).schedulable
-		if !p.dead && (shown.IsZero() || s.faulty.outage || time.Since(latest(shown, s.mended)) < simGlance) {
-			return false
-		}
-	}
-	return !s.leader.dead
 }
 
 func (s *schedule) personUncordons(name string) {
@@ -620,7 +609,6 @@ func (s *schedule) personUncordons(name string) {
 	}
 	s.logf("person uncordons %s", name)
 	delete(s.invariants.cordoner, name)
-	s.states[uncordonedState(name)] = time.Now()
 	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = false })
 }
 

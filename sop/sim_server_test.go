@@ -241,8 +241,21 @@ func (p *simProcess) patch(name string, body []byte, sent time.Time) (*corev1.No
 		return nil, err
 	}
 	p.invariants.written(p, before, after, sent)
+	manage(before, after, "aegis")
 	p.put(after)
 	return after, nil
+}
+
+// manage notes on a node who cordoned it, as the API server does for every field.
+func manage(before, after *corev1.Node, manager string) {
+	switch {
+	case before.Spec.Unschedulable == after.Spec.Unschedulable:
+	case after.Spec.Unschedulable:
+		fields := metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)
+		after.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: fields}}
+	default:
+		after.ManagedFields = nil
+	}
 }
 
 type simPods struct {

@@ -17,7 +17,7 @@ import (
 func (i *invariants) isolated(p *simProcess, incident *simIncident, begins bool) {
 	name := incident.key.Node
 	sight := p.cache.sees(name)
-	if by := i.cordoner[name]; by.person && !by.ambiguous && !sight.foreign.IsZero() && p.idle(name, sight.foreign) > simThought {
+	if by := i.cordoner[name]; by.person && !sight.foreign.IsZero() && p.idle(name, sight.foreign) > simThought {
 		i.violated("p%d takes the cordon of a person on %s for its own", p.id, name)
 	}
 	if !sight.excluded.IsZero() && p.idle(name, sight.excluded) > simThought && i.c.on(excludedState(name)) {
@@ -102,7 +102,7 @@ func (i *invariants) cordoned(p *simProcess, name string, sent time.Time) {
 func (i *invariants) uncordoned(p *simProcess, node *corev1.Node) {
 	name := node.Name
 	i.c.logf("p%d uncordons %s", p.id, name)
-	if by := i.cordoner[name]; by.person && !by.ambiguous {
+	if by := i.cordoner[name]; by.person {
 		i.violated("p%d undoes the cordon of a person on %s", p.id, name)
 	}
 	delete(i.cordoner, name)

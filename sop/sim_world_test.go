@@ -210,8 +210,6 @@ func silenceOf(key prom.Key) string { return fmt.Sprintf(silenceFormat, key.Cond
 
 func excludedState(node string) string { return node + " excluded" }
 
-func uncordonedState(node string) string { return node + " uncordoned" }
-
 // put stores a node as the API server has it now, and lets the caches know, in a while.
 func (c *cluster) put(node *corev1.Node) {
 	before := c.nodes[node.Name]
@@ -240,6 +238,7 @@ func (c *cluster) edit(name string, change func(n *corev1.Node)) {
 	}
 	node := c.nodes[name].DeepCopy()
 	change(node)
+	manage(c.nodes[name], node, "kubectl")
 	c.put(node)
 }
 

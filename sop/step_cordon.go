@@ -18,7 +18,13 @@ const ownerPrefix = ticket.Self + "/"
 
 // ownCordon reports whether the node is cordoned by Aegis.
 func ownCordon(node *corev1.Node) bool {
-	return node.Spec.Unschedulable && strings.HasPrefix(node.Annotations[ticket.OwnerAnnotation], ownerPrefix)
+	noted := strings.HasPrefix(node.Annotations[ticket.OwnerAnnotation], ownerPrefix)
+	return node.Spec.Unschedulable && noted && !ticket.CordonedByOthers(node)
+}
+
+// uncordoned reports whether a person has undone the cordon of Aegis, though they may have set one of their own since.
+func uncordoned(node *corev1.Node) bool {
+	return !node.Spec.Unschedulable || ticket.CordonedByOthers(node)
 }
 
 // Cordon isolates the node: ticket, owner note and spec.unschedulable in one write. A node that is cordoned already keeps

@@ -108,7 +108,7 @@ func adopt(r ticket.Record, c *ticket.Change) error {
 	return nil
 }
 
-// dropOwnerNote removes the note of a cordon that a person has undone, so that their next cordon is not taken for ours.
+// dropOwnerNote removes the note of a cordon that a person has undone.
 func dropOwnerNote(r ticket.Record, c *ticket.Change) error {
 	if t := r.Ticket; t != nil && t.Open() && t.Owned() || r.Node.Spec.Unschedulable || r.Node.Annotations[ticket.OwnerAnnotation] == "" {
 		return fmt.Errorf("owner note: %w", errNothingToDo)
@@ -129,6 +129,7 @@ func dropTaint(r ticket.Record, c *ticket.Change) error {
 // RelevantChange reports whether an update of a Node may change a verdict, or shows an edit by a person.
 func RelevantChange(before, after *corev1.Node) bool {
 	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
+		ticket.CordonedByOthers(before) != ticket.CordonedByOthers(after) ||
 		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
 		excluded(before) != excluded(after) ||

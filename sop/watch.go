@@ -65,8 +65,8 @@ func (b *ApiBridge) edited(ctx context.Context, seen ticket.Record) error {
 	return nil
 }
 
-// undone reports whether a person has undone the cordon of this incident. Their next one could not be told from it.
-func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && !node.Spec.Unschedulable }
+// undone reports whether a person has undone the cordon of this incident.
+func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && uncordoned(node) }
 
 // lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
 // is another one, says nothing here: it may be a write of ours that this reading does not know yet.

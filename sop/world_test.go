@@ -106,7 +106,7 @@ func isNode(o runtime.Object) bool {
 
 func testNode(name string, uid types.UID) *corev1.Node {
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: name, UID: uid},
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: uid, ResourceVersion: "1"},
 		Status: corev1.NodeStatus{
 			NodeInfo:   corev1.NodeSystemInfo{BootID: "boot-0"},
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},

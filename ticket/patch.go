@@ -14,6 +14,7 @@ import (
 
 const (
 	pathUID           = "/metadata/uid"
+	pathVersion       = "/metadata/resourceVersion"
 	pathAnnotations   = "/metadata/annotations"
 	pathUnschedulable = "/spec/unschedulable"
 	pathTaints        = "/spec/taints"
@@ -208,6 +209,12 @@ func (w *write) patchUnschedulable(n *corev1.Node) error {
 	var old *bool
 	if n.Spec.Unschedulable {
 		old = &n.Spec.Unschedulable
+	}
+	if !*w.unschedulable {
+		// Whose cordon it is may change while its value does not, so nothing at all may have changed.
+		if err := test(w, pathVersion, n.ResourceVersion); err != nil {
+			return err
+		}
 	}
 	return errors.Join(
 		test(w, pathUnschedulable, old),

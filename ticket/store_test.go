@@ -233,6 +233,29 @@ func TestUpdateTellsAPersonsCordonFromItsOwn(t *testing.T) {
 	require.Equal(t, errHuman, err)
 }
 
+// TestUncordonSeesThatACordonChangedHands decides again when a person has undone a cordon and set their own in between.
+func TestUncordonSeesThatACordonChangedHands(t *testing.T) {
+	t.Parallel()
+	const cordon = `{"f:spec":{"f:unschedulable":{}}}`
+	n := withTicket()
+	n.Spec.Unschedulable = true
+	n.ManagedFields = []metav1.ManagedFieldsEntry{writer("aegis", cordon)}
+	server, store := newAPIServer(t, n)
+	server.patches = []fault{{before: func(n *corev1.Node) {
+		n.ManagedFields = []metav1.ManagedFieldsEntry{writer("kubectl-cordon", cordon)}
+		touch(n)
+	}}}
+	_, err := store.Update(t.Context(), "dev1", n, func(r Record, c *Change) error {
+		if CordonedByOthers(r.Node) {
+			return errHuman
+		}
+		c.Unschedulable = new(false)
+		return nil
+	})
+	require.Equal(t, errHuman, err)
+	require.True(t, server.state().Spec.Unschedulable)
+}
+
 // TestUpdateRemovesWhatACacheDoesNotShow lets the write fail that would leave an annotation behind.
 func TestUpdateRemovesWhatACacheDoesNotShow(t *testing.T) {
 	t.Parallel()

@@ -19,6 +19,7 @@ import (
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/ticket"
 )
 
 // nodeCache follows the Node objects: it keeps the index that alerts are matched against, and wakes the queue when a
@@ -35,7 +36,7 @@ func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue) *node
 	informer := factory.Core().V1().Nodes()
 	c := &nodeCache{factory: factory, lister: informer.Lister(), index: rules.NewNodeIndex(), queue: q}
 	// Neither call fails before the informer is started, which is much later.
-	if err := informer.Informer().SetTransform(dropManagedFields); err != nil {
+	if err := informer.Informer().SetTransform(trim); err != nil {
 		c.synced = func() bool { return false }
 		return c
 	}
@@ -70,10 +71,10 @@ func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue) *node
 	return c
 }
 
-// dropManagedFields keeps the cache of thousands of nodes small.
-func dropManagedFields(object any) (any, error) {
+// trim keeps the cache of thousands of nodes small.
+func trim(object any) (any, error) {
 	if node, ok := object.(*corev1.Node); ok {
-		node.ManagedFields = nil
+		ticket.KeepCordoners(node)
 	}
 	return object, nil
 }

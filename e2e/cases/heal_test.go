@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/e2e/nodesim"
 	"aegis.io/aegis/ticket"
@@ -277,10 +279,9 @@ func TestNotReadyNodeIsCheckedBeforeItReturns(t *testing.T) {
 func TestOwnCordonIsVerified(t *testing.T) {
 	t.Parallel()
 	n := nodeOf(t, poolNotReady, 1)
-	n.edit(func(object *corev1.Node) {
-		object.Spec.Unschedulable = true
-		annotate(object, ticket.OwnerAnnotation, "aegis/20260101t000000-abc123")
-	})
+	cordon := []byte(`{"metadata": {"annotations": {"aegis.io/cordoned-by": "aegis/20260101t000000-abc123"}}, "spec": {"unschedulable": true}}`)
+	_, err := n.lab.Cluster.Client().CoreV1().Nodes().Patch(t.Context(), n.name, types.MergePatchType, cordon, metav1.PatchOptions{FieldManager: "aegis"})
+	require.NoError(t, err)
 	n.resolved("NodeCordon")
 	require.Len(t, n.ops("healthcheck"), 1)
 }

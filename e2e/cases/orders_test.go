@@ -101,6 +101,22 @@ func TestCanceledRepairStops(t *testing.T) {
 	require.Equal(t, "released", n.record().History.Incidents[0].Outcome)
 }
 
+// A person who undoes the cordon of Aegis and at once sets their own has the node, though it looks the same as before.
+func TestCordonThatAPersonReplacedStays(t *testing.T) {
+	t.Parallel()
+	n := nodeOf(t, poolOrders, 4)
+	stuck := n.pod("stuck", map[string]string{stuckLabel: "true"})
+	n.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
+	n.running(ticket.Drain)
+	n.edit(func(object *corev1.Node) { object.Spec.Unschedulable = false })
+	n.edit(func(object *corev1.Node) { object.Spec.Unschedulable = true })
+	require.Contains(t, n.handedOver("gpu").Reason, "uncordoned")
+	release(t, shared, stuck)
+	require.NoError(t, n.lab.Sim.Clear(n.name, nodesim.GPUHung))
+	n.untouchedOps("reboot", 10*time.Second)
+	require.True(t, n.get().Spec.Unschedulable)
+}
+
 // A node that falls silent while it is drained is not drained any more: the ticket takes the more urgent condition, the node
 // stays cordoned, and what had been wrong before is repaired after it is back.
 func TestMoreUrgentConditionTakesTheTicket(t *testing.T) {

@@ -72,7 +72,7 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 	}
 	o.Replicas = cmp.Or(o.Replicas, 1)
 	l := &Lab{o: o, Bin: o.BinDir, Dir: o.Dir}
-	for _, step := range []func(context.Context) error{l.build, l.startCluster, l.startNodes, l.startMonitoring, l.startAegis} {
+	for _, step := range []func(context.Context) error{l.build, l.startCluster, l.startNodes, l.startMonitoring, l.awaitCanary, l.startAegis} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("start lab: %w", err), l.Stop())
 		}
@@ -154,6 +154,21 @@ func (l *Lab) startMonitoring(ctx context.Context) error {
 	var err error
 	l.Monitoring, err = monitoring.Start(ctx, o)
 	return err
+}
+
+// awaitCanary waits until Prometheus has evaluated the rules: before, it is no witness, and Aegis believes a webhook alone.
+func (l *Lab) awaitCanary(ctx context.Context) error {
+	for {
+		fires, err := l.Monitoring.Query(ctx, `ALERTS{alertname="Watchdog",alertstate="firing"}`)
+		if err == nil && len(fires) > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("alert Watchdog does not fire: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (l *Lab) startAegis(ctx context.Context) error {

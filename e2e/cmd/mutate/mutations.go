@@ -94,6 +94,7 @@ func people() []mutation {
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case ownCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
 		{"cordon of a person taken for an own one", theirs, "sop/step_cordon.go", "		case ownCordon(r.Node):\n			message", "		case r.Node.Spec.Unschedulable:\n			message"},
+		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && ", "		return false && "},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
 		{"stale owner note kept", theirs, "sop/upkeep.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
 	}

@@ -1,0 +1,42 @@
+package ticket
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func writer(manager, fields string) metav1.ManagedFieldsEntry {
+	return metav1.ManagedFieldsEntry{Manager: manager, FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields)}
+}
+
+func TestCordonedByOthers(t *testing.T) {
+	t.Parallel()
+	const cordon = `{"f:spec":{"f:unschedulable":{}}}`
+	kubelet := writer("kubelet", `{"f:metadata":{"f:labels":{"f:zone":{}}},"f:spec":{"f:podCIDR":{}}}`)
+	tests := []struct {
+		name    string
+		writers []metav1.ManagedFieldsEntry
+		want    bool
+	}{
+		{"nobody is noted", nil, false},
+		{"others wrote other fields", []metav1.ManagedFieldsEntry{kubelet, writer("aegis", cordon)}, false},
+		{"a person", []metav1.ManagedFieldsEntry{kubelet, writer("kubectl-cordon", cordon)}, true},
+		{"a person says so too", []metav1.ManagedFieldsEntry{writer("aegis", cordon), writer("argocd", cordon)}, true},
+		{"fields that nobody can read", []metav1.ManagedFieldsEntry{writer("x", `[`), {Manager: "y"}}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{ManagedFields: tt.writers}}
+			require.False(t, CordonedByOthers(n), "the node is schedulable")
+			n.Spec.Unschedulable = true
+			require.Equal(t, tt.want, CordonedByOthers(n))
+			KeepCordoners(n)
+			require.Equal(t, tt.want, CordonedByOthers(n), "after what is not needed is dropped")
+			require.NotContains(t, n.ManagedFields, kubelet)
+		})
+	}
+}
