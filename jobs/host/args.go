@@ -14,9 +14,9 @@ import (
 const usage = `usage: aegis op ACTION [arguments]
   reboot --boot-id ID
   shutdown --boot-id ID
-  healthcheck --profile NAME [--boot-id ID] [--gpus N] [--ib N] [--gpfs NAME,...] [--require CHECK,...]
+  healthcheck --profile NAME [--boot-id ID] [--since TIME] [--gpus N] [--ib N] [--gpfs NAME,...] [--require CHECK,...]
   remedy NAME [--device ID]
-  repair NAME
+  repair NAME [--device ID]
   diagnose [--condition NAME] [--device ID]
 `
 

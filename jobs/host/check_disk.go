@@ -134,36 +134,44 @@ func (p *parts) space(ctx context.Context, h *host, mounts []mount) {
 			p.unmade(err)
 			continue
 		}
-		full, err := parseDF(out)
+		rows, err := parseDF(out)
 		if err != nil {
 			p.errs = append(p.errs, err)
 		}
-		for _, point := range full {
-			p.fault("%s has less than %g %% of its %s left", point, 100*minFree, unit.what)
+		for _, row := range rows {
+			if row.total > 0 && row.free/row.total < minFree {
+				p.fault("%s has less than %g %% of its %s left", row.point, 100*minFree, unit.what)
+			}
 		}
 	}
 }
 
-// parseDF returns the mount points that are nearly full, from the portable form of the table.
-func parseDF(text string) ([]string, error) {
-	var full []string
-	rows := 0
+// dfRow is one file system of df. A file system that does not count what was asked for has a total of 0.
+type dfRow struct {
+	point       string
+	total, free float64
+}
+
+// parseDF reads the portable form of the table. It returns at least one row, or an error.
+func parseDF(text string) ([]dfRow, error) {
+	var rows []dfRow
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) < 6 || fields[0] == "Filesystem" {
 			continue
 		}
-		rows++
+		row := dfRow{point: strings.Join(fields[5:], " ")}
 		total, err := strconv.ParseFloat(fields[1], 64)
 		free, errFree := strconv.ParseFloat(fields[3], 64)
-		if err == nil && errFree == nil && total > 0 && free/total < minFree {
-			full = append(full, strings.Join(fields[5:], " "))
+		if err == nil && errFree == nil {
+			row.total, row.free = total, free
 		}
+		rows = append(rows, row)
 	}
-	if rows == 0 {
+	if len(rows) == 0 {
 		return nil, fmt.Errorf("df printed no table: %.64q", firstLine(text))
 	}
-	return full, nil
+	return rows, nil
 }
 
 func (p *parts) nvme(h *host) {

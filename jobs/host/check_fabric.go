@@ -103,11 +103,10 @@ func (h *host) ibPorts(device string) ([]ibPort, error) {
 
 // gpfsFinding checks that GPFS runs, and that its mounts are there and answer.
 func gpfsFinding(ctx context.Context, h *host, e *expectation) finding {
-	mounts, err := h.mounts()
+	mounts, err := h.gpfsMounts()
 	if err != nil {
 		return broken("%v", err)
 	}
-	mounts = slices.DeleteFunc(mounts, func(m mount) bool { return m.fstype != "gpfs" })
 	_, err = h.stat("/usr/lpp/mmfs")
 	if len(e.GPFS) == 0 && len(mounts) == 0 && isAbsent(err) {
 		return skipped("GPFS is not installed, and none is expected")
@@ -120,7 +119,13 @@ func gpfsFinding(ctx context.Context, h *host, e *expectation) finding {
 		}
 	}
 	for _, m := range mounts {
-		p.answers(ctx, h, m.point)
+		err := h.answers(ctx, m.point)
+		switch {
+		case blames(err):
+			p.fault("%s does not answer: %v", m.point, err)
+		case err != nil:
+			p.errs = append(p.errs, err)
+		}
 	}
 	p.note("%d mounted", len(mounts))
 	return p.finding()
@@ -136,44 +141,45 @@ func (p *parts) gpfsState(state string, err error) {
 		p.fault("%v", err)
 	case err != nil:
 		p.unmade(err)
-	case state != "active":
+	case state != gpfsActive:
 		p.fault("GPFS is %.64q", state)
-	}
-}
-
-// answers asks the file system from a child, because whoever asks a mount that hangs can wait for ever.
-func (p *parts) answers(ctx context.Context, h *host, point string) {
-	_, err := h.run(ctx, 10*time.Second, "stat", "-f", "-c", "%T", "--", point)
-	switch {
-	case blames(err):
-		p.fault("%s does not answer: %v", point, err)
-	case err != nil:
-		p.errs = append(p.errs, err)
 	}
 }
 
 // gpfsState returns the state of GPFS on this node.
 func (h *host) gpfsState(ctx context.Context) (string, error) {
+	_, state, err := h.gpfsNode(ctx)
+	return state, err
+}
+
+// gpfsNode returns what this node is called in its cluster, and the state of GPFS on it.
+func (h *host) gpfsNode(ctx context.Context) (name, state string, err error) {
 	out, err := h.run(ctx, 60*time.Second, "mmgetstate", "-Y")
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	return parseGPFSState(out)
 }
 
 // parseGPFSState reads the machine-readable form: a line of column names, and one of values.
-func parseGPFSState(text string) (string, error) {
-	column := -1
+func parseGPFSState(text string) (name, state string, err error) {
+	nameColumn, stateColumn := -1, -1
 	for line := range strings.Lines(text) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
 		if len(fields) < 3 || fields[0] != "mmgetstate" {
 			continue
 		}
 		if fields[2] == "HEADER" {
-			column = slices.Index(fields, "state")
-		} else if column >= 0 && column < len(fields) {
-			return fields[column], nil
+			nameColumn, stateColumn = slices.Index(fields, "nodeName"), slices.Index(fields, "state")
+			continue
 		}
+		if stateColumn < 0 || stateColumn >= len(fields) {
+			continue
+		}
+		if nameColumn >= 0 && nameColumn < len(fields) {
+			name = fields[nameColumn]
+		}
+		return name, fields[stateColumn], nil
 	}
-	return "", fmt.Errorf("mmgetstate printed no state: %.64q", firstLine(text))
+	return "", "", fmt.Errorf("mmgetstate printed no state: %.64q", firstLine(text))
 }

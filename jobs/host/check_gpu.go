@@ -17,6 +17,10 @@ const (
 	smiListTimeout = 300 * time.Second
 	// maxAggregateSRAM is how many uncorrectable SRAM errors a GPU may have had in its life.
 	maxAggregateSRAM = 4
+	// maxGPUs is far above what any host has.
+	maxGPUs = 64
+	// dcgmTimeout is how long the short diagnosis may take.
+	dcgmTimeout = 5 * time.Minute
 )
 
 var (
@@ -169,7 +173,7 @@ func gpuHealthFinding(ctx context.Context, h *host, e *expectation) finding {
 	return onGPUNode(gpuHealth)(ctx, h, e)
 }
 
-func gpuHealth(ctx context.Context, h *host, _ *expectation, _ int) finding {
+func gpuHealth(ctx context.Context, h *host, e *expectation, _ int) finding {
 	rows, err := h.query(ctx, 6,
 		"--query-gpu=index,uuid,persistence_mode,ecc.errors.uncorrected.volatile.total,pcie.link.width.current,pcie.link.width.max",
 		"--format=csv,noheader,nounits")
@@ -180,16 +184,53 @@ func gpuHealth(ctx context.Context, h *host, _ *expectation, _ int) finding {
 		return failed(exitGPUCheck, "%s knows no GPU", smi)
 	}
 	p := parts{code: exitGPUCheck}
+	var sick []string
 	for _, row := range rows {
-		p.gpu(row)
+		before := len(p.faults)
+		p.gpu(row, e.Persistence)
+		if len(p.faults) > before {
+			sick = append(sick, row[0])
+		}
+	}
+	if mask := gpuMask(sick, rows, e); mask != "" {
+		p.note("mask %s", mask)
 	}
 	return p.finding()
 }
 
+// gpuMask marks the GPUs of the indices in a string whose first character stands for GPU 0. It is as long as the host has, or
+// must have, GPUs; an index that is none makes none.
+func gpuMask(sick []string, rows [][]string, e *expectation) string {
+	if len(sick) == 0 {
+		return ""
+	}
+	size := 0
+	if e.GPUs != nil {
+		size = min(*e.GPUs, maxGPUs)
+	}
+	for _, row := range rows {
+		index, err := strconv.Atoi(row[0])
+		if err != nil || index < 0 || index >= maxGPUs {
+			return ""
+		}
+		size = max(size, index+1)
+	}
+	mask := strings.Repeat("0", size)
+	for _, text := range sick {
+		if index, err := strconv.Atoi(text); err == nil {
+			mask = mask[:index] + "1" + mask[index+1:]
+		}
+	}
+	return mask
+}
+
 // gpu looks at one GPU: index, UUID, persistence, uncorrected ECC errors since the boot, PCIe width and its maximum.
-func (p *parts) gpu(row []string) {
+func (p *parts) gpu(row []string, persistence bool) {
 	name := "GPU " + row[0]
-	if row[2] == "Disabled" {
+	switch {
+	case row[2] == "Disabled" && persistence:
+		p.fault("%s has persistence off", name)
+	case row[2] == "Disabled":
 		p.note("%s has persistence off", name)
 	}
 	if n, ok := p.number(name, row[3]); ok && n > 0 {
@@ -373,15 +414,75 @@ func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding 
 	}
 	p := links.parts(e)
 	if switches > 0 {
-		active, err := h.isActive(ctx, "nvidia-fabricmanager")
+		active, err := h.isActive(ctx, fabricManager)
 		switch {
 		case err != nil:
 			p.unmade(err)
 		case !active:
-			p.fault("nvidia-fabricmanager is not active")
+			p.fault("%s is not active", fabricManager)
 		}
 	}
+	p.fabric(h.fabric(ctx))
 	return p.finding()
+}
+
+// fabric takes what the GPUs say of the fabric. Those that are joined without a switch say nothing.
+func (p *parts) fabric(f *fabric, err error) {
+	// With some warnings, the report is whole and the tool ends with an error all the same.
+	_, exited := exitStatus(err)
+	switch {
+	case blames(err) && (!exited || len(f.gpus) == 0):
+		p.fault("%v", err)
+	case err != nil && !exited:
+		p.unmade(err)
+	case f.known() > 0:
+		p.faults = append(p.faults, f.faults()...)
+		p.note("%d GPUs tell the state of their fabric", f.known())
+	}
+}
+
+func dcgmFinding(ctx context.Context, h *host, e *expectation) finding {
+	return onGPUNode(dcgm)(ctx, h, e)
+}
+
+// dcgm runs the short diagnosis, if the profile wants it. How it ends counts less than what it says of its tests: it also ends
+// with an error when it could not begin.
+func dcgm(ctx context.Context, h *host, e *expectation, _ int) finding {
+	if !e.DCGMDiag {
+		return skipped("the profile does not ask for it")
+	}
+	out, err := h.run(ctx, dcgmTimeout, "dcgmi", "diag", "-r", "1")
+	failures, tests := parseDCGM(out)
+	switch {
+	case len(failures) > 0:
+		return failed(exitGPUCheck, "dcgmi: %s", strings.Join(failures, ", "))
+	case err != nil:
+		return unmade(err)
+	case tests == 0:
+		return broken("dcgmi printed no result: %.64q", firstLine(out))
+	}
+	return passed("%d tests", tests)
+}
+
+// parseDCGM reads the table of a diagnosis, of a test and its result in each row. It returns the tests that failed, and the
+// number of those that have a result.
+func parseDCGM(text string) (failures []string, tests int) {
+	for line := range strings.Lines(text) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		test, result := strings.TrimSpace(cells[1]), strings.TrimSpace(cells[2])
+		word, _, _ := strings.Cut(result, " ")
+		switch strings.ToLower(word) {
+		case "fail":
+			failures = append(failures, fmt.Sprintf("%.64s %.64s", test, result))
+			tests++
+		case "pass", "skip", "warn":
+			tests++
+		}
+	}
+	return failures, tests
 }
 
 // gpuLinks are the NVLinks of one GPU.

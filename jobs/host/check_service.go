@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 )
@@ -49,31 +48,6 @@ func (h *host) oneActive(ctx context.Context, units []string) finding {
 		return failed(exitUnknown, "not active: %s", strings.Join(units, ", "))
 	}
 	return passed("active: %s", strings.Join(active, ", "))
-}
-
-// active returns those of the units that are active. systemctl prints one state per unit, and exits with an error when
-// one of them is not active; so its words count, not its exit status.
-func (h *host) active(ctx context.Context, units ...string) ([]string, error) {
-	out, err := h.run(ctx, serviceTimeout, "systemctl", append([]string{"is-active"}, units...)...)
-	if _, exited := exitStatus(err); err != nil && !exited {
-		return nil, err
-	}
-	states := strings.Fields(out)
-	if len(states) == 0 && err != nil {
-		return nil, err
-	}
-	var active []string
-	for i, unit := range units {
-		if i < len(states) && states[i] == "active" {
-			active = append(active, unit)
-		}
-	}
-	return active, nil
-}
-
-func (h *host) isActive(ctx context.Context, unit string) (bool, error) {
-	active, err := h.active(ctx, unit)
-	return slices.Contains(active, unit), err
 }
 
 func clockFinding(ctx context.Context, h *host, _ *expectation) finding {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"path"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -27,9 +29,10 @@ func parseDiagnose(fs *flag.FlagSet, args []string) (operation, error) {
 	return d, parseFlags(fs, args)
 }
 
-// sections returns the commands, each with whether the end of its output says more than the beginning.
-func sections() []section {
-	return []section{
+// sections returns the commands, each with whether the end of its output says more than the beginning. Of a device that is
+// known by its PCI address, more is asked.
+func sections(address string) []section {
+	all := []section{
 		{"dmesg", nil, true},
 		{"systemctl", []string{"--no-pager", "--failed"}, false},
 		{"journalctl", []string{"-b", "-u", "kubelet", "-n", "200", "--no-pager"}, true},
@@ -44,6 +47,10 @@ func sections() []section {
 		{"ps", []string{"-eo", "state,pid,ppid,wchan:32,etime,comm"}, false},
 		{"ls", []string{"-l", "/sys/fs/pstore", "/var/crash"}, false},
 	}
+	if address != "" {
+		all = append(all, section{"lspci", []string{"-vv", "-s", address}, false})
+	}
+	return all
 }
 
 type section struct {
@@ -60,8 +67,10 @@ func (d diagnose) run(ctx context.Context, h *host, report *jobs.Report) {
 	if d.condition != "" || d.device != "" {
 		fmt.Fprintf(h.options.Stdout, "condition %.64q, device %.64q\n", d.condition, d.device)
 	}
+	gpu := h.gpuBus(ctx, d.device)
+	all := sections(h.address(gpu, d.device))
 	collected := 0
-	for _, s := range sections() {
+	for _, s := range all {
 		f := h.collect(ctx, s)
 		if f.result == jobs.ResultPassed {
 			collected++
@@ -72,7 +81,78 @@ func (d diagnose) run(ctx context.Context, h *host, report *jobs.Report) {
 		conclude(report, broken("nothing could be collected"))
 		return
 	}
-	conclude(report, passed("%d of %d sections collected", collected, len(sections())))
+	told := append(h.recovery(ctx, gpu), fmt.Sprintf("%d of %d sections collected", collected, len(all)))
+	conclude(report, passed("%s", strings.Join(append(told, h.crashNote()...), "; ")))
+}
+
+// gpuBus returns the bus ID of the GPU that the device names, nothing where it names none or the driver does not know it.
+func (h *host) gpuBus(ctx context.Context, device string) string {
+	switch {
+	case device == "" || device == "all" || !gpuID.MatchString(device):
+		return ""
+	case strings.Contains(device, ":"):
+		return busID(device)
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.bounded(sectionTimeout))
+	defer cancel()
+	gpus, err := h.gpus(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, g := range gpus {
+		if g.is(device) {
+			return g.bus
+		}
+	}
+	return ""
+}
+
+// pciAddress is what a device is called on the PCI bus.
+var pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
+
+// address returns the PCI address of the GPU, or of the adapter that the device names.
+func (h *host) address(gpu, device string) string {
+	if gpu != "" {
+		return gpu
+	}
+	if !ibDevice.MatchString(device) || device == "" {
+		return ""
+	}
+	for _, dir := range []string{infinibandDir, netDir} {
+		target, err := h.link(dir + device + "/device")
+		if address := path.Base(target); err == nil && pciAddress.MatchString(address) {
+			return address
+		}
+	}
+	return ""
+}
+
+// recovery returns what the driver asks for, of one GPU where its bus ID is given. A log that could not be read is said to be
+// so, because it does not mean that nothing is asked for.
+func (h *host) recovery(ctx context.Context, bus string) []string {
+	ctx, cancel := context.WithTimeout(ctx, h.bounded(sectionTimeout))
+	defer cancel()
+	var log recoveries
+	err := h.kernelLog(ctx, log.line)
+	if text := log.text(bus); text != "" {
+		return []string{text}
+	}
+	if err != nil {
+		return []string{fmt.Sprintf("kernel log not read: %v", err)}
+	}
+	return nil
+}
+
+// crashNote returns the newest record of a crash of the kernel.
+func (h *host) crashNote() []string {
+	newest, err := h.newestCrash()
+	switch {
+	case err != nil:
+		return []string{fmt.Sprintf("kernel crash records not read: %v", err)}
+	case newest.file == "":
+		return nil
+	}
+	return []string{"kernel crash record: " + newest.String()}
 }
 
 // collect prints what the tool says. It is collected even when the tool was not happy, or did not end.

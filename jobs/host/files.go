@@ -128,6 +128,58 @@ func (h *host) write(name, text string, flags int) error {
 	return errors.Join(err, f.Close())
 }
 
+// add appends to a file, which it makes where it is absent, with its directory.
+func (h *host) add(name, text string) error {
+	inside, err := h.resolve(name)
+	if isAbsent(err) {
+		var dir string
+		if dir, err = h.makeDir(path.Dir(name)); err == nil {
+			inside = path.Join(dir, path.Base(name))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	f, err := h.root.OpenFile(inside, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// makeDir makes a directory where it is absent. The one above it must be there.
+func (h *host) makeDir(name string) (string, error) {
+	dir, err := h.resolve(name)
+	if !isAbsent(err) {
+		return dir, err
+	}
+	above, err := h.resolve(path.Dir(name))
+	if err != nil {
+		return "", err
+	}
+	dir = path.Join(above, path.Base(name))
+	return dir, h.root.Mkdir(dir, 0o755)
+}
+
+// link returns what a symbolic link points to. The links on the way to it are followed.
+func (h *host) link(name string) (string, error) {
+	dir, err := h.resolve(path.Dir(name))
+	if err != nil {
+		return "", err
+	}
+	return h.root.Readlink(path.Join(dir, path.Base(name)))
+}
+
+// exists says whether there is a file, whatever its kind.
+func (h *host) exists(name string) (bool, error) {
+	_, err := h.stat(name)
+	if isAbsent(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func sortedNames(entries []os.DirEntry) []string {
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {

@@ -8,14 +8,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
 // gpuID is what may name a GPU; empty and "all" mean all of them.
 var gpuID = regexp.MustCompile(`^(?:|all|[0-9]{1,3}|GPU-[0-9A-Fa-f-]{1,64}|(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(?:\.[0-9])?)$`)
-
-var pidName = regexp.MustCompile(`^[0-9]+$`)
 
 // gpu is a GPU as nvidia-smi lists it.
 type gpu struct{ index, uuid, bus string }
@@ -32,29 +29,33 @@ type gpuReset struct {
 func resetGPUs(ctx context.Context, h *host, device string) finding {
 	r, err := planReset(ctx, h, device)
 	if err != nil {
-		return refused(err)
+		return notReset(err)
 	}
-	if err := r.idle(ctx); err != nil {
-		return refused(err)
+	if err := h.computing(ctx, r.targets); err != nil {
+		return notReset(err)
 	}
-	stopped, err := r.stopDaemons(ctx)
+	stopped, err := h.stopUnits(ctx, r.daemons()...)
 	if err != nil {
-		return refused(errors.Join(err, r.startDaemons(ctx, stopped)))
+		return notReset(errors.Join(err, h.startUnits(ctx, stopped)))
 	}
 	if err := r.unheld(); err != nil {
-		return refused(errors.Join(err, r.startDaemons(ctx, stopped)))
+		return notReset(errors.Join(err, h.startUnits(ctx, stopped)))
 	}
 	err = r.reset(ctx)
 	// They are needed whatever became of the reset.
-	err = errors.Join(err, r.startDaemons(ctx, stopped))
+	err = errors.Join(err, h.startUnits(ctx, stopped))
 	if err != nil {
 		return failed(exitGPU, "%v", err)
 	}
 	return r.verify(ctx)
 }
 
-func refused(err error) finding {
-	return failed(exitGPU, "refused: %s", strings.ReplaceAll(err.Error(), "\n", ", "))
+// notReset is the finding of a reset that was not begun. A driver that does not answer forbids it as well: no reset helps it.
+func notReset(err error) finding {
+	if _, ok := missing(err); ok {
+		return unmade(err)
+	}
+	return refused(exitGPU, "%v", err)
 }
 
 // planReset finds the GPUs to reset. Those behind an NVSwitch are reset together, because one alone cannot rejoin.
@@ -71,7 +72,7 @@ func planReset(ctx context.Context, h *host, device string) (*gpuReset, error) {
 	all := device == "" || device == "all"
 	switch {
 	case len(gpus) == 0:
-		return nil, errors.New("there is no GPU")
+		return nil, errNoGPU
 	case !all && found < 0:
 		return nil, fmt.Errorf("there is no GPU %s", device)
 	case all, switches > 0:
@@ -93,15 +94,15 @@ func (h *host) gpus(ctx context.Context) ([]gpu, error) {
 	return gpus, err
 }
 
-// idle refuses while a process computes on a target.
-func (r *gpuReset) idle(ctx context.Context) error {
-	rows, err := r.host.query(ctx, 3, "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader")
+// computing returns an error that names a process which computes on one of the GPUs.
+func (h *host) computing(ctx context.Context, gpus []gpu) error {
+	rows, err := h.query(ctx, 3, "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader")
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		if slices.ContainsFunc(r.targets, func(g gpu) bool { return g.uuid == row[0] }) {
-			return fmt.Errorf("process %s (%.64s) computes on %s", row[1], row[2], row[0])
+		if slices.ContainsFunc(gpus, func(g gpu) bool { return g.uuid == row[0] }) {
+			return obstacle("process %s (%.64s) computes on %s", row[1], row[2], row[0])
 		}
 	}
 	return nil
@@ -117,59 +118,17 @@ func (r *gpuReset) daemons() []string {
 	return units
 }
 
-// stopDaemons stops the daemons that run and returns their units, also those that it stopped before an error.
-func (r *gpuReset) stopDaemons(ctx context.Context) ([]string, error) {
-	active, err := r.host.active(ctx, r.daemons()...)
-	if err != nil {
-		return nil, err
-	}
-	for i, unit := range active {
-		if _, err := r.host.run(ctx, 60*time.Second, "systemctl", "stop", unit); err != nil {
-			return active[:i+1], err
-		}
-	}
-	return active, nil
-}
-
-// startDaemons starts what was stopped, the last one first, even when the time of the operation is over.
-func (r *gpuReset) startDaemons(ctx context.Context, units []string) error {
-	ctx = context.WithoutCancel(ctx)
-	var errs []error
-	for _, unit := range slices.Backward(units) {
-		if _, err := r.host.run(ctx, 120*time.Second, "systemctl", "start", unit); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// unheld refuses while a process has a target open. What cannot be looked at is held.
+// unheld refuses while a process has a target open.
 func (r *gpuReset) unheld() error {
 	devices, err := r.devices()
 	if err != nil {
 		return err
 	}
-	pids, err := r.host.names("/proc")
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if !pidName.MatchString(pid) {
-			continue
-		}
-		held, err := r.host.holds("/proc/"+pid+"/fd", devices)
-		if err != nil {
-			return err
-		}
-		if held != "" {
-			name, err := r.host.readLine("/proc/" + pid + "/comm")
-			if err != nil {
-				name = "already gone"
-			}
-			return fmt.Errorf("process %s (%.64s) holds %s", pid, name, held)
-		}
-	}
-	return nil
+	return r.host.unused(func(file string) bool {
+		number, ok := strings.CutPrefix(file, "/dev/nvidia")
+		isGPU := ok && pidName.MatchString(number)
+		return isGPU && (len(devices) == 0 || slices.Contains(devices, file))
+	})
 }
 
 // devices returns the device files of the targets, or of all GPUs where the driver does not tell which are theirs.
@@ -196,27 +155,6 @@ func deviceMinor(text string) string {
 		}
 	}
 	return ""
-}
-
-// holds returns the device that a process has open, of those given or of all GPUs when none is. A process that has ended
-// in the meantime holds nothing.
-func (h *host) holds(fds string, devices []string) (string, error) {
-	names, err := h.names(fds)
-	if err != nil {
-		return "", ignoreGone(err)
-	}
-	for _, fd := range names {
-		target, err := h.root.Readlink(fds[1:] + "/" + fd)
-		if ignoreGone(err) != nil {
-			return "", err
-		}
-		number, ok := strings.CutPrefix(target, "/dev/nvidia")
-		isGPU := ok && pidName.MatchString(number)
-		if isGPU && (len(devices) == 0 || slices.Contains(devices, target)) {
-			return target, nil
-		}
-	}
-	return "", nil
 }
 
 func (r *gpuReset) reset(ctx context.Context) error {
@@ -248,17 +186,10 @@ func (r *gpuReset) verify(ctx context.Context) finding {
 		}
 	}
 	for _, check := range []func(context.Context, *host, *expectation, int) finding{rowRemap, gpuHealth} {
-		f := check(ctx, r.host, nil, 0)
+		f := check(ctx, r.host, new(expectation), 0)
 		if f.code != exitOK && f.code != exitSkipped {
 			return failed(exitGPU, "after the reset: %s", f.detail)
 		}
 	}
 	return passed("%d GPUs were reset", len(r.targets))
-}
-
-func ignoreGone(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-		return nil
-	}
-	return err
 }

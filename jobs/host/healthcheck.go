@@ -19,12 +19,14 @@ const (
 	checkKubelet   = "kubelet"
 	checkRuntime   = "runtime"
 	checkClock     = "clock"
+	checkCrash     = "crash-record"
 	checkGPUCount  = "gpu-count"
 	checkGPUHealth = "gpu-health"
 	checkRowRemap  = "gpu-row-remap"
 	checkSRAM      = "gpu-sram"
 	checkXID       = "gpu-xid"
 	checkNVLink    = "gpu-nvlink"
+	checkDCGM      = "gpu-dcgm"
 	checkIB        = "ib"
 	checkGPFS      = "gpfs"
 	checkCPU       = "cpu"
@@ -54,12 +56,14 @@ func builtinChecks() []check {
 		{checkKubelet, "", short, kubeletFinding},
 		{checkRuntime, "", short, runtimeFinding},
 		{checkClock, "", short, clockFinding},
+		{checkCrash, "", short, crashFinding},
 		{checkGPUCount, hardwareGPU, long, gpuCountFinding},
 		{checkGPUHealth, hardwareGPU, short, gpuHealthFinding},
 		{checkRowRemap, hardwareGPU, short, rowRemapFinding},
 		{checkSRAM, hardwareGPU, short, sramFinding},
 		{checkXID, hardwareGPU, short, xidFinding},
-		{checkNVLink, hardwareGPU, short, nvlinkFinding},
+		{checkNVLink, hardwareGPU, long, nvlinkFinding},
+		{checkDCGM, hardwareGPU, long, dcgmFinding},
 		{checkIB, "ib", short, ibFinding},
 		{checkGPFS, "gpfs", long, gpfsFinding},
 		{checkCPU, "cpu", short, cpuFinding},
@@ -81,6 +85,7 @@ func severity() []int {
 type healthcheck struct {
 	profile string
 	bootID  string
+	since   time.Time
 	// The rest overrides the profile where it is set.
 	gpus, ib *int
 	gpfs     []string
@@ -91,6 +96,7 @@ func parseHealthcheck(fs *flag.FlagSet, args []string) (operation, error) {
 	var c healthcheck
 	fs.StringVar(&c.profile, "profile", "", "name of the profile, which is that of the pool")
 	fs.StringVar(&c.bootID, "boot-id", "", "boot that must still be running")
+	fs.Func("since", "time since which the kernel must not have crashed", timeFlag(&c.since))
 	fs.Func("gpus", "number of GPUs", countFlag(&c.gpus))
 	fs.Func("ib", "number of InfiniBand devices", countFlag(&c.ib))
 	fs.Func("gpfs", "GPFS file systems that must be mounted", listFlag(&c.gpfs))
@@ -102,6 +108,13 @@ func parseHealthcheck(fs *flag.FlagSet, args []string) (operation, error) {
 		return nil, fmt.Errorf("--profile %.64q must be the name of a pool", c.profile)
 	}
 	return c, nil
+}
+
+func timeFlag(to *time.Time) func(string) error {
+	return func(text string) (err error) {
+		*to, err = time.Parse(time.RFC3339, text)
+		return err
+	}
 }
 
 func countFlag(to **int) func(string) error {
@@ -138,7 +151,7 @@ func (c healthcheck) expectation(h *host) (*expectation, error) {
 		e.GPFS = c.gpfs
 	}
 	e.Require = append(e.Require, c.require...)
-	e.bootID = c.bootID
+	e.bootID, e.since = c.bootID, c.since
 	return e, nil
 }
 

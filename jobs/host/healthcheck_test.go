@@ -61,13 +61,16 @@ func detail(t *testing.T, r jobs.Report, name string) string {
 
 func TestHealthcheckOfHealthyGPUNode(t *testing.T) {
 	t.Parallel()
-	r := newGPUNode(t).op(gpuArgs()...)
+	n := newGPUNode(t)
+	n.file("/profiles/default.yaml", "dcgmDiag: true\n")
+	n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
+	r := n.op(gpuArgs("--since", "2026-01-02T03:04:05Z")...)
 	require.Equal(t, jobs.ResultPassed, r.Result, "%+v", r)
 	require.Equal(t, boot, r.BootID)
 	for name, result := range results(r) {
 		require.Equal(t, jobs.ResultPassed, result, "%s: %s", name, detail(t, r, name))
 	}
-	require.Len(t, r.Checks, 17)
+	require.Len(t, r.Checks, len(builtinChecks()))
 	require.Contains(t, detail(t, r, checkGPUHealth), "GPU 1 has persistence off")
 	require.Contains(t, detail(t, r, checkCPU), "8 CPUs online, 1 CPUs with governor powersave")
 }
@@ -79,7 +82,7 @@ func TestHealthcheckOfHealthyCPUNode(t *testing.T) {
 	require.Equal(t, 0, r.ExitCode, "%+v", r)
 	for name, result := range results(r) {
 		switch name {
-		case checkBootID, checkIB, checkGPFS, checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink:
+		case checkBootID, checkCrash, checkDCGM, checkIB, checkGPFS, checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink:
 			require.Equal(t, jobs.ResultSkipped, result, name)
 		default:
 			require.Equal(t, jobs.ResultPassed, result, name)
@@ -124,6 +127,13 @@ func TestHealthcheckFaults(t *testing.T) {
 			n.file("/sys/bus/pci/devices/0000:50:00.0/class", "0x068000\n")
 			n.tool("systemctl", "is-active nvidia-fabricmanager", answer{Out: "failed\n", Exit: 3})
 		}, 24, "nvidia-fabricmanager is not active"},
+		{"fabric not complete", func(n *node) { n.smi("-q", fabricReport("In Progress", "N/A")) }, 24, `GPU 00000000:31:00.0 has fabric state "In Progress"`},
+		{"fabric not told", func(n *node) { n.tool(smi, "-q", answer{Exit: 9}) }, 24, "exit status 9"},
+		{"DCGM", func(n *node) {
+			n.file("/profiles/default.yaml", "dcgmDiag: true\n")
+			n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Fail - GPU 1"), Exit: 226})
+		}, 23, "gpu-dcgm failed: dcgmi: software Fail - GPU 1"},
+		{"persistence off", func(n *node) { n.file("/profiles/default.yaml", "persistence: true\n") }, 23, "GPU 1 has persistence off, mask 01"},
 		{"IB port down", func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/state", "1: DOWN\n") }, 1, `mlx5_0 port 1 is "1: DOWN"`},
 		{"IB polling", func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/phys_state", "2: Polling\n") }, 1, "2: Polling"},
 		{"IB lost", func(n *node) { n.remove("/sys/class/infiniband") }, 1, "1 devices expected, 0 found"},
@@ -159,6 +169,10 @@ func TestHealthcheckFaults(t *testing.T) {
 		{"SMART status", func(n *node) { n.tool("smartctl", "-H /dev/nvme0n1", answer{Exit: 8}) }, 6, "nvme0n1 says that it is failing"},
 		{"no route", func(n *node) { n.file("/proc/1/net/route", "Iface\n") }, 7, "there is no default route"},
 		{"uplink down", func(n *node) { n.file("/sys/class/net/bond0/operstate", "down\n") }, 7, "bond0 is down"},
+		{"no carrier", func(n *node) { n.file("/sys/class/net/bond0/carrier", "0\n") }, 7, "bond0 has no carrier"},
+		{"bond down", func(n *node) { n.file("/sys/class/net/bond0/bonding/mii_status", "down\n") }, 7, "bond0 is down"},
+		{"gateway silent", func(n *node) { n.file("/proc/1/net/arp", "10.0.0.1 0x1 0x0 00:00:00:00:00:00 * bond0\n") }, 7, "gateway 10.0.0.1 does not answer"},
+		{"name does not resolve", func(n *node) { n.tool("getent", "ahosts api.cluster.test", answer{Exit: 2}) }, 7, "the name api.cluster.test of the API server does not resolve"},
 		{"bond member down", func(n *node) { n.file("/sys/class/net/eth1/bonding_slave/mii_status", "down\n") }, 7, "eth1 of bond0 is down"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -216,6 +230,7 @@ func TestHealthcheckMissingTool(t *testing.T) {
 		{smi, checkNVLink, jobs.ResultSkipped},
 		{"dmesg", checkXID, jobs.ResultSkipped},
 		{"timedatectl", checkClock, jobs.ResultSkipped},
+		{"dcgmi", checkDCGM, jobs.ResultSkipped},
 		{"stat", checkGPFS, jobs.ResultError},
 		// A part of the check is left.
 		{"mmgetstate", checkGPFS, jobs.ResultPassed},
@@ -223,10 +238,13 @@ func TestHealthcheckMissingTool(t *testing.T) {
 		{"ipmitool", checkCPU, jobs.ResultPassed},
 		{"smartctl", checkDisk, jobs.ResultPassed},
 		{"df", checkDisk, jobs.ResultPassed},
+		{"getent", checkNetwork, jobs.ResultPassed},
 	} {
 		t.Run(tc.tool+" for "+tc.check, func(t *testing.T) {
 			t.Parallel()
 			n := newGPUNode(t)
+			n.file("/profiles/default.yaml", "dcgmDiag: true\n")
+			n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
 			n.uninstall(tc.tool)
 			r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
 			require.Equal(t, tc.result, results(r)[tc.check])
@@ -259,8 +277,12 @@ func TestHealthcheckUnreadableAnswerIsUnknown(t *testing.T) {
 		{checkIB, func(n *node) { n.file("/sys/class/infiniband/mlx5_0/ports/1/rate", "fast\n") }},
 		{checkGPFS, func(n *node) { n.tool("mmgetstate", "-Y", answer{Out: "\n"}) }},
 		{checkNetwork, func(n *node) { n.remove("/sys/class/net/eth1/bonding_slave") }},
+		{checkDCGM, func(n *node) { n.tool("dcgmi", "diag -r 1", answer{Exit: 255, Err: "no host engine"}) }},
+		{checkDCGM, func(n *node) { n.tool("dcgmi", "diag -r 1", answer{Out: "nothing\n"}) }},
 	} {
 		n := newGPUNode(t)
+		n.file("/profiles/default.yaml", "dcgmDiag: true\n")
+		n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
 		tc.fault(n)
 		r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
 		require.Equal(t, jobs.ResultError, results(r)[tc.check], "%s: %+v", tc.check, r)
@@ -300,6 +322,8 @@ func TestHealthcheckProfile(t *testing.T) {
 		{"no GPUs wanted", "gpus: 0\n", nil, 2, "0 GPUs expected, 2 on the PCI bus"},
 		{"unknown field", "gpu: 8\n", nil, 70, `unknown field "gpu"`},
 		{"negative", "gpus: -1\ncpus: -2\n", nil, 70, "gpus is negative cpus is negative"},
+		{"no name", "apiServer: https://a\n", nil, 70, "must be the name of a host"},
+		{"name of the API server", "apiServer: other.test\n", nil, 7, "other.test of the API server does not resolve"},
 		{"link layer", "ibLinkLayer: Token Ring\n", nil, 70, "must be InfiniBand or Ethernet"},
 		{"no YAML", "{", nil, 70, "p.yaml"},
 		{"too long", strings.Repeat("#", maxProfile+1), nil, 70, "at most 65536 are allowed"},
@@ -364,7 +388,7 @@ func TestHealthcheckInterrupted(t *testing.T) {
 	cancel()
 	r := newGPUNode(t).opContext(ctx, gpuArgs()...)
 	require.Equal(t, exitUnknown, r.ExitCode, "an interrupted check blames no hardware: %+v", r)
-	require.Len(t, r.Checks, 17)
+	require.Len(t, r.Checks, len(builtinChecks()))
 }
 
 func TestHealthcheckHangingTool(t *testing.T) {
@@ -470,10 +494,10 @@ func FuzzParsers(f *testing.F) {
 		if n, err := parseRanges(text); err == nil {
 			require.Positive(t, n)
 		}
-		if full, err := parseDF(text); err != nil {
-			require.Empty(t, full)
+		if rows, err := parseDF(text); err == nil {
+			require.NotEmpty(t, rows)
 		}
-		if state, err := parseGPFSState(text); err != nil {
+		if _, state, err := parseGPFSState(text); err != nil {
 			require.Empty(t, state)
 		}
 		if rows, err := parseRows(text, 3); err == nil {
@@ -498,4 +522,63 @@ func TestHealthcheckNeedsTheProfileThatIsNamed(t *testing.T) {
 	r := n.op("healthcheck", "--profile", "h100")
 	require.Equal(t, exitUnknown, r.ExitCode)
 	require.Contains(t, r.Detail, "h100.yaml")
+}
+
+func dcgmTable(software string) string {
+	return "Successfully ran diagnostic for group.\n+-----+-----+\n| Diagnostic                | Result         |\n+=====+=====+\n" +
+		"|-----  Metadata  ----------+----------------|\n| DCGM Version              | 4.2.0          |\n" +
+		"|-----  Deployment  --------+----------------|\n| software                  | " + software + "           |\n" +
+		"| PCIe                      | Skip - All     |\n"
+}
+
+func TestGPUMask(t *testing.T) {
+	t.Parallel()
+	eight := 8
+	rows := func(indices ...string) (rows [][]string) {
+		for _, i := range indices {
+			rows = append(rows, []string{i})
+		}
+		return rows
+	}
+	for _, tc := range []struct {
+		sick []string
+		rows [][]string
+		e    expectation
+		want string
+	}{
+		{nil, rows("0", "1"), expectation{}, ""},
+		{[]string{"1"}, rows("0", "1"), expectation{}, "01"},
+		{[]string{"5"}, rows("0", "5", "6"), expectation{GPUs: &eight}, "00000100"},
+		{[]string{"0", "7"}, rows("0", "7"), expectation{}, "10000001"},
+		{[]string{"x"}, rows("x"), expectation{}, ""},
+		{[]string{"-1"}, rows("-1"), expectation{}, ""},
+		{[]string{"99999"}, rows("99999"), expectation{}, ""},
+	} {
+		require.Equal(t, tc.want, gpuMask(tc.sick, tc.rows, &tc.e), "%v", tc.sick)
+	}
+}
+
+func TestHealthcheckAsksForTheNameOfTheAPIServer(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]string{
+		"":             "clusters:\n- cluster: {server: \"https://10.0.0.9:6443\"}\n",
+		"a.test":       "clusters:\n- cluster: {server: \"https://a.test\"}\n",
+		"no clusters":  "clusters: []\n",
+		"no YAML":      "{",
+		"odd":          "clusters:\n- cluster: {server: \"https://-rf\"}\n",
+		"not an URL":   "clusters:\n- cluster: {server: \"https://a b\"}\n",
+		"another kind": "- 1\n",
+	} {
+		n := newNode(t)
+		n.tool("getent", "*", answer{})
+		n.file("/etc/kubernetes/kubelet.conf", config)
+		r := n.examine("network", "healthcheck", "--profile", "default")
+		require.Equal(t, exitOK, r.ExitCode, "%s: %+v", name, r)
+		if name == "a.test" {
+			require.Equal(t, []string{"ahosts a.test"}, n.calls("getent"))
+			continue
+		}
+		require.Empty(t, n.calls("getent"), name)
+		require.Contains(t, detail(t, r, checkNetwork), "has no name to look up")
+	}
 }

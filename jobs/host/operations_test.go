@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -52,6 +54,9 @@ func TestUsageErrors(t *testing.T) {
 		{"remedy", "ResetGPU", "--device", "GPU-0; reboot"},
 		{"repair"},
 		{"repair", "."},
+		{"repair", "MountGpfs", "--device", "fs1; reboot"},
+		{"remedy", "ReloadIBDriver", "--device", "-r"},
+		{"healthcheck", "--profile", "p", "--since", "yesterday"},
 		{"repair", "a/b"},
 		{"diagnose", "extra"},
 		{"diagnose", "--" + strings.Repeat("x", 1<<15)},
@@ -182,12 +187,14 @@ func TestDropCache(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	n.tool("sync", "", answer{})
+	n.file("/run/utmp", "")
 	n.file("/proc/sys/vm/drop_caches", "0\n")
 	r := n.op("remedy", "dropCACHE")
 	require.Equal(t, exitOK, r.ExitCode, "%+v", r)
 	require.Contains(t, r.Detail, "caches held 3072 MiB, now 3072 MiB")
 	require.Equal(t, "3\n", n.content("/proc/sys/vm/drop_caches"))
 
+	n.remove(dropStamp)
 	n.tool("sync", "", answer{Exit: 1})
 	n.file("/proc/sys/vm/drop_caches", "0\n")
 	require.Equal(t, exitUnknown, n.op("remedy", "DropCache").ExitCode)
@@ -302,12 +309,11 @@ func TestResetGPURefused(t *testing.T) {
 	}{
 		{"no such GPU", func(n *node) { n.smi(queryGPUs, "0, "+uuid0+", 00000000:30:00.0\n") }, "there is no GPU 1"},
 		{"no GPU", func(n *node) { n.smi(queryGPUs, "") }, "there is no GPU"},
-		{"no nvidia-smi", func(n *node) { n.uninstall(smi) }, "nvidia-smi is not installed"},
+		{"driver does not answer", func(n *node) { n.tool(smi, queryGPUs, answer{Exit: 9}) }, "exit status 9"},
 		{"computing", func(n *node) { n.smi(queryApps, uuid1+", 42, python\n") }, "process 42 (python) computes on " + uuid1},
 		{"unreadable list of processes", func(n *node) { n.smi(queryApps, "[Not Supported]\n") }, "cannot be read"},
 		{"held", func(n *node) { n.link("/proc/42/fd/5", "/dev/nvidia1") }, "process 42 (python) holds /dev/nvidia1"},
 		{"held, minor unknown", func(n *node) { n.remove("/proc/driver"); n.link("/proc/42/fd/5", "/dev/nvidia0") }, "holds /dev/nvidia0"},
-		{"no systemctl", func(n *node) { n.uninstall("systemctl") }, "systemctl is not installed"},
 		{"daemon does not stop", func(n *node) { n.tool("systemctl", "stop dcgm", answer{Exit: 1}) }, "refused: systemctl: exit status 1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -376,7 +382,7 @@ func TestSiteRemedyAndRepair(t *testing.T) {
 		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 75}, jobs.ResultSkipped, 75},
 		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 1, Out: "down"}, jobs.ResultFailed, 1},
 		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 99}, jobs.ResultError, 70},
-		{[]string{"repair", "StartGpfs"}, "", answer{}, jobs.ResultSkipped, 75},
+		{[]string{"repair", "ReseatCard"}, "", answer{}, jobs.ResultSkipped, 75},
 	} {
 		n := newNode(t)
 		if tc.file != "" {
@@ -418,4 +424,135 @@ func TestDiagnoseCollectsNothing(t *testing.T) {
 	n := newNode(t)
 	n.remove("/usr")
 	require.Equal(t, exitUnknown, n.op("diagnose").ExitCode)
+}
+
+func TestDiagnoseTellsTheRecoveryAction(t *testing.T) {
+	t.Parallel()
+	line := func(bus, action string) string {
+		return "[ 5.0] NVRM: Xid (PCI:" + bus + "): 154, pid=1, name=x, GPU recovery action changed from 0x0 (None) to 0x1 (" + action + ")\n"
+	}
+	const reset, first, second = "GPU Reset Required", "0000:30:00", "0000:31:00"
+	for _, tc := range []struct {
+		name, log, device string
+		setup             func(*node)
+		want              string
+	}{
+		{"nothing asked for", "[ 5.0] NVRM: Xid (PCI:0000:30:00): 79, x\n", "", nil, ""},
+		{"one GPU", line(first, reset), "", nil, "recovery action: GPU 0000:30:00: GPU Reset Required; "},
+		{"two GPUs", line(second, "Node Reboot Required") + line(first, reset), "", nil, "recovery action: GPU 0000:30:00: GPU Reset Required; GPU 0000:31:00: Node Reboot Required; "},
+		{"the latest counts", line(first, reset) + line(first, "None"), "", nil, "recovery action: GPU 0000:30:00: None; "},
+		{"reset since", line(first, reset) + line(second, reset) + resetMark + first + "\n", "", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+		{"asked again since the reset", resetMark + first + "\n" + line(first, "Drain and Reset"), "", nil, "recovery action: GPU 0000:30:00: Drain and Reset; "},
+		{"unknown text", line(first, "Replace; GPU 1: all"), "", nil, "recovery action: GPU 0000:30:00: Replace, GPU 1: all; "},
+		{"by index", line(second, reset) + line(first, "None"), "1", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+		{"by UUID", line(second, reset) + line(first, "None"), uuid0, nil, "recovery action: GPU 0000:30:00: None; "},
+		{"by bus ID", line(second, reset) + line(first, "None"), "00000000:31:00.0", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+		{"other GPU", line(second, reset), "0", nil, ""},
+		{"driver gone", line(second, reset), "0", func(n *node) { n.tool(smi, queryGPUs, answer{Exit: 9}) }, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+		{"GPU gone", line(second, reset), "7", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+		{"a mask", line(second, reset), "01000000", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := resetNode(t)
+			n.tool("dmesg", "", answer{Out: tc.log})
+			if tc.setup != nil {
+				tc.setup(n)
+			}
+			args := []string{"diagnose"}
+			if tc.device != "" {
+				args = append(args, "--device", tc.device)
+			}
+			r := n.op(args...)
+			require.Equal(t, exitOK, r.ExitCode, "%+v", r)
+			require.Regexp(t, "^"+tc.want+`\d+ of \d+ sections collected$`, r.Detail)
+		})
+	}
+}
+
+func TestDiagnoseTellsAllGPUs(t *testing.T) {
+	t.Parallel()
+	var log recoveries
+	for i := range 16 {
+		log.line(fmt.Sprintf("NVRM: Xid (PCI:0000:%02x:00): 154, from 0x0 (None) to 0x2 (Node Reboot Required)", i))
+	}
+	text := log.text("")
+	require.LessOrEqual(t, len(text), maxRecovery+len("; and 16 more"))
+	require.Regexp(t, `^recovery action: GPU 0000:00:00: Node Reboot Required; .*Node Reboot Required; and \d more$`, text)
+}
+
+func TestDiagnoseWithoutKernelLog(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.uninstall("dmesg")
+	require.Contains(t, n.op("diagnose").Detail, "kernel log not read: dmesg is not installed; ")
+}
+
+func TestDiagnoseLooksAtTheDevice(t *testing.T) {
+	t.Parallel()
+	for device, want := range map[string]string{"mlx5_0": "-vv -s 0000:18:00.0", "1": "-vv -s 0000:31:00", "../x": ""} {
+		n := resetNode(t)
+		n.tool("lspci", "*", answer{Out: "device\n"})
+		n.link("/sys/class/infiniband/mlx5_0/device", "../../../0000:18:00.0")
+		n.op("diagnose", "--device", device)
+		if want == "" {
+			require.Equal(t, []string{"-vv -d 10de:"}, n.calls("lspci"))
+		} else {
+			require.Equal(t, []string{"-vv -d 10de:", want}, n.calls("lspci"))
+		}
+	}
+}
+
+// crashAt leaves a file of the time.
+func (n *node) crashAt(file, at string) {
+	n.file(file, "panic\n")
+	when, err := time.Parse(time.RFC3339, at)
+	require.NoError(n.t, err)
+	require.NoError(n.t, os.Chtimes(n.path(file), when, when))
+}
+
+func TestCrashRecords(t *testing.T) {
+	t.Parallel()
+	const before, since, after = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T04:05:06Z"
+	for _, tc := range []struct {
+		name, file, at string
+		record, newer  bool
+	}{
+		{"firmware", "/sys/fs/pstore/dmesg-efi-1", after, true, true},
+		{"moved by systemd", "/var/lib/systemd/pstore/1/001/dmesg.txt", after, true, true},
+		{"dump", "/var/crash/202601030405/vmcore", after, true, true},
+		{"dump file", "/var/crash/vmcore.flat", after, true, true},
+		{"report of the kernel", "/var/crash/linux-image-6.8.0-crash.crash", after, true, true},
+		{"old", "/var/crash/202601010000/vmcore", before, true, false},
+		{"console", "/sys/fs/pstore/console-ramoops-0", after, false, false},
+		{"crash kernel", "/var/crash/kexec_cmd", after, false, false},
+		{"program", "/var/crash/_usr_bin_python3.1000.crash", after, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			n.file("/var/crash/.lock", "")
+			n.crashAt("/var/crash/older/vmcore", "2020-01-01T00:00:00Z")
+			n.crashAt(tc.file, tc.at)
+			noted := n.op("diagnose").Detail
+			record := "kernel crash record: " + tc.file + " of " + tc.at
+			require.Equal(t, tc.record, strings.HasSuffix(noted, record), noted)
+
+			r := n.examine("", "healthcheck", "--profile", "default", "--since", since)
+			require.Equal(t, tc.newer, results(r)[checkCrash] == jobs.ResultFailed, "%+v", r)
+			require.Equal(t, tc.newer, r.ExitCode == exitUnknown)
+			r = n.examine("", "healthcheck", "--profile", "default")
+			require.Equal(t, jobs.ResultSkipped, results(r)[checkCrash])
+		})
+	}
+}
+
+func TestCrashRecordsUnreadable(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.file("/var/crash", "no folder")
+	r := n.examine("", "healthcheck", "--profile", "default", "--since", "2026-01-02T00:00:00Z")
+	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Equal(t, jobs.ResultError, results(r)[checkCrash])
+	require.Contains(t, n.op("diagnose").Detail, "kernel crash records not read")
 }

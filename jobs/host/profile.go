@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -20,6 +21,10 @@ type expectation struct {
 	NVLinks int `json:"nvlinks"`
 	// NVLinkGBps is the least speed of a link.
 	NVLinkGBps float64 `json:"nvlinkGBps"`
+	// Persistence says that the persistence mode of every GPU must be on.
+	Persistence bool `json:"persistence"`
+	// DCGMDiag says that the short diagnosis of DCGM is run, which takes minutes.
+	DCGMDiag bool `json:"dcgmDiag"`
 	// IB is the number of RDMA devices whose ports have the link layer.
 	IB *int `json:"ib"`
 	// IBDevices names the devices that count; empty means all.
@@ -38,6 +43,8 @@ type expectation struct {
 	Interfaces []string `json:"interfaces"`
 	// InterfaceMbps is the least speed of those.
 	InterfaceMbps int `json:"interfaceMbps"`
+	// APIServer is the name of the API server that must resolve. The default is that in the configuration of the kubelet.
+	APIServer string `json:"apiServer"`
 	// ReadOnlyRoot says that the root file system is meant to be read-only.
 	ReadOnlyRoot bool `json:"readOnlyRoot"`
 	// KubeletUnits and RuntimeUnits are the systemd units of which one must be active.
@@ -48,6 +55,8 @@ type expectation struct {
 
 	// bootID is the boot that must still be running, empty when any will do.
 	bootID string
+	// since is when the incident began; a crash before it is known already.
+	since time.Time
 }
 
 // noProfile is the profile of a pool that has none: without a file it expects nothing.
@@ -101,6 +110,9 @@ func (e *expectation) validate() error {
 	default:
 		errs = append(errs, fmt.Errorf("ibLinkLayer %.64q: must be InfiniBand or Ethernet", e.IBLinkLayer))
 	}
+	if e.APIServer != "" && !hostName.MatchString(e.APIServer) {
+		errs = append(errs, fmt.Errorf("apiServer %.64q: must be the name of a host, without port", e.APIServer))
+	}
 	return errors.Join(errs...)
 }
 
@@ -124,6 +136,9 @@ func (e *expectation) required() []string {
 	}
 	if expects(e.GPUs) {
 		names = append(names, checkGPUCount, checkGPUHealth)
+	}
+	if !e.since.IsZero() {
+		names = append(names, checkCrash)
 	}
 	if expects(e.IB) || len(e.IBDevices) > 0 {
 		names = append(names, checkIB)

@@ -2,29 +2,82 @@ package host
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"aegis.io/aegis/jobs"
 )
 
-// The remedies that are built in; a site may add others as executables.
-const (
-	remedyRestartKubelet = "restartkubelet"
-	remedyDropCache      = "dropcache"
-	remedyResetGPU       = "resetgpu"
-)
-
 const (
 	remedyTimeout = 10 * time.Minute
 	repairTimeout = 55 * time.Minute
-	// settleTime is how long a kubelet must have stayed up to count as started.
-	settleTime = 10 * time.Second
 )
+
+// builtin is an action that is part of the product. Each looks first whether all is well, and then changes nothing; refuses
+// while its precondition does not hold; and looks in the end whether it has had its effect.
+type builtin struct {
+	// name is compared without case.
+	name string
+	// needs says what the caller has to do to the node before, nothing where it is empty.
+	needs string
+	// device is what --device may be. Where it is nil, the flag has no meaning.
+	device *regexp.Regexp
+	run    func(ctx context.Context, h *host, device string) finding
+}
+
+var (
+	// ibDevice names an RDMA device; empty means all of them.
+	ibDevice = regexp.MustCompile(`^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$`)
+	// fileSystem is a GPFS file system by name or mount point; empty means all of them.
+	fileSystem = regexp.MustCompile(`^(?:[A-Za-z0-9/][A-Za-z0-9/._-]{0,254})?$`)
+)
+
+// builtinRemedies returns the remedies that need no executable of the site.
+func builtinRemedies() []builtin {
+	return []builtin{
+		{"ResetGPU", "drainGPU", gpuID, resetGPUs},
+		{"RestartFabricManager", "drainGPU", nil, restartFabricManager},
+		{"EnableGpuPersistence", "", nil, enablePersistence},
+		{"ConfigPeerMem", "", nil, configPeerMem},
+		{"RestartKubelet", "cordon", nil, restartKubelet},
+		{"DropCache", "", nil, dropCache},
+		{"PruneImages", "", nil, pruneImages},
+		{"BreakDeadlock", "cordon", nil, breakDeadlock},
+		{"ReloadIBDriver", "drain", ibDevice, reloadIBDriver},
+	}
+}
+
+// builtinRepairs returns the repairs that need no executable of the site.
+func builtinRepairs() []builtin {
+	return []builtin{
+		{"StartGpfs", "cordon", nil, startGPFS},
+		{"MountGpfs", "cordon", fileSystem, mountGPFS},
+	}
+}
+
+// named returns the action of the name. There is none where the name belongs to the site.
+func named(actions []builtin, name string) (builtin, bool) {
+	i := slices.IndexFunc(actions, func(b builtin) bool { return strings.EqualFold(b.name, name) })
+	if i < 0 {
+		return builtin{}, false
+	}
+	return actions[i], true
+}
+
+// checkDevice refuses a device that could not be one of the action's.
+func checkDevice(actions []builtin, name, device string) error {
+	b, ok := named(actions, name)
+	if ok && b.device != nil && !b.device.MatchString(device) {
+		return fmt.Errorf("--device %.64q is nothing that %s can act on", device, b.name)
+	}
+	return nil
+}
 
 // remedy changes one thing on the host that a fault is known to go away with, and looks whether it did.
 type remedy struct {
@@ -39,126 +92,83 @@ func parseRemedy(fs *flag.FlagSet, args []string) (operation, error) {
 	if r.name, err = parseNamed(fs, args); err != nil {
 		return nil, err
 	}
-	if strings.EqualFold(r.name, remedyResetGPU) && !gpuID.MatchString(r.device) {
-		return nil, fmt.Errorf("--device %.64q must be an index, a UUID, or a bus ID of a GPU, or all", r.device)
-	}
-	return r, nil
+	return r, checkDevice(builtinRemedies(), r.name, r.device)
 }
 
 func (r remedy) run(ctx context.Context, h *host, report *jobs.Report) {
-	switch strings.ToLower(r.name) {
-	case remedyRestartKubelet:
-		conclude(report, restartKubelet(ctx, h))
-	case remedyDropCache:
-		conclude(report, dropCache(ctx, h))
-	case remedyResetGPU:
-		conclude(report, resetGPUs(ctx, h, r.device))
-	default:
-		file := path.Join(remediesDir, r.name)
-		if isAbsent(h.siteExecutable(file)) {
-			fmt.Fprintf(h.options.Stderr, "unknown remedy %q\n%s", r.name, usage)
-			conclude(report, broken("remedy %s does not exist: it is not built in, and there is no %s", r.name, file))
-			report.ExitCode = exitUsage
-			return
-		}
-		conclude(report, h.runSite(ctx, file, remedyTimeout, "AEGIS_DEVICE="+r.device))
+	if b, ok := named(builtinRemedies(), r.name); ok {
+		conclude(report, b.run(ctx, h, r.device))
+		return
 	}
+	file := path.Join(remediesDir, r.name)
+	if isAbsent(h.siteExecutable(file)) {
+		fmt.Fprintf(h.options.Stderr, "unknown remedy %q\n%s", r.name, usage)
+		conclude(report, broken("remedy %s does not exist: it is not built in, and there is no %s", r.name, file))
+		report.ExitCode = exitUsage
+		return
+	}
+	conclude(report, h.runSite(ctx, file, remedyTimeout, "AEGIS_DEVICE="+r.device))
 }
 
-// repair runs what a site has configured for a fault; nothing is built in.
-type repair struct{ name string }
+// repair runs what a site has configured for a fault, or what is built in for it where the site has configured nothing.
+type repair struct{ name, device string }
 
 func parseRepair(fs *flag.FlagSet, args []string) (operation, error) {
-	name, err := parseNamed(fs, args)
-	return repair{name}, err
+	var r repair
+	fs.StringVar(&r.device, "device", "", "the file system or device to act on, all where it is empty")
+	var err error
+	if r.name, err = parseNamed(fs, args); err != nil {
+		return nil, err
+	}
+	return r, checkDevice(builtinRepairs(), r.name, r.device)
 }
 
 func (r repair) run(ctx context.Context, h *host, report *jobs.Report) {
 	file := path.Join(repairsDir, r.name)
-	if isAbsent(h.siteExecutable(file)) {
-		conclude(report, skipped("repair %s is not configured: there is no %s", r.name, file))
+	if !isAbsent(h.siteExecutable(file)) {
+		conclude(report, h.runSite(ctx, file, repairTimeout, "AEGIS_DEVICE="+r.device))
 		return
 	}
-	conclude(report, h.runSite(ctx, file, repairTimeout))
+	if b, ok := named(builtinRepairs(), r.name); ok {
+		conclude(report, b.run(ctx, h, r.device))
+		return
+	}
+	conclude(report, skipped("repair %s is not configured: it is not built in, and there is no %s", r.name, file))
 }
 
-// unitState is what systemd says about a unit.
-type unitState struct{ load, pid string }
-
-func (h *host) unitState(ctx context.Context, unit string) (unitState, error) {
-	out, err := h.run(ctx, serviceTimeout, "systemctl", "show", unit, "--property=LoadState", "--property=MainPID")
-	if err != nil {
-		return unitState{}, err
-	}
-	var s unitState
-	for line := range strings.Lines(out) {
-		switch key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key {
-		case "LoadState":
-			s.load = value
-		case "MainPID":
-			s.pid = value
-		}
-	}
-	return s, nil
+// refused is the finding of an action that was not begun, because its precondition does not hold.
+func refused(code int, format string, args ...any) finding {
+	f := failed(code, format, args...)
+	f.detail = "refused: " + strings.ReplaceAll(f.detail, "\n", ", ")
+	return f
 }
 
-// restartKubelet restarts the kubelet and sees that another process runs and stays.
-func restartKubelet(ctx context.Context, h *host) finding {
-	before, err := h.unitState(ctx, "kubelet")
-	if err != nil {
-		return broken("%v", err)
+// obstacleError says what of the host forbids an action.
+type obstacleError struct{ text string }
+
+func (e *obstacleError) Error() string { return e.text }
+
+func obstacle(format string, args ...any) error { return &obstacleError{fmt.Sprintf(format, args...)} }
+
+// notBegun turns what came before an action into its finding: refused where something forbids it. Anything else means that
+// it is not known whether something does.
+func notBegun(code int, err error) finding {
+	var forbidden *obstacleError
+	if errors.As(err, &forbidden) {
+		return refused(code, "%v", err)
 	}
-	if before.load != "loaded" {
-		return failed(exitUnknown, "refused: the unit of the kubelet is %.32q", before.load)
-	}
-	if _, err := h.run(ctx, 120*time.Second, "systemctl", "restart", "kubelet"); err != nil {
-		return failed(exitUnknown, "%v", err)
-	}
-	if err := pause(ctx, settleTime); err != nil {
-		return broken("the kubelet was restarted, what became of it is unknown: %v", err)
-	}
-	active, err := h.isActive(ctx, "kubelet")
-	if err != nil {
-		return broken("the kubelet was restarted, what became of it is unknown: %v", err)
-	}
-	after, err := h.unitState(ctx, "kubelet")
-	switch {
-	case err != nil:
-		return broken("the kubelet was restarted, what became of it is unknown: %v", err)
-	case !active, after.pid == "", after.pid == "0":
-		return failed(exitUnknown, "the kubelet did not stay up after its restart")
-	case after.pid == before.pid:
-		return failed(exitUnknown, "the kubelet is still process %s", before.pid)
-	}
-	return passed("the kubelet is process %s, was %s", after.pid, before.pid)
+	return unmade(err)
 }
 
-// dropCache drops the clean caches of the kernel. Pages that wait to be written are written first, or they would stay.
-func dropCache(ctx context.Context, h *host) finding {
-	const file = "/proc/sys/vm/drop_caches"
-	before, err := h.cached()
-	if err != nil {
-		return broken("%v", err)
+// notDone turns an error of the tool that acts into a finding of the action.
+func notDone(code int, err error) finding {
+	if _, ok := missing(err); ok {
+		return unmade(err)
 	}
-	if _, err := h.run(ctx, 120*time.Second, "sync"); err != nil {
-		return failed(exitUnknown, "%v", err)
-	}
-	if err := h.write(file, "3\n", os.O_TRUNC); err != nil {
-		return failed(exitUnknown, "%v", err)
-	}
-	value, err := h.readLine(file)
-	if err != nil || value != "3" {
-		return failed(exitUnknown, "the kernel did not take it: %s holds %.32q, %v", file, value, err)
-	}
-	after, err := h.cached()
-	if err != nil {
-		return broken("%v", err)
-	}
-	return passed("caches held %d MiB, now %d MiB", before>>10, after>>10)
+	return failed(code, "%s", strings.ReplaceAll(err.Error(), "\n", ", "))
 }
 
-// cached returns the size of what can be dropped, in kB.
-func (h *host) cached() (int64, error) {
-	info, err := h.memInfo()
-	return info["Cached"] + info["SReclaimable"], err
+// lost is the finding of an action that was done, and whose effect could not be seen.
+func lost(done string, err error) finding {
+	return broken("%s, what became of it is unknown: %v", done, err)
 }

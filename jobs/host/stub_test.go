@@ -30,6 +30,10 @@ type answer struct {
 	Hang string
 	// Linger leaves a child behind that keeps the output open.
 	Linger bool
+	// Stdin is what the tool must be given.
+	Stdin string
+	// Restore writes the second text to the first, a file outside the root, as the effect of the tool.
+	Restore []string
 	// Signal makes the tool end itself with the signal.
 	Signal int
 }
@@ -77,7 +81,12 @@ func play(self string, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := strings.Count("\n"+string(log), "\n"+call+"\n")
+	n := 0
+	for line := range strings.Lines(string(log)) {
+		if strings.TrimSuffix(line, "\n") == call {
+			n++
+		}
+	}
 	return list[min(n, len(list))-1].act(self)
 }
 
@@ -88,6 +97,15 @@ func record(file, line string) error {
 	}
 	_, err = fmt.Fprintln(f, line)
 	return errors.Join(err, f.Close())
+}
+
+// given returns what the tool was given, where it matters.
+func (a answer) given() (string, error) {
+	if a.Stdin == "" {
+		return "", nil
+	}
+	text, err := io.ReadAll(os.Stdin)
+	return string(text), err
 }
 
 func (a answer) act(self string) (int, error) {
@@ -106,6 +124,14 @@ func (a answer) act(self string) (int, error) {
 		if err := os.WriteFile(self+".pid", fmt.Append(nil, child.Process.Pid), 0o644); err != nil {
 			return 0, err
 		}
+	}
+	if len(a.Restore) == 2 {
+		if err := os.WriteFile(a.Restore[0], []byte(a.Restore[1]), 0o644); err != nil {
+			return 0, err
+		}
+	}
+	if given, err := a.given(); given != a.Stdin || err != nil {
+		return 0, fmt.Errorf("was given %q, %w", given, err)
 	}
 	for range a.Repeat + 1 {
 		if _, err := io.WriteString(os.Stdout, a.Out); err != nil {
@@ -138,6 +164,7 @@ const (
 
 	queryHealth = "--query-gpu=index,uuid,persistence_mode,ecc.errors.uncorrected.volatile.total,pcie.link.width.current,pcie.link.width.max --format=csv,noheader,nounits"
 	queryRemap  = "--query-remapped-rows=gpu_uuid,remapped_rows.failure,remapped_rows.pending --format=csv,noheader"
+	queryOn     = "--query-gpu=index,persistence_mode --format=csv,noheader"
 	queryGPUs   = "--query-gpu=index,uuid,pci.bus_id --format=csv,noheader"
 	queryApps   = "--query-compute-apps=gpu_uuid,pid,process_name --format=csv,noheader"
 	dfSpace     = "-P -k -- / /var/lib/kubelet"
@@ -174,6 +201,11 @@ func newNode(t *testing.T) *node {
 	n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "yes\n"})
 	n.tool("dmesg", "", answer{Out: "[    0.000000] Linux version 6.8\n[    1.000000] mce: CPU0: Thermal monitoring enabled\n"})
 	n.tool("ipmitool", "sdr type Processor", answer{Out: "CPU1 Status      | 41h | ok  |  3.1 | Presence detected\n"})
+	n.file("/proc/1/net/arp", "IP address HW type Flags HW address Mask Device\n10.0.0.1 0x1 0x2 aa:bb:cc:dd:ee:ff * bond0\n")
+	n.file("/sys/class/net/bond0/carrier", "1\n")
+	n.file("/sys/class/net/bond0/bonding/mii_status", "up\n")
+	n.file("/etc/kubernetes/kubelet.conf", "clusters:\n- name: default\n  cluster:\n    server: https://api.cluster.test:6443\n")
+	n.tool("getent", "ahosts api.cluster.test", answer{Out: "10.0.0.9 STREAM api.cluster.test\n"})
 	n.tool("df", dfSpace, answer{Out: dfTable("50", "60")})
 	n.tool("df", dfInodes, answer{Out: dfTable("50", "-")})
 	n.tool("smartctl", "-H /dev/nvme0n1", answer{Out: "SMART overall-health self-assessment test result: PASSED\n"})
@@ -208,8 +240,16 @@ func newGPUNode(t *testing.T) *node {
 	n.smi(queryHealth, "0, "+uuid0+", Enabled, 0, 16, 16\n1, "+uuid1+", Disabled, [N/A], 16, 16\n")
 	n.smi(queryRemap, uuid0+", No, No\n"+uuid1+", 0, 0\n")
 	n.smi("-q -d ECC", eccReport("0", "No"))
+	n.smi("-q", fabricReport("Completed", "Success"))
 	n.smi("nvlink -s", "GPU 0: NVIDIA H100 (UUID: a)\n\t Link 0: 26.562 GB/s\nGPU 1: NVIDIA H100 (UUID: b)\n\t Link 0: 26.562 GB/s\n")
 	return n
+}
+
+// fabricReport is what nvidia-smi says about two GPUs, the second one with the state and the status.
+func fabricReport(state, status string) string {
+	gpu := "GPU 00000000:3%d:00.0\n    Performance State                     : P0\n    Fabric\n        State                             : %s\n" +
+		"        Status                            : %s\n        Health\n            State                         : bad\n    Processes                             : None\n"
+	return "==NVSMI LOG==\nAttached GPUs                             : 2\n" + fmt.Sprintf(gpu, 0, "Completed", "Success") + fmt.Sprintf(gpu, 1, state, status)
 }
 
 func eccReport(sram, exceeded string) string {

@@ -90,6 +90,8 @@ type command struct {
 	// env is added to the fixed environment.
 	env     []string
 	timeout time.Duration
+	// stdin is what it reads, nothing by default.
+	stdin string
 	// stdout takes the output.
 	stdout io.Writer
 }
@@ -139,6 +141,9 @@ func (h *host) execute(ctx context.Context, c command) error {
 		return err
 	}
 	cmd.Stdout, cmd.Stderr = c.stdout, complaint
+	if c.stdin != "" {
+		cmd.Stdin = strings.NewReader(c.stdin)
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -150,6 +155,18 @@ func (h *host) execute(ctx context.Context, c command) error {
 		err = awaitKilled(done)
 	}
 	return explain(ctx, err, complaint.String())
+}
+
+// told runs the command and prints what it said.
+func (h *host) told(ctx context.Context, c command) error {
+	out := &capped{limit: maxOutput}
+	c.stdout = out
+	err := h.execute(ctx, c)
+	fmt.Fprintf(h.options.Stdout, "=== %s ===\n%s\n", strings.Join(append([]string{c.path}, c.args...), " "), strings.ToValidUTF8(out.String(), "?"))
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(c.path), err)
+	}
+	return nil
 }
 
 // awaitKilled gives a killed process a little time to go, and then leaves it behind.

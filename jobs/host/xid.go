@@ -57,6 +57,63 @@ func (x *xidLog) line(text string) {
 	}
 }
 
+// recoveries reads what the driver asked for last, for each GPU that was not reset since.
+type recoveries struct {
+	// actions by bus ID.
+	actions map[string]string
+}
+
+func (r *recoveries) line(text string) {
+	if m := markLine.FindStringSubmatch(text); m != nil {
+		delete(r.actions, busID(m[1]))
+		return
+	}
+	m := xidLine.FindStringSubmatch(text)
+	if m == nil || m[2] != strconv.Itoa(recoveryXID) || len(m[1]) > maxBus {
+		return
+	}
+	if r.actions == nil {
+		r.actions = make(map[string]string)
+	}
+	// What separates the texts of several GPUs cannot be part of one.
+	action := strings.ReplaceAll(oneLine(recoveryAction(m[3])), ";", ",")
+	r.actions[busID(m[1])] = truncate(action, maxAction)
+}
+
+const (
+	// maxBus is longer than any PCI address.
+	maxBus = 32
+	// maxAction is longer than any text that a driver is known to have.
+	maxAction = 64
+	// maxRecovery leaves room for the rest of a detail.
+	maxRecovery = 400
+)
+
+// text returns the actions of the GPUs, of one alone where a bus ID is given, and nothing where there are none.
+func (r *recoveries) text(bus string) string {
+	var told []string
+	for _, gpu := range slices.Sorted(maps.Keys(r.actions)) {
+		if bus != "" && gpu != bus {
+			continue
+		}
+		told = append(told, "GPU "+gpu+": "+r.actions[gpu])
+	}
+	if len(told) == 0 {
+		return ""
+	}
+	text := recoveryPrefix + told[0]
+	for i, next := range told[1:] {
+		if len(text)+len(next) > maxRecovery {
+			return fmt.Sprintf("%s; and %d more", text, len(told)-1-i)
+		}
+		text += "; " + next
+	}
+	return text
+}
+
+// recoveryPrefix is what the detail of a diagnosis begins with, where the driver has asked for something.
+const recoveryPrefix = "recovery action: "
+
 // faults returns one line per GPU, sorted.
 func (x *xidLog) faults() []string {
 	var out []string

@@ -1,0 +1,168 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+)
+
+const (
+	// settleTime is how long a kubelet must have stayed up to count as started.
+	settleTime = 10 * time.Second
+	// dropEvery keeps the caches of jobs from being dropped over and over; it takes them longer than that to fill.
+	dropEvery = time.Hour
+	// dropStamp is changed with each drop. A boot takes it away, and the caches with it.
+	dropStamp = "/run/aegis/dropcache"
+	// pruneSlack is the part of a file system that others may have filled while images were removed from it.
+	pruneSlack = 0.01
+)
+
+// restartKubelet restarts the kubelet and sees that another process runs and stays.
+func restartKubelet(ctx context.Context, h *host, _ string) finding {
+	const done = "the kubelet was restarted"
+	before, err := h.unitState(ctx, "kubelet")
+	if err != nil {
+		return unmade(err)
+	}
+	if !before.loaded() {
+		return refused(exitUnknown, "the unit of the kubelet is %.32q", before.load)
+	}
+	if _, err := h.run(ctx, unitStartTimeout, "systemctl", "restart", "kubelet"); err != nil {
+		return failed(exitUnknown, "%v", err)
+	}
+	if err := pause(ctx, settleTime); err != nil {
+		return lost(done, err)
+	}
+	active, err := h.isActive(ctx, "kubelet")
+	if err != nil {
+		return lost(done, err)
+	}
+	after, err := h.unitState(ctx, "kubelet")
+	switch {
+	case err != nil:
+		return lost(done, err)
+	case !active, after.pid == "", after.pid == "0":
+		return failed(exitUnknown, "the kubelet did not stay up after its restart")
+	case after.pid == before.pid:
+		return failed(exitUnknown, "the kubelet is still process %s", before.pid)
+	}
+	return passed("the kubelet is process %s, was %s", after.pid, before.pid)
+}
+
+// dropCache drops the clean caches of the kernel. Pages that wait to be written are written first, or they would stay.
+func dropCache(ctx context.Context, h *host, _ string) finding {
+	const file = "/proc/sys/vm/drop_caches"
+	before, err := h.cached()
+	if err != nil {
+		return broken("%v", err)
+	}
+	age, dropped, err := h.lastDrop()
+	switch {
+	case err != nil:
+		return broken("when the caches were dropped last is unknown: %v", err)
+	case dropped && age < dropEvery:
+		return refused(exitMemory, "the caches were dropped %s ago", age.Round(time.Second))
+	}
+	if _, err := h.run(ctx, 120*time.Second, "sync"); err != nil {
+		return notDone(exitUnknown, err)
+	}
+	// Before the drop: an operation that is cut off after it is not to be repeated at once.
+	if err := h.stampDrop(); err != nil {
+		return broken("the drop cannot be noted: %v", err)
+	}
+	if err := h.write(file, "3\n", os.O_TRUNC); err != nil {
+		return failed(exitUnknown, "%v", err)
+	}
+	value, err := h.readLine(file)
+	if err != nil || value != "3" {
+		return failed(exitUnknown, "the kernel did not take it: %s holds %.32q, %v", file, value, err)
+	}
+	after, err := h.cached()
+	if err != nil {
+		return lost("the caches were dropped", err)
+	}
+	return passed("caches held %d MiB, now %d MiB", before>>10, after>>10)
+}
+
+// lastDrop returns how long ago the caches were dropped. A drop in the future is none: the clock was set back since.
+func (h *host) lastDrop() (age time.Duration, dropped bool, err error) {
+	info, err := h.stat(dropStamp)
+	if isAbsent(err) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	age = time.Since(info.ModTime())
+	return age, age >= 0, nil
+}
+
+func (h *host) stampDrop() error {
+	if err := h.add(dropStamp, ""); err != nil {
+		return err
+	}
+	return h.write(dropStamp, time.Now().UTC().Format(time.RFC3339)+"\n", os.O_TRUNC)
+}
+
+// cached returns the size of what can be dropped, in kB.
+func (h *host) cached() (int64, error) {
+	info, err := h.memInfo()
+	return info["Cached"] + info["SReclaimable"], err
+}
+
+// pruneImages removes the images that no container uses.
+func pruneImages(ctx context.Context, h *host, _ string) finding {
+	const done = "the images were pruned"
+	point, err := h.imageMount()
+	if err != nil {
+		return broken("%v", err)
+	}
+	before, err := h.free(ctx, point)
+	if err != nil {
+		return unmade(err)
+	}
+	if _, err := h.run(ctx, 8*time.Minute, "crictl", "rmi", "--prune"); err != nil {
+		return notDone(exitDisk, err)
+	}
+	after, err := h.free(ctx, point)
+	if err != nil {
+		return lost(done, err)
+	}
+	const mib = 1 << 10
+	if after.free < before.free-pruneSlack*before.total {
+		return failed(exitDisk, "%s has %.0f MiB free, had %.0f MiB before the images were pruned", point, after.free/mib, before.free/mib)
+	}
+	return passed("%s has %.0f MiB free, had %.0f MiB", point, after.free/mib, before.free/mib)
+}
+
+// imageMount returns the mount that holds the images of the container runtime.
+func (h *host) imageMount() (string, error) {
+	mounts, err := h.mounts()
+	if err != nil {
+		return "", err
+	}
+	var point string
+	for _, p := range []string{"/", "/var", "/var/lib", "/var/lib/docker", "/var/lib/containers", "/var/lib/containerd"} {
+		if _, ok := at(mounts, p); ok {
+			point = p
+		}
+	}
+	if point == "" {
+		return "", fmt.Errorf("/proc/1/mounts has no root file system")
+	}
+	return point, nil
+}
+
+// free returns the size of a file system and what is free of it, in KiB.
+func (h *host) free(ctx context.Context, point string) (dfRow, error) {
+	out, err := h.run(ctx, 30*time.Second, "df", "-P", "-k", "--", point)
+	if err != nil {
+		return dfRow{}, err
+	}
+	rows, err := parseDF(out)
+	if err != nil {
+		return dfRow{}, err
+	}
+	return rows[0], nil
+}
