@@ -48,6 +48,10 @@ func (c *condition) merge(seen prom.AegisNodeStatus, now time.Time) {
 		s.PciBdf = seen.PciBdf
 	}
 	if !c.healed() {
+		if len(c.feeds) > 1 {
+			// Several alerts, one fault: the strongest decides, whichever was heard last.
+			seen.XID = s.XID.Stronger(seen.XID)
+		}
 		reclassify(s, seen)
 	}
 }
@@ -60,6 +64,7 @@ func reclassify(s *prom.AegisNodeStatus, from prom.AegisNodeStatus) {
 	s.DeviceMode = from.DeviceMode
 	s.SOP = from.SOP
 	s.Policy = from.Policy
+	s.XID = from.XID
 }
 
 // derive computes the fields that follow from the feeds.
@@ -85,6 +90,7 @@ type essence struct {
 	affectsLoad       bool
 	mode              prom.DeviceMode
 	policy            prom.Policy
+	xid               prom.XID
 	firstSeen         int64 // Of the instant: two zones of one instant are equal.
 	origin            prom.Origin
 	contested         bool
@@ -98,6 +104,7 @@ func essenceOf(s prom.AegisNodeStatus) essence {
 		affectsLoad: s.AffectsLoad,
 		mode:        s.DeviceMode,
 		policy:      s.Policy,
+		xid:         s.XID,
 		firstSeen:   s.FirstSeen.UnixNano(),
 		origin:      s.Origin,
 		contested:   s.Contested,

@@ -29,6 +29,8 @@ type Condition struct {
 	SOP string
 	// Aliases are other names of the condition.
 	Aliases []string
+	// Hides says which other conditions of the node this one explains.
+	Hides []Hiding
 	// Policy is complete: the defaults are merged into it.
 	Policy prom.Policy
 }
@@ -36,6 +38,7 @@ type Condition struct {
 func (c Condition) clone() Condition {
 	c.Match = maps.Clone(c.Match)
 	c.Aliases = slices.Clone(c.Aliases)
+	c.Hides = slices.Clone(c.Hides)
 	return c
 }
 
@@ -45,11 +48,13 @@ type Catalogue struct {
 	byName  map[string]*entry // By name and alias.
 	byFold  map[string]*entry // By name and alias in lower case.
 	index   *index
+	xids    map[int]XID
+	codes   map[string][]int // By condition.
 }
 
 // newCatalogue returns the catalogue of entries without contradictions.
-func newCatalogue(entries []*entry) *Catalogue {
-	c := &Catalogue{entries: entries, byName: make(map[string]*entry), byFold: make(map[string]*entry)}
+func newCatalogue(entries []*entry, xids map[int]XID) *Catalogue {
+	c := &Catalogue{entries: entries, byName: make(map[string]*entry), byFold: make(map[string]*entry), xids: xids, codes: codesOf(xids)}
 	slices.SortFunc(c.entries, compareUrgency)
 	for rank, e := range c.entries {
 		e.rank = rank
@@ -125,7 +130,16 @@ func (c *Catalogue) Status(node, condition, device string) prom.AegisNodeStatus 
 	if e == nil {
 		return unknownStatus(node, condition, device)
 	}
-	return e.status(node, device)
+	return c.withXID(e.status(node, device), 0)
+}
+
+// StatusOfXID is Status for a condition that several XIDs belong to: it says which one it is.
+func (c *Catalogue) StatusOfXID(node, condition, device string, code int) prom.AegisNodeStatus {
+	status := c.Status(node, condition, device)
+	if code == 0 {
+		return status
+	}
+	return c.withXID(status, code)
 }
 
 func unknownStatus(node, condition, device string) prom.AegisNodeStatus {

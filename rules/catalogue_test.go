@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -30,8 +32,8 @@ func TestStatus(t *testing.T) {
 	want := lookup(t, c, "Xid79GPULost")
 	require.Equal(t, prom.AegisNodeStatus{
 		Node: "n1", Condition: "Xid79GPULost", Type: "gpu", ID: "3", Priority: 2, AffectsLoad: true,
-		DeviceMode: prom.DeviceIndex, SOP: "gpu/lost", Policy: want.Policy,
-	}, c.Status("n1", "xidhwsystemerr", "nvidia3"))
+		DeviceMode: prom.DeviceIndex, SOP: "gpu/xid", Policy: want.Policy, XID: prom.XID{Code: 79, Class: prom.XIDReboot},
+	}, c.Status("n1", "xid79gpulost", "nvidia3"))
 	require.Empty(t, c.Status("n1", "GpuHung", "3").ID, "a condition of all devices names none")
 	require.Empty(t, c.Status("n1", "NodeNotReady", "3").ID)
 
@@ -56,10 +58,8 @@ func TestUnknownSOPs(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualError(t, c.UnknownSOPs(append(known, "gpu/hung")),
 		file+`:4: condition GpuHung has the unknown sop "gpu/hugn", did you mean "gpu/hung"?`+"\n"+
-			file+`:7: condition Alpha has the unknown sop "x/nothing-like-it", known are gpu/hung, gpu/hung, gpu/lost, `+
-			`gpu/register-failed, gpu/reset, ib/link-flapping, memory/pressure, network/link-down, node/cordon, node/kubelet, `+
-			`node/not-ready`)
-	require.ErrorContains(t, c.UnknownSOPs(nil), "rules/catalogue.yaml:", "embedded conditions have a position, too")
+			file+`:7: condition Alpha has the unknown sop "x/nothing-like-it", known are `+strings.Join(slices.Compact(slices.Sorted(slices.Values(append(known, "gpu/hung")))), ", "))
+	require.ErrorContains(t, c.UnknownSOPs(nil), "rules/catalogue/gpu.yaml:", "embedded conditions have a position, too")
 	require.ErrorContains(t, c.UnknownSOPs(nil), "none is known")
 	var problem *FileError
 	require.ErrorAs(t, c.UnknownSOPs(nil), &problem)

@@ -99,7 +99,7 @@ func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 	parser := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, next yaml.Node
 	if err := parser.Decode(&doc); errors.Is(err, io.EOF) {
-		d.failAt(1, "the file is empty, it must have conditions or defaults")
+		d.failAt(1, "the file is empty, it must have conditions, defaults or xids")
 		return nil, false
 	} else if err != nil {
 		d.syntax(err)
@@ -107,7 +107,7 @@ func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 	}
 	root := doc.Content[0]
 	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
-		d.failAt(1, "the file is empty, it must have conditions or defaults")
+		d.failAt(1, "the file is empty, it must have conditions, defaults or xids")
 		return nil, false
 	}
 	if err := parser.Decode(&next); err == nil {

@@ -47,7 +47,7 @@ func hint[T ~string](word string, known []T) string {
 		names = append(names, string(name))
 	}
 	slices.Sort(names)
-	return "known are " + strings.Join(names, ", ")
+	return "known are " + strings.Join(slices.Compact(names), ", ")
 }
 
 // nearest returns the known name with the least edit distance to the word, ignoring case, or nothing when even that

@@ -2,12 +2,13 @@ package rules
 
 import (
 	"cmp"
-	_ "embed" // For the catalogue.
+	"embed"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,15 +21,19 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-//go:embed catalogue.yaml
-var embedded string
+// embedded is the catalogue: the defaults, a file for each domain, and the XIDs.
+//
+//go:embed catalogue/*.yaml
+var embedded embed.FS
 
-// embeddedName is what errors call the embedded catalogue.
-const embeddedName = "rules/catalogue.yaml"
+// embeddedDir is the folder of the embedded catalogue, below the one of this package.
+const embeddedDir = "catalogue"
 
 const (
 	// maxReboots is far more than a machine that a reboot can repair needs.
 	maxReboots = 10
+	// maxRepairs is how many incidents the history of a node keeps.
+	maxRepairs = 20
 	// shortest is the least time for what must not take no time at all.
 	shortest = time.Second
 	// self is the supervisor that stands for Aegis, which cannot hand over to itself.
@@ -81,12 +86,28 @@ func Load(o Options) (*Catalogue, error) {
 		return nil, fmt.Errorf("unknown mode %s, %s", quote(string(mode)), hint(string(mode), prom.Modes()))
 	}
 	l := newLoader(mode)
-	l.parse(source{name: embeddedName, data: []byte(embedded)})
+	if err := l.parseEmbedded(); err != nil {
+		return nil, err
+	}
 	for _, file := range o.Files {
 		data, err := readFile(file)
 		l.parse(source{name: file, data: data, err: err})
 	}
 	return l.catalogue()
+}
+
+// parseEmbedded reads the files of the embedded catalogue. Errors name them as the repository does.
+func (l *loader) parseEmbedded() error {
+	files, err := embedded.ReadDir(embeddedDir)
+	if err != nil {
+		return fmt.Errorf("embedded catalogue: %w", err)
+	}
+	for _, f := range files {
+		name := path.Join(embeddedDir, f.Name())
+		data, err := embedded.ReadFile(name)
+		l.parse(source{name: path.Join("rules", name), data: data, err: err})
+	}
+	return nil
 }
 
 // readFile reads a little more than a catalogue may have, for the parser to refuse.
@@ -121,8 +142,8 @@ type entry struct {
 	// defined is where the condition was first named.
 	defined position
 	// lines are where fields were last set.
-	lines      map[string]position
-	aliasLines []position
+	lines                  map[string]position
+	aliasLines, hidesLines []position
 }
 
 // byDefault reports whether the entry is matched by its names.
@@ -137,8 +158,8 @@ func compareUrgency(a, b *entry) int {
 
 // parsed is a file whose defaults have been read, and whose conditions have not: they need the defaults of all files.
 type parsed struct {
-	file       string
-	conditions []*yaml.Node
+	file             string
+	conditions, xids []*yaml.Node
 }
 
 // loader merges files. Decoding a field over what an earlier file has set is the whole merge.
@@ -149,10 +170,13 @@ type loader struct {
 	defaults prom.Policy
 	entries  []*entry
 	byName   map[string]*entry
+	xids     map[int]XID
 }
 
 func newLoader(mode prom.Mode) *loader {
-	return &loader{defaults: prom.Policy{Mode: mode}, order: make(map[string]int), byName: make(map[string]*entry)}
+	return &loader{
+		defaults: prom.Policy{Mode: mode}, order: make(map[string]int), byName: make(map[string]*entry), xids: make(map[int]XID),
+	}
 }
 
 // parse reads the defaults of a file and puts its conditions aside.
@@ -176,9 +200,13 @@ func (l *loader) parse(s source) {
 			filled = true
 			d.list(n, "conditions", func(item *yaml.Node) { p.conditions = append(p.conditions, item) })
 		},
+		"xids": func(n *yaml.Node) {
+			filled = true
+			d.list(n, "xids", func(item *yaml.Node) { p.xids = append(p.xids, item) })
+		},
 	})
 	if !filled && len(d.problems) == 0 {
-		d.fail(root, "the file is empty, it must have conditions or defaults")
+		d.fail(root, "the file is empty, it must have conditions, defaults or xids")
 	}
 	l.files = append(l.files, p)
 }
@@ -191,14 +219,18 @@ func (l *loader) catalogue() (*Catalogue, error) {
 		for _, n := range p.conditions {
 			l.condition(d, n, seen)
 		}
+		codes := make(map[int]int)
+		for _, n := range p.xids {
+			l.xid(d, n, codes)
+		}
 		l.problems = append(l.problems, d.problems...)
 	}
-	l.problems = append(l.problems, conflicts(l.entries)...)
+	l.problems = append(l.problems, conflicts(l.entries, l.xids)...)
 	if len(l.problems) > 0 {
 		l.sortProblems()
 		return nil, join(l.problems)
 	}
-	return newCatalogue(l.entries), nil
+	return newCatalogue(l.entries, l.xids), nil
 }
 
 // sortProblems puts them in the order in which a reader of the files meets them.
@@ -281,6 +313,7 @@ func (d *decoder) entry(n *yaml.Node, e *entry) {
 		"affectsLoad": func(n *yaml.Node) { d.boolean(n, "affectsLoad", &e.AffectsLoad) },
 		"match":       func(n *yaml.Node) { d.match(n, e) },
 		"aliases":     func(n *yaml.Node) { d.aliases(n, e) },
+		fieldHides:    func(n *yaml.Node) { d.hides(n, e) },
 		"policy":      func(n *yaml.Node) { d.policy(n, "policy", &e.Policy) },
 		fieldIDLabel: func(n *yaml.Node) {
 			d.pattern(n, fieldIDLabel, checkLabelName, &e.IDLabel)
@@ -354,6 +387,10 @@ func (d *decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 		"maxReboots":          func(n *yaml.Node) { d.integer(n, "maxReboots", maxReboots, &p.MaxReboots) },
 		"shutdown":            func(n *yaml.Node) { d.boolean(n, "shutdown", &p.Shutdown) },
 		"selector":            func(n *yaml.Node) { d.pattern(n, "selector", checkSelector, &p.Selector) },
+		"maxRepairs":          func(n *yaml.Node) { d.integer(n, "maxRepairs", maxRepairs, &p.MaxRepairs) },
+		"repairWindow":        wait("repairWindow", shortest, &p.RepairWindow),
+		"once":                func(n *yaml.Node) { d.boolean(n, "once", &p.Once) },
+		"threshold":           func(n *yaml.Node) { d.threshold(n, &p.Threshold) },
 		"cooldown":            wait("cooldown", 0, &p.Cooldown),
 		"attemptWindow":       wait("attemptWindow", shortest, &p.AttemptWindow),
 		"grace":               wait("grace", 0, &p.Grace),
@@ -399,7 +436,7 @@ func checkSelector(text string) error {
 }
 
 // conflicts returns what is wrong with entries only when they are seen together.
-func conflicts(entries []*entry) []*FileError {
+func conflicts(entries []*entry, xids map[int]XID) []*FileError {
 	var problems []*FileError
 	fail := func(at position, format string, args ...any) {
 		problems = append(problems, &FileError{File: at.file, Line: at.line, Problem: fmt.Sprintf(format, args...)})
@@ -419,6 +456,8 @@ func conflicts(entries []*entry) []*FileError {
 		}
 	}
 	aliasConflicts(entries, names, fail)
+	hidingConflicts(entries, fail)
+	xidConflicts(xids, entries, fail)
 	return problems
 }
 

@@ -130,45 +130,41 @@ func TestErrorsAreShort(t *testing.T) {
 	}
 }
 
+// The pages of the conditions show all that the catalogue says of them; here is what must hold for every one.
 func TestEmbeddedCatalogue(t *testing.T) {
 	t.Parallel()
 	c := load(t)
-	type row struct {
-		name, kind string
-		priority   int
-		load       bool
-		device     prom.DeviceMode
-		sop        string
-		workload   prom.Workload
-		team       string
-		reboots    int
-		shutdown   bool
-		clearFor   time.Duration
-	}
-	want := []row{
-		{"NodeNotReady", "node", 0, true, "none", "node/not-ready", "keep", "host", 0, false, 5 * time.Minute},
-		{"NodeCordon", "node", 1, true, "none", "node/cordon", "keep", "host", 0, false, 2 * time.Minute},
-		{"Xid79GPULost", "gpu", 2, true, "index", "gpu/lost", "drain", "gpu", 1, true, 15 * time.Minute},
-		{"GpuHung", "gpu", 3, true, "all", "gpu/hung", "drain", "gpu", 2, true, 2 * time.Minute},
-		{"Xid95UncontainedECCError", "gpu", 9, true, "index", "gpu/reset", "drainGPU", "gpu", 1, true, 15 * time.Minute},
-		{"GpuRegisterFailed", "gpu", 50, false, "none", "gpu/register-failed", "keep", "gpu", 1, false, 2 * time.Minute},
-		{"IBLinkFrequentDown", "ib", 50, false, "id", "ib/link-flapping", "waitIdle", "network", 0, false, 2 * time.Minute},
-		{"KubeletFailedCreatePodContainer", "node", 50, true, "none", "node/kubelet", "drain", "k8s", 1, false, 2 * time.Minute},
-		{"NetworkLinkDown", "network", 50, true, "id", "network/link-down", "keep", "network", 0, false, 2 * time.Minute},
-		{"MemoryPressure", "memory", 99, true, "none", "memory/pressure", "keep", "k8s", 0, false, 10 * time.Minute},
-	}
-	var got []row
+	domains := make(map[string]int)
 	for _, x := range c.Conditions() {
+		domains[x.Type]++
 		p := x.Policy
-		got = append(got, row{
-			x.Name, x.Type, x.Priority, x.AffectsLoad, x.Device, x.SOP, p.Workload, p.Team, p.MaxReboots, p.Shutdown, p.ClearFor,
-		})
-		require.Equal(t, prom.ModeObserve, p.Mode, x.Name)
+		require.NotEmpty(t, x.SOP, x.Name)
 		require.Greater(t, p.VerifyWithin, p.ClearFor, "%s could never be verified", x.Name)
+		require.Contains(t, []string{"gpu", "network", "storage", "host", "k8s"}, p.Team, x.Name)
+		require.NotEqual(t, prom.ModeAuto, p.Mode, "%s: what acts by itself is the operator's decision", x.Name)
+		if p.MaxReboots > 0 && p.Workload == prom.WorkloadKeep {
+			require.NotEmpty(t, p.Selector, "%s would be booted under its pods", x.Name)
+		}
+		require.False(t, p.Shutdown && p.Workload == prom.WorkloadKeep, "%s would be powered off under its pods", x.Name)
+		require.False(t, p.Shutdown && x.Type == "disk", "%s: the data on a disk may be the only copy", x.Name)
 	}
-	require.Equal(t, want, got)
+	require.Len(t, domains, len(knownTypes()), "a domain has no condition")
 	require.Equal(t, "name=nvidia-device-plugin-ds", lookup(t, c, "GpuRegisterFailed").Policy.Selector)
 	require.Equal(t, 2*time.Hour, lookup(t, c, "MemoryPressure").Policy.HandOverAfter)
+	require.Equal(t, "IBTransmittedError", lookup(t, c, "IBTrasmittedError").Name, "the misspelt name of another system")
+}
+
+// The names under which the rules of others, and requests, know the conditions.
+func TestSeedNamesAreKnown(t *testing.T) {
+	t.Parallel()
+	c := load(t)
+	for _, name := range []string{
+		"NodeNotReady", "NodeInhibitAll", "NodeCordon", "GpuHung", "GpuDown", "GpuCheckFailed", "GpuNvlinkError", "XIDECCMemoryErr",
+		"IBDown", "GpfsDown", "CpuUnhealthy", "MemoryUnhealthy", "DiskUnhealthy", "BaseBoardCriticalIssue", "KernelPanic",
+		"NetworkLinkFrequentDown", "ICETxTimeout", "HighLoad", "HighDProcessesCount", "PeerMemModuleNotReady", "RoceDeviceBroken",
+	} {
+		require.Equal(t, name, lookup(t, c, name).Name)
+	}
 }
 
 func TestEmbeddedDefaults(t *testing.T) {
@@ -178,6 +174,7 @@ func TestEmbeddedDefaults(t *testing.T) {
 		Cooldown: 30 * time.Minute, AttemptWindow: 24 * time.Hour, Grace: 3 * time.Minute, PowerOffAfter: 15 * time.Minute,
 		HandOverAfter: time.Hour, ClearFor: 2 * time.Minute, VerifyWithin: 10 * time.Minute, DrainDeadline: 30 * time.Minute,
 		HealthcheckDeadline: 20 * time.Minute, RebootDeadline: 30 * time.Minute, RemedyDeadline: 10 * time.Minute,
+		RepairWindow: 72 * time.Hour,
 	}, lookup(t, load(t), "NodeCordon").Policy)
 }
 
@@ -218,10 +215,11 @@ func TestFilesOverridePerField(t *testing.T) {
 	})
 	t.Run("lists and matches are replaced as a whole", func(t *testing.T) {
 		t.Parallel()
-		c := load(t, "conditions: [{name: Xid79GPULost, aliases: [Lost], match: {alertname: Xid, code: '79'}}]")
-		_, ok := c.Lookup("XIDHWSystemErr")
+		c := load(t, "conditions: [{name: GpuDown, aliases: [Lost], match: {alertname: Xid, code: '79'}, hides: []}]")
+		_, ok := c.Lookup("GPULost")
 		require.False(t, ok)
 		require.Equal(t, map[string]string{"alertname": "Xid", "code": "79"}, lookup(t, c, "Lost").Match)
+		require.Empty(t, lookup(t, c, "GpuDown").Hides)
 	})
 	t.Run("an empty match goes back to the default", func(t *testing.T) {
 		t.Parallel()
@@ -234,8 +232,8 @@ func TestFilesOverridePerField(t *testing.T) {
 	})
 	t.Run("an alias that is given up is free", func(t *testing.T) {
 		t.Parallel()
-		c := load(t, "conditions: [{name: Xid79GPULost, aliases: []}, {name: XIDHWSystemErr, type: gpu, priority: 5}]")
-		require.Equal(t, "XIDHWSystemErr", lookup(t, c, "XIDHWSystemErr").Name)
+		c := load(t, "conditions: [{name: GpuDown, aliases: []}, {name: GPULost, type: gpu, priority: 5}]")
+		require.Equal(t, "GPULost", lookup(t, c, "GPULost").Name)
 	})
 	t.Run("a procedure can be taken away", func(t *testing.T) {
 		t.Parallel()
@@ -325,7 +323,10 @@ func TestDistance(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	files, err := filepath.Glob("testdata/bad/*.yaml")
 	require.NoError(f, err)
-	for _, file := range append(files, "catalogue.yaml") {
+	catalogue, err := filepath.Glob("catalogue/*.yaml")
+	require.NoError(f, err)
+	require.NotEmpty(f, catalogue)
+	for _, file := range append(files, catalogue...) {
 		data, err := os.ReadFile(file)
 		require.NoError(f, err)
 		f.Add(data)

@@ -3,7 +3,10 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -81,6 +84,8 @@ type ResolverOptions struct {
 	NodeLabels []string
 	// Cluster is the value of the label cluster on alerts of this cluster. Empty accepts every alert.
 	Cluster string
+	// Logger is told of each alias that is used, once. Nil discards.
+	Logger *slog.Logger
 }
 
 // Resolver translates alerts into observations.
@@ -89,6 +94,9 @@ type Resolver struct {
 	nodes      *NodeIndex
 	nodeLabels []string
 	cluster    string
+	logger     *slog.Logger
+	// warned holds the aliases that were warned of.
+	warned sync.Map
 }
 
 // NewResolver returns a Resolver.
@@ -97,7 +105,26 @@ func NewResolver(o ResolverOptions) *Resolver {
 	if labels == nil {
 		labels = []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
 	}
-	return &Resolver{store: o.Store, nodes: o.Nodes, nodeLabels: labels, cluster: o.Cluster}
+	logger := o.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &Resolver{store: o.Store, nodes: o.Nodes, nodeLabels: labels, cluster: o.Cluster, logger: logger}
+}
+
+// warnOfAlias tells once of each alias that alerts use. The aliases are those of the catalogue, so that nobody can make it tell
+// more than that.
+func (r *Resolver) warnOfAlias(e *entry, labels map[string]string) {
+	for _, label := range []string{labelCondition, labelAlertname} {
+		alias := labels[label]
+		if !slices.Contains(e.Aliases, alias) {
+			continue
+		}
+		if _, told := r.warned.LoadOrStore(alias, true); !told {
+			r.logger.Warn("alerts use another name of a condition", "alias", alias, "condition", e.Name, "alertname", labels[labelAlertname])
+		}
+		return
+	}
 }
 
 // Resolve translates an alert. The error is a *Drop.
@@ -166,8 +193,9 @@ func checkLabels(labels map[string]string) *Drop {
 func (r *Resolver) condition(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
 	catalogue := r.store.Current()
 	if e := catalogue.match(labels); e != nil {
+		r.warnOfAlias(e, labels)
 		device, drop := e.device(labels)
-		return e.status("", device), drop
+		return catalogue.withXID(e.status("", device), xidOf(labels)), drop
 	}
 	name := labels[labelCondition]
 	if name == "" {

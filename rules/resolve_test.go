@@ -47,7 +47,7 @@ func TestResolve(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestResolver(t)
-		a := alert("alertname", "GpuFellOff", "condition", "XIDHWSystemErr", "node", "dgx-01", "cluster", "c1", "gpu", "3",
+		a := alert("alertname", "GpuFellOff", "condition", "Xid79GPULost", "xid", "79", "node", "dgx-01", "cluster", "c1", "gpu", "3",
 			"pci_bus_id", "00000000:3B:00.0")
 		a.StartsAt = time.Now().Add(-time.Hour)
 		a.Annotations = map[string]string{"summary": "short", "description": "GPU 3 fell\noff the bus", "value": "79"}
@@ -61,7 +61,8 @@ func TestResolve(t *testing.T) {
 			Status: prom.AegisNodeStatus{
 				Node: "dgx-01", Condition: "Xid79GPULost", Type: "gpu", ID: "3", PciBdf: "00000000:3B:00.0",
 				Msg: "GPU 3 fell off the bus", Value: "79", Priority: 2, AffectsLoad: true, DeviceMode: prom.DeviceIndex,
-				SOP: "gpu/lost", Policy: lookup(t, r.store.Current(), "Xid79GPULost").Policy,
+				SOP: "gpu/xid", Policy: lookup(t, r.store.Current(), "Xid79GPULost").Policy,
+				XID:       prom.XID{Code: 79, Class: prom.XIDReboot},
 				FirstSeen: a.StartsAt, LastSeen: time.Now(), Origin: prom.OriginAlert,
 			},
 		}, got)

@@ -76,6 +76,7 @@ type Services struct {
 	// NewDispatcher sets the following.
 	isolation *precedence
 	catalogue Catalogue
+	table     Table
 	storms    *stormWatch
 }
 
@@ -142,6 +143,9 @@ func newBridge(s Services, status prom.AegisNodeStatus, record ticket.Record, in
 	}
 	if t := b.journal.ticket(); t != nil {
 		maps.Copy(b.calls, t.Past)
+		if t.Origin == originHealthcheck {
+			b.suspicion = t.Reason
+		}
 	}
 	b.keeps.Store(b.isolated())
 	return b

@@ -21,8 +21,12 @@ type Situation struct {
 	// Status is the condition to decide on, Others are the other ones of the node.
 	Status prom.AegisNodeStatus
 	Others []prom.AegisNodeStatus
-	// HasSOP says whether the procedure of the condition, or of its open ticket, exists.
-	HasSOP   bool
+	// HasSOP says whether the procedure of the condition, or of its open ticket, exists, and OnlyTells that it never touches the node.
+	HasSOP, OnlyTells bool
+	// Note says that the ticket on the node only told people about another condition, and so stands in the way of no repair.
+	Note bool
+	// Hidden says which other condition of the node explains this one. Empty when none does.
+	Hidden   string
 	Settings Settings
 	// Orders are what people have ordered while Aegis runs. Their modes are in the policies already.
 	Orders Orders
@@ -38,6 +42,9 @@ func decide(s Situation) Verdict {
 	if s.Node == nil {
 		return Verdict{VerdictNodeGone, "there is no such Node"}
 	}
+	if s.Note && !s.OnlyTells {
+		s.Record.Ticket = nil
+	}
 	for _, objection := range objections() {
 		if v := objection(s); v.Name != "" {
 			return v
@@ -50,7 +57,7 @@ func decide(s Situation) Verdict {
 func objections() []func(Situation) Verdict {
 	return []func(Situation) Verdict{
 		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
-		contested, olderThanNode, storm, cordonedByPeople, tolerated, cooldown, budget,
+		contested, olderThanNode, settled, storm, cordonedByPeople, tolerated, cooldown, budget,
 	}
 }
 
@@ -97,6 +104,8 @@ func notConfigured(s Situation) Verdict {
 		return Verdict{VerdictIgnored, fmt.Sprintf("its priority %d is of band MustIgnore", s.Status.Priority)}
 	case policy.Mode == prom.ModeOff && !requested(s.Status):
 		return Verdict{VerdictIgnored, "its mode is off"}
+	case s.Status.XID.Class.Harmless() && !requested(s.Status):
+		return Verdict{VerdictIgnored, fmt.Sprintf("XID %d is of class %s", s.Status.XID.Code, s.Status.XID.Class)}
 	case !s.HasSOP:
 		return Verdict{VerdictNoSOP, fmt.Sprintf("there is no procedure %q", s.Status.SOP)}
 	}
@@ -145,6 +154,35 @@ func olderThanNode(s Situation) Verdict {
 		registered.Add(newNode).UTC().Format(time.RFC3339))}
 }
 
+// settled lets what was dealt with rest: an event that its alert goes on telling of, and a note that was just made.
+func settled(s Situation) Verdict {
+	if requested(s.Status) {
+		return Verdict{}
+	}
+	for _, i := range slices.Backward(s.Record.History.Incidents) {
+		if !sameFault(i, s.Status) {
+			continue
+		}
+		same := !i.Opened.Before(s.Status.FirstSeen.Truncate(time.Second))
+		again := i.Closed.Add(s.Status.Policy.Cooldown)
+		switch {
+		case i.Outcome == ticket.Noted && same:
+			return Verdict{VerdictTolerated, "it was noted at " + i.Closed.UTC().Format(time.RFC3339)}
+		case i.Outcome == ticket.Noted && s.OnlyTells && s.Now.Before(again):
+			return Verdict{VerdictTolerated, "it was noted a short while ago, and is noted again after " + again.UTC().Format(time.RFC3339)}
+		case i.Outcome == outcomeResolved && same && s.Status.Policy.Once:
+			return Verdict{VerdictTolerated, "it was dealt with at " + i.Closed.UTC().Format(time.RFC3339)}
+		}
+		return Verdict{}
+	}
+	return Verdict{}
+}
+
+// sameFault reports whether the incident was about what the status is about.
+func sameFault(i ticket.Incident, s prom.AegisNodeStatus) bool {
+	return i.Condition == s.Condition && i.Device == s.ID && (i.XID == s.XID.Code || i.XID == 0)
+}
+
 // storm holds a condition that befalls too many nodes at once. What a person asks for on one node is not held.
 func storm(s Situation) Verdict {
 	if s.Storm == "" || requested(s.Status) {
@@ -178,6 +216,9 @@ func tolerated(s Situation) Verdict {
 			return Verdict{VerdictTolerated, "the cordon stays while " + other.Condition + " holds"}
 		}
 	}
+	if s.Hidden != "" && !requested(s.Status) {
+		return Verdict{VerdictTolerated, s.Hidden}
+	}
 	policy := s.Status.Policy
 	if band == prom.BandCanIgnore && (policy.Workload == prom.WorkloadDrain || policy.Workload == prom.WorkloadDrainGPU) {
 		return Verdict{VerdictTolerated, "can be ignored while the node is in use"}
@@ -187,14 +228,19 @@ func tolerated(s Situation) Verdict {
 
 // mode has the last word, when nothing else stands against a procedure, so that what mode observe tells is what mode auto would do.
 func mode(s Situation) Verdict {
-	run := Verdict{VerdictExecute, "runs " + s.Status.SOP}
-	if v := tooOften(s); v.Name != "" {
+	procedure := s.Status.SOP
+	event, rare := seldom(s.Now, s.Record.History, s.Status)
+	if rare {
+		procedure = fmt.Sprintf("%s, as event %d of %d within %s", NoteSOP, event, s.Status.Policy.Threshold.Count, s.Status.Policy.Threshold.Within)
+	}
+	run := Verdict{VerdictExecute, "runs " + procedure}
+	if v := tooOften(s); v.Name != "" && !rare {
 		run = v
 	}
 	switch {
 	case requested(s.Status):
 	case s.Status.Policy.Mode == prom.ModeObserve && run.Name == VerdictExecute:
-		return Verdict{VerdictObserve, "mode observe: would run " + s.Status.SOP}
+		return Verdict{VerdictObserve, "mode observe: would run " + procedure}
 	case s.Status.Policy.Mode == prom.ModeObserve:
 		return Verdict{VerdictObserve, "mode observe: would isolate the node and hand it over: " + run.Reason}
 	case s.Status.Policy.Mode == prom.ModeApprove:
@@ -203,12 +249,49 @@ func mode(s Situation) Verdict {
 	return run
 }
 
+// seldom reports whether the condition has not come often enough to be acted on, and which of its events this one is.
+func seldom(now time.Time, h *ticket.History, s prom.AegisNodeStatus) (event int, rare bool) {
+	threshold := s.Policy.Threshold
+	if threshold.Count <= 1 || requested(s) {
+		return 1, false
+	}
+	event = 1
+	for _, i := range h.Incidents {
+		if sameFault(i, s) && i.Outcome == ticket.Noted && i.Closed.After(now.Add(-threshold.Within)) {
+			event++
+		}
+	}
+	return event, event < threshold.Count
+}
+
 // tooOften says why the node goes to people instead of being repaired once more. The zero Verdict is that it need not.
 func tooOften(s Situation) Verdict {
-	if v := attempts(s); v.Name != "" {
-		return v
+	for _, reason := range []func(Situation) Verdict{attempts, suspect, lemon} {
+		if v := reason(s); v.Name != "" {
+			return v
+		}
 	}
-	return lemon(s)
+	return Verdict{}
+}
+
+// suspect gives a node to people on which the same fault of the same device has come back after repairs that went well: what is
+// broken is the hardware.
+func suspect(s Situation) Verdict {
+	policy := s.Status.Policy
+	if policy.MaxRepairs == 0 || requested(s.Status) {
+		return Verdict{}
+	}
+	repaired := 0
+	for _, i := range repairsSince(s.Record.History, s.Now.Add(-policy.RepairWindow)) {
+		if i.Outcome == outcomeResolved && sameFault(i, s.Status) {
+			repaired++
+		}
+	}
+	if repaired < policy.MaxRepairs {
+		return Verdict{}
+	}
+	return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("suspected hardware: it came back after %d repairs within %s, %d allowed",
+		repaired, policy.RepairWindow, policy.MaxRepairs)}
 }
 
 func awaitingApproval() Verdict {
@@ -354,8 +437,13 @@ func released(t *ticket.Ticket) bool {
 	return handed && last.Status == ticket.Succeeded
 }
 
-// noted reports whether the ticket only told people about the condition and left the node in service.
+// noted reports whether the ticket only told the team about the condition, and the team has not taken it in hand.
 func noted(t *ticket.Ticket, team string) bool {
-	return t != nil && t.Status == ticket.StatusAssigned && t.Supervisor == team && t.Count(ticket.HandOver) > 0 &&
+	return t != nil && t.Supervisor == team && onlyTold(t)
+}
+
+// onlyTold reports whether the ticket was handed over from a node that was left in service.
+func onlyTold(t *ticket.Ticket) bool {
+	return t.Status == ticket.StatusAssigned && t.Count(ticket.HandOver) > 0 &&
 		t.Count(ticket.Cordon) == 0 && !slices.ContainsFunc(t.Workflows, func(s ticket.Step) bool { return s.Action.Destructive() })
 }

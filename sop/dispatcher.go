@@ -40,7 +40,10 @@ type Queue interface {
 
 // Catalogue knows the conditions.
 type Catalogue interface {
-	Status(node, condition, device string) prom.AegisNodeStatus
+	// Status returns a condition on a node and device. The code says which XID it is about, 0 that it is the only one, or none.
+	Status(node, condition, device string, xid int) prom.AegisNodeStatus
+	// HiddenBy says in words which of the others explains the status. Empty means that none does.
+	HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string
 }
 
 // Dispatcher decides on the conditions of one node after the other and runs one procedure per node at a time.
@@ -65,6 +68,7 @@ type Dispatcher struct {
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	s.isolation = newPrecedence()
 	s.catalogue = c
+	s.table = t
 	s.storms = &stormWatch{nodes: s.Nodes, settings: s.Settings, statuses: s.statuses}
 	d := &Dispatcher{
 		services: s, queue: q, catalogue: c, table: t, storms: s.storms, ordered: make(chan struct{}, 1),
@@ -85,6 +89,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		return err
 	}
 	d.running.Go(func() { d.keepOrders(ctx, cancel) })
+	d.running.Go(func() { d.keepMarks(ctx) })
 	for {
 		node, statuses, err := d.queue.Next(ctx)
 		if err != nil {
@@ -195,7 +200,7 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 	if slices.ContainsFunc(statuses, has) {
 		return statuses
 	}
-	status := d.catalogue.Status(r.Node.Name, t.Condition, t.Device)
+	status := d.catalogue.Status(r.Node.Name, t.Condition, t.Device, t.XID)
 	status.Origin = prom.OriginTicket
 	status.FirstSeen = t.CreatedAt
 	status.Msg = t.Reason
@@ -218,19 +223,35 @@ func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.
 func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus, i int) Situation {
 	status := statuses[i]
 	settings := d.services.Settings()
-	_, hasSOP := d.table[sopOf(status, r.Ticket)]
+	procedure := sopOf(status, r.Ticket)
+	_, hasSOP := d.table[procedure]
+	now, others := time.Now(), slices.Concat(statuses[:i], statuses[i+1:])
 	return Situation{
-		Now:      time.Now(),
-		Node:     node,
-		Record:   r,
-		Status:   status,
-		Others:   slices.Concat(statuses[:i], statuses[i+1:]),
-		HasSOP:   hasSOP,
-		Settings: settings,
-		Orders:   d.services.Orders.Last(),
-		Storm:    d.storms.holds(status.Condition, settings.PoolOf(node).Name),
-		Budget:   d.services.Limits.Room(node.Name),
+		Now:       now,
+		Node:      node,
+		Record:    r,
+		Status:    status,
+		Others:    others,
+		HasSOP:    hasSOP,
+		OnlyTells: d.table.onlyTells(procedure),
+		Note:      d.givesWay(r.Ticket, status),
+		Hidden:    d.catalogue.HiddenBy(now, status, others),
+		Settings:  settings,
+		Orders:    d.services.Orders.Last(),
+		Storm:     d.storms.holds(status.Condition, settings.PoolOf(node).Name),
+		Budget:    d.services.Limits.Room(node.Name),
 	}
+}
+
+// givesWay reports whether the ticket only told people about another condition than the status. A cable that somebody is to look
+// at keeps no GPU from being repaired.
+func (d *Dispatcher) givesWay(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
+	return t != nil && t.Open() && (t.Condition != s.Condition || t.Device != s.ID) && d.isNote(t)
+}
+
+// isNote reports whether the ticket is as Aegis left it with the team that it told.
+func (d *Dispatcher) isNote(t *ticket.Ticket) bool {
+	return noted(t, d.catalogue.Status("", t.Condition, "", 0).Policy.Team)
 }
 
 // runs reports whether the verdict has a procedure run: the condition's own, or the one that ends its attempts.
@@ -328,6 +349,9 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	defer cancel(nil)
 	bridge := newBridge(d.services, r.status, r.record, r.incident())
 	bridge.begun = sync.OnceFunc(r.begun)
+	if d.givesWay(r.record.Ticket, r.status) {
+		bridge.journal.note = r.record.Ticket.ID
+	}
 	if !bridge.journal.opened() {
 		bridge.settled = d.services.isolation.enter()
 		defer func() { bridge.settled() }()
@@ -348,7 +372,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	}
 	cancel(nil)
 	watch.Wait()
-	if errors.Is(err, errRefused) {
+	if errors.Is(err, errRefused) || errors.Is(err, errSettled) {
 		d.services.Metrics.sop(sopRefused)
 		d.tell(r.status, bridge.refusal)
 		return 0, true
@@ -358,8 +382,8 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 
 // incident returns the incident of the open ticket, or a new one.
 func (r *run) incident() incident {
-	if t := r.record.Ticket; t != nil && t.Open() {
-		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason}
+	if t := r.record.Ticket; t != nil && t.Open() && !r.dispatcher.givesWay(t, r.status) {
+		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason, xid: t.XID}
 	}
 	incident := newIncident(r.status, r.sopName(), string(r.status.Origin))
 	if r.verdict.Name == VerdictAttemptsExhausted {
@@ -376,14 +400,21 @@ func newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
 		sop:       sop,
 		origin:    origin,
 		reason:    s.Msg,
+		xid:       s.XID.Code,
 	}
 }
 
 func (r *run) sopName() string {
-	if r.verdict.Name == VerdictAttemptsExhausted {
+	t := r.record.Ticket
+	begun := t != nil && t.Open() && t.Condition == r.status.Condition && t.Device == r.status.ID
+	_, rare := seldom(time.Now(), r.record.History, r.status)
+	switch {
+	case r.verdict.Name == VerdictAttemptsExhausted:
 		return ExhaustedSOP
+	case rare && !begun:
+		return NoteSOP
 	}
-	return sopOf(r.status, r.record.Ticket)
+	return sopOf(r.status, t)
 }
 
 // errRefused says that Evaluate found no reason to act, or no permission.
@@ -417,6 +448,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	d := r.dispatcher
 	var held *heldError
 	var preempted *preemptedError
+	var reopened *reopenedError
 	failure, isStep := stepFailure(err)
 	switch {
 	case ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx))):
@@ -430,6 +462,9 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		b.logger.WarnContext(ctx, "procedure stopped", "err", err)
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
+	case errors.As(err, &reopened):
+		d.services.Metrics.sop(sopPreempted)
+		d.queue.Touch(b.node)
 	case errors.As(err, &held):
 		return r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
@@ -548,7 +583,7 @@ func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duratio
 
 func (r *run) ended(b *ApiBridge) time.Duration {
 	d := r.dispatcher
-	if b.result == outcomeResolved {
+	if b.result == outcomeResolved || b.result == ticket.Noted {
 		d.services.Metrics.sop(sopSucceeded)
 	} else {
 		d.services.Metrics.sop(sopHandedOver)

@@ -275,6 +275,41 @@ func holdsGPU(pod *corev1.Pod) bool {
 	})
 }
 
+// full reports whether no pod that wants a GPU can come to the node anyway, so that a cordon would change nothing. An incident that
+// has cordoned the node keeps to that.
+func (b *ApiBridge) full(ctx context.Context) (bool, error) {
+	if b.plan != nil || b.tookOver() {
+		return false, nil
+	}
+	node, err := b.liveNode(ctx)
+	if err != nil {
+		return false, err
+	}
+	pods, err := b.workloadPods(ctx, holdsGPU)
+	if err != nil {
+		return false, err
+	}
+	free := make(map[corev1.ResourceName]int64)
+	for name, quantity := range node.Status.Allocatable {
+		if isGPU(name) {
+			free[name] = quantity.Value()
+		}
+	}
+	for i := range pods {
+		for _, c := range pods[i].Spec.Containers {
+			for name, quantity := range c.Resources.Limits {
+				free[name] -= quantity.Value()
+			}
+		}
+	}
+	for name, left := range free {
+		if isGPU(name) && left > 0 {
+			return false, nil
+		}
+	}
+	return len(pods) > 0, nil
+}
+
 // isGPU knows the extended resources of the vendors' device plugins, slices of a GPU included.
 func isGPU(name corev1.ResourceName) bool {
 	vendor, device, found := strings.Cut(string(name), "/")

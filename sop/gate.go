@@ -201,7 +201,7 @@ func (b *ApiBridge) forbidden(ctx context.Context, r ticket.Record) (Verdict, er
 
 // modeNow lets a change of the mode reach a procedure that has begun.
 func (b *ApiBridge) modeNow(orders Orders, approved bool) Verdict {
-	status := orders.apply(b.services.catalogue.Status(b.node, b.status.Condition, b.status.ID))
+	status := orders.apply(b.services.catalogue.Status(b.node, b.status.Condition, b.status.ID, b.status.XID.Code))
 	switch mode := status.Policy.Mode; {
 	case mode == prom.ModeApprove && !approved:
 		return awaitingApproval()

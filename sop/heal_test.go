@@ -12,7 +12,7 @@ import (
 )
 
 func (w *world) request(condition string) HealRequest {
-	return HealRequest{Status: w.Status(nodeA, condition, ""), By: "alice", Reason: "NCCL hangs"}
+	return HealRequest{Status: w.Status(nodeA, condition, "", 0), By: "alice", Reason: "NCCL hangs"}
 }
 
 // A request is on the node before it is answered, survives the process that took it, and needs no alert.

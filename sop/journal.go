@@ -20,6 +20,7 @@ type incident struct {
 	sop       string
 	origin    string
 	reason    string
+	xid       int
 }
 
 func (i incident) requested() bool { return strings.HasPrefix(i.origin, requestedPrefix) }
@@ -33,6 +34,7 @@ func (i incident) open(now time.Time, bootID string) *ticket.Ticket {
 		SOP:        i.sop,
 		Origin:     i.origin,
 		Reason:     i.reason,
+		XID:        i.xid,
 		Supervisor: ticket.Self,
 		Status:     ticket.StatusResolving,
 		CreatedAt:  now,
@@ -47,6 +49,13 @@ type journal struct {
 	incident incident
 	// record is the node as it was last read or written here.
 	record ticket.Record
+	// note is the ticket that this incident may take the place of: it only told people about another condition.
+	note string
+}
+
+// supersedes reports whether the incident would take the place of the ticket on the node.
+func (j *journal) supersedes(r ticket.Record) bool {
+	return j.note != "" && r.Ticket != nil && r.Ticket.ID == j.note && r.Ticket.Open()
 }
 
 // opened reports whether the ticket of this incident was on the node when it was last seen.
@@ -97,6 +106,10 @@ func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ti
 			return err
 		}
 		c.Ticket = t
+		if j.supersedes(r) {
+			r.History = entered(r.History, r.Ticket, outcomeSuperseded, time.Now())
+			c.History = r.History
+		}
 		return change(t, r, c)
 	})
 	if err != nil {
@@ -118,6 +131,8 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 	case t == nil && begun:
 		return nil, fmt.Errorf("%w: somebody removed ticket %s", ErrTakenOver, j.incident.id)
 	case t == nil:
+		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
+	case j.supersedes(r) && onlyTold(t):
 		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
 	case t.ID != j.incident.id && t.Open():
 		return nil, fmt.Errorf("%w: ticket %q is open on the node", ErrTakenOver, t.ID)

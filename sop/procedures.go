@@ -15,13 +15,29 @@ import (
 // The procedure families. A step that fails ends a procedure with its error, and the dispatcher hands the node over to the
 // team that can help, with the error as the reason. Only what leads elsewhere is spelled out here.
 
+// Isolate keeps new work off the node and collects what people will want to see.
+func Isolate(ctx context.Context, b *ApiBridge) error {
+	if err := b.Cordon(ctx); err != nil {
+		return err
+	}
+	return b.Diagnose(ctx)
+}
+
 // IsolateAndHandOver keeps new work off the node, clears it as the policy says, and leaves the rest to people.
 func IsolateAndHandOver(ctx context.Context, b *ApiBridge) error {
-	err := isolate(ctx, b)
-	if err == nil {
-		err = b.ClearWorkload(ctx)
+	if err := Isolate(ctx, b); err != nil {
+		return err
 	}
+	return LeaveToPeople(ctx, b)
+}
+
+// LeaveToPeople is the end of a procedure on an isolated node that has nothing more to try.
+func LeaveToPeople(ctx context.Context, b *ApiBridge) error {
 	why := "needs people: " + describe(b.Status())
+	if b.suspicion != "" {
+		why += "; " + b.suspicion
+	}
+	err := b.ClearWorkload(ctx)
 	busy, isStep := stepFailure(err)
 	switch {
 	case err == nil:
@@ -37,14 +53,14 @@ func IsolateAndHandOver(ctx context.Context, b *ApiBridge) error {
 
 // RebootLadder empties the node and boots it, again if that did not help and the policy allows, until it is fit.
 func RebootLadder(ctx context.Context, b *ApiBridge) error {
-	if err := isolate(ctx, b); err != nil {
+	if err := Isolate(ctx, b); err != nil {
 		return err
 	}
-	return climb(ctx, b)
+	return Climb(ctx, b)
 }
 
-// climb is the reboot ladder of a node that is isolated.
-func climb(ctx context.Context, b *ApiBridge) error {
+// Climb is the reboot ladder of a node that is isolated.
+func Climb(ctx context.Context, b *ApiBridge) error {
 	for b.RebootsLeft() {
 		err := b.ClearWorkload(ctx)
 		if err == nil {
@@ -66,12 +82,23 @@ func climb(ctx context.Context, b *ApiBridge) error {
 	return GiveUp(ctx, b, b.exhausted())
 }
 
+// ClimbEmpty is Climb for a node of which only some pods have gone so far.
+func ClimbEmpty(ctx context.Context, b *ApiBridge) error {
+	b.Clear(prom.WorkloadDrain)
+	return Climb(ctx, b)
+}
+
 // ResetLadder resets the GPU after the pods that use one have gone, and goes on to the reboot ladder if that did not help.
 func ResetLadder(ctx context.Context, b *ApiBridge) error {
-	if err := isolate(ctx, b); err != nil {
+	if err := Isolate(ctx, b); err != nil {
 		return err
 	}
-	err := b.DrainGPU(ctx)
+	return Reset(ctx, b)
+}
+
+// Reset is the reset ladder of a node that is isolated.
+func Reset(ctx context.Context, b *ApiBridge) error {
+	err := clearGPU(ctx, b)
 	if err == nil {
 		err = b.ResetGPU(ctx)
 	}
@@ -92,44 +119,24 @@ func ResetLadder(ctx context.Context, b *ApiBridge) error {
 		b.Suspect(sick.Error())
 	}
 	// What a reset could not do takes a boot, and for that the whole node has to be empty.
-	b.RequireDrain()
-	return climb(ctx, b)
+	return ClimbEmpty(ctx, b)
 }
 
-// remedyTries is how often a remedy in place is tried before the next rung.
-const remedyTries = 2
-
-// RemedyThenReboot applies a remedy to the isolated node, and goes on to the reboot ladder if it does not help.
-func RemedyThenReboot(ctx context.Context, b *ApiBridge, remedy string) error {
-	if err := isolate(ctx, b); err != nil {
-		return err
-	}
-	for range remedyTries {
-		err := b.Remedy(ctx, remedy)
-		failure, isStep := stepFailure(err)
-		if err != nil && !isStep && !errors.Is(err, ErrWithdrawn) {
+// clearGPU waits for the pods that hold a GPU, where the policy lets them end by themselves, and evicts those that stay.
+func clearGPU(ctx context.Context, b *ApiBridge) error {
+	if b.Policy().Workload == prom.WorkloadWaitIdle {
+		err := b.WaitIdle(ctx)
+		if _, isStep := stepFailure(err); err != nil && !isStep {
 			return err
 		}
-		if isStep {
-			b.Suspect(failure.Error())
-			continue
-		}
-		sick, err := prove(ctx, b)
-		if err != nil {
-			return err
-		}
-		if sick == nil {
-			return finish(ctx, b)
-		}
-		b.Suspect(sick.Error())
 	}
-	return climb(ctx, b)
+	return b.DrainGPU(ctx)
 }
 
 // RestartDevicePlugin restarts the pod that registers the node's devices, which disturbs no workload, and goes on to the
 // reboot ladder if the devices do not come back. A pod that cannot be restarted is no matter of the node.
 func RestartDevicePlugin(ctx context.Context, b *ApiBridge, resource corev1.ResourceName) error {
-	for range remedyTries {
+	for range cureTries {
 		err := b.RestartPod(ctx, b.Policy().Selector, resource)
 		if err == nil {
 			err = b.Verify(ctx)
@@ -143,18 +150,45 @@ func RestartDevicePlugin(ctx context.Context, b *ApiBridge, resource corev1.Reso
 		}
 		b.Suspect(failure.Error())
 	}
-	b.RequireDrain()
+	b.Clear(prom.WorkloadDrain)
 	return RebootLadder(ctx, b)
 }
 
-// RelievePressure keeps new pods away until the pressure has gone. The hardware is not in doubt, so nothing is drained and
-// no healthcheck is needed.
-func RelievePressure(ctx context.Context, b *ApiBridge) error {
-	if err := b.Cordon(ctx); err != nil {
+// RestartExporter restarts a pod of the node's monitoring. What it does not bring back is no matter of the node.
+func RestartExporter(ctx context.Context, b *ApiBridge) error {
+	err := b.RestartPod(ctx, b.Policy().Selector, "")
+	if err == nil {
+		err = b.Verify(ctx)
+	}
+	if err == nil || errors.Is(err, ErrWithdrawn) {
+		return b.Resolve(ctx)
+	}
+	return err
+}
+
+// RelievePressure keeps new pods away until the pressure has gone, and does what helps. The hardware is not in doubt, so nothing is
+// drained and no healthcheck is needed.
+func RelievePressure(ctx context.Context, b *ApiBridge, relief ...Cure) error {
+	full, err := b.full(ctx)
+	if err != nil {
 		return err
+	}
+	if !full {
+		if err := b.Cordon(ctx); err != nil {
+			return err
+		}
+	}
+	for _, c := range relief {
+		err := c.apply(ctx, b)
+		if _, isStep := stepFailure(err); err != nil && !isStep && !errors.Is(err, ErrWithdrawn) {
+			return err
+		}
 	}
 	if err := b.VerifyWithin(ctx, b.Policy().HandOverAfter); err != nil {
 		return err
+	}
+	if b.plan == nil && !b.isolated() {
+		return b.Resolve(ctx)
 	}
 	if !b.Unharmed() {
 		return VerifyCordoned(ctx, b)
@@ -165,9 +199,71 @@ func RelievePressure(ctx context.Context, b *ApiBridge) error {
 	return b.Resolve(ctx)
 }
 
-// VerifyCordoned finds out whether a node that Aegis had cordoned can be returned.
+// IsolateAndWait gives a fault the time to go away that the policy allows, with new work kept off the node.
+func IsolateAndWait(ctx context.Context, b *ApiBridge) error {
+	if err := Isolate(ctx, b); err != nil {
+		return err
+	}
+	if err := b.VerifyWithin(ctx, b.Policy().HandOverAfter); err != nil {
+		return err
+	}
+	return VerifyCordoned(ctx, b)
+}
+
+// WaitThenEvacuate is for a node whose workload may live on for a while: it is emptied when the fault has not gone in time.
+func WaitThenEvacuate(ctx context.Context, b *ApiBridge) error {
+	if err := Isolate(ctx, b); err != nil {
+		return err
+	}
+	err := b.VerifyWithin(ctx, b.Policy().HandOverAfter)
+	lasting, isStep := stepFailure(err)
+	switch {
+	case err == nil:
+		return VerifyCordoned(ctx, b)
+	case !isStep || lasting.Inconclusive():
+		return err
+	}
+	if err := b.Drain(ctx); err != nil {
+		if errors.Is(err, ErrWithdrawn) {
+			return ReturnToService(ctx, b)
+		}
+		return err
+	}
+	return b.HandOver(ctx, b.Policy().Team, "needs people: "+describe(b.Status())+"; "+lasting.Message)
+}
+
+// ExamineThenReturn isolates a node that may have come out of a fault by itself, and returns it if it is fit.
+func ExamineThenReturn(ctx context.Context, b *ApiBridge) error {
+	if err := Isolate(ctx, b); err != nil {
+		return err
+	}
+	return VerifyCordoned(ctx, b)
+}
+
+// Examine looks at a node that is to stay in service unless its hardware is found broken, and tells people in any case.
+func Examine(ctx context.Context, b *ApiBridge) error {
+	if err := b.Diagnose(ctx); err != nil {
+		return err
+	}
+	why := describe(b.Status())
+	sick, isStep := stepFailure(checkHealth(ctx, b))
+	if isStep && !sick.Inconclusive() {
+		if err := b.Cordon(ctx); err != nil {
+			return err
+		}
+		return b.HandOver(ctx, b.Policy().Team, why+"; "+sick.Error())
+	}
+	return Tell(ctx, b)
+}
+
+// VerifyCordoned finds out whether a node that Aegis had cordoned can be returned. What it finds broken is the next condition of the
+// incident.
 func VerifyCordoned(ctx context.Context, b *ApiBridge) error {
-	if err := checkHealth(ctx, b); err != nil {
+	err := checkHealth(ctx, b)
+	if sick, isStep := stepFailure(err); isStep && !sick.Inconclusive() {
+		return b.reopen(ctx, sick)
+	}
+	if err != nil {
 		return err
 	}
 	return finish(ctx, b)
@@ -212,10 +308,7 @@ func AwaitReady(ctx context.Context, b *ApiBridge) error {
 	if err := b.Diagnose(ctx); err != nil {
 		return err
 	}
-	if err := checkHealth(ctx, b); err != nil {
-		return err
-	}
-	return finish(ctx, b)
+	return VerifyCordoned(ctx, b)
 }
 
 // tookOver reports whether the procedure found the node cordoned by its own incident, as after a preemption.
@@ -224,14 +317,9 @@ func (b *ApiBridge) tookOver() bool {
 	return t != nil && t.Count(ticket.Cordon) > 0
 }
 
-// Note tells people about a condition that leaves the node usable.
-func Note(ctx context.Context, b *ApiBridge) error {
-	return b.HandOver(ctx, b.Policy().Team, describe(b.Status()))
-}
-
 // Exhausted isolates a node that was repaired too often and leaves it to people.
 func Exhausted(ctx context.Context, b *ApiBridge) error {
-	if err := isolate(ctx, b); err != nil {
+	if err := Isolate(ctx, b); err != nil {
 		return err
 	}
 	return b.HandOver(ctx, b.Policy().Team, b.status.Condition+": "+b.journal.incident.reason)
@@ -249,12 +337,17 @@ func ReturnToService(ctx context.Context, b *ApiBridge) error {
 	return finish(ctx, b)
 }
 
-// GiveUp hands the node over, powered off before if the policy wants that.
+// GiveUp hands the node over, powered off before if the policy wants that and the workload has gone.
 func GiveUp(ctx context.Context, b *ApiBridge, why string) error {
 	if b.Policy().Shutdown {
-		err := b.Shutdown(ctx)
+		err := b.ClearWorkload(ctx)
+		if err == nil {
+			err = b.Shutdown(ctx)
+		}
 		failure, isStep := stepFailure(err)
 		switch {
+		case isStep && failure.Action != ticket.Shutdown:
+			return err
 		case isStep:
 			why += "; power state unknown: " + failure.Message
 		case errors.Is(err, ErrWithdrawn):
@@ -266,14 +359,6 @@ func GiveUp(ctx context.Context, b *ApiBridge, why string) error {
 		}
 	}
 	return b.HandOver(ctx, b.Policy().Team, why)
-}
-
-// isolate keeps new work off the node and collects what people will want to see.
-func isolate(ctx context.Context, b *ApiBridge) error {
-	if err := b.Cordon(ctx); err != nil {
-		return err
-	}
-	return b.Diagnose(ctx)
 }
 
 // prove finds out whether the node is fit: the condition is gone at its source, and a healthcheck passes. It returns what
@@ -331,10 +416,10 @@ func describe(s prom.AegisNodeStatus) string {
 // alert's source may be what is broken.
 func (b *ApiBridge) Suspect(why string) { b.suspicion = why }
 
-// RequireDrain makes ClearWorkload empty the whole node, as a boot needs it.
-func (b *ApiBridge) RequireDrain() {
-	b.drained = false
-	b.status.Policy.Workload = prom.WorkloadDrain
+// Clear says what happens to the pods from here on, instead of what the policy says.
+func (b *ApiBridge) Clear(w prom.Workload) {
+	b.drained = b.drained && b.status.Policy.Workload == w
+	b.status.Policy.Workload = w
 }
 
 // RebootsLeft reports whether the incident may boot the node once more: reboots of other incidents within the attempt
@@ -363,6 +448,9 @@ func (b *ApiBridge) RebootsLeft() bool {
 // exhausted says why no further repair is tried.
 func (b *ApiBridge) exhausted() string {
 	why := fmt.Sprintf("%s: all %d reboots within %s are used up", b.status.Condition, b.Policy().MaxReboots, b.Policy().AttemptWindow)
+	if b.Policy().MaxReboots == 0 {
+		why = b.status.Condition + ": no reboot is allowed for it"
+	}
 	if b.suspicion != "" {
 		why += "; " + b.suspicion
 	}

@@ -76,7 +76,7 @@ func (i *invariants) booted(p *simProcess, r jobs.Request, order string) {
 	}
 	i.boots[boot] = order
 	incident := i.incidents[r.Incident]
-	policy := simCatalogue{}.Status(r.Node, incident.key.Condition, "").Policy
+	policy := simCatalogue{}.Status(r.Node, incident.key.Condition, "", 0).Policy
 	n := 1
 	for _, earlier := range i.reboots[r.Node] {
 		age := time.Since(earlier.at)

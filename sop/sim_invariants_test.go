@@ -195,9 +195,15 @@ func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
 		i.violated("p%d writes over the broken ticket on %s", p.id, name)
 	case t == nil || !t.Open() || t.Owned() || p.ordering[name] > 0:
 	case current.Ticket == nil && noted(t, t.Supervisor):
+	case gaveWay(t, current.Ticket) && current.Ticket.Count(ticket.HandOver) == 0:
 	default:
 		i.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, name)
 	}
+}
+
+// gaveWay reports whether the ticket that only told people of a condition was replaced by that of a repair.
+func gaveWay(note, repair *ticket.Ticket) bool {
+	return repair != nil && repair.ID != note.ID && repair.Owned() && noted(note, simCatalogue{}.Status("", note.Condition, "", 0).Policy.Team)
 }
 
 // opened judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
@@ -251,7 +257,7 @@ func (i *invariants) allowed(p *simProcess, incident *simIncident) {
 // repeated judges the beginning of an incident by how often the node was repaired: too often, and people look at it.
 func (i *invariants) repeated(p *simProcess, r ticket.Record) {
 	t := r.Ticket
-	status := simCatalogue{}.Status(r.Node.Name, t.Condition, t.Device)
+	status := simCatalogue{}.Status(r.Node.Name, t.Condition, t.Device, 0)
 	pool := i.c.settings.PoolOf(r.Node)
 	if status.Policy.Workload == prom.WorkloadKeep || status.Priority == 1 || t.SOP == ExhaustedSOP || t.ApprovedBy != "" {
 		return
@@ -285,7 +291,7 @@ func (i *invariants) preempted(p *simProcess, old, t *ticket.Ticket, incident *s
 	}
 	i.c.logf("p%d turns ticket %s from %s to %s", p.id, t.ID, old.Condition, t.Condition)
 	urgency := func(condition string) int {
-		return prom.BandOf(simCatalogue{}.Status("", condition, "").Priority).Urgency()
+		return prom.BandOf(simCatalogue{}.Status("", condition, "", 0).Priority).Urgency()
 	}
 	if urgency(t.Condition) >= urgency(old.Condition) {
 		i.violated("p%d leaves %s of ticket %s for %s", p.id, old.Condition, t.ID, t.Condition)

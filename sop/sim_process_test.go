@@ -209,7 +209,7 @@ func (p *simProcess) report(key prom.Key, startsAt time.Time, firing bool) {
 		return
 	}
 	p.queue.Observe(prom.Observation{
-		Fingerprint: fingerprintOf(key), Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID), Firing: firing, StartsAt: startsAt,
+		Fingerprint: fingerprintOf(key), Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), Firing: firing, StartsAt: startsAt,
 		Labels: labelsOf(key),
 	})
 	told := p.tellOf(key)
@@ -250,7 +250,7 @@ func (p *simProcess) tellOf(key prom.Key) *simTold {
 func (p *simProcess) heal(key prom.Key) {
 	p.requests.Go(func() {
 		result, err := p.dispatcher.Heal(p.ctx, HealRequest{
-			Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID), By: "alice", Reason: "it looks sick",
+			Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), By: "alice", Reason: "it looks sick",
 		})
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -404,7 +404,7 @@ func (t simTranslator) Resolve(a prom.Alert) (prom.Observation, error) {
 	}
 	return prom.Observation{
 		Fingerprint: a.Fingerprint, Firing: true, StartsAt: a.StartsAt, Labels: a.Labels,
-		Status: simCatalogue{}.Status(a.Labels["node"], a.Labels["condition"], a.Labels["device"]),
+		Status: simCatalogue{}.Status(a.Labels["node"], a.Labels["condition"], a.Labels["device"], 0),
 	}, nil
 }
 
@@ -536,14 +536,19 @@ func (c *simCache) List(labels.Selector) ([]*corev1.Node, error) {
 // table holds the procedures of the simulation, watched.
 func (p *simProcess) table() Table {
 	steps := map[string]func(context.Context, *ApiBridge) error{
-		simReboot: RebootLadder, simReset: ResetLadder, simIsolate: IsolateAndHandOver, simRelieve: RelievePressure, simReady: AwaitReady,
-		simCordon: VerifyCordoned, simNote: Note,
-		simRemedy:  func(ctx context.Context, b *ApiBridge) error { return RemedyThenReboot(ctx, b, "Restart") },
+		simReboot: RebootLadder, simReset: ResetLadder, simIsolate: IsolateAndHandOver, simReady: AwaitReady,
+		simCordon:  VerifyCordoned,
+		simRelieve: func(ctx context.Context, b *ApiBridge) error { return RelievePressure(ctx, b) },
+		simRemedy:  func(ctx context.Context, b *ApiBridge) error { return Cure{Name: "Restart"}.Isolated(ctx, b, Climb) },
 		simDevices: func(ctx context.Context, b *ApiBridge) error { return RestartDevicePlugin(ctx, b, "nvidia.com/gpu") },
 	}
 	table := Table{ExhaustedSOP: p.watched(Exhausted)}
 	for name, procedure := range steps {
 		table["sim/"+strings.ToLower(name)] = p.watched(procedure)
+	}
+	table["sim/"+strings.ToLower(simNote)] = func() SOP {
+		watched, ok := p.watched(Tell)().(*Procedure)
+		return &Procedure{steps: watched.steps, tells: ok}
 	}
 	return table
 }

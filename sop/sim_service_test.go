@@ -62,7 +62,7 @@ func (i *invariants) founded(p *simProcess, incident *simIncident) {
 
 // verified judges the end of a verification: every answer for long enough was that the condition is gone.
 func (i *invariants) verified(p *simProcess, incident *simIncident) {
-	policy := simCatalogue{}.Status(incident.key.Node, incident.key.Condition, incident.key.ID).Policy
+	policy := simCatalogue{}.Status(incident.key.Node, incident.key.Condition, incident.key.ID, 0).Policy
 	if clear := time.Since(latest(p.tellOf(incident.key).present, p.began)); clear < policy.ClearFor {
 		i.violated("p%d takes %s on %s for repaired after %s", p.id, incident.key.Condition, incident.key.Node, clear)
 	}

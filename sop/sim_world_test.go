@@ -425,7 +425,11 @@ func (c *cluster) sick(node string) bool {
 // simCatalogue knows the conditions of the simulation.
 type simCatalogue struct{}
 
-func (simCatalogue) Status(node, condition, device string) prom.AegisNodeStatus {
+func (simCatalogue) HiddenBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeStatus) string {
+	return ""
+}
+
+func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	policy := testPolicy()
 	policy.Cooldown, policy.Grace, policy.PowerOffAfter, policy.HandOverAfter = 20*time.Minute, 2*time.Minute, 10*time.Minute, 30*time.Minute
 	policy.ClearFor, policy.VerifyWithin, policy.DrainDeadline = time.Minute, 5*time.Minute, 15*time.Minute

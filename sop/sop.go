@@ -28,6 +28,16 @@ type Factory func() SOP
 // Table maps the names of procedures, such as "gpu/hung", to their factories.
 type Table map[string]Factory
 
+// onlyTells reports whether the named procedure is known never to touch the node.
+func (t Table) onlyTells(name string) bool {
+	factory, found := t[name]
+	if !found {
+		return false
+	}
+	teller, ok := factory().(interface{ OnlyTells() bool })
+	return ok && teller.OnlyTells()
+}
+
 // Names returns the names of the table, sorted.
 func (t Table) Names() []string { return slices.Sorted(maps.Keys(t)) }
 
@@ -36,6 +46,8 @@ func (t Table) Names() []string { return slices.Sorted(maps.Keys(t)) }
 type Procedure struct {
 	bridge *ApiBridge
 	steps  func(ctx context.Context, b *ApiBridge) error
+	// tells is true for one that never touches the node.
+	tells bool
 }
 
 var _ SOP = (*Procedure)(nil)
@@ -44,6 +56,9 @@ var _ SOP = (*Procedure)(nil)
 func NewProcedure(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
 	return &Procedure{steps: steps}
 }
+
+// OnlyTells reports whether the procedure never touches the node.
+func (p *Procedure) OnlyTells() bool { return p.tells }
 
 // CreateInstance keeps the bridge.
 func (p *Procedure) CreateInstance(_ context.Context, bridge *ApiBridge) error {

@@ -16,6 +16,7 @@ const (
 	outcomeHandedOver = "handed_over"
 	outcomeReleased   = "released"
 	outcomeCanceled   = "canceled"
+	outcomeSuperseded = "superseded" // A note gave way to a repair.
 )
 
 // HandOver gives the node to people: the team becomes the supervisor of the ticket, and Aegis does nothing more on the node
@@ -27,6 +28,9 @@ func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
 		return nil
 	}
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		if b.journal.supersedes(r) {
+			return fmt.Errorf("%w: people have been told of %s", ErrTakenOver, r.Ticket.Condition)
+		}
 		now := time.Now()
 		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {
 			return err
@@ -86,6 +90,7 @@ func entered(h *ticket.History, t *ticket.Ticket, how string, now time.Time) *ti
 		Closed:      now,
 		Outcome:     how,
 		Isolated:    t.Count(ticket.Cordon) > 0,
+		XID:         t.XID,
 		Destructive: destructiveSteps(t, now),
 	})
 	return history

@@ -26,7 +26,7 @@ func (b *ApiBridge) Healthcheck(ctx context.Context) error {
 	profile := b.services.profile(b.node)
 	err := b.do(ctx, step{action: ticket.Healthcheck, detail: "profile " + profile, act: func(ctx context.Context, c call) (outcome, error) {
 		req := b.request(jobs.ActionHealthcheck, c.n, b.status.Policy.HealthcheckDeadline,
-			"--profile", profile, "--boot-id", b.currentBoot(ctx))
+			"--profile", profile, "--boot-id", b.currentBoot(ctx), "--since", b.journal.ticketCreated().UTC().Format(time.RFC3339))
 		return b.runJob(ctx, c, "", req)
 	}})
 	b.checked = err == nil
@@ -44,8 +44,18 @@ func (b *ApiBridge) currentBoot(ctx context.Context) string {
 
 // Diagnose collects what people will want to see. It never stops a procedure: a diagnosis that could not be made is noted.
 func (b *ApiBridge) Diagnose(ctx context.Context) error {
+	args := []string{"--condition", b.status.Condition}
+	if b.status.ID != "" && b.status.DeviceMode == prom.DeviceIndex {
+		args = append(args, "--device", b.status.ID)
+	}
 	err := b.do(ctx, step{action: ticket.Diagnose, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.runJob(ctx, c, "", b.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline))
+		o, err := b.runJob(ctx, c, "", b.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline, args...))
+		if err == nil {
+			wanted := recoveryIn(o.message)
+			// Of its own field, because messages are the first to go when a ticket gets long, and a replay must decide alike.
+			o.update = func(t *ticket.Ticket) { t.Recovery = wanted }
+		}
+		return o, err
 	}})
 	if failure, ok := stepFailure(err); ok {
 		b.logger.WarnContext(ctx, "diagnosis not made", "err", failure)
@@ -61,10 +71,10 @@ func (b *ApiBridge) Remedy(ctx context.Context, name string, args ...string) err
 	}})
 }
 
-// Repair runs a repair that the site has installed on its nodes.
-func (b *ApiBridge) Repair(ctx context.Context, name string) error {
+// Repair runs a repair, such as MountGpfs, or one that the site has installed on its nodes. The arguments are those of the operation.
+func (b *ApiBridge) Repair(ctx context.Context, name string, args ...string) error {
 	return b.do(ctx, step{action: ticket.Repair, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.runJob(ctx, c, ticket.Repair, b.request(jobs.ActionRepair, c.n, b.status.Policy.RemedyDeadline, name))
+		return b.runJob(ctx, c, ticket.Repair, b.request(jobs.ActionRepair, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
 	}})
 }
 

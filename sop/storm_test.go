@@ -218,7 +218,7 @@ func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 			}
 		}
 		w.setSettings(func(s *Settings) { s.Pools[0].MaxPercent = 50 })
-		_, err := w.d.Heal(t.Context(), HealRequest{Status: w.Status(healed, "Reboot", ""), By: "alice", Reason: "it really is"})
+		_, err := w.d.Heal(t.Context(), HealRequest{Status: w.Status(healed, "Reboot", "", 0), By: "alice", Reason: "it really is"})
 		require.NoError(t, err)
 		w.await("booted", func(ticket.Record) bool { return w.jobs.count(jobs.ActionReboot) == 1 })
 		time.Sleep(2 * bootTime)

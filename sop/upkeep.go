@@ -56,7 +56,7 @@ func (d *Dispatcher) gone(t *ticket.Ticket, statuses []prom.AegisNodeStatus) boo
 			return false
 		}
 	}
-	return noted(t, d.catalogue.Status("", t.Condition, "").Policy.Team)
+	return d.isNote(t)
 }
 
 // maintain carries out the upkeep and returns when the node is looked at again.

@@ -26,7 +26,7 @@ const (
 	VerdictContested         VerdictName = "contested"          // The alert came back with an old start; not confirmed yet.
 	VerdictUnconfirmed       VerdictName = "unconfirmed"        // The source does not report the condition.
 	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no answer that can be relied on.
-	VerdictTolerated         VerdictName = "tolerated"          // Another condition explains it, or comes first.
+	VerdictTolerated         VerdictName = "tolerated"          // Another condition explains it or comes first, or it is known already.
 	VerdictIgnored           VerdictName = "ignored"            // Its mode is off, or its band is MustIgnore.
 	VerdictUnknownCondition  VerdictName = "unknown_condition"  // No catalogue names the condition.
 	VerdictNoSOP             VerdictName = "no_sop"             // The condition has no procedure.
@@ -78,7 +78,7 @@ func (n VerdictName) Change() string {
 		VerdictContested:         "a later pass over Prometheus and Alertmanager confirms it",
 		VerdictUnconfirmed:       "the sources report it, or it goes away",
 		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again",
-		VerdictTolerated:         "the other condition is gone, or the node is idle",
+		VerdictTolerated:         "what explains it is gone, or it comes again, or the node is idle",
 		VerdictIgnored:           "its mode or its priority is configured otherwise",
 		VerdictUnknownCondition:  "a catalogue names it",
 		VerdictNoSOP:             "a procedure is configured for it",

@@ -119,6 +119,7 @@ func (b *ApiBridge) yield(ctx context.Context, e *preemptedError) error {
 		t.Past = pastOf(t)
 		t.Condition, t.Device, t.SOP, t.Origin = next.Condition, next.ID, next.SOP, string(next.Origin)
 		t.Reason = next.Msg
+		t.XID, t.Recovery = next.XID.Code, ""
 		t.BootID = r.Node.Status.NodeInfo.BootID
 		t.Hold = ""
 		return nil

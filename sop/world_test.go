@@ -61,6 +61,8 @@ type world struct {
 	d *Dispatcher
 	// priorities are those of conditions that are no emergencies.
 	priorities map[string]int
+	// hides names the condition that a condition explains.
+	hides map[string]string
 	// identity is that of the process in the election. Empty means that there is none.
 	identity string
 	// journal is the last ticket that was written, as its steps.
@@ -84,12 +86,16 @@ func newWorld(t *testing.T, policy prom.Policy, objects ...runtime.Object) *worl
 		"test/reboot":  func() SOP { return NewProcedure(RebootLadder) },
 		"test/reset":   func() SOP { return NewProcedure(ResetLadder) },
 		"test/isolate": func() SOP { return NewProcedure(IsolateAndHandOver) },
-		"test/relieve": func() SOP { return NewProcedure(RelievePressure) },
-		"test/ready":   func() SOP { return NewProcedure(AwaitReady) },
-		"test/cordon":  func() SOP { return NewProcedure(VerifyCordoned) },
-		"test/note":    func() SOP { return NewProcedure(Note) },
+		"test/relieve": func() SOP {
+			return NewProcedure(func(ctx context.Context, b *ApiBridge) error { return RelievePressure(ctx, b) })
+		},
+		"test/ready":  func() SOP { return NewProcedure(AwaitReady) },
+		"test/cordon": func() SOP { return NewProcedure(VerifyCordoned) },
+		"test/note":   func() SOP { return NewNotice(Tell) },
 		"test/remedy": func() SOP {
-			return NewProcedure(func(ctx context.Context, b *ApiBridge) error { return RemedyThenReboot(ctx, b, "RestartKubelet") })
+			return NewProcedure(func(ctx context.Context, b *ApiBridge) error {
+				return Cure{Name: "RestartKubelet"}.Isolated(ctx, b, Climb)
+			})
 		},
 		"test/plugin": func() SOP {
 			return NewProcedure(func(ctx context.Context, b *ApiBridge) error { return RestartDevicePlugin(ctx, b, "nvidia.com/gpu") })
@@ -125,7 +131,16 @@ func testPolicy() prom.Policy {
 }
 
 // Status makes the world the catalogue: every condition is an emergency with the procedure that its name says.
-func (w *world) Status(node, condition, device string) prom.AegisNodeStatus {
+func (w *world) HiddenBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+	for _, o := range others {
+		if w.hides[o.Condition] == status.Condition {
+			return o.Condition + " explains it"
+		}
+	}
+	return ""
+}
+
+func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	priority, found := w.priorities[condition]
@@ -143,12 +158,16 @@ func (w *world) raise(condition string) { w.raiseOn(nodeA, condition) }
 
 func (w *world) raiseOn(node, condition string) {
 	w.queue.Observe(prom.Observation{
-		Fingerprint: node + condition, Status: w.Status(node, condition, ""), Firing: true, StartsAt: time.Now(),
+		Fingerprint: node + condition, Status: w.Status(node, condition, "", 0), Firing: true, StartsAt: time.Now(),
 	})
 }
 
 // patch applies a patch as the API server does: a failed test is an invalid request.
 func (w *world) patch(action k8stesting.Action) (bool, runtime.Object, error) {
+	if p, ok := action.(k8stesting.PatchAction); ok && p.GetPatchType() == types.MergePatchType {
+		// The marks of the node. They are no part of any incident.
+		return false, nil, nil
+	}
 	w.mu.Lock()
 	w.writes++
 	n, hook := w.writes, w.onWrite
@@ -385,8 +404,12 @@ func (s *fakeSource) gone() {
 	s.set(prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted})
 }
 
-// Last knows nothing, so that every question is asked.
-func (s *fakeSource) Last(prom.Key) prom.Finding { return prom.Finding{} }
+// Last has the answer of the last pass, which is old, so that every question is asked.
+func (s *fakeSource) Last(prom.Key) prom.Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.finding
+}
 
 func (s *fakeSource) Observe(context.Context, prom.Key) prom.Finding {
 	s.mu.Lock()

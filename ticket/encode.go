@@ -156,6 +156,10 @@ func (t *Ticket) node() *yaml.Node {
 	}
 	o.text("hold", t.Hold)
 	o.text("approvedBy", t.ApprovedBy)
+	if t.XID != 0 {
+		o.add("xid", intNode(t.XID))
+	}
+	o.text("recovery", t.Recovery)
 	if len(t.Past) > 0 {
 		o.add("past", t.pastNode())
 	}

@@ -13,6 +13,8 @@ import (
 const (
 	// MaxIncidents is the number of incidents that a history keeps.
 	MaxIncidents = 20
+	// MaxNotes is the number of those that may be mere notes: what was done to a node is not to be forgotten over what was seen on it.
+	MaxNotes = 6
 	// MaxHistoryBytes is the largest encoded history.
 	MaxHistoryBytes = 8192
 )
@@ -33,9 +35,13 @@ type Incident struct {
 	Destructive []Destructive
 	SOP         string
 	Isolated    bool // The node was taken out of service.
+	XID         int  // The error of the NVIDIA driver that it was about, 0 for none.
 
 	extra []field
 }
+
+// Noted is the outcome of an incident that was only written down.
+const Noted = "noted"
 
 // Destructive is a step that may have destroyed running work.
 type Destructive struct {
@@ -85,6 +91,8 @@ func (in *Incident) set(key, value *yaml.Node) (err error) {
 		in.Closed, err = decodeTime(value)
 	case "isolated":
 		in.Isolated, err = decodeBool(value)
+	case "xid":
+		in.XID, err = decodeCount(value, maxXID)
 	case "destructive":
 		in.Destructive, err = decodeDestructive(value)
 	default:
@@ -196,6 +204,9 @@ func (in *Incident) node() *yaml.Node {
 	if in.Isolated {
 		o.add("isolated", &yaml.Node{Kind: yaml.ScalarNode, Tag: tagBool, Value: "true"})
 	}
+	if in.XID != 0 {
+		o.add("xid", intNode(in.XID))
+	}
 	var steps []*yaml.Node
 	for _, d := range in.Destructive {
 		steps = append(steps, textNode(d.text()))
@@ -215,7 +226,7 @@ func (h *History) Clone() *History {
 }
 
 // Add remembers an incident. One with the same identity is replaced where it stands and what people wrote into it
-// is kept; else the new one is the newest, and the oldest ones beyond MaxIncidents are forgotten.
+// is kept; else the new one is the newest, and the oldest ones beyond MaxNotes and MaxIncidents are forgotten.
 func (h *History) Add(in Incident) {
 	same := func(old Incident) bool { return in.ID != "" && old.ID == in.ID }
 	if i := slices.IndexFunc(h.Incidents, same); i >= 0 {
@@ -226,7 +237,21 @@ func (h *History) Add(in Incident) {
 		return
 	}
 	h.Incidents = append(h.Incidents, in)
+	h.dropNotes()
 	if over := len(h.Incidents) - MaxIncidents; over > 0 {
 		h.Incidents = slices.Delete(h.Incidents, 0, over)
+	}
+}
+
+// dropNotes forgets the oldest notes beyond MaxNotes.
+func (h *History) dropNotes() {
+	notes := 0
+	for i := len(h.Incidents) - 1; i >= 0; i-- {
+		if h.Incidents[i].Outcome != Noted {
+			continue
+		}
+		if notes++; notes > MaxNotes {
+			h.Incidents = slices.Delete(h.Incidents, i, i+1)
+		}
 	}
 }

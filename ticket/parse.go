@@ -50,7 +50,9 @@ func (t *Ticket) set(key, value *yaml.Node) (err error) {
 	case "createdAt":
 		t.CreatedAt, err = decodeTime(value)
 	case "attempts":
-		t.Attempts, err = decodeAttempts(value)
+		t.Attempts, err = decodeCount(value, maxAttempts)
+	case "xid":
+		t.XID, err = decodeCount(value, maxXID)
 	case "past":
 		t.Past, err = decodePast(value)
 	case "done":
@@ -86,6 +88,8 @@ func (t *Ticket) textField(name string) *string {
 		return &t.Hold
 	case "approvedBy":
 		return &t.ApprovedBy
+	case "recovery":
+		return &t.Recovery
 	}
 	return nil
 }
@@ -98,16 +102,19 @@ func decodeStatus(n *yaml.Node) (Status, error) {
 	return parseStatus(text)
 }
 
-func decodeAttempts(n *yaml.Node) (int, error) {
+// maxXID is above every number that the NVIDIA driver gives an error.
+const maxXID = 9999
+
+func decodeCount(n *yaml.Node, most int) (int, error) {
 	text, err := decodeText(n)
 	if err != nil || text == "" {
 		return 0, err
 	}
-	attempts, err := strconv.Atoi(text)
-	if err != nil || attempts < 0 || attempts > maxAttempts {
-		return 0, fmt.Errorf("%s is no count, want a number from 0 to %d", quote(text), maxAttempts)
+	count, err := strconv.Atoi(text)
+	if err != nil || count < 0 || count > most {
+		return 0, fmt.Errorf("%s is no count, want a number from 0 to %d", quote(text), most)
 	}
-	return attempts, nil
+	return count, nil
 }
 
 // decodePast reads the numbers of calls that were made for an earlier condition.

@@ -67,6 +67,8 @@ type Ticket struct {
 	Attempts   int
 	Hold       string
 	ApprovedBy string // Who allowed the repair in mode approve.
+	XID        int    // The error of the NVIDIA driver that it is about, 0 for none.
+	Recovery   string // What the driver of the GPU asks for, as a diagnosis has read it.
 	// Past counts, per action, the calls that were made for the condition that the ticket had before. The procedure of the
 	// present one numbers its own calls after them.
 	Past      map[Action]int

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,8 +31,12 @@ func (q nodeQueue) Next(ctx context.Context) (string, []prom.AegisNodeStatus, er
 // currentCatalogue is the catalogue as it was last loaded.
 type currentCatalogue struct{ store *rules.Store }
 
-func (c currentCatalogue) Status(node, condition, device string) prom.AegisNodeStatus {
-	return c.store.Current().Status(node, condition, device)
+func (c currentCatalogue) Status(node, condition, device string, xid int) prom.AegisNodeStatus {
+	return c.store.Current().StatusOfXID(node, condition, device, xid)
+}
+
+func (c currentCatalogue) HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+	return c.store.Current().HiddenBy(now, status, others)
 }
 
 // healer takes the requests of the API to the dispatcher.
@@ -153,7 +158,7 @@ func (v nodeViews) conditions(node string, t *ticket.Ticket) []handler.Condition
 		key := prom.Key{Node: node, Condition: d.Condition, ID: d.ID}
 		decisions[key] = d
 		if !slices.ContainsFunc(statuses, func(s prom.AegisNodeStatus) bool { return s.Key() == key }) {
-			statuses = append(statuses, v.catalogue.Status(node, d.Condition, d.ID))
+			statuses = append(statuses, v.catalogue.Status(node, d.Condition, d.ID, 0))
 		}
 	}
 	var views []handler.ConditionView

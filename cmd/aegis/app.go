@@ -100,7 +100,7 @@ func newApp(file string, cfg config, catalogue *rules.Catalogue, base *rest.Conf
 	})
 	a.nodes = newNodeCache(informers.NewSharedInformerFactory(a.clients.watches, 0), a.queue)
 	translator := rules.NewResolver(rules.ResolverOptions{
-		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster,
+		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
 	})
 	if a.resync, err = newResync(cfg, a.queue, translator, registry, logger); err != nil {
 		return nil, err

@@ -123,9 +123,9 @@ func (a *app) reload() error {
 		return err
 	}
 	a.queue.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
-		current := a.config.rules.Current().Status(s.Node, s.Condition, s.ID)
+		current := a.config.rules.Current().StatusOfXID(s.Node, s.Condition, s.ID, s.XID.Code)
 		s.Type, s.Priority, s.AffectsLoad, s.DeviceMode = current.Type, current.Priority, current.AffectsLoad, current.DeviceMode
-		s.SOP, s.Policy = current.SOP, current.Policy
+		s.SOP, s.Policy, s.XID = current.SOP, current.Policy, current.XID
 		return s
 	})
 	a.dispatcher.Reconsider()

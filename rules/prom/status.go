@@ -35,6 +35,8 @@ type AegisNodeStatus struct {
 	SOP string
 	// Policy says what the procedure may do.
 	Policy Policy
+	// XID is the error of the NVIDIA driver that the condition is about. Zero when it is about none.
+	XID XID
 
 	// FirstSeen is when the fault began: the earliest startsAt of the alerts that feed it.
 	FirstSeen time.Time
@@ -83,7 +85,7 @@ const (
 	DeviceAll   DeviceMode = "all"   // Every device of the type.
 	DeviceIndex DeviceMode = "index" // The device's number, such as a GPU index.
 	DeviceID    DeviceMode = "id"    // The device's own name, such as mlx5_0.
-	DeviceMask  DeviceMode = "mask"  // A bit string, where bit k stands for device k.
+	DeviceMask  DeviceMode = "mask"  // Ones and zeros, of which the k-th, from 0, stands for device k.
 )
 
 // Band is the class of urgency of a priority.
@@ -175,6 +177,14 @@ type Policy struct {
 	Cooldown time.Duration
 	// AttemptWindow is the time within which destructive steps count against MaxReboots.
 	AttemptWindow time.Duration
+	// MaxRepairs is how many repairs of the same condition on the same device within RepairWindow may succeed before the next one
+	// goes to people, who suspect the hardware. Zero sets no bound.
+	MaxRepairs   int
+	RepairWindow time.Duration
+	// Once says that an alert which goes on firing after the repair says nothing new: it tells of an event.
+	Once bool
+	// Threshold is how often the condition must come before it is repaired. Before that it is noted.
+	Threshold Threshold
 	// Grace is how long a node may be not ready before it is cordoned.
 	Grace time.Duration
 	// PowerOffAfter is how long a node that is proven down stays so before its volumes are released.
@@ -190,6 +200,14 @@ type Policy struct {
 	HealthcheckDeadline time.Duration
 	RebootDeadline      time.Duration
 	RemedyDeadline      time.Duration
+}
+
+// Threshold is a number of events within a time.
+type Threshold struct {
+	// Count is the event that is acted on, from 1. Zero stands for 1.
+	Count int
+	// Within is how far back events count.
+	Within time.Duration
 }
 
 // Observation is one alert, translated: what it says of which status.

@@ -4,4 +4,13 @@ package network
 import "aegis.io/aegis/sop"
 
 // LinkDown is for one dead link of a bond that still works: tell the network team and leave the node in service.
-func LinkDown() sop.SOP { return sop.NewProcedure(sop.Note) }
+func LinkDown() sop.SOP { return sop.NewNotice(sop.Tell) }
+
+// LinkFlapping is for a link that goes down again and again: no new work, and the network team looks at the cable.
+func LinkFlapping() sop.SOP { return sop.NewProcedure(sop.IsolateAndHandOver) }
+
+// TxTimeout is for an adapter whose transmit queues hang: empty the node and boot it, which loads its firmware anew.
+func TxTimeout() sop.SOP { return sop.NewProcedure(sop.RebootLadder) }
+
+// Watch is for what is mostly a matter of the network around the node.
+func Watch() sop.SOP { return sop.NewNotice(sop.Note) }

@@ -3,9 +3,13 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"aegis.io/aegis/sop"
 )
+
+// ownBoot is how long a boot of ours explains that the node has just started.
+const ownBoot = time.Hour
 
 // NotReady is for a node whose kubelet is silent: wait, isolate, wait longer, and return it once it is ready and healthy.
 func NotReady() sop.SOP { return sop.NewProcedure(sop.AwaitReady) }
@@ -13,12 +17,35 @@ func NotReady() sop.SOP { return sop.NewProcedure(sop.AwaitReady) }
 // Cordoned is for a node that Aegis cordoned and nobody works on: a healthcheck decides whether it is returned.
 func Cordoned() sop.SOP { return sop.NewProcedure(sop.VerifyCordoned) }
 
+// Included is for a node that people had excluded: whatever they did to it, it has to prove that it is fit.
+func Included() sop.SOP { return sop.NewProcedure(sop.VerifyCordoned) }
+
+// FrequentDown is for a node that keeps leaving the cluster: empty it and boot it, once.
+func FrequentDown() sop.SOP { return sop.NewProcedure(sop.RebootLadder) }
+
 // AttemptsExhausted is for a node that has used up its reboots: isolate it and leave it to people.
 func AttemptsExhausted() sop.SOP { return sop.NewProcedure(sop.Exhausted) }
+
+// Noted is for what is only written down, as events that have not come often enough to be acted on.
+func Noted() sop.SOP { return sop.NewNotice(sop.Note) }
 
 // Kubelet is for a kubelet that fails to create pods: restart it, and boot the node if that does not help.
 func Kubelet() sop.SOP {
 	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
-		return sop.RemedyThenReboot(ctx, b, "RestartKubelet")
+		return sop.Cure{Name: "RestartKubelet"}.Isolated(ctx, b, sop.Climb)
+	})
+}
+
+// TerminatingPod is for pods that do not end: no new work, and people look at them if they do not go. They are never deleted by
+// force, because what still runs would go on without its object.
+func TerminatingPod() sop.SOP { return sop.NewProcedure(sop.IsolateAndWait) }
+
+// Restarted is for a node that has booted: it is written down, unless it was us.
+func Restarted() sop.SOP {
+	return sop.NewNotice(func(ctx context.Context, b *sop.ApiBridge) error {
+		if b.RebootedByUs(ownBoot) {
+			return b.Dismiss("Aegis booted the node")
+		}
+		return sop.Note(ctx, b)
 	})
 }

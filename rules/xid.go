@@ -1,0 +1,176 @@
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// labelXID holds the code of the XID that an alert is about.
+const labelXID = "xid"
+
+const (
+	// maxXID is above every code that there is, and below what is no code.
+	maxXID = 9999
+	// maxThreshold is how many events the history of a node remembers.
+	maxThreshold = 5
+)
+
+// XID is what is known of an error that the NVIDIA driver reports by number.
+type XID struct {
+	Code int
+	// Name says in words what it is.
+	Name string
+	// Class says what is done about it.
+	Class prom.XIDClass
+	// Condition is the one that its alert belongs to. Empty when it has none.
+	Condition string
+	// DetailOf is the code that this one comes with, 0 for none.
+	DetailOf int
+	// Raises154 says that newer drivers also report XID 154 with the action that they ask for.
+	Raises154 bool
+	// Threshold is how often it must come on a GPU before anything but a note is made. Zero leaves that to the condition.
+	Threshold prom.Threshold
+
+	// at is where it was defined, and where its condition was named.
+	at, conditionAt position
+}
+
+// XIDs returns what is known of XIDs, by code.
+func (c *Catalogue) XIDs() []XID {
+	all := slices.Collect(maps.Values(c.xids))
+	slices.SortFunc(all, func(a, b XID) int { return a.Code - b.Code })
+	return all
+}
+
+// XID returns the XID of the code. A code that nobody knows is looked at by people: nothing destructive is done about a number
+// without a meaning.
+func (c *Catalogue) XID(code int) prom.XID {
+	if code <= 0 {
+		return prom.XID{}
+	}
+	x, known := c.xids[code]
+	if !known {
+		return prom.XID{Code: code, Class: prom.XIDCheck}
+	}
+	return prom.XID{Code: code, Class: x.Class}
+}
+
+// codesOf returns the XIDs that belong to each condition. Details of another XID come with that one.
+func codesOf(xids map[int]XID) map[string][]int {
+	codes := make(map[string][]int)
+	for _, code := range slices.Sorted(maps.Keys(xids)) {
+		if x := xids[code]; x.Condition != "" && x.DetailOf == 0 {
+			codes[x.Condition] = append(codes[x.Condition], code)
+		}
+	}
+	return codes
+}
+
+// withXID adds the XID of the code to the status of a condition that XIDs belong to.
+func (c *Catalogue) withXID(s prom.AegisNodeStatus, code int) prom.AegisNodeStatus {
+	codes := c.codes[s.Condition]
+	switch {
+	case len(codes) == 0:
+		return s
+	case code == 0 && len(codes) == 1:
+		code = codes[0]
+	}
+	s.XID = c.XID(code)
+	if t := c.xids[code].Threshold; t.Count > 0 {
+		s.Policy.Threshold = t
+	}
+	return s
+}
+
+// xidOf returns the code in the labels, 0 when there is none.
+func xidOf(labels map[string]string) int {
+	code, err := strconv.Atoi(labels[labelXID])
+	if err != nil || code < 0 || code > maxXID {
+		return 0
+	}
+	return code
+}
+
+// xid reads an entry over what earlier files say of the same code.
+func (l *loader) xid(d *decoder, n *yaml.Node, seen map[int]int) {
+	code := 0
+	at := n
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == "code" {
+				at = n.Content[i+1]
+				d.integer(at, "code", maxXID, &code)
+			}
+		}
+		if at == n {
+			d.fail(n, "an XID has no code")
+		}
+	}
+	x := l.xids[code]
+	x.Code = code
+	d.mapping(n, "XID", fields{
+		"code":  func(*yaml.Node) {}, // Has been read.
+		"name":  func(n *yaml.Node) { x.Name, _ = d.text(n, "name") },
+		"class": func(n *yaml.Node) { choice(d, n, "class", prom.XIDClasses(), &x.Class) },
+		"condition": func(n *yaml.Node) {
+			d.pattern(n, "condition", checkName, &x.Condition)
+			x.conditionAt = position{d.file, n.Line}
+		},
+		"detailOf":  func(n *yaml.Node) { d.integer(n, "detailOf", maxXID, &x.DetailOf) },
+		"raises154": func(n *yaml.Node) { d.boolean(n, "raises154", &x.Raises154) },
+		"threshold": func(n *yaml.Node) { d.threshold(n, &x.Threshold) },
+	})
+	switch line, again := seen[code]; {
+	case code == 0:
+		return
+	case again:
+		d.fail(at, "XID %d is in this file already, in line %d", code, line)
+		return
+	}
+	seen[code] = n.Line
+	x.at = position{d.file, n.Line}
+	l.xids[code] = x
+}
+
+// threshold reads how often something must come within a time.
+func (d *decoder) threshold(n *yaml.Node, to *prom.Threshold) {
+	var t prom.Threshold
+	problems := len(d.problems)
+	d.mapping(n, "threshold", fields{
+		"count":  func(n *yaml.Node) { d.integer(n, "count", maxThreshold, &t.Count) },
+		"within": func(n *yaml.Node) { d.duration(n, "within", shortest, &t.Within) },
+	})
+	if len(d.problems) == problems && (t.Count == 0) != (t.Within == 0) {
+		d.fail(n, "a threshold has both a count and a time within which it counts, such as {count: 3, within: 24h}")
+		return
+	}
+	*to = t
+}
+
+// xidConflicts finds XIDs that miss something, or that name what does not exist.
+func xidConflicts(xids map[int]XID, entries []*entry, fail func(position, string, ...any)) {
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	for _, code := range slices.Sorted(maps.Keys(xids)) {
+		x := xids[code]
+		switch {
+		case x.Class == "":
+			fail(x.at, "the new XID %d has no class, %s", code, hint("", prom.XIDClasses()))
+		case x.Condition != "" && !slices.Contains(names, x.Condition):
+			fail(x.conditionAt, "XID %d belongs to the unknown condition %s, %s", code, quote(x.Condition), hint(x.Condition, names))
+		case x.DetailOf != 0 && xids[x.DetailOf].Code == 0:
+			fail(x.at, "XID %d is a detail of the unknown XID %d", code, x.DetailOf)
+		}
+	}
+}
+
+// String returns the code and the name.
+func (x XID) String() string { return fmt.Sprintf("%d (%s)", x.Code, x.Name) }

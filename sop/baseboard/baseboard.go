@@ -1,0 +1,20 @@
+// Package baseboard holds the procedures for conditions of the machine around the processors.
+package baseboard
+
+import (
+	"context"
+
+	"aegis.io/aegis/sop"
+)
+
+// Critical is for a critical sensor: empty the node, power it off, and leave it to people. Power supplies are there twice, so a
+// node that lost one stays in service.
+func Critical() sop.SOP {
+	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
+		switch b.Status().ID {
+		case "power", "current":
+			return sop.Tell(ctx, b)
+		}
+		return sop.IsolateAndHandOver(ctx, b)
+	})
+}

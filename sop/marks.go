@@ -1,0 +1,201 @@
+package sop
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// The marks of a node, for schedulers and device plugins that are to avoid what is broken. They say what is known, and change
+// nothing by themselves.
+const (
+	// DeviceErrorsAnnotation maps the type of device to the devices in error, as JSON: {"gpu": ["0", "3"], "ib": "all"}.
+	DeviceErrorsAnnotation = "aegis.io/device-errors"
+	// LoadAffectedLabel is "true" while workload on the node suffers.
+	LoadAffectedLabel = "aegis.io/load-affected"
+)
+
+// allDevices stands for every device of a type.
+const allDevices = "all"
+
+// marks are what a node says of its devices.
+type marks struct {
+	devices  map[string][]string
+	affected bool
+}
+
+// keepMarks keeps the marks of all nodes true. It writes only what has changed, and only while this process leads.
+func (d *Dispatcher) keepMarks(ctx context.Context) {
+	for sleep(ctx, d.services.Timing.Hold) == nil {
+		nodes, err := d.services.Nodes.List(labels.Everything())
+		if err != nil {
+			d.services.Logger.ErrorContext(ctx, "nodes not listed, marks not written", "err", err)
+			continue
+		}
+		d.storms.look(d.services.Orders.Last().Storms)
+		for _, node := range nodes {
+			if err := d.mark(ctx, node); err != nil && ctx.Err() == nil {
+				d.services.Logger.WarnContext(ctx, "node not marked, trying again", "node", node.Name, "err", err)
+			}
+		}
+	}
+}
+
+// mark writes the marks of one node, unless it has them.
+func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
+	if excluded(node) || isControlPlane(node) && !d.services.Settings().ManageControlPlane {
+		return nil
+	}
+	want := d.marksOf(node)
+	text, err := want.text()
+	if err != nil {
+		return err
+	}
+	if node.Annotations[DeviceErrorsAnnotation] == text && (node.Labels[LoadAffectedLabel] == "true") == want.affected {
+		return nil
+	}
+	// The UID is a precondition: another machine may have the name by now.
+	patch := map[string]any{"metadata": map[string]any{
+		"uid":         node.UID,
+		"annotations": map[string]any{DeviceErrorsAnnotation: orNull(text)},
+		"labels":      map[string]any{LoadAffectedLabel: orNull(map[bool]string{true: "true"}[want.affected])},
+	}}
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return fmt.Errorf("encode marks: %w", err)
+	}
+	_, err = d.services.Kube.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "aegis"})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write marks: %w", err)
+	}
+	d.services.Logger.InfoContext(ctx, "node marked", "node", node.Name, "deviceErrors", text, "loadAffected", want.affected)
+	return nil
+}
+
+// orNull removes what is empty from the node.
+func orNull(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
+
+// marksOf returns the marks that the node is to have.
+func (d *Dispatcher) marksOf(node *corev1.Node) marks {
+	pool := d.services.Settings().PoolOf(node).Name
+	now := parseMarks(node)
+	want := marks{devices: make(map[string][]string)}
+	for _, s := range d.services.statuses(node.Name) {
+		if s.Contested || !s.Policy.Mode.Acts() || prom.BandOf(s.Priority) == prom.BandMustIgnore || d.storms.holds(s.Condition, pool) != "" {
+			continue
+		}
+		ids := devicesOf(s)
+		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
+		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
+		if !known && judge(d.services.Source.Last(s.Key())).Name != VerdictExecute {
+			continue
+		}
+		want.add(s.Type, ids)
+		want.affected = want.affected || s.AffectsLoad
+	}
+	return want
+}
+
+// devicesOf names the devices that the status is about. Empty means that it is about none.
+func devicesOf(s prom.AegisNodeStatus) []string {
+	switch {
+	case s.DeviceMode == prom.DeviceNone:
+		return nil
+	case s.DeviceMode == prom.DeviceAll, s.ID == "":
+		return []string{allDevices}
+	case s.DeviceMode == prom.DeviceMask:
+		return devicesOfMask(s.ID)
+	}
+	return []string{s.ID}
+}
+
+// devicesOfMask returns the positions of the ones, from 0. What is no mask stands for all devices.
+func devicesOfMask(mask string) []string {
+	var ids []string
+	for k, bit := range mask {
+		switch bit {
+		case '1':
+			ids = append(ids, strconv.Itoa(k))
+		case '0':
+		default:
+			return []string{allDevices}
+		}
+	}
+	if ids == nil {
+		return []string{allDevices}
+	}
+	return ids
+}
+
+func (m marks) add(kind string, ids []string) {
+	for _, id := range ids {
+		if !slices.Contains(m.devices[kind], id) {
+			m.devices[kind] = append(m.devices[kind], id)
+		}
+	}
+}
+
+// has reports whether the marks name all the devices.
+func (m marks) has(kind string, ids []string) bool {
+	marked := m.devices[kind]
+	if len(ids) == 0 || len(marked) == 0 {
+		return false
+	}
+	return slices.Contains(marked, allDevices) || !slices.ContainsFunc(ids, func(id string) bool { return !slices.Contains(marked, id) })
+}
+
+// text returns the annotation, empty when no device is in error.
+func (m marks) text() (string, error) {
+	if len(m.devices) == 0 {
+		return "", nil
+	}
+	out := make(map[string]any, len(m.devices))
+	for kind, ids := range m.devices {
+		if slices.Contains(ids, allDevices) {
+			out[kind] = allDevices
+			continue
+		}
+		slices.Sort(ids)
+		out[kind] = ids
+	}
+	text, err := json.Marshal(out)
+	if err != nil {
+		return "", fmt.Errorf("encode %s: %w", DeviceErrorsAnnotation, err)
+	}
+	return string(text), nil
+}
+
+// parseMarks reads the marks of a node. What cannot be read is written anew.
+func parseMarks(node *corev1.Node) marks {
+	m := marks{devices: make(map[string][]string), affected: node.Labels[LoadAffectedLabel] == "true"}
+	var raw map[string]json.RawMessage
+	if json.Unmarshal([]byte(node.Annotations[DeviceErrorsAnnotation]), &raw) != nil {
+		return m
+	}
+	for kind, value := range raw {
+		var ids []string
+		if json.Unmarshal(value, &ids) != nil {
+			ids = []string{allDevices}
+		}
+		m.devices[kind] = ids
+	}
+	return m
+}

@@ -1,0 +1,84 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/ticket"
+)
+
+// NoteSOP names the procedure for what is only written down, as events that have not come often enough to be acted on.
+const NoteSOP = "node/noted"
+
+// NewNotice returns a procedure that tells people about a condition and never touches the node.
+func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
+	return &Procedure{steps: steps, tells: true}
+}
+
+// Note writes the condition into the history of a node that stays in service. No ticket is left open, so that it stands in the way
+// of nothing.
+func Note(ctx context.Context, b *ApiBridge) error {
+	if b.plan == nil && b.tookOver() {
+		return VerifyCordoned(ctx, b)
+	}
+	return b.Note(ctx)
+}
+
+// Tell gives people a ticket about a condition that leaves the node usable.
+func Tell(ctx context.Context, b *ApiBridge) error {
+	return b.HandOver(ctx, b.Policy().Team, describe(b.Status()))
+}
+
+// TellIfLasting is Tell for what often goes away by itself.
+func TellIfLasting(ctx context.Context, b *ApiBridge) error {
+	err := b.VerifyWithin(ctx, b.Policy().HandOverAfter)
+	lasting, isStep := stepFailure(err)
+	switch {
+	case err == nil:
+		return b.Resolve(ctx)
+	case !isStep || lasting.Inconclusive():
+		return err
+	}
+	return Tell(ctx, b)
+}
+
+// Note closes the incident as noted. It is the only step of its procedure, and one write.
+func (b *ApiBridge) Note(ctx context.Context) error {
+	if b.plan != nil {
+		*b.plan = append(*b.plan, "note")
+		return nil
+	}
+	b.begun()
+	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		if b.journal.supersedes(r) {
+			return fmt.Errorf("%w: people have been told of %s", ErrTakenOver, r.Ticket.Condition)
+		}
+		c.Ticket, c.RemoveTicket = nil, r.Ticket != nil
+		c.History = entered(r.History, t, ticket.Noted, time.Now())
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("note: %w", err)
+	}
+	b.ended(ctx, ticket.Noted)
+	b.event(corev1.EventTypeNormal, "AegisNoted", "%s", describe(b.status))
+	return nil
+}
+
+// RebootedByUs reports whether Aegis booted the node within that time.
+func (b *ApiBridge) RebootedByUs(within time.Duration) bool {
+	return b.plan == nil && rebootsSince(b.journal.record.History, time.Now().Add(-within), "") > 0
+}
+
+// errSettled ends a run on what needs nothing at all.
+var errSettled = errors.New("nothing to do")
+
+// Dismiss ends the procedure of a condition that Aegis itself explains. Nothing is written.
+func (b *ApiBridge) Dismiss(why string) error {
+	b.refusal = Verdict{VerdictTolerated, why}
+	return errSettled
+}

@@ -1,0 +1,271 @@
+package sop
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// watching adds a procedure that only writes down.
+func watching(w *world) {
+	w.table["test/watch"] = func() SOP { return NewNotice(Note) }
+	w.table[NoteSOP] = func() SOP { return NewNotice(Note) }
+}
+
+func outcomes(r ticket.Record) []string {
+	var list []string
+	for _, i := range r.History.Incidents {
+		list = append(list, i.Condition+" "+i.Outcome)
+	}
+	return list
+}
+
+// What is only to be known is in the history of the node and leaves no ticket, and is not noted over and over.
+func TestNoteIsMadeOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Cooldown = 30 * time.Minute
+		w := newWorld(t, policy)
+		watching(w)
+		w.raise("Watch")
+		stop := w.start()
+		defer stop()
+		w.await("noted", func(r ticket.Record) bool { return len(r.History.Incidents) == 1 })
+		require.Equal(t, []string{"Watch noted"}, outcomes(w.record()))
+		require.Nil(t, w.record().Ticket)
+		require.Equal(t, 1, w.writes)
+		time.Sleep(24 * time.Hour)
+		require.Equal(t, 1, w.writes, "it is the same alert")
+		require.Equal(t, VerdictTolerated, w.verdict("Watch"))
+
+		// It comes again: after a while that is worth another note, at once it is not.
+		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
+		time.Sleep(time.Minute)
+		w.raise("Watch")
+		w.await("noted again", func(r ticket.Record) bool { return len(r.History.Incidents) == 2 })
+		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
+		time.Sleep(time.Minute)
+		w.raise("Watch")
+		time.Sleep(20 * time.Minute)
+		require.Len(t, w.record().History.Incidents, 2)
+		w.await("noted a third time", func(r ticket.Record) bool { return len(r.History.Incidents) == 3 })
+		require.False(t, w.node().Spec.Unschedulable)
+	})
+}
+
+// Notes push nothing out of the history that was done to the node.
+func TestNotesDoNotFillTheHistory(t *testing.T) {
+	t.Parallel()
+	h := &ticket.History{}
+	h.Add(ticket.Incident{ID: "boot", Outcome: outcomeResolved})
+	for range 50 {
+		h.Add(ticket.Incident{ID: ticket.NewID(time.Now()), Outcome: ticket.Noted})
+	}
+	require.Len(t, h.Incidents, 1+ticket.MaxNotes)
+	require.Equal(t, "boot", h.Incidents[0].ID)
+}
+
+// A ticket that only told people about one condition keeps no other from being repaired, and is remembered as superseded.
+func TestNoteGivesWayToARepair(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionReboot {
+				w.source.gone()
+				w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Note"})
+			}
+		}
+		w.raise("Note")
+		stop := w.start()
+		defer stop()
+		w.await("handed over", handedTo("gpu"))
+		w.raise("Reboot")
+		w.await("repaired", func(r ticket.Record) bool { return len(r.History.Incidents) == 2 && r.Ticket == nil })
+		require.Equal(t, []string{"Note superseded", "Reboot resolved"}, outcomes(w.record()))
+		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+	})
+}
+
+// A ticket that a person took in hand gives way to nothing, nor does one note to another.
+func TestNoteOfPeopleStays(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.table["test/other"] = func() SOP { return NewNotice(Tell) }
+		w.raise("Note")
+		stop := w.start()
+		defer stop()
+		w.await("handed over", handedTo("gpu"))
+		first := w.record().Ticket.ID
+		w.raise("Other")
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, first, w.record().Ticket.ID)
+		require.Equal(t, VerdictHumanOwned, w.verdict("Other"))
+		w.edit(func(n *corev1.Node) {
+			taken := ticket.ReadNode(n).Ticket
+			taken.Supervisor = "alice"
+			text, err := taken.Encode()
+			require.NoError(t, err)
+			n.Annotations[ticket.Annotation] = text
+		})
+		w.raise("Reboot")
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, "alice", w.record().Ticket.Supervisor)
+		require.Equal(t, VerdictHumanOwned, w.verdict("Reboot"))
+		require.False(t, w.node().Spec.Unschedulable)
+	})
+}
+
+// A condition that has to come several times is noted until then.
+func TestThreshold(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Threshold = prom.Threshold{Count: 3, Within: 24 * time.Hour}
+		w := newWorld(t, policy)
+		watching(w)
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionReboot {
+				w.source.gone()
+			}
+		}
+		stop := w.start()
+		defer stop()
+		for n := range 2 {
+			w.raise("Reboot")
+			w.await("noted", func(r ticket.Record) bool { return len(r.History.Incidents) == n+1 })
+			w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
+			time.Sleep(2 * time.Hour)
+		}
+		require.Empty(t, w.jobs.order)
+		w.raise("Reboot")
+		w.await("repaired", func(r ticket.Record) bool { return len(r.History.Incidents) == 3 && r.Ticket == nil })
+		require.Equal(t, []string{"Reboot noted", "Reboot noted", "Reboot resolved"}, outcomes(w.record()))
+		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+	})
+}
+
+// A fault of the same device that comes back after repairs that went well is one of the hardware.
+func TestSuspectedHardware(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	repair := func(device string, xid int, ago time.Duration) ticket.Incident {
+		return ticket.Incident{
+			Condition: "Xid", Device: device, XID: xid, Opened: now.Add(-ago), Closed: now.Add(-ago), Outcome: outcomeResolved, Isolated: true,
+			Destructive: []ticket.Destructive{{Action: ticket.Reset, At: now.Add(-ago)}},
+		}
+	}
+	s := Situation{Now: now, Node: testNode(nodeA, nodeUID), Status: prom.AegisNodeStatus{Condition: "Xid", ID: "3", XID: prom.XID{Code: 48, Class: prom.XIDReset}}}
+	s.Status.Policy.MaxRepairs, s.Status.Policy.RepairWindow = 2, 72*time.Hour
+	for name, tt := range map[string]struct {
+		incidents []ticket.Incident
+		suspected bool
+	}{
+		"once":                {[]ticket.Incident{repair("3", 48, time.Hour)}, false},
+		"twice":               {[]ticket.Incident{repair("3", 48, 50*time.Hour), repair("3", 48, time.Hour)}, true},
+		"long ago":            {[]ticket.Incident{repair("3", 48, 80*time.Hour), repair("3", 48, time.Hour)}, false},
+		"another GPU":         {[]ticket.Incident{repair("4", 48, 50*time.Hour), repair("3", 48, time.Hour)}, false},
+		"another code":        {[]ticket.Incident{repair("3", 119, 50*time.Hour), repair("3", 48, time.Hour)}, false},
+		"people had looked":   {[]ticket.Incident{repair("3", 48, 50*time.Hour), {Isolated: true, Outcome: outcomeHandedOver, Closed: now.Add(-40 * time.Hour)}, repair("3", 48, time.Hour)}, false},
+		"noted is no repair":  {[]ticket.Incident{{Condition: "Xid", Device: "3", XID: 48, Outcome: ticket.Noted, Closed: now.Add(-time.Hour)}, repair("3", 48, time.Hour)}, false},
+		"of an earlier Aegis": {[]ticket.Incident{repair("3", 0, 50*time.Hour), repair("3", 48, time.Hour)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := s
+			s.Record.History = &ticket.History{Incidents: tt.incidents}
+			v := suspect(s)
+			require.Equal(t, tt.suspected, v.Name == VerdictAttemptsExhausted, v.Reason)
+			s.Status.Origin = prom.OriginHeal
+			require.Empty(t, suspect(s).Name, "a person asked for it")
+		})
+	}
+}
+
+// An alert that goes on telling of an event that was dealt with says nothing new.
+func TestEventIsDealtWithOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Once, policy.Workload = true, prom.WorkloadKeep
+		w := newWorld(t, policy)
+		w.table["test/panic"] = func() SOP { return NewProcedure(ExamineThenReturn) }
+		w.raise("Panic")
+		stop := w.start()
+		defer stop()
+		w.await("returned", func(r ticket.Record) bool { return len(r.History.Incidents) == 1 && r.Ticket == nil })
+		time.Sleep(24 * time.Hour)
+		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+		require.Equal(t, VerdictTolerated, w.verdict("Panic"))
+		require.False(t, w.node().Spec.Unschedulable)
+	})
+}
+
+// What another condition explains waits for it, and is repaired if it is still there afterwards.
+func TestHiddenConditionWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.hides = map[string]string{"Cause": "Reset"}
+		w.raise("Cause")
+		w.raise("Reset")
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionRemedy {
+				w.source.gone()
+			}
+		}
+		stop := w.start()
+		defer stop()
+		time.Sleep(time.Hour)
+		require.Equal(t, VerdictTolerated, w.verdict("Reset"))
+		require.Empty(t, w.jobs.order)
+		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Cause"})
+		w.await("repaired", resolved)
+	})
+}
+
+// No node is powered off before what runs on it has gone, whichever rung that decision is made on.
+func TestPowerOffComesAfterTheDrain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.MaxReboots, policy.Shutdown, policy.Workload = 0, true, prom.WorkloadDrainGPU
+		w := newWorld(t, policy, testPod("web", nil))
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == jobs.ActionShutdown {
+				_, err := w.client.CoreV1().Pods("train").Get(context.Background(), "web", getOptions())
+				require.Error(t, err, "a pod still runs")
+			}
+		}
+		w.raise("Reset")
+		w.run("handed over", handedTo("gpu"))
+		require.Equal(t, 1, w.jobs.count(jobs.ActionShutdown))
+		require.Equal(t, []string{
+			"cordon Succeeded", "diagnose Succeeded", "draingpu Succeeded", "reset Succeeded", "verify Failed", "drain Succeeded",
+			"shutdown Failed", "handover Succeeded",
+		}, steps(w.record()))
+	})
+}
+
+func TestRecoveryAction(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"collected 9 of 11": "",
+		"recovery action: GPU 0000:3b:00: GPU Reset Required; collected 9 of 11":                                 "GPU Reset Required",
+		"recovery action: GPU 0000:3b:00: None; collected":                                                       "None",
+		"recovery action: GPU 0000:3b:00: None; GPU 0000:86:00: Node Reboot Required; GPU 0000:87:00: Drain P2P": "Node Reboot Required",
+		"recovery action: GPU 0000:3b:00: Sacrifice A Goat":                                                      "Sacrifice A Goat",
+		"the GPU 0000:3b:00: None says nothing without its mark":                                                 "",
+	} {
+		require.Equal(t, want, recoveryIn(text), text)
+	}
+	for text, want := range map[string]prom.XIDClass{
+		"None": prom.XIDIgnore, "GPU Reset Required": prom.XIDReset, "Drain and Reset": prom.XIDReset, "Node Reboot Required": prom.XIDReboot,
+		"Drain P2P": prom.XIDCheck, "Sacrifice A Goat": prom.XIDCheck,
+	} {
+		class, _ := recoveryClass(text)
+		require.Equal(t, want, class, text)
+	}
+}

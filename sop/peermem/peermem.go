@@ -1,0 +1,16 @@
+// Package peermem holds the procedures for the kernel module nvidia-peermem.
+package peermem
+
+import (
+	"context"
+
+	"aegis.io/aegis/sop"
+)
+
+// Configure is for a module that is not loaded, or would not be after a boot: load it and note it for the next boot, under the
+// workload.
+func Configure() sop.SOP {
+	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
+		return sop.Cure{Name: "ConfigPeerMem"}.InPlace(ctx, b, sop.IsolateAndHandOver)
+	})
+}

@@ -1,0 +1,64 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// originHealthcheck is the origin of an incident whose condition a healthcheck has found.
+const originHealthcheck = "healthcheck"
+
+// foundByHealthcheck maps the exit codes of a healthcheck to the conditions that they stand for.
+func foundByHealthcheck() map[int]string {
+	return map[int]string{
+		1: "IBDown", 2: "GpuDown", 3: "GpfsDown", 4: "CpuUnhealthy", 5: "MemoryUnhealthy", 6: "DiskUnhealthy", 7: "NetworkLinkDown",
+		21: "GpuRowRemappingFailure", 22: "GpuAggSramUncorrectable", 23: "GpuCheckFailed", 24: "GpuNvlinkError",
+	}
+}
+
+// reopenedError ends a run whose ticket goes on with the condition that a healthcheck has found.
+type reopenedError struct{ condition string }
+
+func (e *reopenedError) Error() string { return "the healthcheck found " + e.condition }
+
+// foundBy returns the condition that a failed healthcheck has found, if Aegis may repair it.
+func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
+	_, rest, named := strings.Cut(failure.Message, hardwareMark)
+	text, _, _ := strings.Cut(rest, ")")
+	code, err := strconv.Atoi(text)
+	condition := foundByHealthcheck()[code]
+	if !named || err != nil || condition == "" || condition == b.status.Condition {
+		return prom.AegisNodeStatus{}, false
+	}
+	status := b.services.Orders.Last().apply(b.services.catalogue.Status(b.node, condition, "", 0))
+	return status, status.Policy.Mode.Acts() && b.services.table[status.SOP] != nil
+}
+
+// reopen goes on with the condition that a healthcheck has found, under that condition's own policy and on the same ticket. What
+// keeps work off the node is kept. A finding that Aegis may not act on is the failure that it was.
+func (b *ApiBridge) reopen(ctx context.Context, failure *StepError) error {
+	found, may := b.foundBy(failure)
+	if !may {
+		return failure
+	}
+	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
+		t.Past = pastOf(t)
+		t.Condition, t.Device, t.SOP, t.Origin = found.Condition, "", found.SOP, originHealthcheck
+		t.Reason = failure.Message
+		t.XID, t.Recovery, t.ApprovedBy, t.Hold = 0, "", "", ""
+		t.BootID = r.Node.Status.NodeInfo.BootID
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("go on with %s: %w", found.Condition, err)
+	}
+	b.event(corev1.EventTypeWarning, "AegisFound", "%s: the healthcheck found %s: %s", b.status.Condition, found.Condition, failure.Message)
+	return &reopenedError{found.Condition}
+}

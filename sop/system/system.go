@@ -1,0 +1,10 @@
+// Package system holds the procedures for conditions of the kernel.
+package system
+
+import "aegis.io/aegis/sop"
+
+// Panic is for a node that has come back from a kernel panic: keep the traces, and return it if it is fit.
+func Panic() sop.SOP { return sop.NewProcedure(sop.ExamineThenReturn) }
+
+// HighLoad is for a load that says little by itself.
+func HighLoad() sop.SOP { return sop.NewNotice(sop.Note) }
