@@ -103,10 +103,15 @@ func decode(manifests []byte) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// GrantAegis gives the service account of Aegis the rights that the chart gives it.
+// GrantAegis gives the service account of Aegis the rights that the chart gives it, within the limits that the chart sets them.
 func (c *Cluster) GrantAegis(ctx context.Context) error {
 	if err := c.Namespaces(ctx, "monitoring"); err != nil {
 		return err
 	}
-	return c.Apply(ctx, filepath.Join(c.o.BinDir, "..", "charts", "aegis", "rbac"))
+	for _, folder := range []string{"rbac", "admission"} {
+		if err := c.Apply(ctx, filepath.Join(c.o.BinDir, "..", "charts", "aegis", folder)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

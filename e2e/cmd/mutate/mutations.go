@@ -82,7 +82,7 @@ func limits() []mutation {
 		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
 		{"reboots not counted", bounded, "sop/procedures.go", "	return used < b.Policy().MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
-		{"lemon repaired again", bounded, "sop/decide.go", "	return lemon(s)\n", "	return Verdict{}\n"},
+		{"lemon repaired again", bounded, "sop/decide.go", "{attempts, suspect, lemon}", "{attempts, suspect}"},
 		{"storm ignored", bounded, "sop/storm.go", "		if s.is(condition, pool) && s.Released == nil {", "		if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
@@ -91,6 +91,8 @@ func limits() []mutation {
 func people() []mutation {
 	return []mutation{
 		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
+		{"note that people took in hand gives way", theirs, "sop/dispatcher.go", "	return noted(t, d.catalogue.Status(\"\", t.Condition, \"\", 0).Policy.Team)\n", "	return onlyTold(t)\n"},
+		{"note gives way to a note", theirs, "sop/step_close.go", "		if b.journal.supersedes(r) {", "		if false {"},
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case ownCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
 		{"cordon of a person taken for an own one", theirs, "sop/step_cordon.go", "		case ownCordon(r.Node):\n			message", "		case r.Node.Spec.Unschedulable:\n			message"},
