@@ -57,6 +57,12 @@ func stepFailure(err error) (*StepError, bool) {
 	return step, ok
 }
 
+// isStepFailure reports whether err says that a step was tried and did not succeed.
+func isStepFailure(err error) bool {
+	failure, is := stepFailure(err)
+	return is && failure != nil
+}
+
 // interrupted reports whether err ends the procedure without a verdict on the node, so that it runs again from the
 // top later, here or at another leader.
 func interrupted(err error) bool {

@@ -81,7 +81,7 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("write marks: %w", err)
 	}
-	d.services.Logger.InfoContext(ctx, "node marked", "node", node.Name, "deviceErrors", text, "loadAffected", want.affected)
+	d.services.Logger.InfoContext(ctx, "node marked", "node", node.Name, "device_errors", text, "load_affected", want.affected)
 	return nil
 }
 

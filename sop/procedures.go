@@ -126,7 +126,7 @@ func Reset(ctx context.Context, b *ApiBridge) error {
 func clearGPU(ctx context.Context, b *ApiBridge) error {
 	if b.Policy().Workload == prom.WorkloadWaitIdle {
 		err := b.WaitIdle(ctx)
-		if _, isStep := stepFailure(err); err != nil && !isStep {
+		if err != nil && !isStepFailure(err) {
 			return err
 		}
 	}
@@ -180,7 +180,7 @@ func RelievePressure(ctx context.Context, b *ApiBridge, relief ...Cure) error {
 	}
 	for _, c := range relief {
 		err := c.apply(ctx, b)
-		if _, isStep := stepFailure(err); err != nil && !isStep && !errors.Is(err, ErrWithdrawn) {
+		if err != nil && !isStepFailure(err) && !errors.Is(err, ErrWithdrawn) {
 			return err
 		}
 	}

@@ -96,15 +96,26 @@ func TestActionsAreOneTable(t *testing.T) {
 func TestActionsNameTheToolThatIsMissing(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ action, name, tool string }{
-		{"remedy", "ResetGPU", smi}, {"remedy", "ResetGPU", "systemctl"},
-		{"remedy", "RestartFabricManager", "systemctl"}, {"remedy", "RestartFabricManager", smi},
-		{"remedy", "EnableGpuPersistence", smi}, {"remedy", "ConfigPeerMem", "modprobe"},
-		{"remedy", "RestartKubelet", "systemctl"}, {"remedy", "DropCache", "sync"},
-		{"remedy", "PruneImages", "df"}, {"remedy", "PruneImages", "crictl"},
-		{"remedy", "BreakDeadlock", "mmgetstate"}, {"remedy", "BreakDeadlock", "mmdiag"}, {"remedy", "BreakDeadlock", "mmcommon"},
-		{"remedy", "ReloadIBDriver", "mmfsadm"}, {"remedy", "ReloadIBDriver", "modprobe"}, {"remedy", "ReloadIBDriver", "systemctl"},
-		{"repair", "StartGpfs", "mmgetstate"}, {"repair", "StartGpfs", "mmstartup"},
-		{"repair", "MountGpfs", "mmgetstate"}, {"repair", "MountGpfs", "stat"},
+		{"remedy", "ResetGPU", smi},
+		{"remedy", "ResetGPU", "systemctl"},
+		{"remedy", "RestartFabricManager", "systemctl"},
+		{"remedy", "RestartFabricManager", smi},
+		{"remedy", "EnableGpuPersistence", smi},
+		{"remedy", "ConfigPeerMem", "modprobe"},
+		{"remedy", "RestartKubelet", "systemctl"},
+		{"remedy", "DropCache", "sync"},
+		{"remedy", "PruneImages", "df"},
+		{"remedy", "PruneImages", "crictl"},
+		{"remedy", "BreakDeadlock", "mmgetstate"},
+		{"remedy", "BreakDeadlock", "mmdiag"},
+		{"remedy", "BreakDeadlock", "mmcommon"},
+		{"remedy", "ReloadIBDriver", "mmfsadm"},
+		{"remedy", "ReloadIBDriver", "modprobe"},
+		{"remedy", "ReloadIBDriver", "systemctl"},
+		{"repair", "StartGpfs", "mmgetstate"},
+		{"repair", "StartGpfs", "mmstartup"},
+		{"repair", "MountGpfs", "mmgetstate"},
+		{"repair", "MountGpfs", "stat"},
 	} {
 		t.Run(tc.name+" without "+tc.tool, func(t *testing.T) {
 			t.Parallel()
@@ -546,10 +557,19 @@ func TestDevicesOfActions(t *testing.T) {
 		action, name, device string
 		ok                   bool
 	}{
-		{"repair", "MountGpfs", "", true}, {"repair", "MountGpfs", "/gpfs/fs-1.a_b", true}, {"repair", "mountgpfs", "fs1", true},
-		{"repair", "MountGpfs", "-a", false}, {"repair", "MountGpfs", "fs1 fs2", false}, {"repair", "MountGpfs", "$(x)", false}, {"repair", "MOUNTGPFS", "fs1;x", false},
-		{"remedy", "ReloadIBDriver", "mlx5_0", true}, {"remedy", "ReloadIBDriver", "../x", false}, {"remedy", "ReloadIBDriver", "-r", false},
-		{"remedy", "ResetGPU", "7", true}, {"remedy", "ResetGPU", "mlx5_0", false}, {"remedy", "PruneImages", "anything", true},
+		{"repair", "MountGpfs", "", true},
+		{"repair", "MountGpfs", "/gpfs/fs-1.a_b", true},
+		{"repair", "mountgpfs", "fs1", true},
+		{"repair", "MountGpfs", "-a", false},
+		{"repair", "MountGpfs", "fs1 fs2", false},
+		{"repair", "MountGpfs", "$(x)", false},
+		{"repair", "MOUNTGPFS", "fs1;x", false},
+		{"remedy", "ReloadIBDriver", "mlx5_0", true},
+		{"remedy", "ReloadIBDriver", "../x", false},
+		{"remedy", "ReloadIBDriver", "-r", false},
+		{"remedy", "ResetGPU", "7", true},
+		{"remedy", "ResetGPU", "mlx5_0", false},
+		{"remedy", "PruneImages", "anything", true},
 	} {
 		_, _, err := parse([]string{tc.action, tc.name, "--device", tc.device}, new(strings.Builder))
 		require.Equal(t, tc.ok, err == nil, "%+v: %v", tc, err)

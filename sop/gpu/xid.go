@@ -2,6 +2,8 @@ package gpu
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
@@ -31,13 +33,28 @@ func xid(ctx context.Context, b *sop.ApiBridge) error {
 		return sop.Reset(ctx, b)
 	case prom.XIDResetIdle:
 		b.Clear(prom.WorkloadWaitIdle)
+		// The alert of an event ends long before the jobs do, and the GPU needs its reset all the same.
+		b.Suspect(fmt.Sprintf("XID %d has not been followed by a reset", b.Status().XID.Code))
 		return sop.Reset(ctx, b)
 	case prom.XIDReboot:
 		b.Clear(prom.WorkloadDrain)
 		return sop.Climb(ctx, b)
 	}
-	b.Clear(prom.WorkloadDrainGPU)
-	return sop.LeaveToPeople(ctx, b)
+	return leaveRunning(ctx, b)
+}
+
+// leaveRunning takes the work off the GPUs and leaves the rest to people, who find the node as it is: nothing says that it is broken,
+// and what needs no GPU goes on.
+func leaveRunning(ctx context.Context, b *sop.ApiBridge) error {
+	err := b.DrainGPU(ctx)
+	switch {
+	case errors.Is(err, sop.ErrWithdrawn):
+		return sop.ReturnToService(ctx, b)
+	case err != nil:
+		return err
+	}
+	why := fmt.Sprintf("needs people: XID %d, and no repair is known for what the driver asks for", b.Status().XID.Code)
+	return b.HandOver(ctx, b.Policy().Team, b.Status().Condition+": "+why)
 }
 
 // wanted returns what is done about an XID of the class when the driver asks for the recovery. A reset that can wait until the node
@@ -48,7 +65,8 @@ func wanted(class, recovery prom.XIDClass) prom.XIDClass {
 		return prom.XIDResetIdle
 	case recovery != "":
 		return recovery
-	case class == prom.XIDDecode:
+	case class == prom.XIDDecode, class == "":
+		// Its alert does not tell which number it is, or nobody reads its registers.
 		return prom.XIDReset
 	}
 	return class
