@@ -442,8 +442,12 @@ func noted(t *ticket.Ticket, team string) bool {
 	return t != nil && t.Supervisor == team && onlyTold(t)
 }
 
-// onlyTold reports whether the ticket was handed over from a node that was left in service.
+// onlyTold reports whether the ticket was handed over from a node that was left in service and is not in doubt: no healthcheck
+// has failed, or could not be made.
 func onlyTold(t *ticket.Ticket) bool {
+	doubtful := func(s ticket.Step) bool {
+		return s.Action.Destructive() || s.Action == ticket.Healthcheck && s.Status != ticket.Succeeded
+	}
 	return t.Status == ticket.StatusAssigned && t.Count(ticket.HandOver) > 0 &&
-		t.Count(ticket.Cordon) == 0 && !slices.ContainsFunc(t.Workflows, func(s ticket.Step) bool { return s.Action.Destructive() })
+		t.Count(ticket.Cordon) == 0 && !slices.ContainsFunc(t.Workflows, doubtful)
 }

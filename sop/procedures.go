@@ -40,10 +40,10 @@ func LeaveToPeople(ctx context.Context, b *ApiBridge) error {
 	err := b.ClearWorkload(ctx)
 	busy, isStep := stepFailure(err)
 	switch {
+	case err == nil && b.vanished(ctx), errors.Is(err, ErrWithdrawn):
+		return ReturnToService(ctx, b)
 	case err == nil:
 		return GiveUp(ctx, b, why)
-	case errors.Is(err, ErrWithdrawn):
-		return ReturnToService(ctx, b)
 	case isStep && busy.Action == ticket.WaitIdle:
 		// The jobs have had their time. People decide about what still runs, so the node stays powered.
 		return b.HandOver(ctx, b.Policy().Team, why+"; "+busy.Message)
@@ -340,6 +340,10 @@ func ReturnToService(ctx context.Context, b *ApiBridge) error {
 // GiveUp hands the node over, powered off before if the policy wants that and the workload has gone.
 func GiveUp(ctx context.Context, b *ApiBridge, why string) error {
 	if b.Policy().Shutdown {
+		if b.Policy().Workload != prom.WorkloadWaitIdle {
+			// What may stay on a node that people look at may not be powered off with it.
+			b.Clear(prom.WorkloadDrain)
+		}
 		err := b.ClearWorkload(ctx)
 		if err == nil {
 			err = b.Shutdown(ctx)
@@ -410,6 +414,11 @@ func describe(s prom.AegisNodeStatus) string {
 		text += ": " + s.Msg
 	}
 	return text
+}
+
+// vanished reports whether the fault has gone while the procedure waited, so that nobody has to be called for it.
+func (b *ApiBridge) vanished(ctx context.Context) bool {
+	return b.plan == nil && !b.healing() && b.suspicion == "" && withdrawn(b.services.Source.Observe(ctx, b.status.Key()))
 }
 
 // Suspect remembers that a check of ours found the node sick. From here on a silent alert is no reason to stop, because the

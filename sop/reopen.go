@@ -38,7 +38,9 @@ func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 		return prom.AegisNodeStatus{}, false
 	}
 	status := b.services.Orders.Last().apply(b.services.catalogue.Status(b.node, condition, "", 0))
-	return status, status.Policy.Mode.Acts() && b.services.table[status.SOP] != nil
+	// A note would close itself: no alert reports what only a healthcheck has found.
+	repairs := b.services.table[status.SOP] != nil && !b.services.table.onlyTells(status.SOP)
+	return status, status.Policy.Mode.Acts() && repairs
 }
 
 // reopen goes on with the condition that a healthcheck has found, under that condition's own policy and on the same ticket. What

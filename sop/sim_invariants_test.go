@@ -203,7 +203,8 @@ func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
 
 // gaveWay reports whether the ticket that only told people of a condition was replaced by that of a repair.
 func gaveWay(note, repair *ticket.Ticket) bool {
-	return repair != nil && repair.ID != note.ID && repair.Owned() && noted(note, simCatalogue{}.Status("", note.Condition, "", 0).Policy.Team)
+	told := slices.Contains([]string{simCatalogue{}.Status("", note.Condition, "", 0).Policy.Team, "k8s", "host"}, note.Supervisor)
+	return repair != nil && repair.ID != note.ID && repair.Owned() && told && onlyTold(note)
 }
 
 // opened judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
