@@ -42,7 +42,6 @@ func (d *Dispatcher) keepMarks(ctx context.Context) {
 			d.services.Logger.ErrorContext(ctx, "nodes not listed, marks not written", "err", err)
 			continue
 		}
-		d.storms.look(d.services.Orders.Last().Storms)
 		for _, node := range nodes {
 			if err := d.mark(ctx, node); err != nil && ctx.Err() == nil {
 				d.services.Logger.WarnContext(ctx, "node not marked, trying again", "node", node.Name, "err", err)
@@ -56,18 +55,19 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
 	if excluded(node) || isControlPlane(node) && !d.services.Settings().ManageControlPlane {
 		return nil
 	}
-	want := d.marksOf(node)
-	text, err := want.text()
-	if err != nil {
+	want, text, err := d.changed(node)
+	if text == nil || err != nil {
 		return err
 	}
-	if node.Annotations[DeviceErrorsAnnotation] == text && (node.Labels[LoadAffectedLabel] == "true") == want.affected {
-		return nil
+	// What is about to be written may be the beginning of a storm that nobody has noticed yet.
+	d.storms.look(d.services.Orders.Last().Storms)
+	if want, text, err = d.changed(node); text == nil || err != nil {
+		return err
 	}
 	// The UID is a precondition: another machine may have the name by now.
 	patch := map[string]any{"metadata": map[string]any{
 		"uid":         node.UID,
-		"annotations": map[string]any{DeviceErrorsAnnotation: orNull(text)},
+		"annotations": map[string]any{DeviceErrorsAnnotation: orNull(*text)},
 		"labels":      map[string]any{LoadAffectedLabel: orNull(map[bool]string{true: "true"}[want.affected])},
 	}}
 	body, err := json.Marshal(patch)
@@ -81,8 +81,19 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("write marks: %w", err)
 	}
-	d.services.Logger.InfoContext(ctx, "node marked", "node", node.Name, "device_errors", text, "load_affected", want.affected)
+	d.services.Logger.InfoContext(ctx, "node marked", "node", node.Name, "device_errors", *text, "load_affected", want.affected)
 	return nil
+}
+
+// changed returns the marks that the node is to have and has not. The text is nil when it has them.
+func (d *Dispatcher) changed(node *corev1.Node) (marks, *string, error) {
+	want := d.marksOf(node)
+	text, err := want.text()
+	same := node.Annotations[DeviceErrorsAnnotation] == text && (node.Labels[LoadAffectedLabel] == "true") == want.affected
+	if err != nil || same {
+		return want, nil, err
+	}
+	return want, &text, nil
 }
 
 // orNull removes what is empty from the node.
@@ -99,7 +110,9 @@ func (d *Dispatcher) marksOf(node *corev1.Node) marks {
 	now := parseMarks(node)
 	want := marks{devices: make(map[string][]string)}
 	for _, s := range d.services.statuses(node.Name) {
-		if s.Contested || !s.Policy.Mode.Acts() || prom.BandOf(s.Priority) == prom.BandMustIgnore || d.storms.holds(s.Condition, pool) != "" {
+		// A cordon is no fault.
+		noFault := prom.BandOf(s.Priority) == prom.BandMustIgnore || prom.BandOf(s.Priority) == prom.BandCordon
+		if s.Contested || noFault || !s.Policy.Mode.Acts() || d.storms.holds(s.Condition, pool) != "" {
 			continue
 		}
 		ids := devicesOf(s)

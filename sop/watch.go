@@ -88,6 +88,10 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Reco
 	r.Ticket = nil
 	statuses := d.services.statuses(b.node)
 	for i, s := range statuses {
+		if prom.BandOf(s.Priority) == prom.BandCordon {
+			// The cordon is that of this incident, which takes it back itself.
+			continue
+		}
 		if urgencyOf(s) >= b.urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != VerdictExecute {
 			continue
 		}

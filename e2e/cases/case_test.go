@@ -2,6 +2,7 @@ package cases
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,13 +102,13 @@ func (n node) running(action ticket.Action) {
 	})
 }
 
-// resolved waits until an incident of the condition is closed as healed, and returns it.
-func (n node) resolved(condition string) ticket.Incident {
+// resolved waits until an incident of the condition, or of one of them, is closed as healed, and returns it.
+func (n node) resolved(conditions ...string) ticket.Incident {
 	n.t.Helper()
 	var found ticket.Incident
 	n.eventually("resolved", func(r ticket.Record) bool {
 		for _, i := range r.History.Incidents {
-			if i.Condition == condition && i.Outcome == "resolved" {
+			if slices.Contains(conditions, i.Condition) && i.Outcome == "resolved" {
 				found = i
 				return r.Ticket == nil
 			}

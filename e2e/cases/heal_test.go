@@ -227,16 +227,16 @@ func TestProcedureFamilies(t *testing.T) {
 		reboots          int
 	}{
 		{condition: "Xid95UncontainedECCError", fault: nodesim.XIDFault(95)},
-		{condition: "KubeletFailedCreatePodContainer", fault: nodesim.CreateContainerErrors},
 		{condition: "MemoryPressure", fault: nodesim.MemoryPressure, passes: true},
 		{condition: "IBLinkFrequentDown", fault: nodesim.IBFlapping, team: "network"},
 		{condition: "NetworkLinkDown", fault: nodesim.BondSlaveDown, team: "network"},
-		{condition: "Xid79GPULost", fault: nodesim.GPULost, fixedBy: nodesim.FixedByReboot, reboots: 1},
+		{condition: "Xid79GPULost", fault: nodesim.XIDFault(79), fixedBy: nodesim.FixedByReboot, reboots: 1},
 	}
 	for i, tt := range tests {
 		t.Run(tt.condition, func(t *testing.T) {
 			t.Parallel()
 			n := nodeOf(t, poolFamilies, i)
+			n.watched()
 			n.injectFixedBy(tt.fault, tt.fixedBy)
 			switch {
 			case tt.team != "":

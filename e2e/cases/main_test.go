@@ -70,24 +70,20 @@ func options(dir string) lab.Options {
 	o := lab.Options{
 		Dir:      dir,
 		Compress: monitoring.FastRules(),
-		BootTime: 2 * time.Second,
-		Log:      slog.New(slog.DiscardHandler),
+		// What the chart renders from its value inventory.
+		ExtraRules: roceInventory(),
+		BootTime:   2 * time.Second,
+		Log:        slog.New(slog.DiscardHandler),
 		Config: func(c *aegis.Config) {
 			c.Overlay = fastPolicies
-			for _, pool := range pools() {
-				p := aegis.Pool{
-					Name: pool, Selector: "aegis.io/pool=" + pool, MaxOutOfServicePercent: new(100), MaxDestructive: new(10),
-				}
-				if pool == poolBudget {
-					p.MaxOutOfService = 1
-				}
-				c.Pools = append(c.Pools, p)
+			for _, p := range pools() {
+				c.Pools = append(c.Pools, p.limits())
 			}
 		},
 	}
-	for _, pool := range pools() {
-		for i := range nodesPerPool {
-			o.Nodes = append(o.Nodes, cluster.Node{Name: nodeName(pool, i), GPUs: gpusPerNode, Pool: pool})
+	for _, p := range pools() {
+		for i := range p.nodes {
+			o.Nodes = append(o.Nodes, cluster.Node{Name: nodeName(p.name, i), GPUs: gpusPerNode, Pool: p.name})
 		}
 	}
 	o.Nodes = append(o.Nodes, cluster.Node{
@@ -122,4 +118,22 @@ conditions:
   policy: {clearFor: 3s, verifyWithin: 90s}
 - name: MemoryPressure
   policy: {clearFor: 3s, handOverAfter: 10m}
+- name: DiskPressure
+  policy: {clearFor: 3s, handOverAfter: 10m}
+- name: GpuXidRecoveryAction
+  policy: {clearFor: 3s, verifyWithin: 90s}
+# sichek tells of a mount until the window of its rule is over; that is longer than the mount takes.
+- name: GpfsMountLost
+  policy: {clearFor: 17s, verifyWithin: 90s}
+- name: GpfsNotMounted
+  policy: {clearFor: 17s, verifyWithin: 90s}
+# A node counts as off when its Lease is a minute old.
+- name: CpuUnhealthy
+  policy: {rebootDeadline: 150s}
+- name: MemoryUnhealthy
+  policy: {rebootDeadline: 150s}
+- name: GpuRowRemappingFailure
+  policy: {rebootDeadline: 150s}
+- name: BaseBoardCriticalIssue
+  policy: {rebootDeadline: 150s}
 `

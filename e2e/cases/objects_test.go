@@ -9,11 +9,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/util/retry"
 
+	"aegis.io/aegis/e2e/cluster"
 	"aegis.io/aegis/e2e/lab"
 )
 
@@ -48,6 +50,18 @@ func annotate(n *corev1.Node, key, value string) {
 // pod runs a pod on the node, with a label app of its name.
 func (n node) pod(name string, labels map[string]string) *corev1.Pod {
 	n.t.Helper()
+	return n.start(n.podObject(name, labels))
+}
+
+// gpuPod runs a pod on the node that holds a GPU.
+func (n node) gpuPod(name string) *corev1.Pod {
+	n.t.Helper()
+	object := n.podObject(name, nil)
+	object.Spec.Containers[0].Resources.Limits = corev1.ResourceList{cluster.GPUResource: resource.MustParse("1")}
+	return n.start(object)
+}
+
+func (n node) podObject(name string, labels map[string]string) *corev1.Pod {
 	object := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name + "-" + n.name, Namespace: namespace, Labels: map[string]string{"app": name}},
 		Spec: corev1.PodSpec{
@@ -60,6 +74,12 @@ func (n node) pod(name string, labels map[string]string) *corev1.Pod {
 	for key, value := range labels {
 		object.Labels[key] = value
 	}
+	return object
+}
+
+// start creates the pod and waits until it runs.
+func (n node) start(object *corev1.Pod) *corev1.Pod {
+	n.t.Helper()
 	client := n.lab.Cluster.Client().CoreV1().Pods(namespace)
 	created, err := client.Create(n.t.Context(), object, metav1.CreateOptions{})
 	require.NoError(n.t, err)

@@ -69,7 +69,7 @@ func TestPeopleOrderARepair(t *testing.T) {
 	n.resolved("GpuHung")
 	require.Len(t, n.jobsOf("reboot"), 1)
 	require.Len(t, n.jobsOf("diagnose"), 1)
-	require.Eventually(t, func() bool { return strings.Contains(n.explained(), "last incident: GpuHung, resolved") }, within, tick)
+	require.Eventually(t, func() bool { return strings.Contains(n.explained(), "Aegis booted the node") }, within, tick)
 }
 
 // untouchedOps makes sure that no such operation is ordered for a while.
@@ -178,7 +178,7 @@ func TestBudgetIsExplained(t *testing.T) {
 	second.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	second.eventuallyVerdict("GpuHung", "budget")
 	require.Contains(t, second.explained(), fmt.Sprintf("1 of %d nodes of pool budget are out of service, 1 allowed: %s; changes when one of them returns",
-		nodesPerPool, first.name))
+		nodesOfBudget, first.name))
 	release(t, shared, stuck)
 	first.resolved("GpuHung")
 	second.resolved("GpuHung")

@@ -1,5 +1,7 @@
 package cases
 
+import "aegis.io/aegis/e2e/aegis"
+
 // The pools of the cases. Each case breaks nodes of its own, so that the limits of one do not hold another.
 const (
 	poolHung       = "hung"
@@ -16,14 +18,54 @@ const (
 	poolNotReady   = "notready"
 	poolOrders     = "orders"
 	poolBudget     = "budget"
+	poolDomains    = "domains"
+	poolMarks      = "marks"
+	poolHealthy    = "healthy"
 )
 
-func pools() []string {
-	return []string{
-		poolHung, poolSick, poolBlocked, poolPeople, poolCrash, poolAway, poolPrometheus, poolAlerts, poolSilenced,
-		poolFamilies, poolRequested, poolNotReady, poolOrders, poolBudget,
+// pool is a pool of the laboratory.
+type pool struct {
+	name string
+	// nodes is how many it has: no more than its cases break, because each costs the monitoring time.
+	nodes int
+}
+
+func pools() []pool {
+	return []pool{
+		{poolHung, 2},
+		{poolSick, 1},
+		{poolBlocked, 1},
+		{poolPeople, 5},
+		{poolCrash, 4},
+		{poolAway, 2},
+		{poolPrometheus, 1},
+		{poolAlerts, 1},
+		{poolSilenced, 2},
+		{poolFamilies, 5},
+		{poolRequested, 2},
+		{poolNotReady, 2},
+		{poolOrders, 5},
+		{poolBudget, nodesOfBudget},
+		{poolDomains, len(domains())},
+		{poolMarks, 3},
+		{poolHealthy, 1},
 	}
 }
 
-// nodesPerPool is how many nodes each pool has.
-const nodesPerPool = 6
+// nodesOfBudget is how many nodes the pool has of which only one may be out of service.
+const nodesOfBudget = 2
+
+// limits returns the limits of the pool, which hold nothing unless the case is about them.
+func (p pool) limits() aegis.Pool {
+	limits := aegis.Pool{
+		Name: p.name, Selector: "aegis.io/pool=" + p.name, MaxOutOfServicePercent: new(100), MaxDestructive: new(20),
+	}
+	switch p.name {
+	case poolBudget:
+		limits.MaxOutOfService = 1
+	case poolDomains:
+		// Each node of it falls ill with something else, and all of them are cordoned at the same time.
+		limits.StormPercent = new(100)
+	}
+	return limits
+}

@@ -19,14 +19,18 @@ const (
 	// longWindow is where a window stops being the time that a fault has to show, and begins to be a memory: what a node
 	// had within a week. Memories are not compressed.
 	longWindow = 6 * time.Hour
-	// longSubquery is the memory of a subquery, which would otherwise be evaluated for every second of a week.
+	// longSubquery is the memory of a subquery, which would otherwise be evaluated for every second of a week, and stepOfLong
+	// how fine it is.
 	longSubquery = 10 * time.Minute
 	stepOfFast   = time.Second
+	stepOfLong   = 5 * time.Second
+	// longFor is up to where a rule tells of what is out of order itself, and not only of what follows from that.
+	longFor = 3 * time.Minute
 )
 
 // Compress shortens the times of rules, so that a test need not wait for them. Zero leaves them as they are.
 type Compress struct {
-	// For is the longest `for` of a rule.
+	// For is the longest `for` of a rule. A rule that leaves others the first word, with more than longFor, waits twice as long.
 	For time.Duration
 	// Window is the longest range, offset and `keep_firing_for`. Ranges of six hours and more stay.
 	Window time.Duration
@@ -131,7 +135,7 @@ func (f ruleFile) compressed(c Compress) (ruleFile, error) {
 
 func (r rule) compressed(c Compress) (rule, error) {
 	if c.For > 0 {
-		r.For = min(r.For, model.Duration(c.For))
+		r.For = min(r.For, c.longest(r.For))
 	}
 	if c.Window <= 0 {
 		return r, nil
@@ -149,6 +153,14 @@ func (r rule) compressed(c Compress) (rule, error) {
 	return r, nil
 }
 
+// longest returns what a rule with the given `for` waits at most.
+func (c Compress) longest(before model.Duration) model.Duration {
+	if before > model.Duration(longFor) {
+		return model.Duration(2 * c.For)
+	}
+	return model.Duration(c.For)
+}
+
 func (c Compress) shorten(node parser.Node) {
 	switch n := node.(type) {
 	case *parser.MatrixSelector:
@@ -157,11 +169,10 @@ func (c Compress) shorten(node parser.Node) {
 		}
 	case *parser.SubqueryExpr:
 		if n.Range < longWindow {
-			n.Range = min(n.Range, c.Window)
+			n.Range, n.Step = min(n.Range, c.Window), min(n.Step, stepOfFast)
 		} else {
-			n.Range = longSubquery
+			n.Range, n.Step = longSubquery, min(n.Step, stepOfLong)
 		}
-		n.Step = min(n.Step, stepOfFast)
 		n.OriginalOffset = min(n.OriginalOffset, c.Window)
 	case *parser.VectorSelector:
 		n.OriginalOffset = min(n.OriginalOffset, c.Window)

@@ -17,7 +17,7 @@ func TestCompress(t *testing.T) {
 		"a memory stays":      {`max_over_time(x[1w])`, `max_over_time(x[1w])`},
 		"an offset":           {`x unless x offset 10m`, `x unless x offset 15s`},
 		"a subquery":          {`changes(max by (node) (x)[2h:1m]) >= 6`, `changes(max by (node) (x)[15s:1s]) >= 6`},
-		"a long subquery":     {`max_over_time(x[7d:10m])`, `max_over_time(x[10m:1s])`},
+		"a long subquery":     {`max_over_time(x[7d:10m])`, `max_over_time(x[10m:5s])`},
 		"numbers stay":        {`time() - boot < 3600`, `time() - boot < 3600`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -25,12 +25,17 @@ func TestCompress(t *testing.T) {
 			r, err := rule{Expr: tc.expr, For: model.Duration(time.Hour), KeepFiringFor: model.Duration(time.Hour)}.compressed(fast)
 			require.NoError(t, err)
 			require.Equal(t, tc.want, r.Expr)
-			require.Equal(t, model.Duration(fast.For), r.For)
+			require.Equal(t, model.Duration(2*fast.For), r.For)
 			require.Equal(t, model.Duration(fast.Window), r.KeepFiringFor)
 			r, err = rule{Expr: tc.expr, For: model.Duration(time.Hour)}.compressed(Compress{})
 			require.NoError(t, err)
 			require.Equal(t, rule{Expr: tc.expr, For: model.Duration(time.Hour)}, r)
 		})
+	}
+	for before, want := range map[time.Duration]time.Duration{time.Second: time.Second, 3 * time.Minute: fast.For, 5 * time.Minute: 2 * fast.For} {
+		r, err := rule{Expr: "x", For: model.Duration(before)}.compressed(fast)
+		require.NoError(t, err)
+		require.Equal(t, model.Duration(want), r.For, "before: %s", before)
 	}
 	_, err := rule{Expr: "x["}.compressed(fast)
 	require.Error(t, err)

@@ -1,6 +1,7 @@
 package nodesim
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -100,7 +101,7 @@ func (h *host) collectDCGM(e *exposition) {
 		gauge("PROF_DRAM_ACTIVE", dram)
 		gauge("DEV_SM_CLOCK", 1980)
 		gauge("DEV_GPU_TEMP", temperature)
-		gauge("DEV_MEMORY_TEMP", temperature+5)
+		gauge("DEV_MEMORY_TEMP", temperature+2)
 		gauge("DEV_GPU_TEMP_LIMIT", 90-temperature)
 		gauge("DEV_PCIE_LINK_WIDTH", width)
 		gauge("DEV_PCIE_MAX_LINK_WIDTH", 16)
@@ -176,6 +177,11 @@ func (h *host) collectNode(e *exposition) {
 	h.collectFilesystems(node)
 	h.collectLinks(node, count)
 	h.collectAdapters(node, count)
+	for _, f := range h.faults {
+		if condition, ok := siteConditionOf(f.Fault); ok {
+			node("aegis_site_condition", 1, "condition", condition)
+		}
+	}
 	for _, unit := range []string{"kubelet", "containerd", "nvidia-fabricmanager", "gpfs"} {
 		if h.gpus > 0 || unit == "kubelet" || unit == "containerd" {
 			node("node_systemd_unit_state", one(h.activeLocked(unit) == "active"), "name", unit+".service", "state", "active")
@@ -212,6 +218,9 @@ func (h *host) collectFilesystems(node func(string, float64, ...string)) {
 }
 
 func (h *host) collectLinks(node, count func(string, float64, ...string)) {
+	if h.hasLocked(LinkFlapping) {
+		h.counters["carrier-down"]++
+	}
 	down := h.hasLocked(BondSlaveDown)
 	node("node_bonding_slaves", 2, "master", "bond0")
 	node("node_bonding_active", 2-one(down), "master", "bond0")
@@ -223,6 +232,10 @@ func (h *host) collectLinks(node, count func(string, float64, ...string)) {
 }
 
 func (h *host) collectAdapters(node, count func(string, float64, ...string)) {
+	if h.hasLocked(IBFlapping) {
+		h.counters["ib-link-downed"]++
+	}
+	node("node_scrape_collector_success", 1, "collector", "infiniband")
 	for i := range h.hcas {
 		down := i == 0 && h.hasLocked(IBDown)
 		if i == 0 && h.hasLocked(IBLost) {
@@ -255,24 +268,27 @@ func (h *host) collectAdapters(node, count func(string, float64, ...string)) {
 func (h *host) collectSichek(e *exposition) {
 	for _, c := range []struct {
 		fault, metric string
+		// device is the name of the device. Empty stands for the number of the GPU that has the fault.
+		device string
 	}{
-		{GPULost, "nvidia_gpulost"},
-		{GPUNVLinkInactive, "nvidia_nvlinknotactive"},
-		{FabricManagerDown, "nvidia_nvidiafabricmanagernotactive"},
-		{GPUPersistenceOff, "nvidia_gpupersistencedmodenotenabled"},
-		{GPURowRemapFailure, "nvidia_remmapedrowsfailure"},
-		{GPUPCIeDegraded, "nvidia_pcielinkdegraded"},
-		{PeerMemUnloaded, "nvidia_nvidiapeermemnotloaded"},
-		{IBLost, "infiniband_iblost"},
-		{IBDown, "infiniband_ibstatenotactive"},
-		{GPFSDown, "gpfs_gpfsnotstarted"},
-		{GPFSUnmounted, "gpfs_gpfsnotmounted"},
-		{CPUSensorCritical, "cpu_cpumceuncorrected"},
-		{MemoryUncorrectable, "memory_memoryeccuncorrected"},
+		{fault: GPULost, metric: "nvidia_gpulost"},
+		{fault: GPUNVLinkInactive, metric: "nvidia_nvlinknotactive"},
+		{fault: FabricManagerDown, metric: "nvidia_nvidiafabricmanagernotactive"},
+		{fault: GPUPersistenceOff, metric: "nvidia_gpupersistencedmodenotenabled"},
+		{fault: GPURowRemapFailure, metric: "nvidia_remmapedrowsfailure"},
+		{fault: GPUPCIeDegraded, metric: "nvidia_pcielinkdegraded"},
+		{fault: PeerMemUnloaded, metric: "nvidia_nvidiapeermemnotloaded"},
+		{fault: IBLost, metric: "infiniband_iblost"},
+		{fault: IBDown, metric: "infiniband_ibstatenotactive", device: hcaName(0)},
+		{fault: IBDown, metric: "infiniband_ibphystatenotlinkup", device: hcaName(0)},
+		{fault: GPFSDown, metric: "gpfs_gpfsnotstarted"},
+		{fault: GPFSUnmounted, metric: "gpfs_gpfsnotmounted"},
+		{fault: CPUSensorCritical, metric: "cpu_cpumceuncorrected"},
+		{fault: MemoryUncorrectable, metric: "memory_memoryeccuncorrected"},
 	} {
 		for _, f := range h.faults {
 			if f.Fault == c.fault {
-				e.gauge("sichek_"+c.metric, 1, "node", h.name, "device", strconv.Itoa(f.GPU))
+				e.gauge("sichek_"+c.metric, 1, "node", h.name, "device", cmp.Or(c.device, strconv.Itoa(f.GPU)))
 			}
 		}
 	}
@@ -322,7 +338,10 @@ func (h *host) collectIPMI(e *exposition) {
 }
 
 func (h *host) collectSmartctl(e *exposition) {
-	e.gauge("smartctl_device_smart_status", one(!h.hasLocked(DiskSMARTFailed)), "node", h.name, "device", "nvme0n1")
+	failed := one(h.hasLocked(DiskSMARTFailed))
+	e.gauge("smartctl_device_smart_status", 1-failed, "node", h.name, "device", "nvme0n1")
+	// Bit 3 says that the disk failed; without it the disk may only have no SMART.
+	e.gauge("smartctl_device_smartctl_exit_status", 8*failed, "node", h.name, "device", "nvme0n1")
 }
 
 func (h *host) collectProblems(e *exposition) {

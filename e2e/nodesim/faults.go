@@ -18,7 +18,7 @@ const (
 	FixedByNever   FixedBy = "never"
 )
 
-// The names of the faults. The fault of XID 79 is named XIDFault(79).
+// The names of the faults. The fault of XID 79 is named XIDFault(79), what the site itself reports SiteFault(condition).
 const (
 	NotReady              = "not-ready"
 	KubeletStuck          = "kubelet-stuck"
@@ -47,6 +47,7 @@ const (
 	GPUPCIeDegraded     = "gpu-pcie-degraded"
 	GPUHot              = "gpu-hot"
 	GPUPersistenceOff   = "gpu-persistence-off"
+	GPURebootRequired   = "gpu-reboot-required"
 	FabricManagerDown   = "fabric-manager-down"
 	NvidiaSMIHangs      = "nvidia-smi-hangs"
 	DevicePluginDown    = "device-plugin-down"
@@ -69,7 +70,8 @@ const (
 	GPFSDown            = "gpfs-down"
 	GPFSUnmounted       = "gpfs-unmounted"
 
-	xidPrefix = "xid-"
+	xidPrefix  = "xid-"
+	sitePrefix = "site-"
 )
 
 // Fault describes a fault that can be injected.
@@ -84,7 +86,8 @@ type Fault struct {
 	unit string
 }
 
-// Faults returns every fault that can be injected, apart from the XIDs, of which xid-79 stands for all.
+// Faults returns every fault that can be injected, apart from the XIDs, of which xid-79 stands for all, and from what the site
+// itself reports.
 func Faults() []Fault {
 	return slices.Concat(nodeFaults(), gpuFaults(), fabricFaults(), hardwareFaults())
 }
@@ -95,7 +98,7 @@ func nodeFaults() []Fault {
 		{Name: KubeletStuck, FixedBy: FixedByRestart, unit: "kubelet", Doc: "The kubelet hangs: no status, no Lease, no pod starts or ends; the exporters go on."},
 		{Name: NetworkLost, FixedBy: FixedByReboot, Doc: "The node is cut off: no status, no Lease, no metrics, but everything on it runs on."},
 		{Name: MemoryPressure, FixedBy: FixedByReboot, Doc: "Little memory is left, and the kubelet reports MemoryPressure."},
-		{Name: DiskPressure, FixedBy: FixedByReboot, Doc: "The root disk is nearly full, and the kubelet reports DiskPressure."},
+		{Name: DiskPressure, FixedBy: FixedByReboot, unit: "PruneImages", Doc: "The root disk is nearly full, and the kubelet reports DiskPressure."},
 		{Name: CreateContainerErrors, FixedBy: FixedByRestart, unit: "kubelet", Doc: "The kubelet fails to start containers, several times a second."},
 		{Name: CPUPressure, FixedBy: FixedByReboot, Doc: "The processors have no idle time left."},
 		{Name: HighLoad, FixedBy: FixedByReboot, Doc: "The load average is far above the number of processors."},
@@ -128,6 +131,7 @@ func gpuFaults() []Fault {
 		{Name: DevicePluginDown, FixedBy: FixedByRestart, unit: devicePlugin, Doc: "The device plugin offers no GPU; a new pod of it does."},
 		{Name: DCGMExporterDown, FixedBy: FixedByRestart, unit: dcgmExporter, Doc: "dcgm-exporter serves no series; a new pod of it does."},
 		{Name: PeerMemUnloaded, FixedBy: FixedByRestart, unit: "ConfigPeerMem", Doc: "The kernel module nvidia-peermem is not loaded."},
+		{Name: GPURebootRequired, FixedBy: FixedByReboot, Doc: "A GPU has XID 95, which a reset would do for, and the driver asks for a boot with XID 154."},
 		{Name: HealthcheckGPU, FixedBy: FixedByNever, Doc: "Only a healthcheck finds it: the driver reports uncorrected errors that no exporter shows."},
 		{Name: XIDFault(79), FixedBy: FixedByReset, Doc: "An XID, here 79, is logged and counted once, and once more in every boot until it is fixed."},
 	}
@@ -135,11 +139,11 @@ func gpuFaults() []Fault {
 
 func fabricFaults() []Fault {
 	return []Fault{
-		{Name: IBDown, FixedBy: FixedByNever, Doc: "The InfiniBand port mlx5_0 is down."},
+		{Name: IBDown, FixedBy: FixedByNever, Doc: "The port of the adapter mlx5_0 is down."},
 		{Name: IBLost, FixedBy: FixedByReboot, Doc: "The InfiniBand adapter mlx5_0 falls off the bus."},
-		{Name: IBFlapping, FixedBy: FixedByNever, Doc: "The link of mlx5_0 goes down and up four times."},
+		{Name: IBFlapping, FixedBy: FixedByNever, Doc: "The link of mlx5_0 goes down and up four times, and then between any two scrapes."},
 		{Name: BondSlaveDown, FixedBy: FixedByNever, Doc: "One of the two links of bond0 is down."},
-		{Name: LinkFlapping, FixedBy: FixedByNever, Doc: "The Ethernet link eth0 goes down and up five times."},
+		{Name: LinkFlapping, FixedBy: FixedByNever, Doc: "The Ethernet link eth0 goes down and up five times, and then between any two scrapes."},
 		{Name: ICETxTimeout, FixedBy: FixedByReboot, Doc: "The transmit queue of an Intel adapter hangs three times."},
 		{Name: GPFSDown, FixedBy: FixedByRestart, unit: "StartGpfs", Doc: "The GPFS daemon is down and nothing of it is mounted."},
 		{Name: GPFSUnmounted, FixedBy: FixedByRestart, unit: "MountGpfs", Doc: "The GPFS file system fs1 is not mounted."},
@@ -170,9 +174,21 @@ func xidOf(fault string) (int, bool) {
 	return code, err == nil && code > 0
 }
 
+// SiteFault returns the name of the fault that a site reports itself, as a condition that no exporter knows.
+func SiteFault(condition string) string { return sitePrefix + condition }
+
+// siteConditionOf returns the condition of a fault that the site reports.
+func siteConditionOf(fault string) (string, bool) {
+	condition, ok := strings.CutPrefix(fault, sitePrefix)
+	return condition, ok && condition != ""
+}
+
 func lookupFault(name string) (Fault, error) {
 	if _, ok := xidOf(name); ok {
 		return Fault{Name: name, FixedBy: FixedByReset}, nil
+	}
+	if _, ok := siteConditionOf(name); ok {
+		return Fault{Name: name, FixedBy: FixedByNever}, nil
 	}
 	all := Faults()
 	i := slices.IndexFunc(all, func(f Fault) bool { return f.Name == name })

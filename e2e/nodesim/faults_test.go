@@ -21,7 +21,7 @@ func TestFaultsAreDescribedOnce(t *testing.T) {
 			require.NotEmpty(t, f.unit, "nothing restarts what fixes %s", f.Name)
 		}
 	}
-	for _, name := range []string{"", "xid-", "xid-x", "xid-0", "xid--1", "GPU-hung"} {
+	for _, name := range []string{"", "xid-", "xid-x", "xid-0", "xid--1", "site-", "GPU-hung"} {
 		_, err := lookupFault(name)
 		require.Error(t, err, "fault %q", name)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -12,10 +13,14 @@ const (
 	hcaRate     = "400 Gb/sec (4X NDR)"
 )
 
-// fileContents returns the files of the root folder that show the state of the host.
-func (h *host) fileContents() map[string]string {
+// onDisk returns the files of the root folder that show the state of the host, and the times that count for them.
+func (h *host) onDisk() (files map[string]string, bootID string, crashedAt time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.filesLocked(), h.bootID, h.crashedAt
+}
+
+func (h *host) filesLocked() map[string]string {
 	f := map[string]string{
 		"/proc/sys/kernel/random/boot_id":          h.bootID + "\n",
 		"/proc/1/comm":                             "systemd\n",
@@ -36,6 +41,9 @@ func (h *host) fileContents() map[string]string {
 	h.nicFilesLocked(f)
 	h.gpuFilesLocked(f)
 	h.ibFilesLocked(f)
+	if !h.crashedAt.IsZero() {
+		f[crashPath] = "Panic#1 Part1\n"
+	}
 	return f
 }
 
@@ -105,6 +113,11 @@ func (h *host) gpuFilesLocked(f map[string]string) {
 }
 
 func (h *host) ibFilesLocked(f map[string]string) {
+	if h.hcas > 0 {
+		for _, module := range []string{"mlx5_core", "mlx5_ib", "ib_core", "ib_uverbs", "ib_umad"} {
+			f["/sys/module/"+module+"/refcnt"] = "1\n"
+		}
+	}
 	for i := range h.hcas {
 		if i == 0 && h.hasLocked(IBLost) {
 			continue

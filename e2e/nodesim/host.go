@@ -23,6 +23,8 @@ const (
 const (
 	devicePlugin = "nvidia-device-plugin-ds"
 	dcgmExporter = "dcgm-exporter"
+	// uptime is how long a host has run when it is seen for the first time: one that has just booted is a condition of its own.
+	uptime = 24 * time.Hour
 	// shutdownTime is how long a host still works after it has accepted a reboot.
 	shutdownTime = 300 * time.Millisecond
 	// maxEvents bounds the memory of a host.
@@ -112,7 +114,9 @@ type host struct {
 	pids     map[string]int
 	stopped  map[string]bool
 	panicked bool
-	ops      []*op
+	// crashedAt is when the kernel panicked last. The record of it survives every boot.
+	crashedAt time.Time
+	ops       []*op
 	// current holds the operations of this boot by pod, seen those of all boots.
 	current map[types.UID]*op
 	seen    map[types.UID]bool
@@ -125,6 +129,7 @@ func newHost(s *Sim, name string, gpus, hcas int) *host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.bootLocked()
+	h.bootAt = h.bootAt.Add(-uptime)
 	return h
 }
 
@@ -175,7 +180,7 @@ func (h *host) inject(i Injection, pods map[types.UID]bool) error {
 	h.onsetLocked(active)
 	switch i.Fault {
 	case KernelPanic:
-		h.panicked = true
+		h.panicked, h.crashedAt = true, time.Now()
 		h.cycleLocked("kernel panic")
 	case PowerLoss:
 		h.downLocked(PowerOff, "power lost")
@@ -187,12 +192,15 @@ func (h *host) inject(i Injection, pods map[types.UID]bool) error {
 func (h *host) onsetLocked(f ActiveFault) {
 	count := func(name string, n float64) { h.counters[name] += n }
 	if code, ok := xidOf(f.Fault); ok {
-		h.xidLocked(f.GPU, code)
+		h.xidLocked(f.GPU, code, "pid=1234, name=python3")
 		return
 	}
 	switch f.Fault {
 	case GPULost:
-		h.xidLocked(f.GPU, 79)
+		h.xidLocked(f.GPU, 79, "GPU has fallen off the bus.")
+	case GPURebootRequired:
+		h.xidLocked(f.GPU, 95, "Uncontained ECC error.")
+		h.xidLocked(f.GPU, 154, "GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)")
 	case IBFlapping:
 		count("ib-link-downed", 4)
 	case LinkFlapping:
@@ -205,11 +213,11 @@ func (h *host) onsetLocked(f ActiveFault) {
 	}
 }
 
-func (h *host) xidLocked(gpu, code int) {
+func (h *host) xidLocked(gpu, code int, words string) {
 	h.absorbKmsgLocked()
 	h.counters[fmt.Sprintf("xid/%d/%d", gpu, code)]++
 	h.counters[fmt.Sprintf("xid-last/%d", gpu)] = float64(code)
-	h.kmsg = append(h.kmsg, fmt.Sprintf("NVRM: Xid (PCI:%s): %d, pid=1234, name=python3", strings.TrimSuffix(pciAddress(gpu), ".0"), code))
+	h.kmsg = append(h.kmsg, fmt.Sprintf("NVRM: Xid (PCI:%s): %d, %s", strings.TrimSuffix(pciAddress(gpu), ".0"), code, words))
 }
 
 // clear removes the named faults, or all.

@@ -19,6 +19,7 @@ const (
 	socketPath = "/run/nodesim.sock"
 	binaryPath = "/usr/libexec/hosttool"
 	kmsgPath   = "/dev/kmsg"
+	crashPath  = "/sys/fs/pstore/dmesg-efi-1"
 	sysrqPath  = "/proc/sysrq-trigger"
 	maxRequest = 1 << 20
 )
@@ -34,6 +35,8 @@ type root struct {
 	// files holds what the files that show the state of the host were last written with.
 	files map[string]string
 	conns map[net.Conn]bool
+	// bootID is the boot that the folder was last brought up to date for.
+	bootID string
 }
 
 // request is what a tool asks, answer what it is told to print and to end with.
@@ -55,18 +58,12 @@ func toolPaths() []string {
 	var paths []string
 	for _, tool := range []string{
 		"systemctl", "nvidia-smi", "ibstat", "dmesg", "smartctl", "sync", "lspci", "ipmitool", "findmnt", "df", "stat", "timedatectl",
-		"journalctl", "free", "ps", "ls", "modprobe", "ethtool",
+		"journalctl", "free", "ps", "ls", "modprobe", "ethtool", "crictl",
 	} {
 		paths = append(paths, "/usr/bin/"+tool)
 	}
-	for _, tool := range []string{"mmgetstate", "mmhealth", "mmstartup", "mmmount"} {
+	for _, tool := range []string{"mmgetstate", "mmhealth", "mmstartup", "mmmount", "mmumount", "mmdiag", "mmfsadm", "mmcommon"} {
 		paths = append(paths, "/usr/lpp/mmfs/bin/"+tool)
-	}
-	for _, remedy := range []string{"ConfigPeerMem", "EnableGpuPersistence", "RestartFabricManager", "PruneImages", "ReloadIBDriver"} {
-		paths = append(paths, "/etc/aegis/remedies.d/"+remedy)
-	}
-	for _, repair := range []string{"StartGpfs", "MountGpfs"} {
-		paths = append(paths, "/etc/aegis/repairs.d/"+repair)
 	}
 	return append(paths, "/etc/aegis/checks.d/gpu-burn")
 }
@@ -93,7 +90,7 @@ func (h *host) prepareRoot() (string, error) {
 			return "", fmt.Errorf("make the root of %s: %w", h.name, err)
 		}
 	}
-	if err := r.refreshLocked(h.fileContents()); err != nil {
+	if err := r.showLocked(h); err != nil {
 		return "", fmt.Errorf("make the root of %s: %w", h.name, err)
 	}
 	return r.dir, nil
@@ -207,7 +204,24 @@ func (h *host) refresh() error {
 	r := h.root
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.refreshLocked(h.fileContents())
+	return r.showLocked(h)
+}
+
+// showLocked brings the folder up to date with the state of the host.
+func (r *root) showLocked(h *host) error {
+	files, bootID, crashedAt := h.onDisk()
+	if r.bootID != bootID {
+		// It is in memory on a real host.
+		if err := os.RemoveAll(filepath.Join(r.dir, "/run/aegis")); err != nil {
+			return err
+		}
+		r.bootID = bootID
+	}
+	if err := r.refreshLocked(files); err != nil || crashedAt.IsZero() {
+		return err
+	}
+	// It is as old as the crash, however late it is written here.
+	return os.Chtimes(filepath.Join(r.dir, crashPath), crashedAt, crashedAt)
 }
 
 // serve answers the tools of the host.

@@ -28,8 +28,18 @@ func (h *host) tool(name string, args []string) answer {
 	case "dmesg":
 		h.absorbKmsgLocked()
 		return printed(table(h.kmsg))
-	case "mmgetstate":
-		return h.mmgetstateLocked()
+	case "mmgetstate", "mmstartup", "mmmount", "mmdiag", "mmfsadm":
+		return h.gpfsToolLocked(name, args)
+	case "modprobe":
+		if slices.Contains(args, "nvidia-peermem") {
+			h.restartedLocked("ConfigPeerMem")
+		}
+		return answer{}
+	case "crictl":
+		if slices.Contains(args, "--prune") {
+			h.restartedLocked("PruneImages")
+		}
+		return printed("no unused images found\n")
 	case "timedatectl":
 		return printed("yes\n")
 	case "df":
@@ -45,23 +55,27 @@ func (h *host) tool(name string, args []string) answer {
 		return h.ipmitoolLocked(args)
 	case "gpu-burn":
 		return h.siteCheckLocked()
-	case "sync", "lspci", "findmnt", "ibstat", "journalctl", "free", "ps", "ls", "ethtool", "mmhealth", "modprobe":
-		return printed(name + " of " + h.name + "\n")
 	default:
-		return h.remedyLocked(name)
+		return printed(name + " of " + h.name + "\n")
 	}
 }
 
-// remedyLocked runs a remedy or a repair of the site, which fixes the faults that are waiting for it.
-func (h *host) remedyLocked(name string) answer {
-	h.noteLocked("%s", name)
+// gpfsToolLocked runs the tools of GPFS. Those that start and mount fix the faults that are waiting for them.
+func (h *host) gpfsToolLocked(name string, args []string) answer {
 	switch name {
-	case "EnableGpuPersistence":
-		h.restartedLocked("nvidia-persistenced")
-	case "RestartFabricManager":
-		h.restartedLocked("nvidia-fabricmanager")
-	default:
-		h.restartedLocked(name)
+	case "mmgetstate":
+		return h.mmgetstateLocked()
+	case "mmstartup":
+		h.restartedLocked("StartGpfs")
+	case "mmmount":
+		h.restartedLocked("MountGpfs")
+	case "mmfsadm":
+		return printed("VERBS RDMA status: disabled\n")
+	case "mmdiag":
+		if slices.Contains(args, "-Y") {
+			return printed("mmdiag:waiters:HEADER:version:reserved:reserved:threadId:threadAddr:threadName:waitStartTime:waitTime:" +
+				"isMonitored:condVarAddr:condVarName:condVarReason:mutexAddr:mutexName:auxReason:delayTime:delayReason:\n")
+		}
 	}
 	return printed(name + " done\n")
 }
