@@ -2,7 +2,6 @@ package charttest
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -105,7 +104,6 @@ func TestAdmissionOnTheAPIServer(t *testing.T) {
 	t.Run("on a large node", g.onLargeNode)
 	t.Run("the rest is denied", g.restIsDenied)
 	t.Run("new keys are denied", g.newKeysAreDenied)
-	t.Run("the source of a kubelet's configuration", g.configSource)
 	t.Run("others are not affected", g.othersAreNotAffected)
 	t.Run("from the files", g.fromTheFiles)
 }
@@ -404,7 +402,7 @@ func (g guarded) restIsDenied(t *testing.T) {
 			err := write(t, g.aegis, g.node(t, nil), tt.change)
 			require.True(t, apierrors.IsForbidden(err), "%v", err)
 			var status apierrors.APIStatus
-			require.True(t, errors.As(err, &status))
+			require.ErrorAs(t, err, &status)
 			want, wantKeys, _ := strings.Cut("Aegis tried to change "+tt.says, ": ")
 			says, keys, _ := strings.Cut(afterLast(status.Status().Message, "denied request: "), ": ")
 			require.Equal(t, want, says)
@@ -440,18 +438,6 @@ func (g guarded) newKeysAreDenied(t *testing.T) {
 // afterLast returns what follows the last separator.
 func afterLast(text, separator string) string {
 	return text[strings.LastIndex(text, separator)+len(separator):]
-}
-
-// This field is no longer to be had: the API server itself drops it, whoever sets it.
-func (g guarded) configSource(t *testing.T) {
-	name := g.node(t, nil)
-	err := write(t, g.aegis, name, func(n *corev1.Node) {
-		n.Spec.ConfigSource = &corev1.NodeConfigSource{ConfigMap: &corev1.ConfigMapNodeConfigSource{
-			Namespace: "kube-system", Name: "kubelet", KubeletConfigKey: "kubelet",
-		}}
-	})
-	require.True(t, err == nil || apierrors.IsForbidden(err), "%v", err)
-	require.Nil(t, g.get(t, name).Spec.ConfigSource)
 }
 
 // Each change that Aegis is denied is one that the API server takes from people, and from an account of the same name elsewhere.

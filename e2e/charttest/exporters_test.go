@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/require"
@@ -52,7 +53,7 @@ func (s selector) of(label string) []*labels.Matcher {
 }
 
 func (s selector) reads(metric string) bool {
-	return !slices.ContainsFunc(s.of(labels.MetricName), func(m *labels.Matcher) bool { return !m.Matches(metric) })
+	return !slices.ContainsFunc(s.of(model.MetricNameLabel), func(m *labels.Matcher) bool { return !m.Matches(metric) })
 }
 
 // selectors returns what each rule of the chart reads, by its name.
@@ -76,7 +77,7 @@ func selectors(t *testing.T) map[string][]selector {
 func dcgm(all []selector) []selector {
 	var found []selector
 	for _, s := range all {
-		name := s.of(labels.MetricName)
+		name := s.of(model.MetricNameLabel)
 		if len(name) == 1 && strings.HasPrefix(name[0].Value, "DCGM_") {
 			found = append(found, s)
 		}
@@ -211,7 +212,7 @@ func matched(t *testing.T, metric, label string, values []string) []string {
 	var found []string
 	for rule, read := range selectors(t) {
 		for _, s := range read {
-			if !s.reads(metric) || len(s.of(labels.MetricName)) == 0 {
+			if !s.reads(metric) || len(s.of(model.MetricNameLabel)) == 0 {
 				continue
 			}
 			for _, m := range s.of(label) {
@@ -594,9 +595,9 @@ func TestExportersAreOnThePage(t *testing.T) {
 		"exporters.dcgm.enabled", "exporters.dcgm.version", "exporters.npd.enabled", "`aegis-dcgm-counters`", "`aegis-npd`",
 		"dcgm-metrics.csv", npdDir + "/" + kernelMonitor, npdDir + "/" + hostMonitor,
 	} {
-		require.True(t, strings.Contains(string(page), text), text)
+		require.Contains(t, string(page), text)
 	}
 	for _, file := range npdConditions() {
-		require.True(t, strings.Contains(string(page), file), file)
+		require.Contains(t, string(page), file)
 	}
 }

@@ -23,6 +23,8 @@ func (h *host) tool(name string, args []string) answer {
 	switch name {
 	case "systemctl":
 		return h.systemctlLocked(args)
+	case "modprobe", "crictl", "gpu-burn":
+		return h.serviceToolLocked(name, args)
 	case "nvidia-smi":
 		return h.nvidiaSMILocked(args)
 	case "dmesg":
@@ -30,16 +32,6 @@ func (h *host) tool(name string, args []string) answer {
 		return printed(table(h.kmsg))
 	case "mmgetstate", "mmstartup", "mmmount", "mmdiag", "mmfsadm":
 		return h.gpfsToolLocked(name, args)
-	case "modprobe":
-		if slices.Contains(args, "nvidia-peermem") {
-			h.restartedLocked("ConfigPeerMem")
-		}
-		return answer{}
-	case "crictl":
-		if slices.Contains(args, "--prune") {
-			h.restartedLocked("PruneImages")
-		}
-		return printed("no unused images found\n")
 	case "timedatectl":
 		return printed("yes\n")
 	case "df":
@@ -53,11 +45,23 @@ func (h *host) tool(name string, args []string) answer {
 		return printed("gpfs\n")
 	case "ipmitool":
 		return h.ipmitoolLocked(args)
-	case "gpu-burn":
-		return h.siteCheckLocked()
 	default:
 		return printed(name + " of " + h.name + "\n")
 	}
+}
+
+// serviceToolLocked runs what changes the host, or what a site has installed on it.
+func (h *host) serviceToolLocked(name string, args []string) answer {
+	switch {
+	case name == "gpu-burn":
+		return h.siteCheckLocked()
+	case name == "modprobe" && slices.Contains(args, "nvidia-peermem"):
+		h.restartedLocked("ConfigPeerMem")
+	case name == "crictl" && slices.Contains(args, "--prune"):
+		h.restartedLocked("PruneImages")
+		return printed("no unused images found\n")
+	}
+	return answer{}
 }
 
 // gpfsToolLocked runs the tools of GPFS. Those that start and mount fix the faults that are waiting for them.
