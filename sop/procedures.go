@@ -125,8 +125,7 @@ func Reset(ctx context.Context, b *ApiBridge) error {
 // clearGPU waits for the pods that hold a GPU, where the policy lets them end by themselves, and evicts those that stay.
 func clearGPU(ctx context.Context, b *ApiBridge) error {
 	if b.Policy().Workload == prom.WorkloadWaitIdle {
-		err := b.WaitIdle(ctx)
-		if err != nil && !isStepFailure(err) {
+		if err := b.WaitIdle(ctx); err != nil && !isStepFailure(err) {
 			return err
 		}
 	}
@@ -245,13 +244,16 @@ func Examine(ctx context.Context, b *ApiBridge) error {
 	if err := b.Diagnose(ctx); err != nil {
 		return err
 	}
-	why := describe(b.Status())
-	sick, isStep := stepFailure(checkHealth(ctx, b))
-	if isStep && !sick.Inconclusive() {
+	err := checkHealth(ctx, b)
+	sick, isStep := stepFailure(err)
+	switch {
+	case err != nil && !isStep:
+		return err
+	case isStep && !sick.Inconclusive():
 		if err := b.Cordon(ctx); err != nil {
 			return err
 		}
-		return b.HandOver(ctx, b.Policy().Team, why+"; "+sick.Error())
+		return b.HandOver(ctx, b.Policy().Team, describe(b.Status())+"; "+sick.Error())
 	}
 	return Tell(ctx, b)
 }
