@@ -442,12 +442,18 @@ func noted(t *ticket.Ticket, team string) bool {
 	return t != nil && t.Supervisor == team && onlyTold(t)
 }
 
-// onlyTold reports whether the ticket was handed over from a node that was left in service and is not in doubt: no healthcheck
-// has failed, or could not be made.
+// onlyTold reports whether the ticket was handed over from a node that was left in service and is not in doubt: nothing was tried on
+// it, and no healthcheck has failed, or could not be made.
 func onlyTold(t *ticket.Ticket) bool {
-	doubtful := func(s ticket.Step) bool {
-		return s.Action.Destructive() || s.Action == ticket.Healthcheck && s.Status != ticket.Succeeded
-	}
-	return t.Status == ticket.StatusAssigned && t.Count(ticket.HandOver) > 0 &&
-		t.Count(ticket.Cordon) == 0 && !slices.ContainsFunc(t.Workflows, doubtful)
+	tried := slices.ContainsFunc(ticket.Actions(), func(a ticket.Action) bool {
+		switch a {
+		case ticket.HandOver, ticket.Wait, ticket.Verify, ticket.Diagnose, ticket.Healthcheck:
+			return false
+		}
+		return t.Count(a) > 0
+	})
+	doubtful := slices.ContainsFunc(t.Workflows, func(s ticket.Step) bool {
+		return s.Action == ticket.Healthcheck && s.Status != ticket.Succeeded
+	})
+	return t.Status == ticket.StatusAssigned && t.Count(ticket.HandOver) > 0 && !tried && !doubtful
 }

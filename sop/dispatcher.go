@@ -249,10 +249,9 @@ func (d *Dispatcher) givesWay(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
 	return t != nil && t.Open() && (t.Condition != s.Condition || t.Device != s.ID) && d.isNote(t)
 }
 
-// isNote reports whether the ticket is as Aegis left it with the team that it told: that of the condition, or who helps with a step.
+// isNote reports whether the ticket is as Aegis left it with the team that it told.
 func (d *Dispatcher) isNote(t *ticket.Ticket) bool {
-	teams := []string{d.catalogue.Status("", t.Condition, "", 0).Policy.Team, teamKubernetes, teamHost}
-	return slices.ContainsFunc(teams, func(team string) bool { return noted(t, team) })
+	return noted(t, d.catalogue.Status("", t.Condition, "", 0).Policy.Team)
 }
 
 // runs reports whether the verdict has a procedure run: the condition's own, or the one that ends its attempts.

@@ -418,9 +418,22 @@ func describe(s prom.AegisNodeStatus) string {
 	return text
 }
 
-// vanished reports whether the fault has gone while the procedure waited, so that nobody has to be called for it.
+// vanished reports whether the fault has gone while the procedure waited, so that nobody has to be called for it. What was decided
+// before a restart is not decided anew.
 func (b *ApiBridge) vanished(ctx context.Context) bool {
-	return b.plan == nil && !b.healing() && b.suspicion == "" && withdrawn(b.services.Source.Observe(ctx, b.status.Key()))
+	if b.plan != nil || b.healing() || b.suspicion != "" {
+		return false
+	}
+	if _, returning := b.journal.outcome(ticket.Verify, b.calls[ticket.Verify]+1); returning {
+		return true
+	}
+	if t := b.journal.ticket(); t != nil && len(t.Running()) > 0 {
+		return false
+	}
+	if _, leaving := b.journal.outcome(ticket.Shutdown, b.calls[ticket.Shutdown]+1); leaving {
+		return false
+	}
+	return withdrawn(b.services.Source.Observe(ctx, b.status.Key()))
 }
 
 // Suspect remembers that a check of ours found the node sick. From here on a silent alert is no reason to stop, because the

@@ -201,10 +201,20 @@ func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
 	}
 }
 
+// marked makes sure that the marks are all that their patch changes.
+func (i *invariants) marked(p *simProcess, before, after *corev1.Node) {
+	same := after.Spec.Unschedulable == before.Spec.Unschedulable && len(after.Spec.Taints) == len(before.Spec.Taints)
+	for _, key := range []string{ticket.Annotation, ticket.HistoryAnnotation, ticket.OwnerAnnotation} {
+		same = same && after.Annotations[key] == before.Annotations[key]
+	}
+	if !same {
+		i.violated("p%d changes more than the marks of %s", p.id, before.Name)
+	}
+}
+
 // gaveWay reports whether the ticket that only told people of a condition was replaced by that of a repair.
 func gaveWay(note, repair *ticket.Ticket) bool {
-	told := slices.Contains([]string{simCatalogue{}.Status("", note.Condition, "", 0).Policy.Team, "k8s", "host"}, note.Supervisor)
-	return repair != nil && repair.ID != note.ID && repair.Owned() && told && onlyTold(note)
+	return repair != nil && repair.ID != note.ID && repair.Owned() && noted(note, simCatalogue{}.Status("", note.Condition, "", 0).Policy.Team)
 }
 
 // opened judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.

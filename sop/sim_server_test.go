@@ -205,10 +205,14 @@ func (n simNodes) Get(ctx context.Context, name string, _ metav1.GetOptions) (no
 	return node, err
 }
 
-func (n simNodes) Patch(ctx context.Context, name string, _ types.PatchType, body []byte, _ metav1.PatchOptions, _ ...string) (
+func (n simNodes) Patch(ctx context.Context, name string, kind types.PatchType, body []byte, _ metav1.PatchOptions, _ ...string) (
 	node *corev1.Node, err error,
 ) {
 	err = n.p.call(ctx, verbPatch, name, func(sent time.Time) error {
+		if kind == types.MergePatchType {
+			node, err = n.p.merge(name, body)
+			return err
+		}
 		node, err = n.p.patch(name, body, sent)
 		return err
 	})
@@ -242,6 +246,31 @@ func (p *simProcess) patch(name string, body []byte, sent time.Time) (*corev1.No
 	}
 	p.invariants.written(p, before, after, sent)
 	manage(before, after, "aegis")
+	p.put(after)
+	return after, nil
+}
+
+// merge applies the patch that marks a node.
+func (p *simProcess) merge(name string, body []byte) (*corev1.Node, error) {
+	before := p.nodes[name]
+	if before == nil {
+		return nil, apierrors.NewNotFound(corev1.Resource("nodes"), name)
+	}
+	text, err := json.Marshal(before)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = jsonpatch.MergePatch(text, body); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	after := new(corev1.Node)
+	if err := json.Unmarshal(text, after); err != nil {
+		return nil, err
+	}
+	if after.UID != before.UID {
+		return nil, apierrors.NewConflict(corev1.Resource("nodes"), name, errors.New("it is another node"))
+	}
+	p.invariants.marked(p, before, after)
 	p.put(after)
 	return after, nil
 }

@@ -92,11 +92,28 @@ func (b *ApiBridge) objection(node *corev1.Node) Verdict {
 	if !b.journal.opened() && !b.confirmed.IsZero() && time.Since(b.confirmed) > freshAlert {
 		return Verdict{VerdictUnverifiable, "the API server took no write since the condition was confirmed, which is too long ago"}
 	}
+	if v := b.toldSince(); v.Name != "" {
+		return v
+	}
 	reason := b.services.storms.holds(b.status.Condition, settings.PoolOf(node).Name)
 	if reason != "" && !b.journal.opened() && !b.healing() {
 		return Verdict{VerdictStorm, reason}
 	}
 	return Verdict{}
+}
+
+// toldSince says what the sources have against isolating the node that they did not say when they confirmed it: a pass over them may
+// have come in between. The zero Verdict is nothing.
+func (b *ApiBridge) toldSince() Verdict {
+	last := b.services.Source.Last(b.status.Key())
+	if b.journal.opened() || b.healing() || !last.At.After(b.confirmed) {
+		return Verdict{}
+	}
+	v := confirm(time.Now(), b.status, last)
+	if v.Name == VerdictExecute || v.Name == VerdictUnverifiable {
+		return Verdict{}
+	}
+	return v
 }
 
 // Uncordon returns the node to service after a passed healthcheck. It waits a while for other conditions that would take
