@@ -74,13 +74,14 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("encode marks: %w", err)
 	}
-	_, err = d.services.Kube.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "aegis"})
+	marked, err := d.services.Kube.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "aegis"})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("write marks: %w", err)
 	}
+	d.wrote(marked)
 	d.services.Logger.InfoContext(ctx, "node marked", "node", node.Name, "device_errors", *text, "load_affected", want.affected)
 	return nil
 }
