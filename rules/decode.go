@@ -174,6 +174,19 @@ func (d *decoder) badKey(key *yaml.Node, what string) {
 	d.wrongType(key, "a key of "+what, "text")
 }
 
+// field returns the value of a key of a mapping before the mapping is read, nil when it has none.
+func field(n *yaml.Node, key string) *yaml.Node {
+	if n.Kind != yaml.MappingNode {
+		return nil // Reading the fields says so.
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
 // list calls visit for each item.
 func (d *decoder) list(n *yaml.Node, what string, visit func(*yaml.Node)) {
 	if n.Kind != yaml.SequenceNode {

@@ -273,25 +273,22 @@ func (l *loader) newEntry(name string, at position) *entry {
 
 // name returns the name in an entry, which says what the rest of it is read over.
 func (d *decoder) name(n *yaml.Node) (string, bool) {
-	if n.Kind != yaml.MappingNode {
-		return "", false // Reading the fields says so.
+	at := field(n, fieldName)
+	if at == nil {
+		if n.Kind == yaml.MappingNode {
+			d.fail(n, "a condition has no name")
+		}
+		return "", false
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value != fieldName {
-			continue
-		}
-		name, ok := d.text(n.Content[i+1], fieldName)
-		if !ok {
-			return "", false
-		}
-		if err := checkName(name); err != nil {
-			d.fail(n.Content[i+1], "name %s: %v", quote(name), err)
-			return "", false
-		}
-		return name, true
+	name, ok := d.text(at, fieldName)
+	if !ok {
+		return "", false
 	}
-	d.fail(n, "a condition has no name")
-	return "", false
+	if err := checkName(name); err != nil {
+		d.fail(at, "name %s: %v", quote(name), err)
+		return "", false
+	}
+	return name, true
 }
 
 func checkName(name string) error {
@@ -389,6 +386,7 @@ func (d *decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 		"selector":            func(n *yaml.Node) { d.pattern(n, "selector", checkSelector, &p.Selector) },
 		"maxRepairs":          func(n *yaml.Node) { d.integer(n, "maxRepairs", maxRepairs, &p.MaxRepairs) },
 		"repairWindow":        wait("repairWindow", shortest, &p.RepairWindow),
+		"ownBoot":             wait("ownBoot", 0, &p.OwnBoot),
 		"once":                func(n *yaml.Node) { d.boolean(n, "once", &p.Once) },
 		"threshold":           func(n *yaml.Node) { d.threshold(n, &p.Threshold) },
 		"cooldown":            wait("cooldown", 0, &p.Cooldown),

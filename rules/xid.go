@@ -11,6 +11,9 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
+// fieldCode is the field that says which XID an entry is about.
+const fieldCode = "code"
+
 // labelXID holds the code of the XID that an alert is about.
 const labelXID = "xid"
 
@@ -82,10 +85,22 @@ func (c *Catalogue) withXID(s prom.AegisNodeStatus, code int) prom.AegisNodeStat
 		code = codes[0]
 	}
 	s.XID = c.XID(code)
+	if code == 0 {
+		s.XID.Class = c.commonClass(codes)
+	}
 	if t := c.xids[code].Threshold; t.Count > 0 {
 		s.Policy.Threshold = t
 	}
 	return s
+}
+
+// commonClass returns the class of codes of which nobody says which one it is. If they differ, people look at it.
+func (c *Catalogue) commonClass(codes []int) prom.XIDClass {
+	class := c.xids[codes[0]].Class
+	if slices.ContainsFunc(codes, func(code int) bool { return c.xids[code].Class != class }) {
+		return prom.XIDCheck
+	}
+	return class
 }
 
 // xidOf returns the code in the labels, 0 when there is none.
@@ -100,23 +115,22 @@ func xidOf(labels map[string]string) int {
 // xid reads an entry over what earlier files say of the same code.
 func (l *loader) xid(d *decoder, n *yaml.Node, seen map[int]int) {
 	code := 0
-	at := n
-	if n.Kind == yaml.MappingNode {
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if n.Content[i].Value == "code" {
-				at = n.Content[i+1]
-				d.integer(at, "code", maxXID, &code)
-			}
-		}
-		if at == n {
-			d.fail(n, "an XID has no code")
-		}
+	at := field(n, fieldCode)
+	switch {
+	case at != nil:
+		d.integer(at, fieldCode, maxXID, &code)
+	case n.Kind == yaml.MappingNode:
+		d.fail(n, "an XID has no code")
 	}
 	x := l.xids[code]
 	x.Code = code
 	d.mapping(n, "XID", fields{
-		"code":  func(*yaml.Node) {}, // Has been read.
-		"name":  func(n *yaml.Node) { x.Name, _ = d.text(n, "name") },
+		fieldCode: func(*yaml.Node) {}, // Has been read.
+		fieldName: func(n *yaml.Node) {
+			if name, ok := d.text(n, fieldName); ok {
+				x.Name = name
+			}
+		},
 		"class": func(n *yaml.Node) { choice(d, n, "class", prom.XIDClasses(), &x.Class) },
 		"condition": func(n *yaml.Node) {
 			d.pattern(n, "condition", checkName, &x.Condition)

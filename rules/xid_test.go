@@ -34,7 +34,9 @@ func TestXIDOfAStatus(t *testing.T) {
 	require.Equal(t, prom.XID{Code: 48, Class: prom.XIDReset}, c.Status("n1", "Xid48GPUMemoryDBE", "0").XID, "the only one of its condition")
 	require.Equal(t, prom.Threshold{Count: 3, Within: 24 * time.Hour}, c.Status("n1", "Xid48GPUMemoryDBE", "0").Policy.Threshold)
 	require.Equal(t, prom.XID{Code: 63, Class: prom.XIDReboot}, c.Status("n1", "Xid63ECCRowremapperPending", "0").XID, "the operator's class")
-	require.Equal(t, prom.XID{}, c.Status("n1", "GpuXidResetRequired", "0").XID, "one of several, and nobody said which")
+	require.Equal(t, prom.XID{Class: prom.XIDReset}, c.Status("n1", "GpuXidResetRequired", "0").XID, "one of several of a class, and nobody said which")
+	require.Equal(t, prom.XID{Class: prom.XIDReboot}, c.Status("n1", "GpuXidRebootRequired", "0").XID)
+	require.Equal(t, prom.XID{Class: prom.XIDCheck}, c.Status("n1", "XIDUnclassifiedErr", "0").XID, "nothing destructive is done about what may be anything")
 	require.Equal(t, prom.XID{Code: 119, Class: prom.XIDReset}, c.StatusOfXID("n1", "GpuXidResetRequired", "0", 119).XID)
 	require.Equal(t, prom.XID{Code: 31, Class: prom.XIDReset}, c.StatusOfXID("n1", "XIDECCMemoryErr", "0", 31).XID)
 	require.Zero(t, c.StatusOfXID("n1", "GpuDown", "", 79).XID, "no XID belongs to the condition")
@@ -44,7 +46,8 @@ func TestXIDOfAnAlert(t *testing.T) {
 	t.Parallel()
 	r := newTestResolver(t)
 	for label, want := range map[string]prom.XID{
-		"119": {Code: 119, Class: prom.XIDReset}, "": {}, "x": {}, "-1": {}, "99999999999999999999": {}, "9000": {Code: 9000, Class: prom.XIDCheck},
+		"119": {Code: 119, Class: prom.XIDReset}, "": {Class: prom.XIDReset}, "x": {Class: prom.XIDReset}, "-1": {Class: prom.XIDReset},
+		"99999999999999999999": {Class: prom.XIDReset}, "9000": {Code: 9000, Class: prom.XIDCheck},
 	} {
 		got, err := r.Resolve(alert("alertname", "GpuXidResetRequired", "condition", "GpuXidResetRequired", "node", "dgx-01", "gpu", "3", "xid", label))
 		require.NoError(t, err)

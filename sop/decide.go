@@ -220,6 +220,9 @@ func tolerated(s Situation) Verdict {
 		return Verdict{VerdictTolerated, s.Hidden}
 	}
 	policy := s.Status.Policy
+	if boot := lastReboot(s.Record.History); policy.OwnBoot > 0 && s.Now.Before(boot.Add(policy.OwnBoot)) && !requested(s.Status) {
+		return Verdict{VerdictTolerated, "Aegis booted the node at " + boot.UTC().Format(time.RFC3339)}
+	}
 	if band == prom.BandCanIgnore && (policy.Workload == prom.WorkloadDrain || policy.Workload == prom.WorkloadDrainGPU) {
 		return Verdict{VerdictTolerated, "can be ignored while the node is in use"}
 	}
@@ -243,7 +246,7 @@ func mode(s Situation) Verdict {
 		return Verdict{VerdictObserve, "mode observe: would run " + procedure}
 	case s.Status.Policy.Mode == prom.ModeObserve:
 		return Verdict{VerdictObserve, "mode observe: would isolate the node and hand it over: " + run.Reason}
-	case s.Status.Policy.Mode == prom.ModeApprove:
+	case s.Status.Policy.Mode == prom.ModeApprove && !rare:
 		return awaitingApproval()
 	}
 	return run
@@ -396,10 +399,20 @@ func sopOf(s prom.AegisNodeStatus, t *ticket.Ticket) string {
 
 // lastDestructive returns when the last destructive step of any past incident was taken.
 func lastDestructive(h *ticket.History) time.Time {
+	return lastOf(h, func(ticket.Action) bool { return true })
+}
+
+// lastReboot returns when Aegis last booted the node, whatever has become of the incident.
+func lastReboot(h *ticket.History) time.Time {
+	return lastOf(h, func(a ticket.Action) bool { return a == ticket.Reboot })
+}
+
+// lastOf returns when the last of the destructive steps that are meant was taken.
+func lastOf(h *ticket.History, meant func(ticket.Action) bool) time.Time {
 	var last time.Time
 	for _, incident := range h.Incidents {
 		for _, d := range incident.Destructive {
-			if d.At.After(last) {
+			if meant(d.Action) && d.At.After(last) {
 				last = d.At
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -372,7 +371,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	}
 	cancel(nil)
 	watch.Wait()
-	if errors.Is(err, errRefused) || errors.Is(err, errSettled) {
+	if errors.Is(err, errRefused) {
 		d.services.Metrics.sop(sopRefused)
 		d.tell(r.status, bridge.refusal)
 		return 0, true
@@ -515,15 +514,12 @@ func teamFor(failure *StepError, policy prom.Policy) string {
 // teamForHardware returns who looks after the hardware that a healthcheck names at the beginning of its message. A check that
 // could not be made names none.
 func teamForHardware(failure *StepError) string {
-	hardware, _, found := strings.Cut(failure.Message, hardwareMark)
-	switch {
-	case !found || failure.Inconclusive():
-		return teamHost
-	case hardware == "gpu":
+	switch hardware, _ := hardwareIn(failure); hardware {
+	case "gpu":
 		return "gpu"
-	case hardware == "ib", hardware == "network":
+	case "ib", "network":
 		return "network"
-	case hardware == "gpfs", hardware == "disk":
+	case "gpfs", "disk":
 		return "storage"
 	}
 	return teamHost

@@ -58,6 +58,14 @@ func (j *journal) supersedes(r ticket.Record) bool {
 	return j.note != "" && r.Ticket != nil && r.Ticket.ID == j.note && r.Ticket.Open()
 }
 
+// leavesNote refuses what would only put one note in the place of another.
+func (j *journal) leavesNote(r ticket.Record) error {
+	if j.supersedes(r) {
+		return fmt.Errorf("%w: people have been told of %s", ErrTakenOver, r.Ticket.Condition)
+	}
+	return nil
+}
+
 // opened reports whether the ticket of this incident was on the node when it was last seen.
 func (j *journal) opened() bool {
 	t := j.record.Ticket

@@ -55,6 +55,7 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
 	if excluded(node) || isControlPlane(node) && !d.services.Settings().ManageControlPlane {
 		return nil
 	}
+	node = d.latest(node)
 	want, text, err := d.changed(node)
 	if text == nil || err != nil {
 		return err

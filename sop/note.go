@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -54,8 +53,8 @@ func (b *ApiBridge) Note(ctx context.Context) error {
 	}
 	b.begun()
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
-		if b.journal.supersedes(r) {
-			return fmt.Errorf("%w: people have been told of %s", ErrTakenOver, r.Ticket.Condition)
+		if err := b.journal.leavesNote(r); err != nil {
+			return err
 		}
 		c.Ticket, c.RemoveTicket = nil, r.Ticket != nil
 		c.History = entered(r.History, t, ticket.Noted, time.Now())
@@ -67,18 +66,4 @@ func (b *ApiBridge) Note(ctx context.Context) error {
 	b.ended(ctx, ticket.Noted)
 	b.event(corev1.EventTypeNormal, "AegisNoted", "%s", describe(b.status))
 	return nil
-}
-
-// RebootedByUs reports whether Aegis booted the node within that time.
-func (b *ApiBridge) RebootedByUs(within time.Duration) bool {
-	return b.plan == nil && rebootsSince(b.journal.record.History, time.Now().Add(-within), "") > 0
-}
-
-// errSettled ends a run on what needs nothing at all.
-var errSettled = errors.New("nothing to do")
-
-// Dismiss ends the procedure of a condition that Aegis itself explains. Nothing is written.
-func (b *ApiBridge) Dismiss(why string) error {
-	b.refusal = Verdict{VerdictTolerated, why}
-	return errSettled
 }

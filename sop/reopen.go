@@ -3,8 +3,6 @@ package sop
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -30,11 +28,9 @@ func (e *reopenedError) Error() string { return "the healthcheck found " + e.con
 
 // foundBy returns the condition that a failed healthcheck has found, if Aegis may repair it.
 func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
-	_, rest, named := strings.Cut(failure.Message, hardwareMark)
-	text, _, _ := strings.Cut(rest, ")")
-	code, err := strconv.Atoi(text)
+	_, code := hardwareIn(failure)
 	condition := foundByHealthcheck()[code]
-	if !named || err != nil || condition == "" || condition == b.status.Condition {
+	if condition == "" || condition == b.status.Condition {
 		return prom.AegisNodeStatus{}, false
 	}
 	status := b.services.Orders.Last().apply(b.services.catalogue.Status(b.node, condition, "", 0))

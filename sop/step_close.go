@@ -28,8 +28,8 @@ func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
 		return nil
 	}
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
-		if b.journal.supersedes(r) {
-			return fmt.Errorf("%w: people have been told of %s", ErrTakenOver, r.Ticket.Condition)
+		if err := b.journal.leavesNote(r); err != nil {
+			return err
 		}
 		now := time.Now()
 		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {

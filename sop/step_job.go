@@ -3,6 +3,8 @@ package sop
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"aegis.io/aegis/jobs"
@@ -202,3 +204,15 @@ func hardwareMessage(r jobs.Result) string {
 
 // hardwareMark follows the name of the hardware in the message of a failed operation.
 const hardwareMark = " (exit code "
+
+// hardwareIn returns the hardware and the exit code at the beginning of the message of a failed operation. One that could not be
+// made names none.
+func hardwareIn(failure *StepError) (hardware string, code int) {
+	hardware, rest, named := strings.Cut(failure.Message, hardwareMark)
+	text, _, ended := strings.Cut(rest, ")")
+	code, err := strconv.Atoi(text)
+	if !named || !ended || err != nil || failure.Inconclusive() {
+		return "", 0
+	}
+	return hardware, code
+}

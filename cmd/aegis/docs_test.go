@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop"
 )
 
@@ -130,6 +131,16 @@ func TestDocumentedConfigurationLoads(t *testing.T) {
 		pools, err := loaded.pools()
 		require.NoError(t, err)
 		require.NotEmpty(t, pools[0].Windows, "the example has a maintenance window")
+	}
+}
+
+func TestDocumentedConditionsLoad(t *testing.T) {
+	t.Parallel()
+	blocks := codeBlocks(section(t, configurationPage, "conditions.yaml"), "yaml")
+	require.NotEmpty(t, blocks)
+	for _, block := range blocks {
+		_, err := loadCatalogue(rules.Options{Files: []string{write(t, "conditions.yaml", block)}})
+		require.NoError(t, err)
 	}
 }
 

@@ -197,8 +197,11 @@ func (h *host) routedThrough(driver string) (bool, error) {
 func (h *host) anyDriver(names []string, driver string, depth int) (bool, error) {
 	for _, name := range names {
 		target, err := h.link(netDir + name + "/device/driver")
-		if err == nil && path.Base(target) == driver {
+		switch {
+		case err == nil && path.Base(target) == driver:
 			return true, nil
+		case err != nil && !isAbsent(err): // A bond has no driver.
+			return false, err
 		}
 		below, err := h.names(netDir + name)
 		if err != nil {

@@ -181,6 +181,8 @@ type Policy struct {
 	// goes to people, who suspect the hardware. Zero sets no bound.
 	MaxRepairs   int
 	RepairWindow time.Duration
+	// OwnBoot is how long a boot that Aegis ordered explains the condition. Zero: it never does.
+	OwnBoot time.Duration
 	// Once says that an alert which goes on firing after the repair says nothing new: it tells of an event.
 	Once bool
 	// Threshold is how often the condition must come before it is repaired. Before that it is noted.

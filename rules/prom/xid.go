@@ -21,7 +21,7 @@ const (
 	XIDReset     XIDClass = "reset"     // The GPU is reset once its pods are gone.
 	XIDResetIdle XIDClass = "resetIdle" // The GPU is reset once the node is idle; until then it may go on.
 	XIDReboot    XIDClass = "reboot"    // The node is drained and booted.
-	XIDDecode    XIDClass = "decode"    // The registers in its log line decide; while nobody reads them, it is reset.
+	XIDDecode    XIDClass = "decode"    // The registers in its log line decide. Nobody reads them, so its condition does: a reset, or a check where the pods stay.
 	XIDCheck     XIDClass = "check"     // People look at it. The node is isolated only if its healthcheck fails.
 	XIDFollow    XIDClass = "follow"    // What the driver asks for in its log is done.
 )

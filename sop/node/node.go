@@ -3,13 +3,9 @@ package node
 
 import (
 	"context"
-	"time"
 
 	"aegis.io/aegis/sop"
 )
-
-// ownBoot is how long a boot of ours explains that the node has just started.
-const ownBoot = time.Hour
 
 // NotReady is for a node whose kubelet is silent: wait, isolate, wait longer, and return it once it is ready and healthy.
 func NotReady() sop.SOP { return sop.NewProcedure(sop.AwaitReady) }
@@ -40,12 +36,5 @@ func Kubelet() sop.SOP {
 // force, because what still runs would go on without its object.
 func TerminatingPod() sop.SOP { return sop.NewProcedure(sop.IsolateAndWait) }
 
-// Restarted is for a node that has booted: it is written down, unless it was us.
-func Restarted() sop.SOP {
-	return sop.NewNotice(func(ctx context.Context, b *sop.ApiBridge) error {
-		if b.RebootedByUs(ownBoot) {
-			return b.Dismiss("Aegis booted the node")
-		}
-		return sop.Note(ctx, b)
-	})
-}
+// Restarted is for a node that has booted by itself.
+func Restarted() sop.SOP { return sop.NewNotice(sop.Note) }
