@@ -55,17 +55,15 @@ func pools() []pool {
 // nodesOfBudget is how many nodes the pool has of which only one may be out of service.
 const nodesOfBudget = 2
 
-// limits returns the limits of the pool, which hold nothing unless the case is about them.
+// limits returns the limits of the pool, which hold nothing unless the case is about them: the cases of a pool run side by side,
+// which is not to be taken for a storm.
 func (p pool) limits() aegis.Pool {
 	limits := aegis.Pool{
-		Name: p.name, Selector: "aegis.io/pool=" + p.name, MaxOutOfServicePercent: new(100), MaxDestructive: new(20),
+		Name: p.name, Selector: "aegis.io/pool=" + p.name,
+		MaxOutOfServicePercent: new(100), MaxDestructive: new(20), StormPercent: new(100),
 	}
-	switch p.name {
-	case poolBudget:
+	if p.name == poolBudget {
 		limits.MaxOutOfService = 1
-	case poolDomains:
-		// Each node of it falls ill with something else, and all of them are cordoned at the same time.
-		limits.StormPercent = new(100)
 	}
 	return limits
 }

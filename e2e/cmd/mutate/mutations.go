@@ -124,7 +124,7 @@ func endings() []mutation {
 func orders() []mutation {
 	return []mutation{
 		{"change of the mode ignored", obeyed, "sop/gate.go", "	return b.modeNow(orders, approved), nil", "	return Verdict{}, nil"},
-		{"approval not waited for", obeyed, "sop/decide.go", "	case s.Status.Policy.Mode == prom.ModeApprove:\n", "	case false:\n"},
+		{"approval not waited for", obeyed, "sop/decide.go", "	case s.Status.Policy.Mode == prom.ModeApprove && !rare:\n", "	case false:\n"},
 		{"mode observe not obeyed", obeyed, "sop/decide.go", "	case requested(s.Status):\n", "	case requested(s.Status), s.Status.Policy.Mode == prom.ModeObserve:\n"},
 		{"maintenance windows ignored", obeyed, "sop/gate.go", "reason := pool.outsideWindows(time.Now()); reason != \"\" {", "reason := pool.outsideWindows(time.Now()); false {"},
 		{"pause not known to a cordon", obeyed, "sop/step_cordon.go", "pausedBy(settings, b.services.Orders.Last()); v.Name != \"\" {", "pausedBy(settings, b.services.Orders.Last()); false {"},
