@@ -220,7 +220,10 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 	b.interruptible.Store(!known)
 	release, err := b.begin(ctx, s, &c, prior, known)
 	defer release()
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrWithdrawn) && !b.journal.opened():
+		return errNeverBegan
+	case err != nil:
 		return b.finish(ctx, s, c, outcome{}, err)
 	}
 	b.interruptible.Store(interruptible(s.action))

@@ -37,26 +37,8 @@ func crashAt(t *testing.T, at int, landed bool) {
 			w.source.gone()
 		}
 	}
-	ctx, crash := context.WithCancelCause(t.Context())
-	w.onWrite = func(n int) error {
-		if n != at {
-			return nil
-		}
-		crash(ErrLeaseLost)
-		if landed {
-			return nil
-		}
-		return errors.New("the process died")
-	}
 	w.raise("Reboot")
-	ended := w.process(ctx)
-	for ctx.Err() == nil && !resolved(w.record()) {
-		time.Sleep(time.Second)
-	}
-	crash(ErrLeaseLost)
-	require.ErrorIs(t, <-ended, ErrLeaseLost)
-
-	w.queue.Touch(nodeA)
+	w.crash(at, landed)
 	w.run("resolved", resolved)
 	require.Equal(t, []string{
 		"cordon Succeeded", "diagnose Succeeded", "drain Succeeded", "reboot Succeeded", "verify Succeeded",
@@ -67,6 +49,66 @@ func crashAt(t *testing.T, at int, landed bool) {
 	require.Equal(t, "boot-0+", w.node().Status.NodeInfo.BootID)
 	require.Len(t, w.record().History.Incidents, 1)
 	require.False(t, w.node().Spec.Unschedulable)
+}
+
+// The same holds for a procedure that returns the node without a healthcheck: the cordon that it set is never left behind.
+func TestCrashAtEveryWriteOfARelief(t *testing.T) {
+	t.Parallel()
+	for _, landed := range []bool{false, true} {
+		for at := 1; at <= 7; at++ {
+			t.Run(fmt.Sprintf("write %d, landed %t", at, landed), func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
+					w := newWorld(t, testPolicy())
+					w.raise("Relieve")
+					time.AfterFunc(10*time.Minute, w.source.gone)
+					w.crash(at, landed)
+					w.run("resolved", resolved)
+					require.Equal(t, []string{"cordon Succeeded", "verify Succeeded", "uncordon Succeeded"}, w.journaled())
+					require.Len(t, w.record().History.Incidents, 1)
+					require.Empty(t, w.jobs.order)
+					require.False(t, w.node().Spec.Unschedulable)
+				})
+			})
+		}
+	}
+}
+
+// crash runs a process that dies at one of its writes, before or after it has landed.
+func (w *world) crash(at int, landed bool) {
+	ctx, crash := context.WithCancelCause(w.t.Context())
+	w.onWrite = func(n int) error {
+		if n != at {
+			return nil
+		}
+		crash(ErrLeaseLost)
+		if landed {
+			return nil
+		}
+		return errors.New("the process died")
+	}
+	ended := w.process(ctx)
+	for ctx.Err() == nil && !resolved(w.record()) {
+		time.Sleep(time.Second)
+	}
+	crash(ErrLeaseLost)
+	require.ErrorIs(w.t, <-ended, ErrLeaseLost)
+	w.queue.Touch(nodeA)
+}
+
+// What goes away while its first step still waits for permission leaves no trace: nothing was resolved.
+func TestWithdrawnBeforeAnythingWasDone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.source.set(prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionUnknown})
+		w.raise("Plugin")
+		time.AfterFunc(10*time.Minute, w.source.gone)
+		stop := w.start()
+		defer stop()
+		time.Sleep(time.Hour)
+		require.Zero(t, w.writes)
+		require.Nil(t, w.record().Ticket)
+		require.Empty(t, w.record().History.Incidents)
+	})
 }
 
 // A process that stops while a Job runs leaves the Job; the next one follows it instead of making another.

@@ -67,7 +67,7 @@ func (c Cure) InPlace(ctx context.Context, b *ApiBridge, otherwise func(context.
 	switch {
 	case err != nil:
 		return err
-	case cured && b.tookOver():
+	case cured && b.hasCordoned():
 		return VerifyCordoned(ctx, b)
 	case cured:
 		return b.Resolve(ctx)

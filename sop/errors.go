@@ -8,6 +8,9 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
+// errNeverBegan is ErrWithdrawn of an incident that has left no trace on its node yet, and leaves none.
+var errNeverBegan = errors.New("condition withdrawn before anything was done")
+
 // Errors that end or redirect a procedure. None of them is a failure of a step.
 var (
 	// ErrWithdrawn is returned by a step that was not begun because the condition no longer holds, or because the

@@ -57,9 +57,12 @@ func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error
 	}
 	opened := newIncident(status, status.SOP, requestedPrefix+r.By)
 	written, err := d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
-		if v := requestObjection(current, status); v.Name != "" {
+		if v := d.requestObjection(current, status); v.Name != "" {
 			result.Verdict = v
 			return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason)
+		}
+		if note := current.Ticket; note != nil && note.Open() {
+			c.History = entered(current.History, note, outcomeSuperseded, time.Now())
 		}
 		c.Ticket = opened.open(time.Now(), current.Node.Status.NodeInfo.BootID)
 		c.Ticket.Status = ticket.StatusCreated
@@ -87,7 +90,7 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 		return ticket.Record{}, Verdict{}, fmt.Errorf("node %s: %w", status.Node, err)
 	}
 	record := ticket.ReadNode(node)
-	verdict := requestObjection(record, status)
+	verdict := d.requestObjection(record, status)
 	if verdict.Name == "" {
 		_, hasSOP := d.table[status.SOP]
 		verdict = decide(Situation{
@@ -96,6 +99,7 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 			Record:   record,
 			Status:   status,
 			HasSOP:   hasSOP,
+			Note:     d.makesRoom(record.Ticket, status),
 			Settings: d.services.Settings(),
 			Orders:   d.services.Orders.Last(),
 		})
@@ -106,12 +110,15 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 	return record, verdict, nil
 }
 
-// requestObjection refuses a request for a node that has an open ticket.
-func requestObjection(r ticket.Record, status prom.AegisNodeStatus) Verdict {
+// requestObjection refuses a request for a node that has an open ticket, unless that makes room.
+func (d *Dispatcher) requestObjection(r ticket.Record, status prom.AegisNodeStatus) Verdict {
+	t := r.Ticket
+	if d.makesRoom(t, status) {
+		return Verdict{}
+	}
 	if v := ownedByPeople(Situation{Record: r}); v.Name != "" {
 		return v
 	}
-	t := r.Ticket
 	switch {
 	case t == nil || !t.Open():
 		return Verdict{}
@@ -120,6 +127,11 @@ func requestObjection(r ticket.Record, status prom.AegisNodeStatus) Verdict {
 	default:
 		return Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
 	}
+}
+
+// makesRoom reports whether the ticket gives way to the repair that is asked for.
+func (d *Dispatcher) makesRoom(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
+	return d.givesWay(t, s) && !d.table.onlyTells(s.SOP)
 }
 
 // Plan returns the steps that the procedure of the condition takes when each of them goes well.

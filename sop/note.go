@@ -21,7 +21,7 @@ func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
 // Note writes the condition into the history of a node that stays in service. No ticket is left open, so that it stands in the way
 // of nothing.
 func Note(ctx context.Context, b *ApiBridge) error {
-	if b.plan == nil && b.tookOver() {
+	if b.plan == nil && b.hasCordoned() {
 		return VerifyCordoned(ctx, b)
 	}
 	return b.Note(ctx)

@@ -93,6 +93,30 @@ func TestNoteGivesWayToARepair(t *testing.T) {
 	})
 }
 
+// A person who asks for a repair need not first close what Aegis had told of; another note is no reason to.
+func TestNoteGivesWayToARequest(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.table["test/other"] = func() SOP { return NewNotice(Tell) }
+		w.raise("Note")
+		stop := w.start()
+		w.await("handed over", handedTo("gpu"))
+		stop()
+		d := w.dispatcher()
+		result, err := d.Heal(t.Context(), w.request("Other"))
+		require.ErrorIs(t, err, ErrRefused)
+		require.Equal(t, VerdictHumanOwned, result.Verdict.Name)
+		result, err = d.Heal(t.Context(), w.request("Reboot"))
+		require.NoError(t, err)
+		require.Equal(t, result.Ticket, w.record().Ticket.ID)
+		require.Equal(t, []string{"Note superseded"}, outcomes(w.record()))
+		w.source.gone()
+		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Note"})
+		w.run("resolved", resolved)
+		require.Equal(t, []string{"Note superseded", "Reboot resolved"}, outcomes(w.record()))
+	})
+}
+
 // A ticket that a person took in hand gives way to nothing, nor does one note to another.
 func TestNoteOfPeopleStays(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -186,7 +186,7 @@ func RelievePressure(ctx context.Context, b *ApiBridge, relief ...Cure) error {
 	if err := b.VerifyWithin(ctx, b.Policy().HandOverAfter); err != nil {
 		return err
 	}
-	if b.plan == nil && !b.isolated() {
+	if b.plan == nil && !b.hasCordoned() {
 		return b.Resolve(ctx)
 	}
 	if !b.Unharmed() {
@@ -277,7 +277,7 @@ func AwaitReady(ctx context.Context, b *ApiBridge) error {
 	policy := b.Policy()
 	err := b.WaitReady(ctx, policy.Grace, false)
 	switch {
-	case err == nil && b.tookOver():
+	case err == nil && b.hasCordoned():
 		// It took over an incident that has the node cordoned.
 		return VerifyCordoned(ctx, b)
 	case err == nil:
@@ -313,8 +313,9 @@ func AwaitReady(ctx context.Context, b *ApiBridge) error {
 	return VerifyCordoned(ctx, b)
 }
 
-// tookOver reports whether the procedure found the node cordoned by its own incident, as after a preemption.
-func (b *ApiBridge) tookOver() bool {
+// hasCordoned reports whether this incident has cordoned the node, be it for the condition that it was about before a preemption,
+// and whatever became of that cordon.
+func (b *ApiBridge) hasCordoned() bool {
 	t := b.journal.ticket()
 	return t != nil && t.Count(ticket.Cordon) > 0
 }

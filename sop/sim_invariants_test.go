@@ -194,7 +194,7 @@ func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
 	case old.Broken != nil:
 		i.violated("p%d writes over the broken ticket on %s", p.id, name)
 	case t == nil || !t.Open() || t.Owned() || p.ordering[name] > 0:
-	case current.Ticket == nil && noted(t, t.Supervisor):
+	case current.Ticket == nil && toldTeam(t):
 	case gaveWay(t, current.Ticket) && current.Ticket.Count(ticket.HandOver) == 0:
 	default:
 		i.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, name)
@@ -214,7 +214,12 @@ func (i *invariants) marked(p *simProcess, before, after *corev1.Node) {
 
 // gaveWay reports whether the ticket that only told people of a condition was replaced by that of a repair.
 func gaveWay(note, repair *ticket.Ticket) bool {
-	return repair != nil && repair.ID != note.ID && repair.Owned() && noted(note, simCatalogue{}.Status("", note.Condition, "", 0).Policy.Team)
+	return repair != nil && repair.ID != note.ID && repair.Owned() && toldTeam(note)
+}
+
+// toldTeam reports whether the ticket is as Aegis left it with the team that it told.
+func toldTeam(t *ticket.Ticket) bool {
+	return noted(t, simCatalogue{}.Status("", t.Condition, "", 0).Policy.Team)
 }
 
 // opened judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.

@@ -435,8 +435,8 @@ func newSimCache(p *simProcess) *simCache {
 // push brings an update on its way, nil when the node is gone. The caller holds the cluster's lock.
 func (c *simCache) push(name string, node *corev1.Node) {
 	at := time.Now().Add(c.p.between(fmt.Sprint("lag ", c.p.id), 0, max(c.p.faulty.lag, time.Millisecond)))
-	if at.Before(c.upTo) {
-		at = c.upTo
+	if !at.After(c.upTo) {
+		at = c.upTo.Add(time.Nanosecond)
 	}
 	c.upTo = at
 	list := c.lists

@@ -70,7 +70,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	}
 	misfortunes := []func(){
 		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawOverlap, s.drawRecordon, s.drawCordon, s.drawUncordon,
-		s.drawTakeOver, s.drawRemoval, s.drawExclusion, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
+		s.drawTakeOver, s.drawNoteInHand, s.drawNoteInHand, s.drawRemoval, s.drawExclusion, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
 		s.drawMeddling, s.drawMeddling, s.drawRivalry, s.drawReplacement, s.drawRequest, s.drawRequest, s.drawBrokenWatch,
 		s.drawMode, s.drawMode, s.drawOrderedPause, s.drawBrokenOrders, s.drawPersonalOrder, s.drawPersonalOrder,
 		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct,
@@ -662,6 +662,18 @@ func (s *schedule) supervise(name, who string) {
 	}
 	s.logf("person sets the supervisor on %s to %s", name, who)
 	s.edit(name, func(n *corev1.Node) { n.Annotations[ticket.Annotation] = text })
+}
+
+// drawNoteInHand has people told of something on a node that is soon to fall ill, and one of them take it in hand before.
+func (s *schedule) drawNoteInHand() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	key := prom.Key{Node: o.node, Condition: simNote}
+	at := max(0, o.at-2*time.Minute-s.within(10*time.Minute))
+	s.at(at, func() { s.hold(key, true) })
+	s.at(at+2*time.Minute, func() { s.supervise(o.node, "alice") })
+	if s.rng.IntN(2) == 0 {
+		s.at(at+s.within(2*time.Hour), func() { s.hold(key, false) })
+	}
 }
 
 // drawRemoval has a person remove the tickets that there are then.

@@ -2,6 +2,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -222,19 +223,35 @@ func staleTaint(node *corev1.Node) bool {
 // TaintOutOfService lets volumes and StatefulSets move away from a node that is proven to be powered off.
 func (b *ApiBridge) TaintOutOfService(ctx context.Context) error {
 	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, gated: true, act: func(ctx context.Context, _ call) (outcome, error) {
-		why, err := b.awaitProvenDown(ctx)
-		if err != nil {
-			return outcome{}, err
+		for {
+			why, err := b.taint(ctx)
+			if !errors.Is(err, errPermissionOld) {
+				return outcome{message: why}, err
+			}
 		}
-		// The proof may have taken longer than the permission is good for.
-		if _, err := b.admit(ctx, ticket.Taint); err != nil {
-			return outcome{}, err
-		}
-		return outcome{message: why}, b.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
-			c.AddTaint = outOfServiceTaint()
-			return nil
-		})
 	}})
+}
+
+// errPermissionOld says that the API server has taken no write for so long that what was permitted, and proven, may be so no more.
+var errPermissionOld = errors.New("the permission is too old")
+
+// taint sets the taint once the node is proven down. The proof may take longer than the permission of the step is good for, and the
+// write longer than both.
+func (b *ApiBridge) taint(ctx context.Context) (why string, err error) {
+	if why, err = b.awaitProvenDown(ctx); err != nil {
+		return "", err
+	}
+	if _, err := b.admit(ctx, ticket.Taint); err != nil {
+		return "", err
+	}
+	admitted := time.Now()
+	return why, b.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
+		if time.Since(admitted) > permissionAge {
+			return errPermissionOld
+		}
+		c.AddTaint = outOfServiceTaint()
+		return nil
+	})
 }
 
 // UntaintOutOfService takes the taint away again.

@@ -233,6 +233,8 @@ conditions:
   policy: {clearFor: 4s, verifyWithin: 90s}
 - name: MemoryPressure
   policy: {clearFor: 4s, verifyWithin: 60s, handOverAfter: 2m}
+- name: KubeletFailedCreatePodContainer
+  policy: {verifyWithin: 60s}
 `
 
 // startWorkload runs what is evicted when nodes are drained, and the device plugin on every node.

@@ -91,6 +91,7 @@ func limits() []mutation {
 func people() []mutation {
 	return []mutation{
 		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
+		{"note that people took in hand gives way", theirs, "sop/dispatcher.go", "	return noted(t, d.catalogue.Status(\"\", t.Condition, \"\", 0).Policy.Team)\n", "	return onlyTold(t)\n"},
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case ownCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
 		{"cordon of a person taken for an own one", theirs, "sop/step_cordon.go", "		case ownCordon(r.Node):\n			message", "		case r.Node.Spec.Unschedulable:\n			message"},
