@@ -473,10 +473,8 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		return r.handOver(ctx, b, teamFor(failure, b.Policy()), failure.Error())
 	case errors.Is(err, errUncordoned):
 		return r.handOver(ctx, b, b.Policy().Team, err.Error())
-	case errors.Is(err, ErrWithdrawn):
+	case errors.Is(err, ErrWithdrawn), errors.Is(err, errNeverBegan):
 		return r.withdrawn(ctx, b)
-	case errors.Is(err, errNeverBegan):
-		b.logger.InfoContext(ctx, "procedure ended", "reason", err)
 	case err != nil:
 		d.services.Metrics.sop(sopError)
 		b.logger.ErrorContext(ctx, "procedure stopped, trying again", "err", err)
@@ -552,6 +550,9 @@ func (r *run) preempted(ctx context.Context, b *ApiBridge, e *preemptedError) ti
 
 // withdrawn ends an incident that went away before anything was done to the node that would have to be undone.
 func (r *run) withdrawn(ctx context.Context, b *ApiBridge) time.Duration {
+	if !b.journal.opened() {
+		return r.dispatcher.services.Timing.Hold
+	}
 	if b.isolated() {
 		return r.handOver(ctx, b, b.Policy().Team, "the condition went away, and the procedure does not say how to return the node")
 	}

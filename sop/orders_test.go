@@ -3,12 +3,14 @@ package sop
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -350,6 +352,41 @@ func TestPermissionAges(t *testing.T) {
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
 		require.Equal(t, 1, w.record().Ticket.Count(ticket.Reboot))
 		stop()
+	})
+}
+
+// The same goes for the write that is the act itself.
+func TestPermissionOfATaintAges(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		node := testNode(nodeA, nodeUID)
+		setReady(node, corev1.ConditionUnknown)
+		node.Annotations = map[string]string{PowerStateAnnotation: "off"}
+		w := newWorld(t, testPolicy(), node, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeA},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}},
+		})
+		// Both waits are two writes, the cordon between them is one, and the sixth journals the taint.
+		const taint = 7
+		var outage time.Time
+		w.onWrite = func(n int) error {
+			if n == taint {
+				outage = time.Now()
+				w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
+			}
+			if n >= taint && time.Since(outage) < 10*time.Minute {
+				return apierrors.NewInternalError(errors.New("etcdserver: no leader"))
+			}
+			return nil
+		}
+		w.raise("Ready")
+		stop := w.start()
+		defer stop()
+		w.await("held", func(ticket.Record) bool { return w.verdict("Ready") == VerdictSilenced })
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, w.record().Ticket.Count(ticket.Taint))
+		require.Empty(t, w.node().Spec.Taints)
+		w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
+		w.await("tainted", func(r ticket.Record) bool { return slices.Contains(r.Node.Spec.Taints, *outOfServiceTaint()) })
 	})
 }
 
