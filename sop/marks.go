@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,6 +25,9 @@ const (
 	// LoadAffectedLabel is "true" while workload on the node suffers.
 	LoadAffectedLabel = "aegis.io/load-affected"
 )
+
+// markAfter is how long a condition has to hold before it is marked. By then a rule that is wrong has shown on how many nodes it is.
+const markAfter = 30 * time.Second
 
 // allDevices stands for every device of a type.
 const allDevices = "all"
@@ -120,7 +124,7 @@ func (d *Dispatcher) marksOf(node *corev1.Node) marks {
 		ids := devicesOf(s)
 		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
 		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
-		if !known && judge(d.services.Source.Last(s.Key())).Name != VerdictExecute {
+		if !known && (time.Since(s.FirstSeen) < markAfter || judge(d.services.Source.Last(s.Key())).Name != VerdictExecute) {
 			continue
 		}
 		want.add(s.Type, ids)
