@@ -35,7 +35,7 @@ type options struct {
 
 func run() int {
 	root := flag.String("root", "..", "the module of Aegis")
-	schedules := flag.Int("n", 600, "how many schedules each mutation has to get through to survive")
+	schedules := flag.Int("n", 2000, "how many schedules each mutation has to get through to survive; make test simulates as many")
 	workers := flag.Int("workers", 2, "how many mutations to try at the same time")
 	only := flag.String("only", "", "try the mutations whose name matches this regular expression only")
 	flag.Parse()
