@@ -26,8 +26,18 @@ const (
 	LoadAffectedLabel = "aegis.io/load-affected"
 )
 
-// markAfter is how long a condition has to hold before it is marked. By then a rule that is wrong has shown on how many nodes it is.
+// markAfter is how long a condition has to be known before it is marked. By then a rule that is wrong has shown on how many nodes it is.
 const markAfter = 30 * time.Second
+
+// hearings are since when this process knows each condition. When one began does not count: Alertmanager waits before it tells of
+// a group, and then tells of the nodes one after the other.
+type hearings map[prom.Key]time.Time
+
+// lasting reports whether the condition has been known for long enough.
+func (h hearings) lasting(k prom.Key) bool {
+	since, known := h[k]
+	return known && time.Since(since) >= markAfter
+}
 
 // allDevices stands for every device of a type.
 const allDevices = "all"
@@ -40,33 +50,50 @@ type marks struct {
 
 // keepMarks keeps the marks of all nodes true. It writes only what has changed, and only while this process leads.
 func (d *Dispatcher) keepMarks(ctx context.Context) {
+	var heard hearings
 	for sleep(ctx, d.services.Timing.Hold) == nil {
 		nodes, err := d.services.Nodes.List(labels.Everything())
 		if err != nil {
 			d.services.Logger.ErrorContext(ctx, "nodes not listed, marks not written", "err", err)
 			continue
 		}
+		heard = d.listen(nodes, heard)
 		for _, node := range nodes {
-			if err := d.mark(ctx, node); err != nil && ctx.Err() == nil {
+			if err := d.mark(ctx, node, heard); err != nil && ctx.Err() == nil {
 				d.services.Logger.WarnContext(ctx, "node not marked, trying again", "node", node.Name, "err", err)
 			}
 		}
 	}
 }
 
+// listen returns since when each condition of the nodes is known, which it was before or is now.
+func (d *Dispatcher) listen(nodes []*corev1.Node, before hearings) hearings {
+	heard := make(hearings)
+	for _, node := range nodes {
+		for _, s := range d.services.statuses(node.Name) {
+			since, known := before[s.Key()]
+			if !known {
+				since = time.Now()
+			}
+			heard[s.Key()] = since
+		}
+	}
+	return heard
+}
+
 // mark writes the marks of one node, unless it has them.
-func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
+func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node, heard hearings) error {
 	if excluded(node) || isControlPlane(node) && !d.services.Settings().ManageControlPlane {
 		return nil
 	}
 	node = d.latest(node)
-	want, text, err := d.changed(node)
+	want, text, err := d.changed(node, heard)
 	if text == nil || err != nil {
 		return err
 	}
 	// What is about to be written may be the beginning of a storm that nobody has noticed yet.
 	d.storms.look(d.services.Orders.Last().Storms)
-	if want, text, err = d.changed(node); text == nil || err != nil {
+	if want, text, err = d.changed(node, heard); text == nil || err != nil {
 		return err
 	}
 	// The UID is a precondition: another machine may have the name by now.
@@ -92,8 +119,8 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node) error {
 }
 
 // changed returns the marks that the node is to have and has not. The text is nil when it has them.
-func (d *Dispatcher) changed(node *corev1.Node) (marks, *string, error) {
-	want := d.marksOf(node)
+func (d *Dispatcher) changed(node *corev1.Node, heard hearings) (marks, *string, error) {
+	want := d.marksOf(node, heard)
 	text, err := want.text()
 	same := node.Annotations[DeviceErrorsAnnotation] == text && (node.Labels[LoadAffectedLabel] == "true") == want.affected
 	if err != nil || same {
@@ -111,7 +138,7 @@ func orNull(text string) any {
 }
 
 // marksOf returns the marks that the node is to have.
-func (d *Dispatcher) marksOf(node *corev1.Node) marks {
+func (d *Dispatcher) marksOf(node *corev1.Node, heard hearings) marks {
 	pool := d.services.Settings().PoolOf(node).Name
 	now := parseMarks(node)
 	want := marks{devices: make(map[string][]string)}
@@ -124,7 +151,7 @@ func (d *Dispatcher) marksOf(node *corev1.Node) marks {
 		ids := devicesOf(s)
 		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
 		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
-		if !known && (time.Since(s.FirstSeen) < markAfter || judge(d.services.Source.Last(s.Key())).Name != VerdictExecute) {
+		if !known && (!heard.lasting(s.Key()) || judge(d.services.Source.Last(s.Key())).Name != VerdictExecute) {
 			continue
 		}
 		want.add(s.Type, ids)
