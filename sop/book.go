@@ -42,6 +42,14 @@ func (b *Book) Set(key prom.Key, v Verdict) bool {
 	return changed
 }
 
+// Has reports whether there is a verdict on the condition.
+func (b *Book) Has(key prom.Key) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, known := b.nodes[key.Node][key]
+	return known
+}
+
 // Keep drops the verdicts of the node on all conditions but these.
 func (b *Book) Keep(node string, keys []prom.Key) {
 	b.mu.Lock()

@@ -309,7 +309,7 @@ type visit struct {
 }
 
 // run runs the procedure of the first condition that its sources confirm, and returns after which time the node is to be looked
-// at again. A condition that they do not confirm stands in nobody's way.
+// at again. A condition that they do not confirm, or whose procedure may not begin, stands in nobody's way.
 func (v *visit) run(ctx context.Context) time.Duration {
 	for i, c := range v.candidates {
 		r := &run{dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c]}
@@ -371,12 +371,22 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	}
 	cancel(nil)
 	watch.Wait()
-	if errors.Is(err, errRefused) {
-		d.services.Metrics.sop(sopRefused)
-		d.tell(r.status, bridge.refusal)
+	var held *heldError
+	switch {
+	case errors.Is(err, errRefused):
+		r.refused(bridge.refusal)
+		return 0, true
+	case errors.As(err, &held) && !bridge.journal.opened():
+		r.refused(held.verdict)
 		return 0, true
 	}
 	return r.settle(ctx, bridge, err), false
+}
+
+// refused tells why the procedure does not begin.
+func (r *run) refused(v Verdict) {
+	r.dispatcher.services.Metrics.sop(sopRefused)
+	r.dispatcher.tell(r.status, v)
 }
 
 // incident returns the incident of the open ticket, or a new one.
@@ -488,7 +498,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 
 // held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.
 func (r *run) held(ctx context.Context, b *ApiBridge, v Verdict) time.Duration {
-	if b.journal.opened() && !b.healing() && withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
+	if !b.healing() && withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
 		return r.withdrawn(ctx, b)
 	}
 	r.dispatcher.services.Metrics.sop(sopRefused)

@@ -101,7 +101,8 @@ func withdrawn(f prom.Finding) bool {
 }
 
 // admit waits until the step may begin: the node and its ticket are as they were left, nobody forbids it, the sources
-// confirm the condition, and a slot for a destructive step is free. It returns ErrWithdrawn when the condition is gone.
+// confirm the condition, and a slot for a destructive step is free. It returns ErrWithdrawn when the condition is gone. A run that has
+// not begun anything does not wait here but ends, so that what else is reported on the node has its turn.
 func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release func(), err error) {
 	for {
 		verdict, err := b.permission(ctx)
@@ -115,6 +116,9 @@ func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release fu
 				return release, nil
 			}
 			verdict = Verdict{VerdictBudget, reason}
+		}
+		if !b.journal.opened() {
+			return func() {}, &heldError{verdict}
 		}
 		if err := b.hold(ctx, verdict); err != nil {
 			return func() {}, err

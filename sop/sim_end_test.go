@@ -37,7 +37,7 @@ func (i *invariants) unfinishedOn(p *simProcess, name string, r ticket.Record) [
 		if v := verdicts[key]; i.over(t, key) || !i.justified(v, key, r) {
 			return []string{fmt.Sprintf("ticket %s for %s on %s is open, verdict %v", t.ID, t.Condition, name, v)}
 		}
-		return nil
+		return i.undecided(name, verdicts)
 	}
 	var left []string
 	for key, s := range i.c.conditions {
@@ -47,6 +47,17 @@ func (i *invariants) unfinishedOn(p *simProcess, name string, r ticket.Record) [
 	}
 	if t == nil && hasTaint(r.Node) && IsReady(r.Node) {
 		left = append(left, name+" is ready and has the out-of-service taint")
+	}
+	return left
+}
+
+// undecided names what holds on the node without any verdict.
+func (i *invariants) undecided(name string, verdicts map[prom.Key]Verdict) []string {
+	var left []string
+	for key, s := range i.c.conditions {
+		if key.Node == name && s.holds && verdicts[key].Name == "" {
+			left = append(left, fmt.Sprintf("nothing is said of %s %s on %s", key.Condition, key.ID, name))
+		}
 	}
 	return left
 }

@@ -238,7 +238,7 @@ func (i *invariants) opened(p *simProcess, r ticket.Record) {
 		requested: strings.HasPrefix(t.Origin, requestedPrefix), approved: t.ApprovedBy != "",
 	}
 	i.incidents[t.ID] = incident
-	if begun := p.begun[name]; begun != "" && begun != r.Node.UID {
+	if begun, runs := p.begun[name]; runs && begun.machine != r.Node.UID {
 		i.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, name)
 	}
 	if incident.requested {
@@ -251,7 +251,8 @@ func (i *invariants) opened(p *simProcess, r ticket.Record) {
 		return
 	}
 	settled := told.fires.After(told.contested) && told.listed.After(told.contested)
-	if !settled && time.Since(told.contested) > simThought {
+	knew := p.begun[name].at.After(told.contested) || time.Since(told.contested) > simThought
+	if !settled && knew {
 		i.violated("p%d opens ticket %s for %s although the alert is contested", p.id, t.ID, t.Condition)
 	}
 }
@@ -383,13 +384,29 @@ func (i *invariants) entered(p *simProcess, b *ApiBridge) {
 	if p.running[node]++; p.running[node] > 1 {
 		i.violated("p%d runs two procedures on %s", p.id, node)
 	}
-	p.begun[node] = b.journal.record.Node.UID
+	p.begun[node] = simRun{machine: b.journal.record.Node.UID, at: time.Now()}
 	begins, last := b.journal.record.Node, p.wrote[node]
 	if last.node == nil || last.node.UID != begins.UID || time.Since(last.at) < time.Second {
 		return
 	}
 	if newer(last.node.ResourceVersion, begins.ResourceVersion) {
 		i.violated("p%d begins on %s from version %s, and wrote %s itself", p.id, node, begins.ResourceVersion, last.node.ResourceVersion)
+	}
+}
+
+// letGo judges that a procedure ends soon after people have taken its node out of the hands of Aegis, and the process sees it.
+func (i *invariants) letGo(p *simProcess) {
+	if p.dead || i.c.faulty.outage {
+		return
+	}
+	for name, run := range p.begun {
+		taken := p.cache.sees(name).taken
+		if taken.IsZero() {
+			continue
+		}
+		if since := latest(latest(taken, i.c.mended), run.at); p.idle(name, since) > simHeard {
+			i.violated("p%d goes on with %s, which people have taken out of its hands", p.id, name)
+		}
 	}
 }
 

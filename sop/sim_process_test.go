@@ -52,12 +52,18 @@ type simProcess struct {
 	crashAt int
 	landed  bool
 	running map[string]int
-	// begun are the machines that the running procedures are about.
-	begun  map[string]types.UID
+	// begun are the running procedures.
+	begun  map[string]simRun
 	meters map[string]*simMeter
 	// wrote are the nodes as the process knows that it has written them.
 	wrote map[string]simWrite
 	told  map[prom.Key]*simTold
+}
+
+// simRun is a procedure that runs: the machine that it is about, and since when.
+type simRun struct {
+	machine types.UID
+	at      time.Time
 }
 
 // simWrite is a node as a process has written it.
@@ -84,7 +90,7 @@ func (c *cluster) startProcess() *simProcess {
 	c.mu.Lock()
 	p := &simProcess{
 		cluster: c, id: len(c.processes) + 1, ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
-		running: make(map[string]int), begun: make(map[string]types.UID), meters: make(map[string]*simMeter), wrote: make(map[string]simWrite),
+		running: make(map[string]int), begun: make(map[string]simRun), meters: make(map[string]*simMeter), wrote: make(map[string]simWrite),
 		told: make(map[prom.Key]*simTold), began: time.Now(), ordering: make(map[string]int),
 	}
 	c.take(p)
@@ -300,6 +306,7 @@ func (p *simProcess) Observe(ctx context.Context, key prom.Key) prom.Finding {
 	if f.Evidence != prom.EvidenceAbsent {
 		told.present = time.Now()
 	}
+	p.invariants.letGo(p)
 	p.called(verbObserve, key.Node)
 	return f
 }
@@ -422,7 +429,7 @@ type simCache struct {
 }
 
 // simSight is since when a cache shows something of a node; zero while it does not.
-type simSight struct{ excluded, foreign, out, destroyed time.Time }
+type simSight struct{ excluded, foreign, out, destroyed, taken time.Time }
 
 func newSimCache(p *simProcess) *simCache {
 	c := &simCache{p: p, shown: make(map[string]*corev1.Node), sight: make(map[string]*simSight)}
@@ -506,6 +513,18 @@ func (c *simCache) look(node *corev1.Node) {
 	note(&s.out, node.Spec.Unschedulable || !IsReady(node))
 	_, runs := runningDestructive(node)
 	note(&s.destroyed, runs)
+	note(&s.taken, taken(ticket.ReadNode(node)))
+}
+
+// taken reports whether people have taken the node out of the hands of Aegis amid an incident: its ticket, or its isolation.
+func taken(r ticket.Record) bool {
+	t := r.Ticket
+	if t == nil || !t.Open() || t.Status == ticket.StatusAssigned {
+		return r.Broken != nil
+	}
+	last, cordoned := t.Outcome(ticket.Cordon, t.Count(ticket.Cordon))
+	isolated := cordoned && last.Status == ticket.Succeeded && t.Count(ticket.Uncordon) == 0
+	return !t.Owned() || isolated && !r.Node.Spec.Unschedulable
 }
 
 // sees returns what the cache shows of the node.

@@ -69,11 +69,11 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawStorm()
 	}
 	misfortunes := []func(){
-		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawOverlap, s.drawRecordon, s.drawCordon, s.drawUncordon,
+		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawOverlap, s.drawRecordon, s.drawLastMoment, s.drawCordon, s.drawUncordon,
 		s.drawTakeOver, s.drawNoteInHand, s.drawNoteInHand, s.drawRemoval, s.drawExclusion, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
 		s.drawMeddling, s.drawMeddling, s.drawRivalry, s.drawReplacement, s.drawRequest, s.drawRequest, s.drawBrokenWatch,
 		s.drawMode, s.drawMode, s.drawOrderedPause, s.drawBrokenOrders, s.drawPersonalOrder, s.drawPersonalOrder,
-		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct,
+		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct, s.drawChangeOfMind, s.drawChangeOfMind, s.drawUnseen, s.drawUnseen,
 	}
 	for range s.rng.IntN(12) {
 		misfortunes[s.rng.IntN(len(misfortunes))]()
@@ -190,6 +190,21 @@ func (s *schedule) drawFault() {
 		begin += s.within(10 * time.Minute)
 	}
 	s.drawCourse(key, begin)
+}
+
+// drawUnseen draws a fault that comes upon a node amid its repair, and that no healthcheck sees.
+func (s *schedule) drawUnseen() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	kinds := slices.DeleteFunc([]string{simReboot, simRemedy, simIsolate}, func(kind string) bool { return kind == o.condition })
+	key := prom.Key{Node: o.node, Condition: kinds[s.rng.IntN(len(kinds))]}
+	begin := o.at + s.within(10*time.Minute)
+	s.sick = append(s.sick, simOutbreak{node: key.Node, condition: key.Condition, at: begin})
+	s.drawCourse(key, begin)
+	s.at(begin, func() {
+		if c := s.conditions[key]; c != nil {
+			c.unseen = true
+		}
+	})
 }
 
 // drawCourse draws what ends a fault: operations, people, or nothing but time.
@@ -546,15 +561,19 @@ func (s *schedule) elect(ctx context.Context) {
 // drawOverlap makes a second leader begin while the first one does not know yet that it is none any more, mostly in the middle of a
 // repair.
 func (s *schedule) drawOverlap() {
-	lasts := s.within(time.Minute)
+	lasts := []time.Duration{0, 2 * time.Minute}[s.rng.IntN(2)] + s.within(time.Minute)
 	begin := func() { s.background.Go(func() { s.overlap(lasts) }) }
-	if s.rng.IntN(4) == 0 {
+	verbs := []string{verbPatch, verbObserve, verbGet}
+	steps := []ticket.Action{ticket.Diagnose, ticket.Diagnose, ticket.Drain, ticket.WaitIdle, ticket.Verify, ticket.Healthcheck}
+	switch s.rng.IntN(4) {
+	case 0:
 		_, at := s.trouble()
 		s.at(at, begin)
-		return
+	case 1:
+		s.afterCall(s.sick[s.rng.IntN(len(s.sick))], verbs[s.rng.IntN(len(verbs))], 1+s.rng.IntN(8), begin)
+	default:
+		s.afterStep(s.sick[s.rng.IntN(len(s.sick))], steps[s.rng.IntN(len(steps))], begin)
 	}
-	verbs := []string{verbPatch, verbObserve, verbGet}
-	s.afterCall(s.sick[s.rng.IntN(len(s.sick))], verbs[s.rng.IntN(len(verbs))], 1+s.rng.IntN(8), begin)
 }
 
 func (s *schedule) overlap(lasts time.Duration) {
@@ -566,12 +585,32 @@ func (s *schedule) overlap(lasts time.Duration) {
 	first.end(ErrLeaseLost)
 }
 
-// drawRecordon has a person put a node back into service that Aegis repairs, and take it out again.
+// drawRecordon has a person put a node back into service that Aegis repairs, and take it out again, often before anybody has seen
+// it in service.
 func (s *schedule) drawRecordon() {
 	o := s.sick[s.rng.IntN(len(s.sick))]
 	at := o.at + s.within(20*time.Minute)
+	if s.rng.IntN(2) == 0 {
+		s.at(at, func() { s.recordon(o.node) })
+		return
+	}
 	s.at(at, func() { s.personUncordons(o.node) })
 	s.at(at+time.Minute+s.within(2*time.Minute), func() { s.personCordons(o.node) })
+}
+
+// drawLastMoment has a person make the cordon of a node their own while Aegis is about to return it to service.
+func (s *schedule) drawLastMoment() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	theirs := []func(string){s.claim, s.recordon}[s.rng.IntN(2)]
+	s.afterStep(o, []ticket.Action{ticket.Uncordon, ticket.Uncordon, ticket.Healthcheck}[s.rng.IntN(3)], func() { theirs(o.node) })
+}
+
+// recordon makes the cordon of a node that of a person, who has undone the one that was there.
+func (s *schedule) recordon(name string) {
+	if s.nodes[name] != nil && s.nodes[name].Spec.Unschedulable {
+		s.personUncordons(name)
+		s.personCordons(name)
+	}
 }
 
 // drawCordon has a person cordon a node, and mostly uncordon it again.
@@ -698,12 +737,10 @@ func (s *schedule) remove(name string) {
 	s.edit(name, func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
 }
 
-// drawMeddling has something happen right after one of the next calls of Aegis about a node: at once, so that the next thing
-// that Aegis does rests on what is no longer true, or soon after.
+// drawMeddling has something happen right after one of the next calls of Aegis about a node, or as soon as a step is journaled as
+// running: at once, so that the next thing that Aegis does rests on what is no longer true, or soon after.
 func (s *schedule) drawMeddling() {
 	o := s.sick[s.rng.IntN(len(s.sick))]
-	verbs := []string{verbPatch, verbPatch, verbPatch, verbGet, verbGet, verbObserve, verbObserve, verbCreate}
-	verb, calls := verbs[s.rng.IntN(len(verbs))], 1+s.rng.IntN(12)
 	what := s.meddling(o, s.within(time.Hour))
 	do := what[s.rng.IntN(len(what))]
 	if s.rng.IntN(3) == 0 {
@@ -719,7 +756,16 @@ func (s *schedule) drawMeddling() {
 		at, delay := do, s.within(5*time.Second)-time.Second
 		do = func() { s.later(delay, at) }
 	}
-	s.afterCall(o, verb, calls, do)
+	if s.rng.IntN(2) == 0 {
+		steps := []ticket.Action{
+			ticket.Diagnose, ticket.Drain, ticket.DrainGPU, ticket.WaitIdle, ticket.Remedy, ticket.Reset, ticket.Reboot, ticket.Wait,
+			ticket.Verify, ticket.Healthcheck, ticket.Healthcheck, ticket.Uncordon, ticket.Uncordon, ticket.RestartPod,
+		}
+		s.afterStep(o, steps[s.rng.IntN(len(steps))], do)
+		return
+	}
+	verbs := []string{verbPatch, verbPatch, verbPatch, verbGet, verbGet, verbObserve, verbObserve, verbCreate}
+	s.afterCall(o, verbs[s.rng.IntN(len(verbs))], 1+s.rng.IntN(12), do)
 }
 
 // drawStaleAct takes the API server or the leader away between the permission for an act and the act, and has the act forbidden
@@ -742,9 +788,32 @@ func (s *schedule) drawStaleAct() {
 	s.afterCall(o, verb, 2+s.rng.IntN(5), func() { away(); s.later(time.Second, forbid) })
 }
 
+// drawChangeOfMind has people lower the mode of a condition amid its repair, and leave it so for longer than a step lasts.
+func (s *schedule) drawChangeOfMind() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	mode := []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove}[s.rng.IntN(3)]
+	lasts := 10*time.Minute + s.within(time.Hour)
+	verb := []string{verbObserve, verbPatch}[s.rng.IntN(2)]
+	s.afterCall(o, verb, 1+s.rng.IntN(6), func() {
+		s.editLease(ModesAnnotation, modesText(o.condition, mode))
+		s.later(lasts, func() { s.editLease(ModesAnnotation, "") })
+	})
+}
+
+// modesText is how people write the mode of one condition on the Lease.
+func modesText(condition string, mode prom.Mode) string {
+	return fmt.Sprintf(`{%q: {"mode": %q}}`, condition, mode)
+}
+
 // afterCall has something happen right after one of the calls about a node that are made once its fault has begun.
 func (s *schedule) afterCall(o simOutbreak, verb string, calls int, do func()) {
 	m := &simMeddler{verb: verb, calls: calls, do: do}
+	s.at(o.at, func() { s.meddlers[o.node] = append(s.meddlers[o.node], m) })
+}
+
+// afterStep has something happen right after the next step of the action on the node has been journaled.
+func (s *schedule) afterStep(o simOutbreak, step ticket.Action, do func()) {
+	m := &simMeddler{step: step, do: do}
 	s.at(o.at, func() { s.meddlers[o.node] = append(s.meddlers[o.node], m) })
 }
 
@@ -758,6 +827,8 @@ func (s *schedule) meddling(o simOutbreak, lasts time.Duration) []func() {
 		func() { s.claim(o.node) },
 		func() { s.remove(o.node) },
 		func() { s.personUncordons(o.node) },
+		func() { s.recordon(o.node) },
+		func() { s.recordon(o.node) },
 		func() { s.personUncordons(o.node); s.later(time.Minute, func() { s.personCordons(o.node) }) },
 		func() { s.setPaused(true); s.later(lasts, func() { s.setPaused(false) }) },
 		func() { s.exclude(o.node); s.later(lasts, func() { s.include(o.node) }) },
@@ -778,7 +849,7 @@ func (s *schedule) meddling(o simOutbreak, lasts time.Duration) []func() {
 			s.later(lasts, func() { s.editLease(PausedAnnotation, "") })
 		},
 		func() {
-			s.editLease(ModesAnnotation, fmt.Sprintf(`{%q: {"mode": "observe"}}`, o.condition))
+			s.editLease(ModesAnnotation, modesText(o.condition, prom.ModeObserve))
 			s.later(lasts, func() { s.editLease(ModesAnnotation, "") })
 		},
 		func() {

@@ -26,6 +26,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
 )
 
 // The API server of the simulation. It is slow, refuses requests, loses answers after it has applied the request, and is
@@ -42,10 +43,11 @@ const (
 	verbList    = "list"
 )
 
-// simMeddler waits until a process has made a number of calls about a node.
+// simMeddler waits until a process has made a number of calls about a node, or has journaled there that a step runs.
 type simMeddler struct {
 	verb  string
 	calls int
+	step  ticket.Action
 	do    func()
 }
 
@@ -59,6 +61,22 @@ func (c *cluster) called(verb, node string) {
 			m.do()
 		}
 	}
+}
+
+// journaled lets happen what waits for the step that the write has begun.
+func (c *cluster) journaled(before, after *corev1.Node) {
+	for _, m := range c.meddlers[after.Name] {
+		if m.step != "" && underway(after, m.step) && !underway(before, m.step) {
+			m.step = ""
+			m.do()
+		}
+	}
+}
+
+// underway reports whether the ticket on the node shows that a step of the action runs.
+func underway(node *corev1.Node, action ticket.Action) bool {
+	t := ticket.ReadNode(node).Ticket
+	return t != nil && slices.ContainsFunc(t.Running(), func(s ticket.Step) bool { return s.Action == action })
 }
 
 // simMeter adds up the time that the calls of a process about a node take.
@@ -148,6 +166,7 @@ func (p *simProcess) call(ctx context.Context, verb, node string, apply func(sen
 		return errSimDead
 	}
 	err := apply(sent)
+	p.invariants.letGo(p)
 	p.called(verb, node)
 	if ended != nil || lost || p.dead {
 		p.logf("p%d %s: answer lost", p.id, kind)
@@ -247,6 +266,7 @@ func (p *simProcess) patch(name string, body []byte, sent time.Time) (*corev1.No
 	p.invariants.written(p, before, after, sent)
 	manage(before, after, "aegis")
 	p.put(after)
+	p.journaled(before, after)
 	return after, nil
 }
 

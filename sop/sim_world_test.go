@@ -101,6 +101,8 @@ type simCondition struct {
 	fired time.Time
 	// remedies are how many more of the operations it takes to fix the fault, by the name of the operation.
 	remedies map[string]int
+	// unseen faults are none that a healthcheck finds.
+	unseen bool
 }
 
 // firing returns since when the alert fires, zero if it does not.
@@ -412,10 +414,10 @@ func (c *cluster) fix(node, how string) {
 	}
 }
 
-// sick reports whether a fault of the hardware is on the node.
+// sick reports whether a fault that a healthcheck sees is on the node.
 func (c *cluster) sick(node string) bool {
 	for key, s := range c.conditions {
-		if key.Node == node && s.holds && len(s.remedies) > 0 && key.Condition != simDevices {
+		if key.Node == node && s.holds && !s.unseen && len(s.remedies) > 0 && key.Condition != simDevices {
 			return true
 		}
 	}

@@ -36,6 +36,7 @@ func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.Can
 			continue
 		}
 		record := ticket.ReadNode(node)
+		d.judgeNew(b, record)
 		if err := b.edited(ctx, record); err != nil {
 			cancel(err)
 			return
@@ -44,6 +45,21 @@ func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.Can
 			cancel(&preemptedError{by: next})
 			return
 		}
+	}
+}
+
+// judgeNew enters a verdict on what is reported on the node since the procedure began. It is decided on when that has ended.
+func (d *Dispatcher) judgeNew(b *ApiBridge, r ticket.Record) {
+	statuses := d.services.statuses(b.node)
+	for i, s := range statuses {
+		if s.Key() == b.status.Key() || d.services.Book.Has(s.Key()) {
+			continue
+		}
+		v := decide(d.situation(r.Node, r, statuses, i))
+		if runs(v) {
+			v = Verdict{VerdictInProgress, b.status.Condition + " is being worked on"}
+		}
+		d.tell(s, v)
 	}
 }
 

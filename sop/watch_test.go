@@ -93,6 +93,44 @@ func TestNothingElsePreempts(t *testing.T) {
 	}
 }
 
+// A repair that may not begin keeps no other condition of its node waiting.
+func TestHeldBeforeItsFirstStep(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		policy := testPolicy()
+		policy.Selector, policy.Workload = "app=plugin", prom.WorkloadKeep
+		w := newWorld(t, policy, testPod("plugin", nil))
+		w.priorities = map[string]int{"Plugin": 50, "Ready": 0}
+		require.NoError(t, w.setWindow("23:00", "23:30"))
+		w.raise("Plugin")
+		stop := w.start()
+		defer stop()
+		w.await("held", func(ticket.Record) bool { return w.verdict("Plugin") == VerdictPaused })
+		since := w.book.Node(nodeA)[0].Since
+		time.Sleep(time.Hour)
+		require.Equal(t, since, w.book.Node(nodeA)[0].Since, "it is the same verdict however often it is tried")
+		require.Nil(t, w.record().Ticket)
+		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionFalse) })
+		w.raise("Ready")
+		w.await("isolated", func(r ticket.Record) bool { return r.Node.Spec.Unschedulable })
+		require.Equal(t, "Ready", w.record().Ticket.Condition)
+	})
+}
+
+// What is reported while a repair runs has a verdict, although nothing is decided on it before the repair has ended.
+func TestReportedDuringARepair(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy(), testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "workers" }))
+		w.raise("Reboot")
+		stop := w.start()
+		defer stop()
+		w.await("draining", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Count(ticket.Drain) > 0 })
+		w.raise("Reset")
+		time.Sleep(time.Minute)
+		require.Equal(t, VerdictInProgress, w.verdict("Reset"))
+		require.Equal(t, VerdictExecute, w.verdict("Reboot"))
+	})
+}
+
 // A reboot is never left in the middle, although the node is not ready meanwhile and an alert says so.
 func TestDestructiveStepIsNotPreempted(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
