@@ -78,6 +78,9 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	for range s.rng.IntN(12) {
 		misfortunes[s.rng.IntN(len(misfortunes))]()
 	}
+	if s.rng.IntN(6) == 0 {
+		s.drawSwap()
+	}
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
 }
@@ -354,6 +357,13 @@ func (s *schedule) drawReplacement() {
 	name, at := s.trouble()
 	after := s.within(20 * time.Minute)
 	s.at(at, func() { s.replaceNode(name, after) })
+}
+
+// drawSwap has another machine take the name of a node between the moment in which Aegis looks at it and the write that follows.
+func (s *schedule) drawSwap() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	verb := []string{verbObserve, verbObserve, verbPatch, verbGet}[s.rng.IntN(4)]
+	s.afterCall(o, verb, 1+s.rng.IntN(3), func() { s.replaceNode(o.node, time.Millisecond) })
 }
 
 func (s *schedule) replaceNode(name string, after time.Duration) {
