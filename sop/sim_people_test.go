@@ -1,0 +1,286 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// What people do meanwhile.
+
+// drawRequest has a person ask for the repair of a node.
+func (s *schedule) drawRequest() {
+	kinds := []string{simReboot, simReset, simRemedy, simIsolate, simDevices, simNote}
+	name, at := s.trouble()
+	key := prom.Key{Node: name, Condition: kinds[s.rng.IntN(len(kinds))]}
+	s.at(at, func() { s.leader.heal(key) })
+}
+
+// drawMode has people order another mode for a condition, over the API, and perhaps back.
+func (s *schedule) drawMode() {
+	mode := prom.Modes()[s.rng.IntN(len(prom.Modes()))]
+	condition := simOrdered()[s.rng.IntN(len(simOrdered()))]
+	_, at := s.trouble()
+	if o := s.sick[s.rng.IntN(len(s.sick))]; s.rng.IntN(2) == 0 && slices.Contains(simOrdered(), o.condition) {
+		condition, at = o.condition, max(0, o.at-s.within(30*time.Minute))
+	}
+	s.at(at, func() {
+		d := s.leader.dispatcher
+		s.leader.obey("mode "+string(mode), condition, func(ctx context.Context) error {
+			return d.SetMode(ctx, condition, mode, Order{By: "alice"})
+		})
+	})
+	if s.rng.IntN(2) == 0 {
+		s.at(at+s.within(2*time.Hour), func() {
+			d := s.leader.dispatcher
+			s.leader.obey("configured mode", condition, func(ctx context.Context) error { return d.ResetMode(ctx, condition, "alice") })
+		})
+	}
+}
+
+// drawOrderedPause has people pause everything over the API, or with kubectl.
+func (s *schedule) drawOrderedPause() {
+	_, at := s.trouble()
+	end := at + s.within(time.Hour)
+	if s.rng.IntN(2) == 0 {
+		s.at(at, func() { s.editLease(PausedAnnotation, "moving racks") })
+	} else {
+		s.at(at, func() {
+			d := s.leader.dispatcher
+			s.leader.obey("pause", "", func(ctx context.Context) error { return d.Pause(ctx, Order{By: "alice"}) })
+		})
+	}
+	s.at(end, func() { s.editLease(PausedAnnotation, "") })
+}
+
+// drawBrokenOrders has people write orders that cannot be read.
+func (s *schedule) drawBrokenOrders() {
+	_, at := s.trouble()
+	s.at(at, func() { s.editLease(StormsAnnotation, "{") })
+	s.at(at+s.within(time.Hour), func() { s.editLease(StormsAnnotation, "") })
+}
+
+// modesText is how people write the mode of one condition on the Lease.
+func modesText(condition string, mode prom.Mode) string {
+	return fmt.Sprintf(`{%q: {"mode": %q}}`, condition, mode)
+}
+
+// drawPersonalOrder has a person approve, cancel, take over or release whatever there is on a node.
+func (s *schedule) drawPersonalOrder() {
+	name, at := s.trouble()
+	which := s.rng.IntN(4)
+	s.at(at, func() { s.order(name, which) })
+	if which == 1 || which == 2 {
+		s.at(at+s.within(time.Hour), func() { s.order(name, 3) })
+	}
+	for which == 0 && s.rng.IntN(3) > 0 { // Who approves looks in from time to time.
+		at += s.within(20 * time.Minute)
+		s.at(at, func() { s.order(name, 0) })
+	}
+}
+
+// order has the person ask for it over the API of the leader.
+func (s *schedule) order(name string, which int) {
+	d, o := s.leader.dispatcher, NodeOrder{Node: name, By: "alice", Reason: "it is mine"}
+	switch which {
+	case 0:
+		for _, status := range s.leader.queue.Statuses(name) {
+			o.Condition, o.Device = status.Condition, status.ID
+			s.leader.obey("approve "+o.Condition, name, func(ctx context.Context) error {
+				_, err := d.Approve(ctx, o)
+				return err
+			})
+		}
+	case 1:
+		s.leader.obey("cancel", name, func(ctx context.Context) error { return d.Cancel(ctx, o) })
+	case 2:
+		s.leader.obey("take over", name, func(ctx context.Context) error { return d.TakeOver(ctx, o) })
+	default:
+		s.leader.obey("release", name, func(ctx context.Context) error { return d.Release(ctx, o) })
+	}
+}
+
+// drawRecordon has a person put a node back into service that Aegis repairs, and take it out again, often before anybody has seen
+// it in service.
+func (s *schedule) drawRecordon() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	at := o.at + s.within(20*time.Minute)
+	if s.rng.IntN(2) == 0 {
+		s.at(at, func() { s.recordon(o.node) })
+		return
+	}
+	s.at(at, func() { s.personUncordons(o.node) })
+	s.at(at+time.Minute+s.within(2*time.Minute), func() { s.personCordons(o.node) })
+}
+
+// recordon makes the cordon of a node that of a person, who has undone the one that was there.
+func (s *schedule) recordon(name string) {
+	if s.nodes[name] != nil && s.nodes[name].Spec.Unschedulable {
+		s.personUncordons(name)
+		s.personCordons(name)
+	}
+}
+
+// drawCordon has a person cordon a node, and mostly uncordon it again.
+func (s *schedule) drawCordon() {
+	name, at := s.trouble()
+	s.at(at, func() { s.personCordons(name) })
+	if s.rng.IntN(3) > 0 {
+		s.at(at+s.within(2*time.Hour), func() { s.personUncordons(name) })
+	}
+}
+
+// drawRivalry has a person cordon a node in the moment in which Aegis hears of its fault.
+func (s *schedule) drawRivalry() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	s.at(o.at+simPending-s.within(8*time.Second), func() { s.personCordons(o.node) })
+}
+
+func (s *schedule) drawUncordon() {
+	name, at := s.trouble()
+	s.at(at, func() { s.personUncordons(name) })
+}
+
+func (s *schedule) personCordons(name string) {
+	if s.nodes[name] == nil || s.nodes[name].Spec.Unschedulable {
+		return
+	}
+	s.logf("person cordons %s", name)
+	s.invariants.cordoner[name] = cordon{person: true}
+	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+}
+
+func (s *schedule) personUncordons(name string) {
+	if s.nodes[name] == nil || !s.nodes[name].Spec.Unschedulable {
+		return
+	}
+	s.logf("person uncordons %s", name)
+	delete(s.invariants.cordoner, name)
+	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = false })
+}
+
+// claim makes the cordon of a node a person's own.
+func (s *schedule) claim(name string) {
+	if s.nodes[name] == nil || !s.nodes[name].Spec.Unschedulable {
+		return
+	}
+	s.logf("person claims the cordon of %s", name)
+	s.invariants.cordoner[name] = cordon{person: true}
+	s.edit(name, func(n *corev1.Node) {
+		n.Annotations = cloned(n.Annotations)
+		n.Annotations[ticket.OwnerAnnotation] = "alice"
+	})
+}
+
+// drawTakeOver has people take over whatever tickets there are then, and mostly give them back.
+func (s *schedule) drawTakeOver() {
+	_, at := s.trouble()
+	all := func(who string) func() {
+		return func() {
+			for _, name := range s.names {
+				s.supervise(name, who)
+			}
+		}
+	}
+	s.at(at, all("alice,bob"))
+	if s.rng.IntN(3) > 0 {
+		s.at(at+s.within(time.Hour), all(ticket.Self))
+	}
+}
+
+func (s *schedule) ticketOn(name string) *ticket.Ticket {
+	if s.nodes[name] == nil {
+		return nil
+	}
+	return ticket.ReadNode(s.nodes[name]).Ticket
+}
+
+// supervise sets the supervisor of the ticket on the node.
+func (s *schedule) supervise(name, who string) {
+	t := s.ticketOn(name)
+	if t == nil {
+		return
+	}
+	t.Supervisor = who
+	text, err := t.Encode()
+	if err != nil {
+		s.invariants.violated("ticket of %s cannot be edited: %v", name, err)
+		return
+	}
+	s.logf("person sets the supervisor on %s to %s", name, who)
+	s.edit(name, func(n *corev1.Node) { n.Annotations[ticket.Annotation] = text })
+}
+
+// drawNoteInHand has people told of something on a node that is soon to fall ill, and one of them take it in hand before.
+func (s *schedule) drawNoteInHand() {
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	key := prom.Key{Node: o.node, Condition: simNote}
+	at := max(0, o.at-2*time.Minute-s.within(10*time.Minute))
+	s.at(at, func() { s.hold(key, true) })
+	s.at(at+2*time.Minute, func() { s.supervise(o.node, "alice") })
+	if s.rng.IntN(2) == 0 {
+		s.at(at+s.within(2*time.Hour), func() { s.hold(key, false) })
+	}
+}
+
+// drawRemoval has a person remove the tickets that there are then.
+func (s *schedule) drawRemoval() {
+	_, at := s.trouble()
+	s.at(at, func() {
+		for _, name := range s.names {
+			s.remove(name)
+		}
+	})
+}
+
+func (s *schedule) remove(name string) {
+	t := s.ticketOn(name)
+	if t == nil {
+		return
+	}
+	if known := s.invariants.incidents[t.ID]; known != nil {
+		known.removed = true
+	}
+	s.logf("person removes ticket %s on %s", t.ID, name)
+	s.edit(name, func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+}
+
+func (s *schedule) drawExclusion() {
+	name, at := s.trouble()
+	s.at(at, func() { s.exclude(name) })
+	s.at(at+s.within(2*time.Hour), func() { s.include(name) })
+}
+
+func (s *schedule) exclude(name string) {
+	if s.nodes[name] == nil {
+		return
+	}
+	s.enter(excludedState(name))
+	s.edit(name, func(n *corev1.Node) { n.Labels[DisableLabel] = "true" })
+}
+
+func (s *schedule) include(name string) {
+	s.leave(excludedState(name))
+	s.edit(name, func(n *corev1.Node) { delete(n.Labels, DisableLabel) })
+}
+
+func (s *schedule) drawPause() {
+	_, at := s.trouble()
+	s.at(at, func() { s.setPaused(true) })
+	s.at(at+s.within(time.Hour), func() { s.setPaused(false) })
+}
+
+func (s *schedule) setPaused(paused bool) {
+	s.settings.Paused = paused
+	if paused {
+		s.enter(statePaused)
+	} else {
+		s.leave(statePaused)
+	}
+}
