@@ -50,14 +50,15 @@ func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.Can
 
 // judgeNew enters a verdict on what is reported on the node since the procedure began. It is decided on when that has ended.
 func (d *Dispatcher) judgeNew(b *ApiBridge, r ticket.Record) {
-	statuses := d.services.statuses(b.node)
+	statuses, repaired := d.services.statuses(b.node), b.journal.incident
 	for i, s := range statuses {
-		if s.Key() == b.status.Key() || d.services.Book.Has(s.Key()) {
+		own := s.Condition == repaired.condition && s.ID == repaired.device
+		if own || d.services.Book.Has(s.Key()) {
 			continue
 		}
 		v := decide(d.situation(r.Node, r, statuses, i))
 		if runs(v) {
-			v = Verdict{VerdictInProgress, b.status.Condition + " is being worked on"}
+			v = Verdict{VerdictInProgress, repaired.condition + " is being worked on"}
 		}
 		d.tell(s, v)
 	}
