@@ -29,7 +29,7 @@ sim: ## Simulate N (2000) random schedules of faults, crashes and people, and ch
 	AEGIS_SIM_N=$(or $(N),2000) $(GO) test -count=1 -timeout 60m -run 'TestSimulation$$' ./sop
 
 .PHONY: mutate
-mutate: ## Break one guard after the other on purpose, and show that the simulation notices each. Takes two hours.
+mutate: ## Break one guard after the other on purpose, and show that the simulation notices each. Takes the better part of an hour.
 	cd e2e && $(GO) run ./cmd/mutate
 
 .PHONY: e2e

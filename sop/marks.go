@@ -70,7 +70,7 @@ func (d *Dispatcher) keepMarks(ctx context.Context) {
 func (d *Dispatcher) listen(nodes []*corev1.Node, before hearings) hearings {
 	heard := make(hearings)
 	for _, node := range nodes {
-		for _, s := range d.services.statuses(node.Name) {
+		for _, s := range d.services.Conditions.Statuses(node.Name) {
 			since, known := before[s.Key()]
 			if !known {
 				since = time.Now()

@@ -67,18 +67,9 @@ func (s *schedule) meddling(o simOutbreak, lasts time.Duration) []func() {
 		func() { s.order(o.node, 0) },
 		func() { s.order(o.node, 1) },
 		func() { s.order(o.node, 2) },
-		func() {
-			s.editLease(PausedAnnotation, "true")
-			s.later(lasts, func() { s.editLease(PausedAnnotation, "") })
-		},
-		func() {
-			s.editLease(ModesAnnotation, modesText(o.condition, prom.ModeObserve))
-			s.later(lasts, func() { s.editLease(ModesAnnotation, "") })
-		},
-		func() {
-			s.editLease(StormsAnnotation, "{")
-			s.later(lasts, func() { s.editLease(StormsAnnotation, "") })
-		},
+		func() { s.orderFor(lasts, PausedAnnotation, "true") },
+		func() { s.orderFor(lasts, ModesAnnotation, modesText(o.condition, prom.ModeObserve)) },
+		func() { s.orderFor(lasts, StormsAnnotation, "{") },
 		s.crash,
 	}
 }
@@ -109,10 +100,7 @@ func (s *schedule) drawChangeOfMind() {
 	mode := []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove}[s.rng.IntN(3)]
 	lasts := 10*time.Minute + s.within(time.Hour)
 	verb := []string{verbObserve, verbPatch}[s.rng.IntN(2)]
-	s.afterCall(o, verb, 1+s.rng.IntN(6), func() {
-		s.editLease(ModesAnnotation, modesText(o.condition, mode))
-		s.later(lasts, func() { s.editLease(ModesAnnotation, "") })
-	})
+	s.afterCall(o, verb, 1+s.rng.IntN(6), func() { s.orderFor(lasts, ModesAnnotation, modesText(o.condition, mode)) })
 }
 
 // drawLastMoment has a person make the cordon of a node their own while Aegis is about to return it to service.

@@ -66,6 +66,12 @@ func (s *schedule) drawBrokenOrders() {
 	s.at(at+s.within(time.Hour), func() { s.editLease(StormsAnnotation, "") })
 }
 
+// orderFor has people write an order on the Lease, and take it back after a while.
+func (s *schedule) orderFor(lasts time.Duration, key, value string) {
+	s.editLease(key, value)
+	s.later(lasts, func() { s.editLease(key, "") })
+}
+
 // modesText is how people write the mode of one condition on the Lease.
 func modesText(condition string, mode prom.Mode) string {
 	return fmt.Sprintf(`{%q: {"mode": %q}}`, condition, mode)

@@ -68,9 +68,10 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawStorm()
 	}
 	misfortunes := []func(){
-		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawOverlap, s.drawRecordon, s.drawLastMoment, s.drawCordon, s.drawUncordon,
-		s.drawTakeOver, s.drawNoteInHand, s.drawNoteInHand, s.drawRemoval, s.drawExclusion, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling, s.drawMeddling,
-		s.drawMeddling, s.drawMeddling, s.drawRivalry, s.drawReplacement, s.drawRequest, s.drawRequest, s.drawBrokenWatch,
+		s.drawSilence, s.drawBlindness, s.drawOutage, s.drawCrash, s.drawCrash, s.drawUpgrade, s.drawOverlap, s.drawOverlap,
+		s.drawRecordon, s.drawLastMoment, s.drawCordon, s.drawUncordon, s.drawTakeOver, s.drawNoteInHand, s.drawNoteInHand,
+		s.drawRemoval, s.drawExclusion, s.drawExclusion, s.drawPause, s.drawForeignBoot, s.drawMeddling, s.drawMeddling,
+		s.drawMeddling, s.drawMeddling, s.drawMeddling, s.drawRivalry, s.drawReplacement, s.drawRequest, s.drawRequest, s.drawBrokenWatch,
 		s.drawMode, s.drawMode, s.drawOrderedPause, s.drawBrokenOrders, s.drawPersonalOrder, s.drawPersonalOrder,
 		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct, s.drawChangeOfMind, s.drawChangeOfMind, s.drawUnseen, s.drawUnseen,
 	}
