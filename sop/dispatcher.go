@@ -458,7 +458,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	var held *heldError
 	var preempted *preemptedError
 	var reopened *reopenedError
-	failure, isStep := stepFailure(err)
+	failure, isStep := AsStepError(err)
 	switch {
 	case ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx))):
 		// Not zero: should this process lead again, the node has to be looked at even if nothing changes on it.

@@ -275,10 +275,10 @@ func holdsGPU(pod *corev1.Pod) bool {
 	})
 }
 
-// full reports whether no pod that wants a GPU can come to the node anyway, so that a cordon would change nothing. An incident that
+// Full reports whether no pod that wants a GPU can come to the node anyway, so that a cordon would change nothing. An incident that
 // has cordoned the node keeps to that.
-func (b *ApiBridge) full(ctx context.Context) (bool, error) {
-	if b.plan != nil || b.hasCordoned() {
+func (b *ApiBridge) Full(ctx context.Context) (bool, error) {
+	if b.plan != nil || b.HasCordoned() {
 		return false, nil
 	}
 	node, err := b.liveNode(ctx)

@@ -53,17 +53,12 @@ func inconclusive(format string, args ...any) error {
 	return &StepError{Status: ticket.Canceled, Message: fmt.Sprintf(format, args...)}
 }
 
-// stepFailure returns the StepError in err, if it is one.
-func stepFailure(err error) (*StepError, bool) {
+// AsStepError returns the StepError in err, if there is one. Any other error means that the procedure is to end with it: it was
+// interrupted, or people have taken the node.
+func AsStepError(err error) (*StepError, bool) {
 	var step *StepError
 	ok := errors.As(err, &step)
 	return step, ok
-}
-
-// isStepFailure reports whether err says that a step was tried and did not succeed.
-func isStepFailure(err error) bool {
-	failure, is := stepFailure(err)
-	return is && failure != nil
 }
 
 // interrupted reports whether err ends the procedure without a verdict on the node, so that it runs again from the

@@ -18,33 +18,6 @@ func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
 	return &Procedure{steps: steps, tells: true}
 }
 
-// Note writes the condition into the history of a node that stays in service. No ticket is left open, so that it stands in the way
-// of nothing.
-func Note(ctx context.Context, b *ApiBridge) error {
-	if b.plan == nil && b.hasCordoned() {
-		return VerifyCordoned(ctx, b)
-	}
-	return b.Note(ctx)
-}
-
-// Tell gives people a ticket about a condition that leaves the node usable.
-func Tell(ctx context.Context, b *ApiBridge) error {
-	return b.HandOver(ctx, b.Policy().Team, describe(b.Status()))
-}
-
-// TellIfLasting is Tell for what often goes away by itself.
-func TellIfLasting(ctx context.Context, b *ApiBridge) error {
-	err := b.VerifyWithin(ctx, b.Policy().HandOverAfter)
-	lasting, isStep := stepFailure(err)
-	switch {
-	case err == nil:
-		return b.Resolve(ctx)
-	case !isStep || lasting.Inconclusive():
-		return err
-	}
-	return Tell(ctx, b)
-}
-
 // Note closes the incident as noted. It is the only step of its procedure, and one write.
 func (b *ApiBridge) Note(ctx context.Context) error {
 	if b.plan != nil {
@@ -64,6 +37,6 @@ func (b *ApiBridge) Note(ctx context.Context) error {
 		return fmt.Errorf("note: %w", err)
 	}
 	b.ended(ctx, ticket.Noted)
-	b.event(corev1.EventTypeNormal, "AegisNoted", "%s", describe(b.status))
+	b.event(corev1.EventTypeNormal, "AegisNoted", "%s", Describe(b.status))
 	return nil
 }

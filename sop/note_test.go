@@ -15,8 +15,8 @@ import (
 
 // watching adds a procedure that only writes down.
 func watching(w *world) {
-	w.table["test/watch"] = func() SOP { return NewNotice(Note) }
-	w.table[NoteSOP] = func() SOP { return NewNotice(Note) }
+	w.table["test/watch"] = func() SOP { return NewNotice(Playbook.Note) }
+	w.table[NoteSOP] = func() SOP { return NewNotice(Playbook.Note) }
 }
 
 func outcomes(r ticket.Record) []string {
@@ -97,7 +97,7 @@ func TestNoteGivesWayToARepair(t *testing.T) {
 func TestNoteGivesWayToARequest(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		w.table["test/other"] = func() SOP { return NewNotice(Tell) }
+		w.table["test/other"] = func() SOP { return NewNotice(Playbook.Tell) }
 		w.raise("Note")
 		stop := w.start()
 		w.await("handed over", handedTo("gpu"))
@@ -121,7 +121,7 @@ func TestNoteGivesWayToARequest(t *testing.T) {
 func TestNoteOfPeopleStays(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		w.table["test/other"] = func() SOP { return NewNotice(Tell) }
+		w.table["test/other"] = func() SOP { return NewNotice(Playbook.Tell) }
 		w.raise("Note")
 		stop := w.start()
 		defer stop()
@@ -217,7 +217,7 @@ func TestEventIsDealtWithOnce(t *testing.T) {
 		policy := testPolicy()
 		policy.Once, policy.Workload = true, prom.WorkloadKeep
 		w := newWorld(t, policy)
-		w.table["test/panic"] = func() SOP { return NewProcedure(ExamineThenReturn) }
+		w.table["test/panic"] = func() SOP { return NewProcedure(Playbook.ExamineThenReturn) }
 		w.raise("Panic")
 		stop := w.start()
 		defer stop()

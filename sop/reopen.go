@@ -39,9 +39,9 @@ func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 	return status, status.Policy.Mode.Acts() && repairs
 }
 
-// reopen goes on with the condition that a healthcheck has found, under that condition's own policy and on the same ticket. What
+// Reopen goes on with the condition that a healthcheck has found, under that condition's own policy and on the same ticket. What
 // keeps work off the node is kept. A finding that Aegis may not act on is the failure that it was.
-func (b *ApiBridge) reopen(ctx context.Context, failure *StepError) error {
+func (b *ApiBridge) Reopen(ctx context.Context, failure *StepError) error {
 	found, may := b.foundBy(failure)
 	if !may {
 		return failure

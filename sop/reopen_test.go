@@ -23,7 +23,7 @@ func (w *world) cordonedByUs() {
 func TestHealthcheckOpensItsCondition(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		w.table["test/gpunvlinkerror"] = func() SOP { return NewProcedure(ResetLadder) }
+		w.table["test/gpunvlinkerror"] = func() SOP { return NewProcedure(Playbook.ResetLadder) }
 		w.jobs.result = func(r jobs.Request, n int) (jobs.Result, bool) {
 			return failedJob(r, 24, "gpu"), r.Action == jobs.ActionHealthcheck && n == 1
 		}

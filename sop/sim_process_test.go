@@ -555,18 +555,16 @@ func (c *simCache) List(labels.Selector) ([]*corev1.Node, error) {
 // table holds the procedures of the simulation, watched.
 func (p *simProcess) table() Table {
 	steps := map[string]func(context.Context, *ApiBridge) error{
-		simReboot: RebootLadder, simReset: ResetLadder, simIsolate: IsolateAndHandOver, simReady: AwaitReady,
-		simCordon:  VerifyCordoned,
-		simRelieve: func(ctx context.Context, b *ApiBridge) error { return RelievePressure(ctx, b) },
-		simRemedy:  func(ctx context.Context, b *ApiBridge) error { return Cure{Name: "Restart"}.Isolated(ctx, b, Climb) },
-		simDevices: func(ctx context.Context, b *ApiBridge) error { return RestartDevicePlugin(ctx, b, "nvidia.com/gpu") },
+		simReboot: Playbook.RebootLadder, simReset: Playbook.ResetLadder, simIsolate: Playbook.IsolateAndHandOver,
+		simReady: Playbook.AwaitReady, simCordon: Playbook.VerifyCordoned, simRelieve: Playbook.RelievePressure,
+		simRemedy: Playbook.Remedy("Restart"), simDevices: Playbook.RestartDevicePlugin("nvidia.com/gpu"),
 	}
-	table := Table{ExhaustedSOP: p.watched(Exhausted)}
+	table := Table{ExhaustedSOP: p.watched(Playbook.Exhausted)}
 	for name, procedure := range steps {
 		table["sim/"+strings.ToLower(name)] = p.watched(procedure)
 	}
 	table["sim/"+strings.ToLower(simNote)] = func() SOP {
-		watched, ok := p.watched(Tell)().(*Procedure)
+		watched, ok := p.watched(Playbook.Tell)().(*Procedure)
 		return &Procedure{steps: watched.steps, tells: ok}
 	}
 	return table

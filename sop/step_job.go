@@ -59,7 +59,7 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 		}
 		return o, err
 	}})
-	if failure, ok := stepFailure(err); ok {
+	if failure, ok := AsStepError(err); ok {
 		b.logger.WarnContext(ctx, "diagnosis not made", "err", failure)
 		return nil
 	}

@@ -83,24 +83,16 @@ func newWorld(t *testing.T, policy prom.Policy, objects ...runtime.Object) *worl
 	w.settings.Pools = []Pool{{Name: "test", Selector: labels.Everything(), MaxPercent: 100, MaxDestructive: 10, Profile: "test"}}
 	w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
 	w.table = Table{
-		"test/reboot":  func() SOP { return NewProcedure(RebootLadder) },
-		"test/reset":   func() SOP { return NewProcedure(ResetLadder) },
-		"test/isolate": func() SOP { return NewProcedure(IsolateAndHandOver) },
-		"test/relieve": func() SOP {
-			return NewProcedure(func(ctx context.Context, b *ApiBridge) error { return RelievePressure(ctx, b) })
-		},
-		"test/ready":  func() SOP { return NewProcedure(AwaitReady) },
-		"test/cordon": func() SOP { return NewProcedure(VerifyCordoned) },
-		"test/note":   func() SOP { return NewNotice(Tell) },
-		"test/remedy": func() SOP {
-			return NewProcedure(func(ctx context.Context, b *ApiBridge) error {
-				return Cure{Name: "RestartKubelet"}.Isolated(ctx, b, Climb)
-			})
-		},
-		"test/plugin": func() SOP {
-			return NewProcedure(func(ctx context.Context, b *ApiBridge) error { return RestartDevicePlugin(ctx, b, "nvidia.com/gpu") })
-		},
-		ExhaustedSOP: func() SOP { return NewProcedure(Exhausted) },
+		"test/reboot":  func() SOP { return NewProcedure(Playbook.RebootLadder) },
+		"test/reset":   func() SOP { return NewProcedure(Playbook.ResetLadder) },
+		"test/isolate": func() SOP { return NewProcedure(Playbook.IsolateAndHandOver) },
+		"test/relieve": func() SOP { return NewProcedure(Playbook.RelievePressure) },
+		"test/ready":   func() SOP { return NewProcedure(Playbook.AwaitReady) },
+		"test/cordon":  func() SOP { return NewProcedure(Playbook.VerifyCordoned) },
+		"test/note":    func() SOP { return NewNotice(Playbook.Tell) },
+		"test/remedy":  func() SOP { return NewProcedure(Playbook.Remedy("RestartKubelet")) },
+		"test/plugin":  func() SOP { return NewProcedure(Playbook.RestartDevicePlugin("nvidia.com/gpu")) },
+		ExhaustedSOP:   func() SOP { return NewProcedure(Playbook.Exhausted) },
 	}
 	return w
 }

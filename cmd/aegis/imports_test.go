@@ -27,9 +27,11 @@ func directions() map[string][]string {
 		"rules/prom": {},
 		"queue":      {"rules", "rules/prom"},
 		"sop":        {"rules/prom", "ticket", "jobs"},
-		"ticket":     {},
-		"jobs":       {},
-		"jobs/host":  {"jobs"},
+		// It stands on what is exported alone, as a plugin from outside would.
+		"sop/playbook": {"sop", "sop/policy", "rules/prom", "ticket"},
+		"ticket":       {},
+		"jobs":         {},
+		"jobs/host":    {"jobs"},
 	}
 	domains := []string{
 		"node", "cpu", "memory", "disk", "gpfs", "gpu", "ib", "roce", "network", "process", "peermem", "baseboard", "system",
@@ -37,7 +39,7 @@ func directions() map[string][]string {
 	var plugins []string
 	for _, domain := range domains {
 		plugins = append(plugins, "sop/"+domain)
-		table["sop/"+domain] = []string{"sop", "rules/prom", "ticket", "jobs"}
+		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
 	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "queue", "sop", "ticket", "jobs", "jobs/host")
 	return table

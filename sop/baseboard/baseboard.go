@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/playbook"
 )
 
 // Critical is for a critical sensor: empty the node, power it off, and leave it to people. Power supplies are there twice, so a
@@ -13,8 +14,8 @@ func Critical() sop.SOP {
 	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
 		switch b.Status().ID {
 		case "power", "current":
-			return sop.Tell(ctx, b)
+			return playbook.Tell(ctx, b)
 		}
-		return sop.IsolateAndHandOver(ctx, b)
+		return playbook.IsolateAndHandOver(ctx, b)
 	})
 }

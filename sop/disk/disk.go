@@ -5,14 +5,15 @@ import (
 	"context"
 
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/playbook"
 )
 
 // Pressure is for a disk that is full: keep new pods away, remove images that nothing uses, and wait until there is room.
 func Pressure() sop.SOP {
 	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
-		return sop.RelievePressure(ctx, b, sop.Cure{Name: "PruneImages"})
+		return playbook.RelievePressure(ctx, b, playbook.Remediation{Name: "PruneImages"})
 	})
 }
 
 // Unhealthy is for a disk that is broken: empty the node and leave it to people.
-func Unhealthy() sop.SOP { return sop.NewProcedure(sop.IsolateAndHandOver) }
+func Unhealthy() sop.SOP { return sop.NewProcedure(playbook.IsolateAndHandOver) }

@@ -7,6 +7,7 @@ import (
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/playbook"
 )
 
 // XID is for an error that the driver reports by number. What is done follows the class of the number; what the driver itself asks
@@ -18,27 +19,27 @@ func xid(ctx context.Context, b *sop.ApiBridge) error {
 	undecoded := class == prom.XIDDecode && b.Policy().Workload == prom.WorkloadKeep
 	switch {
 	case class == prom.XIDWatch:
-		return sop.Note(ctx, b)
+		return playbook.Note(ctx, b)
 	case class == prom.XIDCheck, undecoded:
-		return sop.Examine(ctx, b)
+		return playbook.Examine(ctx, b)
 	}
-	if err := sop.Isolate(ctx, b); err != nil {
+	if err := playbook.Isolate(ctx, b); err != nil {
 		return err
 	}
 	switch wanted(class, b.Recovery()) {
 	case prom.XIDIgnore:
-		return sop.ReturnToService(ctx, b)
+		return playbook.ReturnToService(ctx, b)
 	case prom.XIDReset:
 		b.Clear(prom.WorkloadDrainGPU)
-		return sop.Reset(ctx, b)
+		return playbook.Reset(ctx, b)
 	case prom.XIDResetIdle:
 		b.Clear(prom.WorkloadWaitIdle)
 		// The alert of an event ends long before the jobs do, and the GPU needs its reset all the same.
 		b.Suspect(fmt.Sprintf("XID %d has not been followed by a reset", b.Status().XID.Code))
-		return sop.Reset(ctx, b)
+		return playbook.Reset(ctx, b)
 	case prom.XIDReboot:
 		b.Clear(prom.WorkloadDrain)
-		return sop.Climb(ctx, b)
+		return playbook.Climb(ctx, b)
 	}
 	return leaveRunning(ctx, b)
 }
@@ -49,7 +50,7 @@ func leaveRunning(ctx context.Context, b *sop.ApiBridge) error {
 	err := b.DrainGPU(ctx)
 	switch {
 	case errors.Is(err, sop.ErrWithdrawn):
-		return sop.ReturnToService(ctx, b)
+		return playbook.ReturnToService(ctx, b)
 	case err != nil:
 		return err
 	}

@@ -5,12 +5,13 @@ import (
 	"context"
 
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/playbook"
 )
 
 // Configure is for a module that is not loaded, or would not be after a boot: load it and note it for the next boot, under the
 // workload.
 func Configure() sop.SOP {
 	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
-		return sop.Cure{Name: "ConfigPeerMem"}.InPlace(ctx, b, sop.IsolateAndHandOver)
+		return playbook.Remediation{Name: "ConfigPeerMem"}.InPlace(ctx, b, playbook.IsolateAndHandOver)
 	})
 }

@@ -80,7 +80,7 @@ func limits() []mutation {
 		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !IsReady(node)", "	return node.Spec.Unschedulable"},
 		{"own reservations not counted", bounded, "sop/limits.go", "!IsReady(node) || l.holds(node)", "!IsReady(node)"},
 		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
-		{"reboots not counted", bounded, "sop/procedures.go", "	return used < b.Policy().MaxReboots\n", "	return true\n"},
+		{"reboots not counted", bounded, "sop/ask.go", "	return used < b.Policy().MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
 		{"lemon repaired again", bounded, "sop/decide.go", "{attempts, suspect, lemon}", "{attempts, suspect}"},
 		{"storm ignored", bounded, "sop/storm.go", "		if s.is(condition, pool) && s.Released == nil {", "		if false {"},
@@ -105,7 +105,7 @@ func proofs() []mutation {
 	return []mutation{
 		{"absence not waited for", honest, "sop/step_wait.go", "	return now.Sub(v.clearSince) >= v.clearFor", "	return true"},
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
-		{"absence not verified", honest, "sop/procedures.go", "	err := b.Verify(ctx)\n	if err == nil {\n		err = checkHealth", "	var err error\n	if err == nil {\n		err = checkHealth"},
+		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"failed healthcheck taken for a passed one", honest, "sop/step_job.go", "	return outcome{}, failed(\"%s\", hardwareMessage(r))\n", "	return outcome{message: hardwareMessage(r)}, nil\n"},
 		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && false {"},
 	}

@@ -1,0 +1,33 @@
+package playbook
+
+import (
+	"context"
+
+	"aegis.io/aegis/sop"
+)
+
+// Note writes the condition into the history of a node that stays in service. No ticket is left open, so that it stands in the way
+// of nothing.
+func Note(ctx context.Context, b *sop.ApiBridge) error {
+	if b.HasCordoned() {
+		return VerifyCordoned(ctx, b)
+	}
+	return b.Note(ctx)
+}
+
+// Tell gives people a ticket about a condition that leaves the node usable.
+func Tell(ctx context.Context, b *sop.ApiBridge) error {
+	return b.HandOver(ctx, b.Policy().Team, sop.Describe(b.Status()))
+}
+
+// TellIfLasting is Tell for what often goes away by itself.
+func TellIfLasting(ctx context.Context, b *sop.ApiBridge) error {
+	lasting, err := finding(b.VerifyWithin(ctx, b.Policy().HandOverAfter))
+	switch {
+	case err != nil:
+		return err
+	case lasting == nil:
+		return b.Resolve(ctx)
+	}
+	return Tell(ctx, b)
+}

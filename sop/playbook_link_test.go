@@ -1,0 +1,28 @@
+package sop_test
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/playbook"
+)
+
+func init() {
+	p := &sop.Playbook
+	p.RebootLadder, p.ResetLadder, p.AwaitReady = playbook.RebootLadder, playbook.ResetLadder, playbook.AwaitReady
+	p.IsolateAndHandOver, p.VerifyCordoned, p.Exhausted = playbook.IsolateAndHandOver, playbook.VerifyCordoned, playbook.Exhausted
+	p.ExamineThenReturn, p.Note, p.Tell = playbook.ExamineThenReturn, playbook.Note, playbook.Tell
+	p.RelievePressure = func(ctx context.Context, b *sop.ApiBridge) error { return playbook.RelievePressure(ctx, b) }
+	p.Remedy = func(name string) playbook.Steps {
+		return func(ctx context.Context, b *sop.ApiBridge) error {
+			return playbook.Remediation{Name: name}.Isolated(ctx, b, playbook.Climb)
+		}
+	}
+	p.RestartDevicePlugin = func(resource corev1.ResourceName) playbook.Steps {
+		return func(ctx context.Context, b *sop.ApiBridge) error {
+			return playbook.RestartDevicePlugin(ctx, b, resource)
+		}
+	}
+}
