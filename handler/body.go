@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"aegis.io/aegis/strict"
 )
 
 const (
@@ -103,7 +105,7 @@ func decodeStrict[T any](text []byte, known []string) (T, error) {
 	}
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
 		if !slices.Contains(known, field) {
-			return none, problemf(http.StatusBadRequest, "unknown field %.64q, the nearest known one is %q", field, nearest(field, known))
+			return none, problemf(http.StatusBadRequest, "unknown field %s, %s", strict.Quote(field), strict.Hint(field, known))
 		}
 	}
 	if err := json.Unmarshal(text, &body); err != nil {
@@ -125,29 +127,4 @@ func checkLengths(fields ...capped) error {
 		}
 	}
 	return nil
-}
-
-// nearest returns the candidate that takes the fewest edits to become the word.
-func nearest(word string, candidates []string) string {
-	return slices.MinFunc(candidates, func(a, b string) int { return edits(word, a) - edits(word, b) })
-}
-
-// edits returns the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
 }

@@ -208,7 +208,7 @@ func TestOrderAnswers(t *testing.T) {
 			"not written":      {options: ordersEnd(errors.New("the API server is away")), code: 503, says: "the API server is away"},
 		}
 		if rt.body != "" {
-			cases["unknown field"] = answerCase{body: `{"reasn":"x"}`, code: 400, says: `unknown field "reasn", the nearest known one is "reason"`}
+			cases["unknown field"] = answerCase{body: `{"reasn":"x"}`, code: 400, says: `unknown field "reasn", did you mean "reason"?`}
 			cases["by in the body"] = answerCase{body: `{"by":"root"}`, code: 400, says: `unknown field "by"`}
 			cases["number"] = answerCase{body: `{"reason":4711}`, code: 400, says: `field "reason" is a JSON number, want a string`}
 			cases["long reason"] = answerCase{body: withLongReason(rt), code: 400, says: "reason has 1025 bytes, want at most 1024"}
@@ -261,7 +261,7 @@ func TestOrdersAreRefusedInDetail(t *testing.T) {
 		"release by PUT":         {method: "PUT", path: "/api/v1/nodes/gpu-17/release", code: 405, says: "use [POST]"},
 		"approve of a long name": {method: "POST", path: "/api/v1/nodes/" + long + "/approve", body: `{"condition":"a"}`, code: 404, says: "no node can have such a name"},
 		"cancel of a long name":  {method: "POST", path: "/api/v1/nodes/" + long + "/cancel", code: 404, says: "no node can have such a name"},
-		"cancel with condition":  {method: "POST", path: "/api/v1/nodes/gpu-17/cancel", body: `{"condition":"a"}`, code: 400, says: `unknown field "condition", the nearest known one is "reason"`},
+		"cancel with condition":  {method: "POST", path: "/api/v1/nodes/gpu-17/cancel", body: `{"condition":"a"}`, code: 400, says: `unknown field "condition", known are reason`},
 		"an array":               {method: "POST", path: "/api/v1/nodes/gpu-17/cancel", body: `[]`, code: 400, says: "body is a JSON array, want an object"},
 	} {
 		t.Run(name, func(t *testing.T) {

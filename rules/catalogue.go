@@ -1,12 +1,12 @@
 package rules
 
 import (
-	"errors"
 	"maps"
 	"slices"
 	"strings"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 // Condition is an entry of the catalogue: what a fault is called, how its alerts are recognised, and what is done.
@@ -167,27 +167,17 @@ func (c Condition) status(node, device string) prom.AegisNodeStatus {
 }
 
 // UnknownSOPs returns an error that names every condition whose procedure is not among the known ones, as joined
-// *FileErrors, or nil.
+// *strict.Problem values, or nil.
 func (c *Catalogue) UnknownSOPs(known []string) error {
-	var problems []*FileError
+	var problems []*strict.Problem
 	for _, e := range c.entries {
 		if e.SOP == "" || slices.Contains(known, e.SOP) {
 			continue
 		}
-		at := e.lines[fieldSOP]
-		problems = append(problems, &FileError{
-			File: at.file, Line: at.line,
-			Problem: "condition " + e.Name + " has the unknown sop " + quote(e.SOP) + ", " + hint(e.SOP, known),
+		problems = append(problems, &strict.Problem{
+			Position: e.lines[fieldSOP],
+			Text:     "condition " + e.Name + " has the unknown sop " + strict.Quote(e.SOP) + ", " + strict.Hint(e.SOP, known),
 		})
 	}
-	return join(problems)
-}
-
-// join returns the problems as one error, nil when there is none.
-func join(problems []*FileError) error {
-	errs := make([]error, 0, len(problems))
-	for _, p := range problems {
-		errs = append(errs, p)
-	}
-	return errors.Join(errs...)
+	return strict.Join(problems)
 }

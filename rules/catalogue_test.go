@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 func TestLookup(t *testing.T) {
@@ -57,11 +58,11 @@ func TestUnknownSOPs(t *testing.T) {
 	c, err := Load(Options{Files: []string{file}})
 	require.NoError(t, err)
 	require.EqualError(t, c.UnknownSOPs(append(known, "gpu/hung")),
-		file+`:4: condition GpuHung has the unknown sop "gpu/hugn", did you mean "gpu/hung"?`+"\n"+
-			file+`:7: condition Alpha has the unknown sop "x/nothing-like-it", known are `+strings.Join(slices.Compact(slices.Sorted(slices.Values(append(known, "gpu/hung")))), ", "))
+		file+`:4:8: condition GpuHung has the unknown sop "gpu/hugn", did you mean "gpu/hung"?`+"\n"+
+			file+`:7:8: condition Alpha has the unknown sop "x/nothing-like-it", known are `+strings.Join(slices.Compact(slices.Sorted(slices.Values(append(known, "gpu/hung")))), ", "))
 	require.ErrorContains(t, c.UnknownSOPs(nil), "rules/catalogue/gpu.yaml:", "embedded conditions have a position, too")
 	require.ErrorContains(t, c.UnknownSOPs(nil), "none is known")
-	var problem *FileError
+	var problem *strict.Problem
 	require.ErrorAs(t, c.UnknownSOPs(nil), &problem)
 }
 

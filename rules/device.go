@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 const (
@@ -69,7 +70,7 @@ func (c Condition) device(labels map[string]string) (string, *Drop) {
 		case len(id) > maxDeviceBytes:
 			return "", newDrop(DropLabelTooLong, "the device in label %s has more than %d bytes", label, maxDeviceBytes)
 		case !printable(id):
-			return "", newDrop(DropInvalid, "the device %s in label %s is not printable", quote(id), label)
+			return "", newDrop(DropInvalid, "the device %s in label %s is not printable", strict.Quote(id), label)
 		}
 		return id, nil
 	}
@@ -92,33 +93,8 @@ func pciOf(labels map[string]string) string {
 
 // message returns the sentence for people in the annotations.
 func message(annotations map[string]string) string {
-	if text := clean(annotations["description"], maxMessageRunes); text != "" {
+	if text := strict.Clean(annotations["description"], maxMessageRunes); text != "" {
 		return text
 	}
-	return clean(annotations["summary"], maxMessageRunes)
-}
-
-// clean returns the text on one line, without characters that a terminal or a page would act on, and with at most
-// limit characters.
-func clean(text string, limit int) string {
-	var b strings.Builder
-	var gap bool
-	count := 0
-	for _, r := range text {
-		if r == utf8.RuneError || unicode.IsSpace(r) || !unicode.IsPrint(r) {
-			gap = count > 0
-			continue
-		}
-		if gap {
-			if count++; count < limit {
-				b.WriteByte(' ')
-			}
-			gap = false
-		}
-		if count++; count > limit {
-			break
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	return strict.Clean(annotations["summary"], maxMessageRunes)
 }

@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 // Hiding says what a condition explains: while it holds, nothing is done about those. They stay visible, and are decided on anew
@@ -29,37 +30,27 @@ type Hiding struct {
 const fieldHides = "hides"
 
 // hides reads what a condition explains. Whether the names exist is known only when all files have been read.
-func (d *decoder) hides(n *yaml.Node, e *entry) {
+func (d decoder) hides(n *yaml.Node, e *entry) {
 	e.Hides, e.hidesLines = nil, nil
-	d.list(n, fieldHides, func(item *yaml.Node) {
+	d.List(n, fieldHides, func(item *yaml.Node) {
 		var h Hiding
-		d.mapping(item, fieldHides, fields{
-			"conditions": func(n *yaml.Node) { d.texts(n, "conditions", &h.Conditions) },
+		d.Mapping(item, fieldHides, strict.Fields{
+			"conditions": func(n *yaml.Node) { d.Texts(n, "conditions", &h.Conditions) },
 			"types": func(n *yaml.Node) {
-				d.list(n, "types", func(item *yaml.Node) {
+				d.List(n, "types", func(item *yaml.Node) {
 					var name string
-					choice(d, item, "type", knownTypes(), &name)
+					strict.Choice(d.Decoder, item, "type", knownTypes(), &name)
 					if name != "" {
 						h.Types = append(h.Types, name)
 					}
 				})
 			},
-			"sameDevice": func(n *yaml.Node) { d.boolean(n, "sameDevice", &h.SameDevice) },
-			"devices":    func(n *yaml.Node) { d.texts(n, "devices", &h.Devices) },
-			"within":     func(n *yaml.Node) { d.duration(n, "within", shortest, &h.Within) },
+			"sameDevice": func(n *yaml.Node) { d.Boolean(n, "sameDevice", &h.SameDevice) },
+			"devices":    func(n *yaml.Node) { d.Texts(n, "devices", &h.Devices) },
+			"within":     func(n *yaml.Node) { d.Duration(n, "within", shortest, &h.Within) },
 		})
 		e.Hides = append(e.Hides, h)
-		e.hidesLines = append(e.hidesLines, position{d.file, item.Line})
-	})
-}
-
-// texts sets a list of texts.
-func (d *decoder) texts(n *yaml.Node, what string, to *[]string) {
-	*to = nil
-	d.list(n, what, func(item *yaml.Node) {
-		if text, ok := d.text(item, "an item of "+what); ok {
-			*to = append(*to, text)
-		}
+		e.hidesLines = append(e.hidesLines, d.Position(item))
 	})
 }
 
@@ -97,7 +88,7 @@ func describeHiding(cause prom.AegisNodeStatus) string {
 
 // hidingConflicts finds hidden conditions that do not exist, and conditions that hide each other, of which neither would ever be
 // repaired.
-func hidingConflicts(entries []*entry, fail func(position, string, ...any)) {
+func hidingConflicts(entries []*entry, fail func(strict.Position, string, ...any)) {
 	byName := make(map[string]*entry)
 	var names []string
 	for _, e := range entries {
@@ -108,7 +99,7 @@ func hidingConflicts(entries []*entry, fail func(position, string, ...any)) {
 		for i, h := range e.Hides {
 			for _, name := range h.Conditions {
 				if byName[name] == nil {
-					fail(e.hidesLines[i], "condition %s hides the unknown condition %s, %s", e.Name, quote(name), hint(name, names))
+					fail(e.hidesLines[i], "condition %s hides the unknown condition %s, %s", e.Name, strict.Quote(name), strict.Hint(name, names))
 				}
 			}
 		}

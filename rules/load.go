@@ -5,9 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -19,12 +17,16 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 // embedded is the catalogue: the defaults, a file for each domain, and the XIDs.
 //
 //go:embed catalogue/*.yaml
 var embedded embed.FS
+
+// emptyFile says what is wrong with a file that holds nothing.
+const emptyFile = "the file is empty, it must have conditions, defaults or xids"
 
 // embeddedDir is the folder of the embedded catalogue, below the one of this package.
 const embeddedDir = "catalogue"
@@ -36,6 +38,8 @@ const (
 	maxRepairs = 20
 	// shortest is the least time for what must not take no time at all.
 	shortest = time.Second
+	// maxNameBytes keeps the pattern from being asked about long names.
+	maxNameBytes = 64
 	// self is the supervisor that stands for Aegis, which cannot hand over to itself.
 	self = "aegis"
 )
@@ -78,19 +82,19 @@ type Options struct {
 	Mode prom.Mode
 }
 
-// Load returns the embedded catalogue as the files override it. The error joins a *FileError for every problem of every
+// Load returns the embedded catalogue as the files override it. The error joins a *strict.Problem for every problem of every
 // file.
 func Load(o Options) (*Catalogue, error) {
 	mode := cmp.Or(o.Mode, prom.ModeObserve)
 	if !mode.Known() {
-		return nil, fmt.Errorf("unknown mode %s, %s", quote(string(mode)), hint(string(mode), prom.Modes()))
+		return nil, fmt.Errorf("unknown mode %s, %s", strict.Quote(string(mode)), strict.Hint(string(mode), prom.Modes()))
 	}
 	l := newLoader(mode)
 	if err := l.parseEmbedded(); err != nil {
 		return nil, err
 	}
 	for _, file := range o.Files {
-		data, err := readFile(file)
+		data, err := strict.ReadFile(file)
 		l.parse(source{name: file, data: data, err: err})
 	}
 	return l.catalogue()
@@ -110,28 +114,15 @@ func (l *loader) parseEmbedded() error {
 	return nil
 }
 
-// readFile reads a little more than a catalogue may have, for the parser to refuse.
-func readFile(name string) (data []byte, err error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, reason(err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err != nil {
-		return nil, reason(err)
-	}
-	return data, nil
+// source is a file that has been read.
+type source struct {
+	name string
+	data []byte
+	err  error // Why there is no data.
 }
 
-// reason returns what went wrong with a file without the file's name, which the FileError has.
-func reason(err error) error {
-	var pathError *os.PathError
-	if errors.As(err, &pathError) {
-		return pathError.Err
-	}
-	return err
-}
+// decoder reads the nodes of a file of conditions.
+type decoder struct{ *strict.Decoder }
 
 // entry is a condition with what else is known of it.
 type entry struct {
@@ -140,10 +131,10 @@ type entry struct {
 	// rank is the position in the sorted catalogue.
 	rank int
 	// defined is where the condition was first named.
-	defined position
+	defined strict.Position
 	// lines are where fields were last set.
-	lines                  map[string]position
-	aliasLines, hidesLines []position
+	lines                  map[string]strict.Position
+	aliasLines, hidesLines []strict.Position
 }
 
 // byDefault reports whether the entry is matched by its names.
@@ -164,7 +155,7 @@ type parsed struct {
 
 // loader merges files. Decoding a field over what an earlier file has set is the whole merge.
 type loader struct {
-	problems []*FileError
+	problems []*strict.Problem
 	order    map[string]int // By the name of a file, its position among the files.
 	files    []parsed
 	defaults prom.Policy
@@ -182,31 +173,31 @@ func newLoader(mode prom.Mode) *loader {
 // parse reads the defaults of a file and puts its conditions aside.
 func (l *loader) parse(s source) {
 	l.order[s.name] = len(l.order)
-	d := &decoder{file: s.name}
-	defer func() { l.problems = append(l.problems, d.problems...) }()
+	d := decoder{strict.NewDecoder(s.name)}
+	defer func() { l.problems = append(l.problems, d.Problems()...) }()
 	if s.err != nil {
-		d.failAt(0, "%v", s.err)
+		d.Unreadable(s.err)
 		return
 	}
-	root, ok := d.document(s.data)
+	root, ok := d.Document(s.data, emptyFile)
 	if !ok {
 		return
 	}
 	p := parsed{file: s.name}
 	var filled bool
-	d.mapping(root, "the file", fields{
+	d.Mapping(root, "the file", strict.Fields{
 		"defaults": func(n *yaml.Node) { filled = true; d.policy(n, "defaults", &l.defaults) },
 		"conditions": func(n *yaml.Node) {
 			filled = true
-			d.list(n, "conditions", func(item *yaml.Node) { p.conditions = append(p.conditions, item) })
+			d.List(n, "conditions", func(item *yaml.Node) { p.conditions = append(p.conditions, item) })
 		},
 		"xids": func(n *yaml.Node) {
 			filled = true
-			d.list(n, "xids", func(item *yaml.Node) { p.xids = append(p.xids, item) })
+			d.List(n, "xids", func(item *yaml.Node) { p.xids = append(p.xids, item) })
 		},
 	})
-	if !filled && len(d.problems) == 0 {
-		d.fail(root, "the file is empty, it must have conditions, defaults or xids")
+	if !filled && len(d.Problems()) == 0 {
+		d.Fail(root, emptyFile)
 	}
 	l.files = append(l.files, p)
 }
@@ -214,7 +205,7 @@ func (l *loader) parse(s source) {
 // catalogue reads the conditions of all files and returns the result, unless there was any problem.
 func (l *loader) catalogue() (*Catalogue, error) {
 	for _, p := range l.files {
-		d := &decoder{file: p.file}
+		d := decoder{strict.NewDecoder(p.file)}
 		seen := make(map[string]int)
 		for _, n := range p.conditions {
 			l.condition(d, n, seen)
@@ -223,76 +214,76 @@ func (l *loader) catalogue() (*Catalogue, error) {
 		for _, n := range p.xids {
 			l.xid(d, n, codes)
 		}
-		l.problems = append(l.problems, d.problems...)
+		l.problems = append(l.problems, d.Problems()...)
 	}
 	l.problems = append(l.problems, conflicts(l.entries, l.xids)...)
 	if len(l.problems) > 0 {
 		l.sortProblems()
-		return nil, join(l.problems)
+		return nil, strict.Join(l.problems)
 	}
 	return newCatalogue(l.entries, l.xids), nil
 }
 
 // sortProblems puts them in the order in which a reader of the files meets them.
 func (l *loader) sortProblems() {
-	slices.SortStableFunc(l.problems, func(a, b *FileError) int {
-		return cmp.Or(cmp.Compare(l.order[a.File], l.order[b.File]), cmp.Compare(a.Line, b.Line))
+	slices.SortStableFunc(l.problems, func(a, b *strict.Problem) int {
+		return cmp.Or(cmp.Compare(l.order[a.File], l.order[b.File]), strict.Compare(a, b))
 	})
 }
 
 // condition reads an entry over the one of the same name. An entry whose name is unusable is read all the same, for
 // its other mistakes.
-func (l *loader) condition(d *decoder, n *yaml.Node, seen map[string]int) {
+func (l *loader) condition(d decoder, n *yaml.Node, seen map[string]int) {
 	name, ok := d.name(n)
 	if !ok {
-		d.entry(n, l.newEntry("", position{d.file, n.Line}))
+		d.entry(n, l.newEntry("", d.Position(n)))
 		return
 	}
 	if line, again := seen[name]; again {
-		d.fail(n, "condition %s is in this file already, in line %d", name, line)
-		d.entry(n, l.newEntry(name, position{d.file, n.Line}))
+		d.Fail(n, "condition %s is in this file already, in line %d", name, line)
+		d.entry(n, l.newEntry(name, d.Position(n)))
 		return
 	}
 	seen[name] = n.Line
 	e := l.byName[name]
 	if e == nil {
-		e = l.newEntry(name, position{d.file, n.Line})
+		e = l.newEntry(name, d.Position(n))
 		l.byName[name] = e
 		l.entries = append(l.entries, e)
 	}
 	d.entry(n, e)
 }
 
-func (l *loader) newEntry(name string, at position) *entry {
+func (l *loader) newEntry(name string, at strict.Position) *entry {
 	return &entry{
 		Condition: Condition{Name: name, Priority: prom.DefaultPriority, Device: prom.DeviceNone, Policy: l.defaults},
 		defined:   at,
-		lines:     make(map[string]position),
+		lines:     make(map[string]strict.Position),
 	}
 }
 
 // name returns the name in an entry, which says what the rest of it is read over.
-func (d *decoder) name(n *yaml.Node) (string, bool) {
-	at := field(n, fieldName)
+func (d decoder) name(n *yaml.Node) (string, bool) {
+	at := strict.Field(n, fieldName)
 	if at == nil {
 		if n.Kind == yaml.MappingNode {
-			d.fail(n, "a condition has no name")
+			d.Fail(n, "a condition has no name")
 		}
 		return "", false
 	}
-	name, ok := d.text(at, fieldName)
+	name, ok := d.Text(at, fieldName)
 	if !ok {
 		return "", false
 	}
 	if err := checkName(name); err != nil {
-		d.fail(at, "name %s: %v", quote(name), err)
+		d.Fail(at, "name %s: %v", strict.Quote(name), err)
 		return "", false
 	}
 	return name, true
 }
 
 func checkName(name string) error {
-	if len(name) > maxQuoted || !namePattern.MatchString(name) {
+	if len(name) > maxNameBytes || !namePattern.MatchString(name) {
 		return errors.New("a name has letters, digits, _ and -, begins with a letter, ends with a letter or digit, and " +
 			"is at most 63 long")
 	}
@@ -300,23 +291,23 @@ func checkName(name string) error {
 }
 
 // entry reads the fields of an entry over e.
-func (d *decoder) entry(n *yaml.Node, e *entry) {
-	mark := func(field string, n *yaml.Node) { e.lines[field] = position{d.file, n.Line} }
-	d.mapping(n, "condition", fields{
+func (d decoder) entry(n *yaml.Node, e *entry) {
+	mark := func(field string, n *yaml.Node) { e.lines[field] = d.Position(n) }
+	d.Mapping(n, "condition", strict.Fields{
 		fieldName:     func(*yaml.Node) {}, // Has been read.
-		"type":        func(n *yaml.Node) { choice(d, n, "type", knownTypes(), &e.Type); mark("type", n) },
-		"priority":    func(n *yaml.Node) { d.integer(n, "priority", math.MaxInt32, &e.Priority) },
-		"device":      func(n *yaml.Node) { choice(d, n, "device", knownDevices(), &e.Device) },
-		"affectsLoad": func(n *yaml.Node) { d.boolean(n, "affectsLoad", &e.AffectsLoad) },
+		"type":        func(n *yaml.Node) { strict.Choice(d.Decoder, n, "type", knownTypes(), &e.Type); mark("type", n) },
+		"priority":    func(n *yaml.Node) { d.Integer(n, "priority", math.MaxInt32, &e.Priority) },
+		"device":      func(n *yaml.Node) { strict.Choice(d.Decoder, n, "device", knownDevices(), &e.Device) },
+		"affectsLoad": func(n *yaml.Node) { d.Boolean(n, "affectsLoad", &e.AffectsLoad) },
 		"match":       func(n *yaml.Node) { d.match(n, e) },
 		"aliases":     func(n *yaml.Node) { d.aliases(n, e) },
 		fieldHides:    func(n *yaml.Node) { d.hides(n, e) },
 		"policy":      func(n *yaml.Node) { d.policy(n, "policy", &e.Policy) },
 		fieldIDLabel: func(n *yaml.Node) {
-			d.pattern(n, fieldIDLabel, checkLabelName, &e.IDLabel)
+			d.Pattern(n, fieldIDLabel, checkLabelName, &e.IDLabel)
 			mark(fieldIDLabel, n)
 		},
-		fieldSOP: func(n *yaml.Node) { d.pattern(n, fieldSOP, checkSOP, &e.SOP); mark(fieldSOP, n) },
+		fieldSOP: func(n *yaml.Node) { d.Pattern(n, fieldSOP, checkSOP, &e.SOP); mark(fieldSOP, n) },
 	})
 }
 
@@ -328,66 +319,66 @@ func checkSOP(name string) error {
 }
 
 // match reads matchers. An empty mapping goes back to the default.
-func (d *decoder) match(n *yaml.Node, e *entry) {
+func (d decoder) match(n *yaml.Node, e *entry) {
 	e.Match, e.matchers = make(map[string]string), nil
-	problems := len(d.problems)
+	problems := len(d.Problems())
 	selective := false
-	d.pairs(n, "match", func(key, value *yaml.Node) {
+	d.Pairs(n, "match", func(key, value *yaml.Node) {
 		if err := checkLabelName(key.Value); err != nil {
-			d.fail(key, "match: %v", err)
+			d.Fail(key, "match: %v", err)
 			return
 		}
-		text, ok := d.text(value, "match of the label "+clip(key.Value))
+		text, ok := d.Text(value, "match of the label "+strict.Clip(key.Value))
 		if !ok {
 			return
 		}
 		m, err := parseMatcher(key.Value, text)
 		if err != nil {
-			d.fail(value, "match of the label %s: %v", clip(key.Value), err)
+			d.Fail(value, "match of the label %s: %v", strict.Clip(key.Value), err)
 			return
 		}
 		selective = selective || m.selective()
 		e.Match[key.Value] = text
 		e.matchers = append(e.matchers, m)
 	})
-	if len(e.matchers) > 0 && !selective && len(d.problems) == problems {
-		d.fail(n, "match fits every alert without these labels, add a label that must have a value, such as alertname")
+	if len(e.matchers) > 0 && !selective && len(d.Problems()) == problems {
+		d.Fail(n, "match fits every alert without these labels, add a label that must have a value, such as alertname")
 	}
 }
 
 // aliases reads other names. Whether they are free is known only when all files have been read.
-func (d *decoder) aliases(n *yaml.Node, e *entry) {
+func (d decoder) aliases(n *yaml.Node, e *entry) {
 	e.Aliases, e.aliasLines = nil, nil
-	d.list(n, "aliases", func(item *yaml.Node) {
-		alias, ok := d.text(item, "alias")
+	d.List(n, "aliases", func(item *yaml.Node) {
+		alias, ok := d.Text(item, "alias")
 		if !ok {
 			return
 		}
 		if err := checkName(alias); err != nil {
-			d.fail(item, "alias %s: %v", quote(alias), err)
+			d.Fail(item, "alias %s: %v", strict.Quote(alias), err)
 			return
 		}
 		e.Aliases = append(e.Aliases, alias)
-		e.aliasLines = append(e.aliasLines, position{d.file, item.Line})
+		e.aliasLines = append(e.aliasLines, d.Position(item))
 	})
 }
 
 // policy reads the fields of a policy over p.
-func (d *decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
+func (d decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 	wait := func(field string, least time.Duration, to *time.Duration) func(*yaml.Node) {
-		return func(n *yaml.Node) { d.duration(n, field, least, to) }
+		return func(n *yaml.Node) { d.Duration(n, field, least, to) }
 	}
-	d.mapping(n, what, fields{
-		"mode":                func(n *yaml.Node) { choice(d, n, "mode", prom.Modes(), &p.Mode) },
-		"workload":            func(n *yaml.Node) { choice(d, n, "workload", knownWorkloads(), &p.Workload) },
+	d.Mapping(n, what, strict.Fields{
+		"mode":                func(n *yaml.Node) { strict.Choice(d.Decoder, n, "mode", prom.Modes(), &p.Mode) },
+		"workload":            func(n *yaml.Node) { strict.Choice(d.Decoder, n, "workload", knownWorkloads(), &p.Workload) },
 		"team":                func(n *yaml.Node) { d.team(n, &p.Team) },
-		"maxReboots":          func(n *yaml.Node) { d.integer(n, "maxReboots", maxReboots, &p.MaxReboots) },
-		"shutdown":            func(n *yaml.Node) { d.boolean(n, "shutdown", &p.Shutdown) },
-		"selector":            func(n *yaml.Node) { d.pattern(n, "selector", checkSelector, &p.Selector) },
-		"maxRepairs":          func(n *yaml.Node) { d.integer(n, "maxRepairs", maxRepairs, &p.MaxRepairs) },
+		"maxReboots":          func(n *yaml.Node) { d.Integer(n, "maxReboots", maxReboots, &p.MaxReboots) },
+		"shutdown":            func(n *yaml.Node) { d.Boolean(n, "shutdown", &p.Shutdown) },
+		"selector":            func(n *yaml.Node) { d.Pattern(n, "selector", checkSelector, &p.Selector) },
+		"maxRepairs":          func(n *yaml.Node) { d.Integer(n, "maxRepairs", maxRepairs, &p.MaxRepairs) },
 		"repairWindow":        wait("repairWindow", shortest, &p.RepairWindow),
 		"ownBoot":             wait("ownBoot", 0, &p.OwnBoot),
-		"once":                func(n *yaml.Node) { d.boolean(n, "once", &p.Once) },
+		"once":                func(n *yaml.Node) { d.Boolean(n, "once", &p.Once) },
 		"threshold":           func(n *yaml.Node) { d.threshold(n, &p.Threshold) },
 		"cooldown":            wait("cooldown", 0, &p.Cooldown),
 		"attemptWindow":       wait("attemptWindow", shortest, &p.AttemptWindow),
@@ -404,14 +395,14 @@ func (d *decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 }
 
 // team reads who takes over, which must be somebody.
-func (d *decoder) team(n *yaml.Node, to *string) {
-	team, ok := d.text(n, "team")
+func (d decoder) team(n *yaml.Node, to *string) {
+	team, ok := d.Text(n, "team")
 	switch {
 	case !ok:
 	case !teamPattern.MatchString(team):
-		d.fail(n, "team %s: must be one word of letters, digits, dots, _ and -, at most 63 long", quote(team))
+		d.Fail(n, "team %s: must be one word of letters, digits, dots, _ and -, at most 63 long", strict.Quote(team))
 	case strings.EqualFold(team, self):
-		d.fail(n, "team %s: Aegis cannot hand over to itself", quote(team))
+		d.Fail(n, "team %s: Aegis cannot hand over to itself", strict.Quote(team))
 	default:
 		*to = team
 	}
@@ -421,7 +412,7 @@ func (d *decoder) team(n *yaml.Node, to *string) {
 func checkSelector(text string) error {
 	selector, err := labels.Parse(text)
 	if err != nil {
-		return errors.New(clean(err.Error(), maxMessageRunes))
+		return errors.New(strict.Clean(err.Error(), maxMessageRunes))
 	}
 	requirements, _ := selector.Requirements()
 	for _, r := range requirements {
@@ -434,10 +425,10 @@ func checkSelector(text string) error {
 }
 
 // conflicts returns what is wrong with entries only when they are seen together.
-func conflicts(entries []*entry, xids map[int]XID) []*FileError {
-	var problems []*FileError
-	fail := func(at position, format string, args ...any) {
-		problems = append(problems, &FileError{File: at.file, Line: at.line, Problem: fmt.Sprintf(format, args...)})
+func conflicts(entries []*entry, xids map[int]XID) []*strict.Problem {
+	var problems []*strict.Problem
+	fail := func(at strict.Position, format string, args ...any) {
+		problems = append(problems, &strict.Problem{Position: at, Text: fmt.Sprintf(format, args...)})
 	}
 	names := make(map[string]*entry)
 	for _, e := range entries {
@@ -467,15 +458,15 @@ func typeHint(entries []*entry, untyped *entry) string {
 			names = append(names, e.Name)
 		}
 	}
-	if nearest(untyped.Name, names) != "" {
-		return hint(untyped.Name, names)
+	if strict.Nearest(untyped.Name, names) != "" {
+		return strict.Hint(untyped.Name, names)
 	}
-	return hint("", knownTypes())
+	return strict.Hint("", knownTypes())
 }
 
 // aliasConflicts finds aliases that are taken. Names are looked up without regard to case, so two conditions must not
 // have names that differ only in it; one condition may.
-func aliasConflicts(entries []*entry, names map[string]*entry, fail func(position, string, ...any)) {
+func aliasConflicts(entries []*entry, names map[string]*entry, fail func(strict.Position, string, ...any)) {
 	owners := make(map[string]*entry)
 	for _, e := range entries {
 		own := map[string]bool{e.Name: true}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 var update = flag.Bool("update", false, "write what the errors are to the golden files")
@@ -77,15 +78,15 @@ func TestLoadReportsAllFiles(t *testing.T) {
 	require.Error(t, err)
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, 6)
-	require.Equal(t, first+":3: priority must be from 0 to 2147483647, is -1", lines[0])
+	require.Equal(t, first+":3:13: priority must be from 0 to 2147483647, is -1", lines[0])
 	require.Contains(t, lines[1], syntax+":")
 	require.Contains(t, lines[1], ": not valid YAML: ")
 	require.Equal(t, absent+": no such file or directory", lines[2])
-	require.Equal(t, last+`:1: unknown mode "atuo", did you mean "auto"?`, lines[3])
-	require.Equal(t, last+":4: device must be a word, is the number 1, known are all, id, index, mask, none", lines[4])
+	require.Equal(t, last+`:1:18: unknown mode "atuo", did you mean "auto"?`, lines[3])
+	require.Equal(t, last+":4:11: device must be a word, is the number 1, known are all, id, index, mask, none", lines[4])
 	require.Contains(t, lines[5], ": is a directory")
 
-	var problem *FileError
+	var problem *strict.Problem
 	require.ErrorAs(t, err, &problem)
 	require.Equal(t, first, problem.File)
 	require.Equal(t, 3, problem.Line)
@@ -93,11 +94,11 @@ func TestLoadReportsAllFiles(t *testing.T) {
 
 func TestLoadBoundsTheFile(t *testing.T) {
 	t.Parallel()
-	comment := strings.Repeat("#", maxFileBytes-len("\nconditions: []\n"))
+	comment := strings.Repeat("#", strict.MaxBytes-len("\nconditions: []\n"))
 	load(t, comment+"\nconditions: []\n")
 	file := write(t, comment+"#\nconditions: []\n")
 	_, err := Load(Options{Files: []string{file}})
-	require.EqualError(t, err, file+":1: the file is larger than 1 MiB")
+	require.EqualError(t, err, file+":1:1: the file is larger than 1 MiB")
 }
 
 func TestLoadRefusesAnEmptyFile(t *testing.T) {
@@ -106,7 +107,7 @@ func TestLoadRefusesAnEmptyFile(t *testing.T) {
 		file := write(t, text)
 		_, err := Load(Options{Files: []string{file}})
 		require.Error(t, err, "%q", text)
-		require.Contains(t, err.Error(), file+":1: ", "%q", text)
+		require.Contains(t, err.Error(), file+":1:1: ", "%q", text)
 	}
 }
 
@@ -281,44 +282,6 @@ func TestMode(t *testing.T) {
 	require.EqualError(t, err, `unknown mode "atuo", did you mean "auto"?`)
 }
 
-func TestHint(t *testing.T) {
-	t.Parallel()
-	known := []string{"drain", "drainGPU", "keep", "waitIdle"}
-	tests := map[string]string{
-		"drian":                  `did you mean "drain"?`,
-		"draingpu":               `did you mean "drainGPU"?`,
-		"kep":                    `did you mean "keep"?`,
-		"WAITIDLE":               `did you mean "waitIdle"?`,
-		"evict":                  "known are drain, drainGPU, keep, waitIdle",
-		strings.Repeat("k", 999): "known are drain, drainGPU, keep, waitIdle",
-	}
-	for word, want := range tests {
-		require.Equal(t, want, hint(word, known), word)
-	}
-	require.Equal(t, "none is known", hint("x", []string{}))
-}
-
-func TestDistance(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0},
-		{"abc", "abc", 0},
-		{"abc", "abd", 1},
-		{"abc", "acb", 1},
-		{"abc", "ab", 1},
-		{"", "abc", 3},
-		{"kitten", "sitting", 3},
-		{"gpu", "gup", 1},
-	}
-	for _, test := range tests {
-		require.Equal(t, test.want, distance(test.a, test.b, 9), "%s %s", test.a, test.b)
-		require.Equal(t, test.want, distance(test.b, test.a, 9), "%s %s", test.b, test.a)
-	}
-}
-
 // FuzzLoad checks that no file makes loading panic, that an error always names lines, and that a catalogue is valid.
 func FuzzLoad(f *testing.F) {
 	files, err := filepath.Glob("testdata/bad/*.yaml")
@@ -338,7 +301,7 @@ func FuzzLoad(f *testing.F) {
 		c, err := l.catalogue()
 		if err != nil {
 			require.Nil(t, c)
-			requireFileErrors(t, err)
+			requireProblems(t, err)
 			return
 		}
 		for _, x := range c.Conditions() {
@@ -356,16 +319,16 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// requireFileErrors checks that the error consists of problems on one line each.
-func requireFileErrors(t *testing.T, err error) {
+// requireProblems checks that the error consists of problems on one line each.
+func requireProblems(t *testing.T, err error) {
 	t.Helper()
 	var joined interface{ Unwrap() []error }
 	require.ErrorAs(t, err, &joined)
 	for _, err := range joined.Unwrap() {
-		var problem *FileError
+		var problem *strict.Problem
 		require.ErrorAs(t, err, &problem)
 		require.Positive(t, problem.Line)
-		require.NotContains(t, problem.Problem, "\n")
-		require.Less(t, len(problem.Problem), 2000)
+		require.NotContains(t, problem.Text, "\n")
+		require.Less(t, len(problem.Text), 2000)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"aegis.io/aegis/strict"
 )
 
 // Names of labels.
@@ -48,7 +50,7 @@ func parseMatcher(label, text string) (matcher, error) {
 	}
 	// Compiled alone first, or "a)|(b" would pass, and the error would show what nobody wrote.
 	if _, err := regexp.Compile(m.value); err != nil {
-		return m, errors.New(clean(err.Error(), maxMessageRunes))
+		return m, errors.New(strict.Clean(err.Error(), maxMessageRunes))
 	}
 	pattern, err := regexp.Compile("^(?s:" + m.value + ")$")
 	m.pattern = pattern

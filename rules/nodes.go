@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"aegis.io/aegis/strict"
 )
 
 // Errors of NodeIndex.Lookup.
@@ -85,18 +87,18 @@ func (i *NodeIndex) remove(name string) {
 // The error wraps ErrUnknownNode or ErrAmbiguousNode.
 func (i *NodeIndex) Lookup(value string) (string, error) {
 	if len(value) > maxNodeValue {
-		return "", fmt.Errorf("%w: %s", ErrUnknownNode, quote(value))
+		return "", fmt.Errorf("%w: %s", ErrUnknownNode, strict.Quote(value))
 	}
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	names := i.byKey[nodeKey(value)]
 	switch len(names) {
 	case 0:
-		return "", fmt.Errorf("%w: %s", ErrUnknownNode, quote(value))
+		return "", fmt.Errorf("%w: %s", ErrUnknownNode, strict.Quote(value))
 	case 1:
 		return names[0], nil
 	default:
-		return "", fmt.Errorf("%w: %s is %d nodes, %s and %s among them", ErrAmbiguousNode, quote(value), len(names), names[0],
+		return "", fmt.Errorf("%w: %s is %d nodes, %s and %s among them", ErrAmbiguousNode, strict.Quote(value), len(names), names[0],
 			names[1])
 	}
 }

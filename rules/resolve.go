@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 // The limits of the labels of an alert.
@@ -136,7 +137,7 @@ func (r *Resolver) Resolve(a prom.Alert) (prom.Observation, error) {
 	now := time.Now()
 	status.PciBdf = pciOf(a.Labels)
 	status.Msg = message(a.Annotations)
-	status.Value = clean(a.Annotations["value"], maxValueRunes)
+	status.Value = strict.Clean(a.Annotations["value"], maxValueRunes)
 	status.FirstSeen, status.LastSeen = a.StartsAt, now
 	status.Origin = prom.OriginAlert
 	return prom.Observation{
@@ -159,7 +160,7 @@ func (r *Resolver) status(labels map[string]string) (prom.AegisNodeStatus, *Drop
 		return prom.AegisNodeStatus{}, drop
 	}
 	if cluster := labels[labelCluster]; cluster != "" && r.cluster != "" && cluster != r.cluster {
-		return prom.AegisNodeStatus{}, newDrop(DropOtherCluster, "the alert is of cluster %s", quote(cluster))
+		return prom.AegisNodeStatus{}, newDrop(DropOtherCluster, "the alert is of cluster %s", strict.Quote(cluster))
 	}
 	status.Node, drop = r.node(labels)
 	if drop != nil {
@@ -178,9 +179,9 @@ func checkLabels(labels map[string]string) *Drop {
 		case len(name) > maxLabelName:
 			return newDrop(DropLabelTooLong, "the name of a label has %d bytes", len(name))
 		case len(value) > maxLabelValue:
-			return newDrop(DropLabelTooLong, "label %s has %d bytes", quote(name), len(value))
+			return newDrop(DropLabelTooLong, "label %s has %d bytes", strict.Quote(name), len(value))
 		case name == "" || !utf8.ValidString(name) || !utf8.ValidString(value):
-			return newDrop(DropInvalid, "label %s is not valid UTF-8, or has no name", quote(name))
+			return newDrop(DropInvalid, "label %s is not valid UTF-8, or has no name", strict.Quote(name))
 		}
 	}
 	if labels[labelAlertname] == "" {
@@ -199,10 +200,10 @@ func (r *Resolver) condition(labels map[string]string) (prom.AegisNodeStatus, *D
 	}
 	name := labels[labelCondition]
 	if name == "" {
-		return prom.AegisNodeStatus{}, newDrop(DropNotACondition, "alert %s", quote(labels[labelAlertname]))
+		return prom.AegisNodeStatus{}, newDrop(DropNotACondition, "alert %s", strict.Quote(labels[labelAlertname]))
 	}
 	if err := checkName(name); err != nil {
-		return prom.AegisNodeStatus{}, newDrop(DropInvalid, "condition %s: %v", quote(name), err)
+		return prom.AegisNodeStatus{}, newDrop(DropInvalid, "condition %s: %v", strict.Quote(name), err)
 	}
 	// As an unknown condition it would be taken for the one whose match has just refused it.
 	if e := catalogue.lookup(name); e != nil {
@@ -233,7 +234,7 @@ func (r *Resolver) node(labels map[string]string) (string, *Drop) {
 		last = drop
 	}
 	if last == nil {
-		last = newDrop(DropNoNode, "no label names the node of alert %s", quote(labels[labelAlertname]))
+		last = newDrop(DropNoNode, "no label names the node of alert %s", strict.Quote(labels[labelAlertname]))
 	}
 	return "", last
 }

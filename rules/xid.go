@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 // fieldCode is the field that says which XID an entry is about.
@@ -41,7 +42,7 @@ type XID struct {
 	Threshold prom.Threshold
 
 	// at is where it was defined, and where its condition was named.
-	at, conditionAt position
+	at, conditionAt strict.Position
 }
 
 // XIDs returns what is known of XIDs, by code.
@@ -113,62 +114,62 @@ func xidOf(labels map[string]string) int {
 }
 
 // xid reads an entry over what earlier files say of the same code.
-func (l *loader) xid(d *decoder, n *yaml.Node, seen map[int]int) {
+func (l *loader) xid(d decoder, n *yaml.Node, seen map[int]int) {
 	code := 0
-	at := field(n, fieldCode)
+	at := strict.Field(n, fieldCode)
 	switch {
 	case at != nil:
-		d.integer(at, fieldCode, maxXID, &code)
+		d.Integer(at, fieldCode, maxXID, &code)
 	case n.Kind == yaml.MappingNode:
-		d.fail(n, "an XID has no code")
+		d.Fail(n, "an XID has no code")
 	}
 	x := l.xids[code]
 	x.Code = code
-	d.mapping(n, "XID", fields{
+	d.Mapping(n, "XID", strict.Fields{
 		fieldCode: func(*yaml.Node) {}, // Has been read.
 		fieldName: func(n *yaml.Node) {
-			if name, ok := d.text(n, fieldName); ok {
+			if name, ok := d.Text(n, fieldName); ok {
 				x.Name = name
 			}
 		},
-		"class": func(n *yaml.Node) { choice(d, n, "class", prom.XIDClasses(), &x.Class) },
+		"class": func(n *yaml.Node) { strict.Choice(d.Decoder, n, "class", prom.XIDClasses(), &x.Class) },
 		"condition": func(n *yaml.Node) {
-			d.pattern(n, "condition", checkName, &x.Condition)
-			x.conditionAt = position{d.file, n.Line}
+			d.Pattern(n, "condition", checkName, &x.Condition)
+			x.conditionAt = d.Position(n)
 		},
-		"detailOf":  func(n *yaml.Node) { d.integer(n, "detailOf", maxXID, &x.DetailOf) },
-		"raises154": func(n *yaml.Node) { d.boolean(n, "raises154", &x.Raises154) },
+		"detailOf":  func(n *yaml.Node) { d.Integer(n, "detailOf", maxXID, &x.DetailOf) },
+		"raises154": func(n *yaml.Node) { d.Boolean(n, "raises154", &x.Raises154) },
 		"threshold": func(n *yaml.Node) { d.threshold(n, &x.Threshold) },
 	})
 	switch line, again := seen[code]; {
 	case code == 0:
 		return
 	case again:
-		d.fail(at, "XID %d is in this file already, in line %d", code, line)
+		d.Fail(at, "XID %d is in this file already, in line %d", code, line)
 		return
 	}
 	seen[code] = n.Line
-	x.at = position{d.file, n.Line}
+	x.at = d.Position(n)
 	l.xids[code] = x
 }
 
 // threshold reads how often something must come within a time.
-func (d *decoder) threshold(n *yaml.Node, to *prom.Threshold) {
+func (d decoder) threshold(n *yaml.Node, to *prom.Threshold) {
 	var t prom.Threshold
-	problems := len(d.problems)
-	d.mapping(n, "threshold", fields{
-		"count":  func(n *yaml.Node) { d.integer(n, "count", maxThreshold, &t.Count) },
-		"within": func(n *yaml.Node) { d.duration(n, "within", shortest, &t.Within) },
+	problems := len(d.Problems())
+	d.Mapping(n, "threshold", strict.Fields{
+		"count":  func(n *yaml.Node) { d.Integer(n, "count", maxThreshold, &t.Count) },
+		"within": func(n *yaml.Node) { d.Duration(n, "within", shortest, &t.Within) },
 	})
-	if len(d.problems) == problems && (t.Count == 0) != (t.Within == 0) {
-		d.fail(n, "a threshold has both a count and a time within which it counts, such as {count: 3, within: 24h}")
+	if len(d.Problems()) == problems && (t.Count == 0) != (t.Within == 0) {
+		d.Fail(n, "a threshold has both a count and a time within which it counts, such as {count: 3, within: 24h}")
 		return
 	}
 	*to = t
 }
 
 // xidConflicts finds XIDs that miss something, or that name what does not exist.
-func xidConflicts(xids map[int]XID, entries []*entry, fail func(position, string, ...any)) {
+func xidConflicts(xids map[int]XID, entries []*entry, fail func(strict.Position, string, ...any)) {
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name)
@@ -177,9 +178,9 @@ func xidConflicts(xids map[int]XID, entries []*entry, fail func(position, string
 		x := xids[code]
 		switch {
 		case x.Class == "":
-			fail(x.at, "the new XID %d has no class, %s", code, hint("", prom.XIDClasses()))
+			fail(x.at, "the new XID %d has no class, %s", code, strict.Hint("", prom.XIDClasses()))
 		case x.Condition != "" && !slices.Contains(names, x.Condition):
-			fail(x.conditionAt, "XID %d belongs to the unknown condition %s, %s", code, quote(x.Condition), hint(x.Condition, names))
+			fail(x.conditionAt, "XID %d belongs to the unknown condition %s, %s", code, strict.Quote(x.Condition), strict.Hint(x.Condition, names))
 		case x.DetailOf != 0 && xids[x.DetailOf].Code == 0:
 			fail(x.at, "XID %d is a detail of the unknown XID %d", code, x.DetailOf)
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -12,6 +11,7 @@ import (
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules"
+	"aegis.io/aegis/strict"
 )
 
 // check reads the files without any cluster and says everything that is wrong with them. An aegis.yaml brings the files
@@ -45,28 +45,22 @@ func check(files []string, stdout io.Writer) error {
 	return nil
 }
 
-// isConfig tells an aegis.yaml from a conditions.yaml by their top-level keys. A file that is no YAML is left to the
+// isConfig tells an aegis.yaml from a conditions.yaml by their top-level keys. A file that is not YAML is left to the
 // loader of conditions, which says where it is broken.
 func isConfig(file string) (bool, error) {
-	raw, err := os.ReadFile(file)
+	raw, err := strict.ReadFile(file)
 	if err != nil {
-		return false, fmt.Errorf("check: %w", err)
+		return false, fmt.Errorf("%s: %w", file, err)
 	}
-	var document yaml.Node
-	if yaml.Unmarshal(raw, &document) != nil || len(document.Content) == 0 || document.Content[0].Kind != yaml.MappingNode {
-		return false, nil //nolint:nilerr // The loader of conditions says it better.
+	root, ok := strict.NewDecoder(file).Document(raw, "")
+	if !ok {
+		return false, nil
+	}
+	if listed := strict.Field(root, "conditions"); listed != nil && listsNames(listed) {
+		return true, nil
 	}
 	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "cluster", "paused"}
-	pairs := document.Content[0].Content
-	for i := 0; i < len(pairs); i += 2 {
-		if slices.Contains(own, pairs[i].Value) {
-			return true, nil
-		}
-		if pairs[i].Value == "conditions" && listsNames(pairs[i+1]) {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.ContainsFunc(own, func(key string) bool { return strict.Field(root, key) != nil }), nil
 }
 
 // listsNames reports whether the node is a list of file names.
@@ -77,12 +71,9 @@ func listsNames(n *yaml.Node) bool {
 // checkConfig checks an aegis.yaml and returns the conditions files that it names.
 func checkConfig(file string) ([]string, error) {
 	c, err := loadConfig(file)
-	if err != nil {
-		return nil, err
-	}
 	_, authErr := newAuth(c)
 	_, jobsErr := jobs.LoadTemplates(c.Jobs.Templates)
-	return c.Conditions, errors.Join(authErr, jobsErr)
+	return c.Conditions, errors.Join(err, authErr, jobsErr)
 }
 
 // loadCatalogue reads the catalogue and makes sure that every procedure it names exists.

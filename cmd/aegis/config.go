@@ -1,29 +1,23 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/strict"
 	"aegis.io/aegis/ticket"
 )
-
-// maxConfigBytes is far above any real configuration.
-const maxConfigBytes = 1 << 20
 
 // config is aegis.yaml. docs/configuration.md explains each field.
 type config struct {
@@ -109,6 +103,15 @@ type tokenConfig struct {
 	Roles []handler.Role `yaml:"roles"`
 }
 
+// mistake is what is wrong with a field, such as pools[1].selector, for a reason that the field's type does not know.
+type mistake struct{ field, text string }
+
+func (m *mistake) Error() string { return m.field + " " + m.text }
+
+func mistakef(field, format string, args ...any) error {
+	return &mistake{field, fmt.Sprintf(format, args...)}
+}
+
 // loadConfig reads aegis.yaml, fills in the defaults, and says everything that is wrong with it at once. Relative paths in
 // the file are relative to it. An empty name means the defaults alone.
 func loadConfig(name string) (config, error) {
@@ -116,67 +119,39 @@ func loadConfig(name string) (config, error) {
 	if name == "" {
 		return c.withDefaults(), nil
 	}
-	raw, err := readConfig(name)
+	raw, err := strict.ReadFile(name)
 	if err != nil {
-		return config{}, err
+		return config{}, fmt.Errorf("%s: %w", name, err)
 	}
-	if err := decodeConfig(name, raw, &c); err != nil {
-		return config{}, err
+	return decodeConfig(name, raw)
+}
+
+func decodeConfig(name string, raw []byte) (config, error) {
+	var c config
+	d := strict.NewDecoder(name)
+	d.Aliases = true
+	if root, ok := d.Document(raw, ""); ok {
+		d.Decode(root, &c)
 	}
 	c.resolvePaths(filepath.Dir(name))
 	c = c.withDefaults()
-	if err := c.validate(); err != nil {
-		return config{}, fmt.Errorf("%s: %w", name, err)
-	}
-	return c, nil
+	place(d, c.validate())
+	return c, d.Err()
 }
 
-func readConfig(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	if info.Size() > maxConfigBytes {
-		return nil, fmt.Errorf("%s: is %d bytes long, at most %d are allowed", name, info.Size(), maxConfigBytes)
-	}
-	raw, err := os.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	return raw, nil
-}
-
-// decodeConfig decodes strictly, so that a misspelt field is an error and not a default.
-func decodeConfig(name string, raw []byte, c *config) error {
-	decoder := yaml.NewDecoder(bytes.NewReader(raw))
-	decoder.KnownFields(true)
-	err := decoder.Decode(c)
-	var problems *yaml.TypeError
-	switch {
-	case errors.Is(err, io.EOF):
-		return nil
-	case errors.As(err, &problems):
-		var errs []error
-		for _, p := range problems.Errors {
-			errs = append(errs, errors.New(located(name, p)))
+// place notes each mistake at its field.
+func place(d *strict.Decoder, err error) {
+	switch err := err.(type) { //nolint:errorlint // Takes the tree of joined errors apart.
+	case nil:
+	case interface{ Unwrap() []error }:
+		for _, inner := range err.Unwrap() {
+			place(d, inner)
 		}
-		return errors.Join(errs...)
-	case err != nil:
-		return errors.New(located(name, strings.TrimPrefix(err.Error(), "yaml: ")))
+	case *mistake:
+		d.FailAt(err.field, "%v", err)
+	default:
+		d.FailAt("", "%v", err)
 	}
-	var second any
-	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: holds more than one document", name)
-	}
-	return nil
-}
-
-// located turns "line 3: problem" into "file:3: problem".
-func located(name, problem string) string {
-	if rest, found := strings.CutPrefix(problem, "line "); found {
-		return name + ":" + strings.ReplaceAll(rest, " in type main.", " in ")
-	}
-	return name + ": " + problem
 }
 
 func (c *config) resolvePaths(dir string) {
@@ -221,7 +196,7 @@ func (c config) withDefaults() config {
 func (c config) validate() error {
 	var errs []error
 	if !c.Mode.Known() {
-		errs = append(errs, fmt.Errorf("mode %q is unknown: use off, observe, approve or auto", c.Mode))
+		errs = append(errs, mistakef("mode", "%q is unknown, %s", c.Mode, strict.Hint(string(c.Mode), prom.Modes())))
 	}
 	errs = append(errs, checkURL("prometheus.url", c.Prometheus.URL, false))
 	for i, a := range c.Alertmanagers {
@@ -238,12 +213,12 @@ func (c config) validate() error {
 		{"prometheus.maxAge", c.Prometheus.MaxAge},
 	} {
 		if d.value < 0 {
-			errs = append(errs, fmt.Errorf("%s %s is negative", d.name, d.value))
+			errs = append(errs, mistakef(d.name, "%s is negative", d.value))
 		}
 	}
 	l := c.LeaderElection
 	if l.LeaseDuration <= l.RenewDeadline || l.RenewDeadline <= l.RetryPeriod*6/5 || l.RetryPeriod <= 0 {
-		errs = append(errs, fmt.Errorf("leaderElection: leaseDuration %s must exceed renewDeadline %s, and that 1.2 times retryPeriod %s",
+		errs = append(errs, mistakef("leaderElection.leaseDuration", "%s must exceed renewDeadline %s, and that 1.2 times retryPeriod %s",
 			l.LeaseDuration, l.RenewDeadline, l.RetryPeriod))
 	}
 	_, err := c.pools()
@@ -256,7 +231,7 @@ func checkURL(field, text string, required bool) error {
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("%s is not a URL such as http://host:9090", field)
+		return mistakef(field, "is not a URL such as http://host:9090")
 	}
 	return nil
 }
@@ -269,7 +244,7 @@ func (c config) pools() ([]sop.Pool, error) {
 	for i, p := range c.Pools {
 		field := fmt.Sprintf("pools[%d]", i)
 		if p.Name == "" || seen[p.Name] {
-			errs = append(errs, fmt.Errorf("%s.name %q is empty or used twice", field, p.Name))
+			errs = append(errs, mistakef(field+".name", "%q is empty or used twice", p.Name))
 		}
 		seen[p.Name] = true
 		pool, err := p.pool(field)
@@ -292,12 +267,12 @@ func (p poolConfig) pool(field string) (sop.Pool, error) {
 	errs := []error{checkPool(field, pool)}
 	var err error
 	if pool.Selector, err = labels.Parse(p.Selector); err != nil {
-		errs = append(errs, fmt.Errorf("%s.selector: %w", field, err))
+		errs = append(errs, mistakef(field+".selector", "is not a label selector: %v", err))
 	}
 	for i, w := range p.MaintenanceWindows {
 		window, err := sop.ParseWindow(w.Days, w.From, w.To, w.TimeZone)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s.maintenanceWindows[%d]: %w", field, i, err))
+			errs = append(errs, mistakef(fmt.Sprintf("%s.maintenanceWindows[%d]", field, i), "is not a window: %v", err))
 		}
 		pool.Windows = append(pool.Windows, window)
 	}
@@ -323,7 +298,8 @@ func checkPool(field string, p sop.Pool) error {
 		{"incidentWindow in seconds", int64(p.IncidentWindow / time.Second), 1, math.MaxInt32},
 	} {
 		if limit.value < limit.least || limit.value > limit.most {
-			errs = append(errs, fmt.Errorf("%s.%s is %d, must be from %d to %d", field, limit.name, limit.value, limit.least, limit.most))
+			name, unit, _ := strings.Cut(limit.name, " ")
+			errs = append(errs, mistakef(field+"."+name, "is %s, must be from %d to %d", strings.TrimSpace(fmt.Sprint(limit.value, " ", unit)), limit.least, limit.most))
 		}
 	}
 	return errors.Join(errs...)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/strict"
 )
 
 func write(t *testing.T, name, text string) string {
@@ -43,12 +45,12 @@ func TestCommands(t *testing.T) {
 		{"check nothing", []string{"check"}, 2, "", "no file named"},
 		{"check a good file", []string{"check", good}, 0, "ok: 1 files, 105 conditions", ""},
 		{"check a missing file", []string{"check", "none.yaml"}, 2, "", "none.yaml"},
-		{"check an unknown procedure", []string{"check", noSOP}, 2, "", noSOP + ":3: "},
-		{"check a broken configuration", []string{"check", typo}, 2, "", typo + ":2: field prometeus not found"},
+		{"check an unknown procedure", []string{"check", noSOP}, 2, "", noSOP + ":3:8: "},
+		{"check a broken configuration", []string{"check", typo}, 2, "", typo + `:2:1: unknown field "prometeus" in the file, did you mean "prometheus"?`},
 		{"check tells all at once", []string{"check", typo, noSOP}, 2, "", "gpu/hung"},
 		{"serve with an unknown flag", []string{"serve", "-nope"}, 2, "", "-nope"},
 		{"serve with an argument", []string{"serve", "now"}, 2, "", `unexpected argument "now"`},
-		{"serve with a broken configuration", []string{"serve", "-config", typo}, 2, "", typo + ":3: "},
+		{"serve with a broken configuration", []string{"serve", "-config", typo}, 2, "", typo + ":3:15: holdInterval must be a duration such as 90s, 30m or 24h, is \"soon\""},
 		{"serve with a bad log level", []string{"serve", "-log-level", "loud"}, 2, "", "debug, info, warn or error"},
 		{"serve with a bad log format", []string{"serve", "-log-format", "xml"}, 2, "", "text or json"},
 		{"serve with a missing kubeconfig", []string{"serve", "-kubeconfig", "none"}, 1, "", "none"},
@@ -111,22 +113,26 @@ leaderElection: {enabled: false}
 func TestBadConfigs(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, text, says string }{
-		{"unknown field", "modes: auto", ":1: field modes not found"},
-		{"unknown nested field", "prometheus:\n  uri: http://p:1", ":2: field uri not found"},
-		{"wrong type", "paused: perhaps", ":1: "},
-		{"two documents", "mode: auto\n---\nmode: off", "more than one document"},
-		{"no YAML", "mode: [", "aegis.yaml"},
-		{"unknown mode", "mode: automatic", "use off, observe, approve or auto"},
-		{"no URL", "prometheus: {url: prometheus:9090}", "prometheus.url is not a URL"},
-		{"Alertmanager without URL", "alertmanagers: [{}]", "alertmanagers[0].url"},
-		{"negative interval", "holdInterval: -1s", "holdInterval -1s is negative"},
-		{"lease shorter than its renewal", "leaderElection: {leaseDuration: 5s}", "leaseDuration 5s must exceed"},
-		{"pool without name", "pools: [{selector: a=b}]", "pools[0].name"},
-		{"pool twice", "pools: [{name: a}, {name: a}]", "pools[1].name"},
-		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", "pools[0].selector"},
+		{"unknown field", "modes: auto", `:1:1: unknown field "modes" in the file, did you mean "mode"?`},
+		{"unknown nested field", "prometheus:\n  uri: http://p:1", `:2:3: unknown field "uri" in prometheus, did you mean "url"?`},
+		{"wrong type", "paused: perhaps", `:1:9: paused must be true or false, is the text "perhaps"`},
+		{"two documents", "mode: auto\n---\nmode: off", ":2:1: a second document begins here"},
+		{"no YAML", "mode: [", ":1:1: not valid YAML: "},
+		{"unknown mode", "mode: automatic", `:1:7: mode "automatic" is unknown, known are approve, auto, observe, off`},
+		{"no URL", "prometheus: {url: prometheus:9090}", ":1:19: prometheus.url is not a URL"},
+		{"Alertmanager without URL", "alertmanagers: [{}]", ":1:17: alertmanagers[0].url is not a URL"},
+		{"negative interval", "holdInterval: -1s", ":1:15: holdInterval -1s is negative"},
+		{"lease shorter than its renewal", "leaderElection: {leaseDuration: 5s}", ":1:33: leaderElection.leaseDuration 5s must exceed"},
+		{"pool without name", "pools: [{selector: a=b}]", `:1:9: pools[0].name "" is empty or used twice`},
+		{"pool twice", "pools: [{name: a}, {name: a}]", `:1:27: pools[1].name "a" is empty or used twice`},
+		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", ":1:29: pools[0].selector is not a label selector: "},
 		{"too much", "pools: [{name: a, maxOutOfServicePercent: 101}]", "0 to 100"},
 		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "pools[0].maxDestructive is 0, must be from 1 to"},
-		{"too long", "#" + string(bytes.Repeat([]byte("x"), maxConfigBytes)), "at most 1048576"},
+		{"number in place of text", "cluster: 7", ":1:10: cluster must be text, so write 7 in quotes, is the number 7"},
+		{"text in place of a number", "pools: [{name: a, maxDestructive: two}]", `:1:35: pools[0].maxDestructive must be a whole number, is the text "two"`},
+		{"text in place of a list", "nodeLabels: node", `:1:13: nodeLabels must be a list, is the text "node"`},
+		{"alias of itself", "pools: &p [*p]", `:1:12: the YAML alias "p" stands for itself`},
+		{"too long", "#" + string(bytes.Repeat([]byte("x"), strict.MaxBytes)), ":1:1: the file is larger than 1 MiB"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -139,19 +145,41 @@ func TestBadConfigs(t *testing.T) {
 	}
 }
 
+// What a person got wrong is told in one go, in the order of the file, whichever part of the program notices it.
+func TestAllMistakesAtOnce(t *testing.T) {
+	t.Parallel()
+	file := write(t, "aegis.yaml", `
+paused: "yes"
+mode: automatic
+pools:
+- &first {name: a, maxDestructive: 0, stormwindow: 1h}
+- {name: b, stormWindow: 1}
+- *first
+`)
+	_, err := loadConfig(file)
+	require.Error(t, err)
+	require.Equal(t, []string{
+		file + `:2:9: paused must be true or false, is the text "yes"`,
+		file + `:3:7: mode "automatic" is unknown, known are approve, auto, observe, off`,
+		file + `:5:17: pools[2].name "a" is empty or used twice`,
+	}, strings.Split(err.Error(), "\n")[:3])
+	require.ErrorContains(t, err, file+`:5:36: pools[0].maxDestructive is 0, must be from 1 to 2147483647`)
+	require.ErrorContains(t, err, file+`:5:39: unknown field "stormwindow" in pools[0], did you mean "stormWindow"?`)
+	require.ErrorContains(t, err, file+`:6:26: pools[1].stormWindow must be a duration such as 90s, 30m or 24h, is the number 1`)
+	require.NotContains(t, err.Error(), "main.")
+}
+
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte("mode: auto\npools: [{name: a, selector: b=c}]\n"))
 	f.Add([]byte("- x"))
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var c config
-		if err := decodeConfig("aegis.yaml", text, &c); err != nil {
-			require.ErrorContains(t, err, "aegis.yaml")
+		c, err := decodeConfig("aegis.yaml", text)
+		if err != nil {
+			require.ErrorContains(t, err, "aegis.yaml:")
 			return
 		}
-		if c = c.withDefaults(); c.validate() == nil {
-			_, err := c.settings()
-			require.NoError(t, err)
-		}
+		_, err = c.settings()
+		require.NoError(t, err)
 	})
 }

@@ -1,42 +1,60 @@
-package rules
+package strict
 
 import (
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
-// maxQuoted is how many bytes of a foreign value an error repeats.
-const maxQuoted = 64
+const (
+	// maxQuoted is how many bytes of a foreign value an error repeats.
+	maxQuoted = 64
+	// maxMessage bounds what an error repeats of another one.
+	maxMessage = 256
+)
 
-// FileError is one problem in a file, at a line.
-type FileError struct {
-	File string
-	// Line counts from 1. It is 0 when the file could not be read.
-	Line    int
-	Problem string
-}
-
-// Error returns "file:line: problem".
-func (e *FileError) Error() string {
-	if e.Line == 0 {
-		return e.File + ": " + e.Problem
-	}
-	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Problem)
-}
-
-// quote returns the value in quotes, shortened and without control characters.
-func quote(value string) string {
+// Quote returns the value in quotes, shortened and without control characters.
+func Quote(value string) string {
 	if len(value) > maxQuoted {
 		return strconv.Quote(strings.ToValidUTF8(value[:maxQuoted], "")) + "..."
 	}
 	return strconv.Quote(value)
 }
 
-// hint says what the word may have been meant to be: the nearest known name, or all of them when none is near.
-func hint[T ~string](word string, known []T) string {
-	if near := nearest(word, known); near != "" {
+// Clip returns the value as Quote does, without the quotes.
+func Clip(value string) string { return strings.ReplaceAll(Quote(value), `"`, "") }
+
+// Clean returns the text on one line, without characters that a terminal or a page would act on, and with at most
+// limit characters.
+func Clean(text string, limit int) string {
+	var b strings.Builder
+	var gap bool
+	count := 0
+	for _, r := range text {
+		if r == utf8.RuneError || unicode.IsSpace(r) || !unicode.IsPrint(r) {
+			gap = count > 0
+			continue
+		}
+		if gap {
+			if count++; count < limit {
+				b.WriteByte(' ')
+			}
+			gap = false
+		}
+		if count++; count > limit {
+			break
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// Hint says what the word may have been meant to be: the nearest known name, or all of them when none is near.
+func Hint[T ~string](word string, known []T) string {
+	if near := Nearest(word, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	if len(known) == 0 {
@@ -50,9 +68,9 @@ func hint[T ~string](word string, known []T) string {
 	return "known are " + strings.Join(slices.Compact(names), ", ")
 }
 
-// nearest returns the known name with the least edit distance to the word, ignoring case, or nothing when even that
+// Nearest returns the known name with the least edit distance to the word, ignoring case, or nothing when even that
 // one differs too much to have been meant.
-func nearest[T ~string](word string, known []T) T {
+func Nearest[T ~string](word string, known []T) T {
 	var best T
 	limit := 1 + len(word)/4
 	if len(word) > maxQuoted {

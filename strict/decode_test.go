@@ -1,0 +1,238 @@
+package strict
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// secret is a type that unmarshals itself, as the types of Prometheus do.
+type secret string
+
+func (s *secret) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	err := unmarshal(&text)
+	*s = secret(text)
+	return err
+}
+
+type address struct{ *url.URL }
+
+func (a *address) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if err := unmarshal(&text); err != nil {
+		return err
+	}
+	parsed, err := url.Parse(text)
+	a.URL = parsed
+	return err
+}
+
+// client checks itself as a whole.
+type client struct {
+	Password     secret  `yaml:"password"`
+	PasswordFile string  `yaml:"password_file"`
+	Proxy        address `yaml:"proxy_url"`
+	Retries      int     `yaml:"retries"`
+}
+
+func (c *client) UnmarshalYAML(unmarshal func(any) error) error {
+	type plain client
+	*c = client{Retries: 3}
+	if err := unmarshal((*plain)(c)); err != nil {
+		return err
+	}
+	if c.Password != "" && c.PasswordFile != "" {
+		return errors.New("at most one of password and password_file must be set")
+	}
+	return nil
+}
+
+type inner struct {
+	Host string `yaml:"host"`
+}
+
+type site struct {
+	inner   `yaml:"-"`
+	Inline  inner          `yaml:",inline"`
+	Paused  bool           `yaml:"paused"`
+	Count   *int           `yaml:"count"`
+	Wait    *time.Duration `yaml:"wait"`
+	Share   float64        `yaml:"share"`
+	Names   []string       `yaml:"names"`
+	Limits  map[string]int `yaml:"limits"`
+	Clients []client       `yaml:"clients"`
+	Rest    map[string]any `yaml:"rest"`
+}
+
+func decode(t *testing.T, text string) (site, error) {
+	t.Helper()
+	s := site{Names: []string{"default"}, Share: 0.5}
+	d := NewDecoder("f")
+	d.Aliases = true
+	if root, ok := d.Document([]byte(text), ""); ok {
+		d.Decode(root, &s)
+	}
+	return s, d.Err()
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	s, err := decode(t, `
+host: a
+paused: true
+count: 3
+wait: 90s
+share: 1
+limits: &limits {gpu: 8, ib: 4}
+clients:
+- {password: "1", proxy_url: "http://p:1"}
+- password: 7
+rest:
+  limits: *limits
+  more: {<<: *limits, ib: 9}
+`)
+	require.NoError(t, err)
+	require.Equal(t, "a", s.Inline.Host)
+	require.True(t, s.Paused)
+	require.Equal(t, 3, *s.Count)
+	require.Equal(t, 90*time.Second, *s.Wait)
+	require.InDelta(t, 1, s.Share, 0)
+	require.Equal(t, []string{"default"}, s.Names, "what the file does not have keeps its value")
+	require.Equal(t, map[string]int{"gpu": 8, "ib": 4}, s.Limits)
+	require.Len(t, s.Clients, 2)
+	require.Equal(t, 3, s.Clients[0].Retries, "a type that unmarshals itself sets its own defaults")
+	require.Equal(t, "p:1", s.Clients[0].Proxy.Host)
+	require.Equal(t, secret("7"), s.Clients[1].Password)
+	require.Equal(t, map[string]any{"gpu": 8, "ib": 9}, s.Rest["more"])
+}
+
+func TestDecodeKeepsWhatHasNoValue(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "# nothing", "names:\nshare: ~\n"} {
+		s, err := decode(t, text)
+		require.NoError(t, err, text)
+		require.Equal(t, site{Names: []string{"default"}, Share: 0.5}, s)
+	}
+}
+
+func TestDecodeMistakes(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		text string
+		says []string
+	}{
+		"wrong types": {
+			"paused: 1\ncount: 010\nwait: 5\nshare: much\nnames: a\nlimits: [1]\n",
+			[]string{
+				"f:1:9: paused must be true or false, is the number 1",
+				"f:2:8: count must be a whole number, is the number 010",
+				"f:3:7: wait must be a duration such as 90s, 30m or 24h, is the number 5",
+				`f:4:8: share must be a number, is the text "much"`,
+				`f:5:8: names must be a list, is the text "a"`,
+				"f:6:9: limits must be a mapping, is a list",
+			},
+		},
+		"the file is a list": {"- a", []string{"f:1:1: the file must be a mapping, is a list"}},
+		"unknown fields": {
+			"hots: a\nclients:\n- {pasword: x}\n",
+			[]string{
+				`f:1:1: unknown field "hots" in the file, did you mean "host"?`,
+				`f:3:4: unknown field "pasword" in clients[0], did you mean "password"?`,
+			},
+		},
+		"truth values of old": {
+			"host: no\nnames: [on, \"on\"]\npaused: yes\n",
+			[]string{
+				`f:1:7: host must be text, so write no in quotes, is the text "no"`,
+				`f:2:9: names[0] must be text, so write on in quotes, is the text "on"`,
+				`f:3:9: paused must be true or false, is the text "yes"`,
+			},
+		},
+		"a type refuses itself": {
+			"clients:\n- {password: a, password_file: b}\n",
+			[]string{"f:2:3: clients[0]: at most one of password and password_file must be set"},
+		},
+		"no secret is repeated": {
+			"clients:\n- hunter2\n- password_file: [hunter2]\n- retries: hunter2\n- password: {hunter2: hunter2}\n- proxy_url: \"http://u:hunter2@[\"\n- password_file: 5\n",
+			[]string{
+				"f:2:3: clients[0] must be a mapping, is a value of another kind",
+				"f:3:18: clients[1].password_file must be text, is a list",
+				"f:4:12: clients[2].retries must be a whole number, is a value of another kind",
+				"f:5:13: clients[3].password must be text, is a mapping",
+				"f:6:14: clients[4].proxy_url is not a URL: missing ']' in host",
+				"f:7:18: clients[5].password_file must be text, so write it in quotes, is a value of another kind",
+			},
+		},
+		"merge of a list": {"rest: {<<: [[a]]}", []string{"f:1:13: what a YAML merge key stands for must be a mapping, is a list"}},
+		"second document": {"host: a\n---\nhost: b\n", []string{"f:2:1: a second document begins here, a file must have only one"}},
+		"no YAML":         {"host: a\nnames: [\n", []string{"f:2:1: not valid YAML: did not find expected node content"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := decode(t, tt.text)
+			require.Error(t, err)
+			require.Equal(t, tt.says, strings.Split(err.Error(), "\n"))
+			if name == "no secret is repeated" {
+				require.NotContains(t, err.Error(), "hunter2")
+			}
+		})
+	}
+}
+
+func TestAliasesThatStandForTooMuch(t *testing.T) {
+	t.Parallel()
+	bomb := "rest:\n  a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+	for _, c := range "bcdef" {
+		before := string(c - 1)
+		bomb += "  " + string(c) + ": &" + string(c) + " [" + strings.Repeat("*"+before+",", 9) + "*" + before + "]\n"
+	}
+	_, err := decode(t, bomb)
+	require.EqualError(t, err, "f:1:1: the YAML aliases of the file stand for too much")
+	_, err = decode(t, "rest: &r {a: *r}")
+	require.EqualError(t, err, `f:1:14: the YAML alias "r" stands for itself`)
+}
+
+func TestFailAt(t *testing.T) {
+	t.Parallel()
+	d := NewDecoder("f")
+	root, ok := d.Document([]byte("host: a\nclients:\n- retries: 1\n- retries: x\n"), "")
+	require.True(t, ok)
+	var s site
+	d.Decode(root, &s)
+	d.FailAt("clients[0].retries", "is too few")
+	d.FailAt("clients[0].password", "is missing")
+	d.FailAt("clients[1].retries", "has been told")
+	d.FailAt("clients[7].retries", "is missing")
+	d.FailAt("paused", "is missing")
+	require.EqualError(t, d.Err(), strings.Join([]string{
+		"f:1:1: is missing",
+		"f:3:1: is missing",
+		"f:3:3: is missing",
+		"f:3:12: is too few",
+		"f:4:12: clients[1].retries must be a whole number, is a value of another kind",
+	}, "\n"))
+	empty := NewDecoder("f")
+	_, ok = empty.Document(nil, "")
+	require.False(t, ok)
+	empty.FailAt("host", "is missing")
+	require.EqualError(t, empty.Err(), "f:1:1: is missing")
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add("host: a\nclients: [{password: b}]")
+	f.Add("a: &a [*a]")
+	f.Add("{<<: [{a: 1}], b: &b {<<: *b}}")
+	f.Fuzz(func(t *testing.T, text string) {
+		if _, err := decode(t, text); err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				require.Regexp(t, `^f:\d+:\d+: `, line)
+			}
+		}
+	})
+}
