@@ -296,12 +296,12 @@ func (w *site) later(after time.Duration, what func()) {
 	})
 }
 
-// start runs Aegis. The returned function ends the test.
-func (w *site) start() (stop func()) {
+// dispatcher returns a new process of Aegis, which knows nothing but what is in the cluster and in the queue.
+func (w *site) dispatcher() *sop.Dispatcher {
 	lister := siteNodes{w.client}
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
 	settings := func() sop.Settings { return sop.Settings{} }
-	d := sop.NewDispatcher(sop.Services{
+	return sop.NewDispatcher(sop.Services{
 		Kube:       w.client,
 		Nodes:      lister,
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}),
@@ -319,6 +319,11 @@ func (w *site) start() (stop func()) {
 		Metrics:  metrics,
 		Logger:   slog.New(slog.DiscardHandler),
 	}, nodeQueue{w.queue}, currentCatalogue{w.store}, procedures())
+}
+
+// start runs Aegis. The returned function ends the test.
+func (w *site) start() (stop func()) {
+	d := w.dispatcher()
 	ctx, cancel := context.WithCancelCause(w.t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
@@ -717,14 +722,19 @@ func (j siteJobs) Ensure(ctx context.Context, r jobs.Request) (string, bool, err
 	j.mu.Lock()
 	j.requests[r.Name()] = made
 	j.mu.Unlock()
-	works := !j.fails(made) && j.story.lost != operation(r)
-	switch {
-	case r.Action == jobs.ActionReboot && works:
-		j.boot(made.n)
-	case r.Action == jobs.ActionShutdown && works:
-		j.shutDown()
-	}
+	j.carryOut(made)
 	return r.Name(), true, nil
+}
+
+// carryOut does what shows on the node before a Job has ended.
+func (w *site) carryOut(o order) {
+	works := !siteJobs{w}.fails(o) && w.story.lost != operation(o.Request)
+	switch {
+	case o.Action == jobs.ActionReboot && works:
+		w.boot(o.n)
+	case o.Action == jobs.ActionShutdown && works:
+		w.shutDown()
+	}
 }
 
 // allowed makes sure that nothing is done to a node that the workload on it would suffer from.

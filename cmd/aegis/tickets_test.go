@@ -1,0 +1,630 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+	k8stesting "k8s.io/client-go/testing"
+	"sigs.k8s.io/yaml"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/ticket"
+)
+
+// Tickets outlive the binary that wrote them. testdata/tickets holds, per version of Aegis, what its process left in the cluster when it
+// died in the middle of each action; the present binary takes up each of them, and what it leaves behind itself, to the same end.
+
+// recorded is the version whose tickets are written to testdata/tickets, as before a release.
+var recorded = flag.String("record", "", "write the tickets of this binary to testdata/tickets/`VERSION`")
+
+// inAJob is while a Job runs.
+const inAJob = jobTime / 3
+
+const ticketsDir = repository + "/testdata/tickets"
+
+// recordedAt is when the incidents of the recorded tickets begin.
+var recordedAt = time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
+
+// death is a point at which a process dies, and what the next one does from there.
+type death struct {
+	name      string
+	condition string
+	story     story
+	// policy is what the site says about the condition besides that Aegis may act.
+	policy string
+	// quiet sites have no alert in the first place: the condition is not reported.
+	quiet bool
+	// people do something while the process runs.
+	people func(w *site, d *sop.Dispatcher) error
+	// at finds the write with which the process dies, or after which it lives on for so long.
+	at    func(t *ticket.Ticket) bool
+	after time.Duration
+	// gone is true where the alert has ended by then.
+	gone bool
+	// folded tickets do not say in which order their first steps were taken.
+	folded bool
+	// released tickets are given back by the person who has them.
+	released bool
+	// orders are the operations that the next process asks for, steps those of the whole incident, end is how it ends.
+	orders     []string
+	steps, end string
+}
+
+// running finds the write that begins the n-th call of an action.
+func running(a ticket.Action, n int) func(*ticket.Ticket) bool { return called(a, n, ticket.Running) }
+
+func called(a ticket.Action, n int, s ticket.StepStatus) func(*ticket.Ticket) bool {
+	return func(t *ticket.Ticket) bool {
+		call, known := t.Outcome(a, n)
+		return known && call.Status == s
+	}
+}
+
+func created(t *ticket.Ticket) bool { return t.Status == ticket.StatusCreated }
+
+func held(t *ticket.Ticket) bool { return t.Hold != "" }
+
+func deaths() []death {
+	const (
+		boots    = isolate + "drain, reboot, " + fit
+		resets   = isolate + "draingpu, reset, " + fit
+		rest     = jobs.ActionHealthcheck
+		silent   = "wait failed, cordon, "
+		poweroff = 5 * time.Minute
+	)
+	hung := story{cure: jobs.ActionReboot}
+	return []death{
+		{name: "cordon", condition: "GpuHung", story: hung, at: called(ticket.Cordon, 1, ticket.Succeeded),
+			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "diagnose", condition: "GpuHung", story: hung, at: running(ticket.Diagnose, 1), after: inAJob,
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "drain", condition: "GpuHung", story: hung, at: running(ticket.Drain, 1),
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "reboot", condition: "GpuHung", story: hung, at: running(ticket.Reboot, 1), after: inAJob,
+			orders: []string{rest}, steps: boots, end: "resolved"},
+		{name: "reboot-second", condition: "GpuHung", story: story{cure: jobs.ActionReboot, at: 2}, at: running(ticket.Reboot, 2), after: inAJob,
+			orders: []string{rest}, steps: isolate + "drain, reboot, verify failed, reboot, " + fit, end: "resolved"},
+		{name: "verify", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Verify, 1),
+			orders: []string{rest}, steps: boots, end: "resolved"},
+		{name: "verify-in-vain", condition: "GpuHung", story: story{}, at: running(ticket.Verify, 2),
+			orders: []string{jobs.ActionShutdown},
+			steps:  isolate + "drain, reboot, verify failed, reboot, verify failed, shutdown, handover", end: "handed over to gpu, powered off"},
+		{name: "healthcheck", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Healthcheck, 1), after: inAJob,
+			steps: boots, end: "resolved"},
+		{name: "uncordon", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Uncordon, 1), steps: boots, end: "resolved"},
+		{name: "draingpu", condition: "GpuCheckFailed", story: story{cure: "ResetGPU"}, at: running(ticket.DrainGPU, 1),
+			orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved"},
+		{name: "reset", condition: "GpuCheckFailed", story: story{cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
+			orders: []string{rest}, steps: resets, end: "resolved"},
+		{name: "reset-failed", condition: "GpuCheckFailed", story: story{fails: "ResetGPU", cure: jobs.ActionReboot}, at: running(ticket.Drain, 1),
+			orders: []string{jobs.ActionReboot, rest}, steps: isolate + "draingpu, reset failed, drain, reboot, " + fit, end: "resolved"},
+		{name: "recovery", condition: "GpuXidRecoveryAction", story: story{xid: 154, asks: "GPU Reset Required", cure: "ResetGPU"},
+			at: running(ticket.DrainGPU, 1), orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved"},
+		{name: "waitidle", condition: "GpuRowRemappingPending", story: story{cure: "ResetGPU"}, at: running(ticket.WaitIdle, 1),
+			after: 5 * time.Minute, orders: []string{"ResetGPU", rest}, steps: isolate + "waitidle, draingpu, reset, " + fit, end: "resolved"},
+		{name: "shutdown", condition: "MemoryUnhealthy", at: running(ticket.Shutdown, 1), after: inAJob,
+			steps: isolate + "drain, shutdown, handover", end: "handed over to host, powered off"},
+		{name: "handover", condition: "MemoryUnhealthy", at: called(ticket.HandOver, 1, ticket.Succeeded),
+			steps: isolate + "drain, shutdown, handover", end: "handed over to host, powered off"},
+		{name: "remedy", condition: "KubeletFailedCreatePodContainer", story: story{cure: "RestartKubelet"}, at: running(ticket.Remedy, 1),
+			after: inAJob, orders: []string{rest}, steps: isolate + "remedy, " + fit, end: "resolved"},
+		{name: "repair", condition: "GpfsDown", story: story{cure: "StartGpfs"}, at: running(ticket.Repair, 1),
+			after: inAJob, orders: []string{rest}, steps: isolate + "repair, " + fit, end: "resolved"},
+		{name: "repair-second", condition: "GpfsDown", story: story{cure: "StartGpfs", fails: "StartGpfs", at: 2}, at: running(ticket.Repair, 2),
+			after: inAJob, orders: []string{rest}, steps: isolate + "repair failed, repair, " + fit, end: "resolved"},
+		{name: "restartpod", condition: "GpuRegisterFailed", story: story{cure: "restartpod"}, at: running(ticket.RestartPod, 1),
+			orders: []string{"restartpod"}, steps: "restartpod, verify", end: "resolved"},
+		{name: "restartpod-deleted", condition: "GpuRegisterFailed", story: story{cure: "restartpod"}, at: running(ticket.RestartPod, 1),
+			after: podTime / 2, steps: "restartpod, verify", end: "resolved"},
+		{name: "wait", condition: "NodeNotReady", story: story{after: 40 * time.Minute}, at: running(ticket.Wait, 1), after: time.Minute,
+			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait, diagnose, healthcheck, uncordon", end: "resolved"},
+		{name: "wait-isolated", condition: "NodeNotReady", story: story{}, at: running(ticket.Wait, 2), after: 20 * time.Minute,
+			steps: silent + "wait failed, handover", end: "handed over to host"},
+		{name: "taint", condition: "NodeNotReady", story: story{poweredOff: poweroff, after: 40 * time.Minute}, at: running(ticket.Taint, 1),
+			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
+			end: "resolved"},
+		{name: "untaint", gone: true, condition: "NodeNotReady", story: story{poweredOff: poweroff, after: 40 * time.Minute}, at: running(ticket.Untaint, 1),
+			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
+			end: "resolved"},
+		{name: "reopened", condition: "NodeCordon", story: story{broken: 23, cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
+			orders: []string{rest}, steps: "healthcheck failed, " + resets, end: "resolved"},
+		{name: "found", condition: "NodeCordon", story: story{broken: 23, cure: "ResetGPU"}, at: called(ticket.Healthcheck, 1, ticket.Failed),
+			orders: []string{jobs.ActionDiagnose, "ResetGPU", rest}, steps: "healthcheck failed, " + resets, end: "resolved"},
+		{name: "found-elsewhere", condition: "NodeCordon", story: story{broken: 7}, at: called(ticket.Healthcheck, 1, ticket.Failed),
+			steps: "healthcheck failed, handover", end: "handed over to network"},
+		{name: "folded", folded: true, condition: "GpuHung", story: story{cure: jobs.ActionReboot, at: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
+			people: paste, at: running(ticket.Reboot, 10), after: inAJob, orders: []string{rest},
+			steps: isolate + "drain, " + strings.Repeat("reboot, verify failed, ", 9) + "reboot, " + fit, end: "resolved"},
+		{name: "noted", condition: "NetworkLinkDown", story: story{after: time.Hour}, at: called(ticket.HandOver, 1, ticket.Succeeded),
+			steps: "handover", end: "withdrawn"},
+		{name: "approved", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: running(ticket.Drain, 1),
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "approved-at-first", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: created,
+			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "requested", condition: "GpuHung", story: hung, quiet: true, people: request, at: created,
+			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "requested-reboot", condition: "GpuHung", story: hung, quiet: true, people: request, at: running(ticket.Reboot, 1), after: inAJob,
+			orders: []string{rest}, steps: boots, end: "resolved"},
+		{name: "held", condition: "GpuHung", story: hung, people: pause, at: held,
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+		{name: "taken-over", condition: "GpuHung", story: hung, people: takeOver, released: true,
+			at: func(t *ticket.Ticket) bool { return t.Supervisor == "alice" }, orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+	}
+}
+
+func approve(w *site, d *sop.Dispatcher) error {
+	w.await("waits for approval", func(ticket.Record) bool { return w.verdict(w.cured.Condition).Name == sop.VerdictAwaitingApproval })
+	_, err := d.Approve(w.t.Context(), sop.NodeOrder{Node: siteNode, Condition: w.cured.Condition, Device: w.cured.ID, By: "alice"})
+	return err
+}
+
+func request(w *site, d *sop.Dispatcher) error {
+	status := currentCatalogue{w.store}.Status(siteNode, w.cured.Condition, w.cured.ID, 0)
+	_, err := d.Heal(w.t.Context(), sop.HealRequest{Status: status, By: "alice", Reason: "NCCL times out on it"})
+	return err
+}
+
+func pause(w *site, d *sop.Dispatcher) error {
+	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Diagnose) > 0 })
+	return d.Pause(w.t.Context(), sop.Order{By: "alice", Reason: "maintenance of the power supply"})
+}
+
+// watch waits until the ticket is as wanted, as somebody does who looks at it all the time.
+func (w *site) watch(until func(*ticket.Ticket) bool) {
+	for t := w.record().Ticket; t == nil || !until(t); t = w.record().Ticket {
+		time.Sleep(5 * time.Second)
+	}
+}
+
+// paste writes so much into the ticket that its first steps have to become counts.
+func paste(w *site, _ *sop.Dispatcher) error {
+	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Drain) > 0 })
+	text := w.record().Node.Annotations[ticket.Annotation]
+	text += "seenOnTheConsole: " + strings.Repeat("watchdog reports a soft lockup of CPU 12 for 23s; ", 66) + "\n"
+	w.edit("kubectl", map[string]any{"metadata": map[string]any{"annotations": map[string]string{ticket.Annotation: text}}})
+	return nil
+}
+
+func takeOver(w *site, d *sop.Dispatcher) error {
+	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Diagnose) > 0 })
+	return d.TakeOver(w.t.Context(), sop.NodeOrder{Node: siteNode, By: "alice", Reason: "looking at it"})
+}
+
+// remains are what a process that died has left in the cluster.
+type remains struct {
+	node *corev1.Node
+	pods []corev1.Pod
+	jobs []batchv1.Job
+}
+
+// TestTicketsAreResumed kills a process in the middle of each action, and lets the next one end the incident.
+func TestTicketsAreResumed(t *testing.T) {
+	t.Parallel()
+	catalogues := newCatalogues(t)
+	for _, d := range deaths() {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			var left remains
+			synctest.Test(t, func(t *testing.T) { left = d.reach(t, catalogues[d.policy]) })
+			if *recorded != "" {
+				require.NoError(t, d.write(filepath.Join(ticketsDir, *recorded), left))
+			}
+			d.check(t, catalogues[d.policy], left)
+		})
+	}
+}
+
+// TestRecordedTicketsAreResumed lets the present binary end the incidents that the processes of earlier versions have left.
+func TestRecordedTicketsAreResumed(t *testing.T) {
+	t.Parallel()
+	catalogues := newCatalogues(t)
+	known := make(map[string]death)
+	for _, d := range deaths() {
+		known[d.name] = d
+	}
+	files, err := filepath.Glob(filepath.Join(ticketsDir, "*", "*.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		version, name := filepath.Base(filepath.Dir(file)), strings.TrimSuffix(filepath.Base(file), ".yaml")
+		t.Run(version+"/"+name, func(t *testing.T) {
+			t.Parallel()
+			d, found := known[name]
+			require.True(t, found, "nobody says what becomes of this ticket")
+			left, err := readRemains(file)
+			require.NoError(t, err)
+			d.check(t, catalogues[d.policy], left)
+		})
+	}
+}
+
+// The actions of which no ticket can be in the middle: the ticket is removed by the very write.
+func TestEachActionHasItsTicket(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(filepath.Join(ticketsDir, "*", "*.yaml"))
+	require.NoError(t, err)
+	seen := map[ticket.Action]bool{ticket.Resolve: true}
+	for _, file := range files {
+		left, err := readRemains(file)
+		require.NoError(t, err)
+		steps := ticket.ReadNode(left.node).Ticket.Workflows
+		if len(steps) > 0 {
+			seen[steps[len(steps)-1].Action] = true
+		}
+	}
+	for _, a := range ticket.Actions() {
+		require.True(t, seen[a], "no recorded ticket ends with %s", a)
+	}
+}
+
+// newCatalogues returns one catalogue per policy that a death asks for.
+func newCatalogues(t *testing.T) map[string]*rules.Catalogue {
+	t.Helper()
+	all := make(map[string]*rules.Catalogue)
+	for _, d := range deaths() {
+		if all[d.policy] != nil {
+			continue
+		}
+		text := ""
+		if d.policy != "" {
+			text = fmt.Sprintf("conditions:\n- {name: %s, policy: {%s}}\n", d.condition, d.policy)
+		}
+		all[d.policy] = autoCatalogue(t, text)
+	}
+	return all
+}
+
+// reach lets a process run until it dies, and returns what it leaves.
+func (d death) reach(t *testing.T, catalogue *rules.Catalogue) remains {
+	t.Helper()
+	time.Sleep(time.Until(recordedAt))
+	w := newSite(t, catalogue, d.condition, d.story)
+	ctx, die := context.WithCancelCause(t.Context())
+	// One that lives on for so long has not come to where it was to die.
+	time.AfterFunc(siteTimeout, func() { die(errors.New("it lives on")) })
+	var once sync.Once
+	w.client.PrependReactor("patch", "nodes", func(action k8stesting.Action) (bool, runtime.Object, error) {
+		handled, object, err := w.patchNode(action)
+		if node, ok := object.(*corev1.Node); ok && err == nil {
+			if open := ticket.ReadNode(node).Ticket; open != nil && d.at(open) {
+				once.Do(func() { d.kill(die) })
+			}
+		}
+		return handled, object, err
+	})
+	defer func() {
+		close(w.closed)
+		w.plans.Wait()
+	}()
+	// The client does not look at the context, so that a dead process would go on.
+	w.client.PrependReactor("*", "*", func(action k8stesting.Action) (bool, runtime.Object, error) {
+		writes := slices.Contains([]string{"create", "delete"}, action.GetVerb())
+		return writes && ctx.Err() != nil, nil, context.Cause(ctx)
+	})
+	process := w.dispatcher()
+	ended := make(chan error, 1)
+	go func() { ended <- process.Run(ctx) }()
+	w.cured = d.begin(w)
+	w.unfold()
+	if d.people != nil {
+		require.NoError(t, d.people(w, process))
+	}
+	require.ErrorIs(t, <-ended, sop.ErrLeaseLost, w.record().Node.Annotations)
+	require.Equal(t, d.gone || d.quiet, len(w.firing) == 0)
+	return w.remains()
+}
+
+func (d death) kill(die context.CancelCauseFunc) {
+	if d.after == 0 {
+		die(sop.ErrLeaseLost)
+		return
+	}
+	time.AfterFunc(d.after, func() { die(sop.ErrLeaseLost) })
+}
+
+// begin raises the alert, unless there is none, and returns the key of the condition.
+func (d death) begin(w *site) prom.Key {
+	if d.quiet {
+		return currentCatalogue{w.store}.Status(siteNode, d.condition, "", 0).Key()
+	}
+	return w.raise(d.condition, d.story.device, d.story.xid)
+}
+
+// remains reads what is in the cluster.
+func (w *site) remains() remains {
+	w.t.Helper()
+	pods, err := w.client.CoreV1().Pods("").List(w.t.Context(), metav1.ListOptions{})
+	require.NoError(w.t, err)
+	left := remains{node: w.record().Node.DeepCopy(), pods: pods.Items}
+	templates, err := jobs.LoadTemplates("")
+	require.NoError(w.t, err)
+	for _, o := range w.made() {
+		job, err := templates.Render(o.Request, jobs.RenderOptions{Namespace: "monitoring"})
+		require.NoError(w.t, err)
+		left.jobs = append(left.jobs, excerpt(job))
+	}
+	return left
+}
+
+// excerpt keeps what says for which request a Job was made.
+func excerpt(job *batchv1.Job) batchv1.Job {
+	var short batchv1.Job
+	short.ObjectMeta = job.ObjectMeta
+	short.Spec.Template.Spec.NodeName = job.Spec.Template.Spec.NodeName
+	short.Spec.Template.Spec.Containers = []corev1.Container{{Name: "op", Args: job.Spec.Template.Spec.Containers[0].Args}}
+	return short
+}
+
+// made lists the Jobs in the order in which they were made.
+func (w *site) made() []order {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	counts := make(map[string]int)
+	var all []order
+	for _, name := range w.orders {
+		counts[name]++
+		for _, o := range w.requests {
+			if operation(o.Request) == name && o.n == counts[name] {
+				all = append(all, o)
+			}
+		}
+	}
+	return all
+}
+
+// check lets a new process take up what was left. Where a Job was running, a second one finds the Job not yet made, as a process leaves it
+// that dies between the two; and a third one finds a node that has booted, whose Job is gone.
+func (d death) check(t *testing.T, catalogue *rules.Catalogue, left remains) {
+	t.Helper()
+	t.Run("as left", func(t *testing.T) { d.resume(t, catalogue, left, d.orders) })
+	if d.after != inAJob {
+		return
+	}
+	last := len(left.jobs) - 1
+	interrupted := requestOf(left.jobs[last])
+	left.jobs = left.jobs[:last]
+	t.Run("before its job", func(t *testing.T) {
+		d.resume(t, catalogue, left, append([]string{operation(interrupted)}, d.orders...))
+	})
+	if interrupted.Action == jobs.ActionReboot {
+		left.node = left.node.DeepCopy()
+		left.node.Status.NodeInfo.BootID += "+"
+		left.node.Status.Conditions = readiness(true)
+		t.Run("after its boot", func(t *testing.T) { d.resume(t, catalogue, left, d.orders) })
+	}
+}
+
+// resume lets a new process end the incident.
+func (d death) resume(t *testing.T, catalogue *rules.Catalogue, left remains, orders []string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(left.until().Add(time.Minute)))
+		w := newSite(t, catalogue, d.condition, d.story)
+		d.restore(w, left)
+		before := len(w.ordered())
+		defer w.start()()
+		w.queue.Touch(siteNode)
+		w.unfold()
+		w.await("it has ended", w.over)
+		time.Sleep(d.story.after + 5*w.timing.Hold)
+		w.await("it has ended for good", w.over)
+		w.inspect()
+		if d.folded {
+			require.ElementsMatch(t, strings.Split(d.steps, ", "), strings.Split(w.steps(), ", "))
+		} else {
+			require.Equal(t, d.steps, w.steps(), w.record().Node.Annotations)
+		}
+		require.Equal(t, d.end, w.outcome())
+		require.Equal(t, strings.Join(orders, ", "), strings.Join(w.ordered()[before:], ", "))
+	})
+}
+
+// until is when the last of it was written.
+func (r remains) until() time.Time {
+	t := ticket.ReadNode(r.node).Ticket
+	last := t.CreatedAt
+	for _, s := range t.Workflows {
+		if s.At.After(last) {
+			last = s.At
+		}
+	}
+	return last
+}
+
+// restore makes the site the one in which the process died.
+func (d death) restore(w *site, left remains) {
+	w.t.Helper()
+	require.NoError(w.t, w.objects.Update(corev1.SchemeGroupVersion.WithResource("nodes"), left.node.DeepCopy(), ""))
+	pods, err := w.client.CoreV1().Pods("").List(w.t.Context(), metav1.ListOptions{})
+	require.NoError(w.t, err)
+	for _, p := range pods.Items {
+		require.NoError(w.t, w.objects.Delete(podResource(), p.Namespace, p.Name))
+	}
+	for _, p := range left.pods {
+		require.NoError(w.t, w.objects.Add(p.DeepCopy()))
+	}
+	if len(left.pods) < len(pods.Items) && d.story.cure == string(ticket.RestartPod) {
+		w.succeed(pods.Items)
+	}
+	open := ticket.ReadNode(left.node).Ticket
+	w.remember(open)
+	if d.released {
+		text := strings.Replace(left.node.Annotations[ticket.Annotation], "supervisor: alice", "supervisor: aegis", 1)
+		w.edit("kubectl", map[string]any{"metadata": map[string]any{"annotations": map[string]string{ticket.Annotation: text}}})
+	}
+	if d.gone || d.quiet {
+		w.cured = prom.Key{Node: siteNode, Condition: d.condition, ID: open.Device}
+		w.fixed = d.gone
+	} else {
+		w.cured = d.begin(w)
+	}
+	w.faults[w.cured] = !d.gone
+	for i, job := range left.jobs {
+		r := requestOf(job)
+		require.Equal(w.t, job.Name, r.Name(), "the Job of an earlier version is not found any more")
+		o := order{r, w.ask(operation(r))}
+		w.requests[job.Name] = o
+		if runs := d.after == inAJob && i == len(left.jobs)-1; runs {
+			w.carryOut(o)
+		}
+	}
+	if d.after == inAJob && left.node.Status.NodeInfo.BootID != open.BootID {
+		w.ended(jobs.ActionReboot, open.Count(ticket.Reboot))
+	}
+}
+
+// succeed lets the DaemonSet make the pod that takes the place of a deleted one.
+func (w *site) succeed(pods []corev1.Pod) {
+	for _, p := range pods {
+		if p.Name == "daemon" {
+			n := w.ask(string(ticket.RestartPod))
+			w.later(podTime, func() {
+				if err := w.objects.Add(daemon(p.Labels, p.UID+"+")); err != nil {
+					w.t.Error(err)
+				}
+				w.ended(string(ticket.RestartPod), n)
+			})
+		}
+	}
+}
+
+// remember takes the steps of a ticket into the journal: those that were left out for size, then the others.
+func (w *site) remember(t *ticket.Ticket) {
+	w.id = t.ID
+	calls := make(map[ticket.Action]int)
+	for _, a := range ticket.Actions() {
+		calls[a] = t.Count(a)
+	}
+	for _, s := range t.Workflows {
+		calls[s.Action]--
+	}
+	for _, a := range ticket.Actions() {
+		for n := 1; n <= calls[a]; n++ {
+			call, _ := t.Outcome(a, n)
+			w.journal = append(w.journal, step{action: a, n: n, status: call.Status})
+		}
+	}
+	for _, s := range t.Workflows {
+		calls[s.Action]++
+		w.journal = append(w.journal, step{action: s.Action, n: calls[s.Action], status: s.Status})
+	}
+}
+
+// requestOf returns the request that a Job was made for.
+func requestOf(job batchv1.Job) jobs.Request {
+	attempt, _ := strconv.Atoi(job.Labels["aegis.io/attempt"])
+	// The first two arguments, op and its action, are the template's.
+	args := job.Spec.Template.Spec.Containers[0].Args[2:]
+	return jobs.Request{
+		Action: job.Labels["aegis.io/action"], Node: job.Annotations["aegis.io/node"], Incident: job.Labels["aegis.io/incident"],
+		Attempt: attempt, Args: args,
+	}
+}
+
+// write puts what was left into a file.
+func (d death) write(dir string, left remains) error {
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "# What Aegis %s left in its cluster when it died: the Node with the ticket, the pods on it, and the Jobs so far, of each what\n"+
+		"# says which it is. The next process ends it with: %s.\n", filepath.Base(dir), d.end)
+	objects := []runtime.Object{left.node}
+	for i := range left.pods {
+		objects = append(objects, &left.pods[i])
+	}
+	for i := range left.jobs {
+		objects = append(objects, &left.jobs[i])
+	}
+	for _, o := range objects {
+		kinds, _, err := scheme.Scheme.ObjectKinds(o)
+		if err != nil {
+			return err
+		}
+		o.GetObjectKind().SetGroupVersionKind(kinds[0])
+		fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+		if err != nil {
+			return err
+		}
+		document, err := yaml.Marshal(pruned(fields))
+		if err != nil {
+			return err
+		}
+		text.WriteString("---\n")
+		text.Write(document)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, d.name+".yaml"), text.Bytes(), 0o644)
+}
+
+// pruned leaves out what says nothing.
+func pruned(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for key, inner := range v {
+			if v[key] = pruned(inner); v[key] == nil {
+				delete(v, key)
+			}
+		}
+		if len(v) == 0 {
+			return nil
+		}
+	case []any:
+		for i, inner := range v {
+			v[i] = pruned(inner)
+		}
+	case string:
+		if v == "" {
+			return nil
+		}
+	case int64:
+		if v == 0 {
+			return nil
+		}
+	}
+	return value
+}
+
+// readRemains reads what write has written.
+func readRemains(file string) (remains, error) {
+	var left remains
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return left, err
+	}
+	for _, document := range strings.Split(string(raw), "---\n")[1:] {
+		object, _, err := scheme.Codecs.UniversalDeserializer().Decode([]byte(document), nil, nil)
+		if err != nil {
+			return left, fmt.Errorf("%s: %w", file, err)
+		}
+		switch o := object.(type) {
+		case *corev1.Node:
+			left.node = o
+		case *corev1.Pod:
+			left.pods = append(left.pods, *o)
+		case *batchv1.Job:
+			left.jobs = append(left.jobs, *o)
+		}
+	}
+	return left, nil
+}
