@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -37,7 +38,7 @@ func (l alertLabels) updated(newer alertLabels) alertLabels {
 
 // matched reports whether the silence matches one of the alerts. Of a status whose alerts nobody has seen, as after a
 // restart, only the node and the condition are known.
-func (l alertLabels) matched(key prom.Key, s prom.Silence) bool {
+func (l alertLabels) matched(key prom.Key, s source.Silence) bool {
 	if len(l.sets) == 0 {
 		return s.Matches(map[string]string{"node": key.Node, "condition": key.Condition, "alertname": key.Condition})
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -20,8 +21,8 @@ const (
 	sourceAlertmanager sourceKind = "alertmanager" // Asked whether it may be acted on.
 )
 
-// source is a source of alerts with a name for people.
-type source struct {
+// namedSource is a source of alerts with a name for people.
+type namedSource struct {
 	name     string
 	kind     sourceKind
 	alerts   AlertSource
@@ -30,14 +31,14 @@ type source struct {
 
 // reading is the answer of a source.
 type reading struct {
-	source   source
+	source   namedSource
 	alerts   []prom.Alert
-	silences []prom.Silence
+	silences []source.Silence
 	err      error
 }
 
 // read asks the source. Half an answer is none.
-func (s source) read(ctx context.Context) reading {
+func (s namedSource) read(ctx context.Context) reading {
 	r := reading{source: s}
 	r.alerts, r.err = s.alerts.Alerts(ctx)
 	if r.err == nil && s.silences != nil {
@@ -60,7 +61,7 @@ type pass struct {
 	replicaErrs        []error
 	listed             map[prom.Key]*listing
 	fingerprints       map[string]struct{} // Of all alerts that Alertmanager lists, whatever they mean.
-	silences           []prom.Silence      // Of all replicas.
+	silences           []source.Silence    // Of all replicas.
 
 	labels map[prom.Key]alertLabels // Of the alerts that the sources have.
 }

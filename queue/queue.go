@@ -79,7 +79,7 @@ func New(o Options) *Queue {
 	resolved, err := lru.New[string, resolution](size)
 	logger := cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "queue")
 	if err != nil {
-		logger.Error("No memory of resolved alerts", "err", err)
+		logger.Error("no memory of resolved alerts", "err", err)
 	}
 	q := &Queue{
 		logger:   logger,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -33,7 +34,7 @@ type AlertSource interface {
 
 // SilenceSource tells the active silences of an Alertmanager replica. An error means that nothing is known.
 type SilenceSource interface {
-	Silences(ctx context.Context) ([]prom.Silence, error)
+	Silences(ctx context.Context) ([]source.Silence, error)
 }
 
 // Translator turns an alert into what it says of a status. An error means that it says nothing of any.
@@ -66,7 +67,7 @@ type ResyncOptions struct {
 type Resync struct {
 	queue      *Queue
 	translator Translator
-	sources    []source
+	sources    []namedSource
 	interval   time.Duration
 	timeout    time.Duration
 	logger     *slog.Logger
@@ -114,10 +115,10 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 }
 
 // sourcesOf lists the sources in a fixed order.
-func sourcesOf(o ResyncOptions) ([]source, error) {
-	var sources []source
+func sourcesOf(o ResyncOptions) ([]namedSource, error) {
+	var sources []namedSource
 	if o.Prometheus != nil {
-		sources = append(sources, source{name: string(sourcePrometheus), kind: sourcePrometheus, alerts: o.Prometheus})
+		sources = append(sources, namedSource{name: string(sourcePrometheus), kind: sourcePrometheus, alerts: o.Prometheus})
 	}
 	for _, address := range slices.Sorted(maps.Keys(o.Alertmanagers)) {
 		alerts := o.Alertmanagers[address]
@@ -125,7 +126,7 @@ func sourcesOf(o ResyncOptions) ([]source, error) {
 		if !ok {
 			return nil, fmt.Errorf("resync: alertmanager %s does not tell its silences", address)
 		}
-		sources = append(sources, source{name: address, kind: sourceAlertmanager, alerts: alerts, silences: silences})
+		sources = append(sources, namedSource{name: address, kind: sourceAlertmanager, alerts: alerts, silences: silences})
 	}
 	return sources, nil
 }
@@ -276,9 +277,9 @@ func (r *Resync) report(read reading) {
 	r.silent[read.source.name] = read.err != nil
 	switch {
 	case read.err != nil && !wasSilent:
-		r.logger.Warn("Source gives no answer", "source", read.source.name, "err", read.err)
+		r.logger.Warn("source gives no answer", "source", read.source.name, "err", read.err)
 	case read.err == nil && wasSilent:
-		r.logger.Info("Source answers again", "source", read.source.name)
+		r.logger.Info("source answers again", "source", read.source.name)
 	}
 }
 
@@ -314,7 +315,7 @@ func (r *Resync) withdraw(p *pass, queued []Item) {
 		}
 		delete(misses, key)
 		if r.queue.withdraw(key, p.began) {
-			r.logger.Debug("Withdrew a condition that no source has", "node", key.Node, "condition", key.Condition, "device", key.ID)
+			r.logger.Debug("condition withdrawn: no source has it", "node", key.Node, "condition", key.Condition, "device", key.ID)
 		}
 	}
 	r.misses = misses

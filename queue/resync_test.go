@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -44,7 +45,7 @@ type fakeSource struct {
 	mu         sync.Mutex
 	alerts     []prom.Alert
 	err        error
-	silences   []prom.Silence
+	silences   []source.Silence
 	silenceErr error
 	delay      time.Duration
 	calls      int
@@ -90,14 +91,14 @@ func (f *fakeSource) tell(err error, alerts ...prom.Alert) {
 	f.alerts, f.err = alerts, err
 }
 
-func (f *fakeSource) Silences(context.Context) ([]prom.Silence, error) {
+func (f *fakeSource) Silences(context.Context) ([]source.Silence, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.silences, f.silenceErr
 }
 
 // hush sets the silences.
-func (f *fakeSource) hush(err error, silences ...prom.Silence) {
+func (f *fakeSource) hush(err error, silences ...source.Silence) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.silences, f.silenceErr = silences, err
@@ -674,9 +675,9 @@ func TestResyncLogsChangesOnly(t *testing.T) {
 			lines = append(lines, strings.TrimSpace(text))
 		}
 		require.Equal(t, []string{
-			`WARN msg="Source gives no answer" component=resync source=http://am-0 err="connection refused"`,
-			`WARN msg="Source gives no answer" component=resync source=prometheus err="no canary"`,
-			`INFO msg="Source answers again" component=resync source=http://am-0`,
+			`WARN msg="source gives no answer" component=resync source=http://am-0 err="connection refused"`,
+			`WARN msg="source gives no answer" component=resync source=prometheus err="no canary"`,
+			`INFO msg="source answers again" component=resync source=http://am-0`,
 		}, lines)
 	})
 }

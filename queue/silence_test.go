@@ -9,24 +9,26 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/alertmanager/pkg/labels"
 	"github.com/stretchr/testify/require"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 )
 
 // silence is a silence with matchers in pairs of a name and a value.
-func silence(t *testing.T, pairs ...string) prom.Silence {
+func silence(t *testing.T, pairs ...string) source.Silence {
 	t.Helper()
-	s := prom.Silence{ID: "5b2e", CreatedBy: "alice", Comment: "riser swap"}
+	s := source.Silence{ID: "5b2e", CreatedBy: "alice", Comment: "riser swap"}
 	for i := 0; i < len(pairs); i += 2 {
-		s.Matchers = append(s.Matchers, matcher(t, pairs[i], pairs[i+1], false, true))
+		s.Matchers = append(s.Matchers, matcher(t, pairs[i], pairs[i+1], labels.MatchEqual))
 	}
 	return s
 }
 
-func matcher(t *testing.T, name, value string, isRegex, isEqual bool) prom.Matcher {
+func matcher(t *testing.T, name, value string, kind labels.MatchType) *labels.Matcher {
 	t.Helper()
-	m, err := prom.NewMatcher(name, value, isRegex, isEqual)
+	m, err := labels.NewMatcher(kind, name, value)
 	require.NoError(t, err)
 	return m
 }
@@ -50,11 +52,11 @@ func TestResyncHearsSilences(t *testing.T) {
 	type answer struct {
 		alerts     []prom.AlertState
 		err        error
-		silences   []prom.Silence
+		silences   []source.Silence
 		silenceErr error
 	}
 	active := []prom.AlertState{prom.StateActive}
-	onNode, onOther := []prom.Silence{silence(t, "node", "n1")}, []prom.Silence{silence(t, "node", "n2")}
+	onNode, onOther := []source.Silence{silence(t, "node", "n1")}, []source.Silence{silence(t, "node", "n2")}
 	tests := map[string]struct {
 		am0, am1   answer
 		permission prom.Permission
@@ -115,24 +117,24 @@ func TestResyncMatchesSilencesAgainstTheLabelsLastSeen(t *testing.T) {
 	atPrometheus := []prom.Alert{labelled("p1", prom.StateFiring, "alertname", "GpuHung", "severity", "critical")}
 	changed := []prom.Alert{labelled("p1", prom.StateFiring, "severity", "warning")}
 	later := past{am0: listed.am0, before: atPrometheus, after: changed}
-	of := func(name, value string, isRegex, isEqual bool) prom.Silence {
-		return prom.Silence{ID: "5b2e", Matchers: []prom.Matcher{matcher(t, name, value, isRegex, isEqual)}}
+	of := func(name, value string, kind labels.MatchType) source.Silence {
+		return source.Silence{ID: "5b2e", Matchers: labels.Matchers{matcher(t, name, value, kind)}}
 	}
 	tests := map[string]struct {
 		past    past
-		silence prom.Silence
+		silence source.Silence
 		want    bool
 	}{
 		"a label of the alert":                 {listed, silence(t, "severity", "critical"), true},
 		"another value":                        {listed, silence(t, "severity", "warning"), false},
 		"all of several":                       {listed, silence(t, "node", "n1", "cluster", "c1", "rack", ""), true},
 		"all but one of several":               {listed, silence(t, "node", "n1", "cluster", "c2"), false},
-		"a pattern":                            {listed, of("alertname", "Gpu.*", true, true), true},
-		"a pattern of a part":                  {listed, of("alertname", "Gpu", true, true), false},
-		"not equal":                            {listed, of("severity", "warning", false, false), true},
-		"not equal to what it is":              {listed, of("severity", "critical", false, false), false},
-		"not a pattern":                        {listed, of("alertname", "Ib.*", true, false), true},
-		"not a pattern that it is":             {listed, of("alertname", "Gpu.*", true, false), false},
+		"a pattern":                            {listed, of("alertname", "Gpu.*", labels.MatchRegexp), true},
+		"a pattern of a part":                  {listed, of("alertname", "Gpu", labels.MatchRegexp), false},
+		"not equal":                            {listed, of("severity", "warning", labels.MatchNotEqual), true},
+		"not equal to what it is":              {listed, of("severity", "critical", labels.MatchNotEqual), false},
+		"not a pattern":                        {listed, of("alertname", "Ib.*", labels.MatchNotRegexp), true},
+		"not a pattern that it is":             {listed, of("alertname", "Gpu.*", labels.MatchNotRegexp), false},
 		"one of two alerts":                    {two, silence(t, "severity", "warning"), true},
 		"the other of two alerts":              {two, silence(t, "severity", "critical"), true},
 		"labels of different alerts":           {two, silence(t, "severity", "warning", "cluster", "c1"), false},
@@ -145,7 +147,7 @@ func TestResyncMatchesSilencesAgainstTheLabelsLastSeen(t *testing.T) {
 		"and the condition":                    {past{}, silence(t, "condition", "A"), true},
 		"which names the alert too":            {past{}, silence(t, "alertname", "A", "node", "n1"), true},
 		"any other label is missing":           {past{}, silence(t, "node", "n1", "severity", "critical"), false},
-		"which is not equal to anything":       {past{}, of("severity", "info", false, false), true},
+		"which is not equal to anything":       {past{}, of("severity", "info", labels.MatchNotEqual), true},
 		"the node's own name is no match then": {past{}, silence(t, "node", "n2"), false},
 	}
 	for name, tt := range tests {
@@ -300,7 +302,7 @@ func TestResyncHearsSilencesOfAlertmanager(t *testing.T) {
 }
 
 // alertmanagerWith returns the client of a server with these silences and no alerts.
-func alertmanagerWith(t *testing.T, silences string) *prom.Alertmanager {
+func alertmanagerWith(t *testing.T, silences string) *source.Alertmanager {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := "[]"
@@ -312,7 +314,7 @@ func alertmanagerWith(t *testing.T, silences string) *prom.Alertmanager {
 		}
 	}))
 	t.Cleanup(server.Close)
-	a, err := prom.NewAlertmanager(prom.AlertmanagerOptions{URL: server.URL})
+	a, err := source.NewAlertmanager(source.AlertmanagerOptions{URL: server.URL})
 	require.NoError(t, err)
 	return a
 }

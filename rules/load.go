@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	amlabels "github.com/prometheus/alertmanager/pkg/labels"
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
@@ -127,7 +128,7 @@ type decoder struct{ *strict.Decoder }
 // entry is a condition with what else is known of it.
 type entry struct {
 	Condition
-	matchers []matcher
+	matchers amlabels.Matchers
 	// rank is the position in the sorted catalogue.
 	rank int
 	// defined is where the condition was first named.
@@ -322,7 +323,7 @@ func checkSOP(name string) error {
 func (d decoder) match(n *yaml.Node, e *entry) {
 	e.Match, e.matchers = make(map[string]string), nil
 	problems := len(d.Problems())
-	selective := false
+	selects := false
 	d.Pairs(n, "match", func(key, value *yaml.Node) {
 		if err := checkLabelName(key.Value); err != nil {
 			d.Fail(key, "match: %v", err)
@@ -337,11 +338,11 @@ func (d decoder) match(n *yaml.Node, e *entry) {
 			d.Fail(value, "match of the label %s: %v", strict.Clip(key.Value), err)
 			return
 		}
-		selective = selective || m.selective()
+		selects = selects || selective(m)
 		e.Match[key.Value] = text
 		e.matchers = append(e.matchers, m)
 	})
-	if len(e.matchers) > 0 && !selective && len(d.Problems()) == problems {
+	if len(e.matchers) > 0 && !selects && len(d.Problems()) == problems {
 		d.Fail(n, "match fits every alert without these labels, add a label that must have a value, such as alertname")
 	}
 }

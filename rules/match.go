@@ -10,6 +10,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	amlabels "github.com/prometheus/alertmanager/pkg/labels"
+
 	"aegis.io/aegis/strict"
 )
 
@@ -22,65 +24,67 @@ const (
 // maxPatternBytes bounds a regular expression.
 const maxPatternBytes = 1024
 
-// matcher compares one label. A label that is absent is empty.
-type matcher struct {
-	label   string
-	value   string
-	pattern *regexp.Regexp // Nil when the value is compared as it is.
-	negate  bool
+// parseMatcher reads a value with its operator: =, !=, =~, !~ or none, which means equals. It matches as Alertmanager does in
+// routes and silences.
+func parseMatcher(label, text string) (*amlabels.Matcher, error) {
+	kind, value := operator(text)
+	if kind == amlabels.MatchRegexp || kind == amlabels.MatchNotRegexp {
+		if err := checkPattern(value); err != nil {
+			return nil, err
+		}
+	}
+	m, err := amlabels.NewMatcher(kind, label, value)
+	if err != nil {
+		return nil, fmt.Errorf("matcher: %w", err)
+	}
+	return m, nil
 }
 
-// parseMatcher reads a value with its operator: =, !=, =~, !~ or none, which means equals.
-func parseMatcher(label, text string) (matcher, error) {
-	m := matcher{label: label, value: text}
-	var isPattern bool
-	switch {
-	case strings.HasPrefix(text, "=~"), strings.HasPrefix(text, "!~"):
-		m.value, m.negate, isPattern = text[2:], text[0] == '!', true
-	case strings.HasPrefix(text, "!="):
-		m.value, m.negate = text[2:], true
-	case strings.HasPrefix(text, "="):
-		m.value = text[1:]
+// operator splits a value into its operator and what follows it.
+func operator(text string) (amlabels.MatchType, string) {
+	for _, kind := range []amlabels.MatchType{
+		amlabels.MatchRegexp, amlabels.MatchNotRegexp, amlabels.MatchNotEqual,
+		amlabels.MatchEqual, // The last one: "=~" begins like it.
+	} {
+		if value, ok := strings.CutPrefix(text, kind.String()); ok {
+			return kind, value
+		}
 	}
-	if !isPattern {
-		return m, nil
-	}
-	if len(m.value) > maxPatternBytes {
-		return m, fmt.Errorf("the regular expression is longer than %d bytes", maxPatternBytes)
-	}
-	// Compiled alone first, or "a)|(b" would pass, and the error would show what nobody wrote.
-	if _, err := regexp.Compile(m.value); err != nil {
-		return m, errors.New(strict.Clean(err.Error(), maxMessageRunes))
-	}
-	pattern, err := regexp.Compile("^(?s:" + m.value + ")$")
-	m.pattern = pattern
-	return m, err
+	return amlabels.MatchEqual, text
 }
 
-// matches reports whether the labels satisfy the matcher.
-func (m matcher) matches(labels map[string]string) bool {
-	value := labels[m.label]
-	if m.pattern != nil {
-		return m.pattern.MatchString(value) != m.negate
+// checkPattern compiles the regular expression alone. With what Alertmanager puts around it, "a)|(b" would pass, and an error would
+// show what nobody wrote.
+func checkPattern(text string) error {
+	if len(text) > maxPatternBytes {
+		return fmt.Errorf("the regular expression is longer than %d bytes", maxPatternBytes)
 	}
-	return (value == m.value) != m.negate
+	if _, err := regexp.Compile(text); err != nil {
+		return errors.New(strict.Clean(err.Error(), maxMessageRunes))
+	}
+	return nil
 }
+
+// matches reports whether the labels satisfy the matcher. A label that is absent is empty.
+func matches(m *amlabels.Matcher, labels map[string]string) bool { return m.Matches(labels[m.Name]) }
 
 // equality reports whether the matcher is satisfied by one text only, which is not empty.
-func (m matcher) equality() bool { return m.pattern == nil && !m.negate && m.value != "" }
+func equality(m *amlabels.Matcher) bool { return m.Type == amlabels.MatchEqual && m.Value != "" }
 
 // selective reports whether the matcher says something about what an alert is, not only about what it is not.
-func (m matcher) selective() bool { return !m.negate && !m.matches(nil) }
+func selective(m *amlabels.Matcher) bool {
+	return (m.Type == amlabels.MatchEqual || m.Type == amlabels.MatchRegexp) && !m.Matches("")
+}
 
 // rule is one way for an alert to belong to a condition.
 type rule struct {
 	entry    *entry
-	matchers []matcher
+	matchers amlabels.Matchers
 }
 
 func (r rule) matches(labels map[string]string) bool {
 	for _, m := range r.matchers {
-		if !m.matches(labels) {
+		if !matches(m, labels) {
 			return false
 		}
 	}
@@ -94,7 +98,8 @@ func (e *entry) rules() []rule {
 	}
 	var rules []rule
 	for _, name := range e.names() {
-		rules = append(rules, rule{entry: e, matchers: []matcher{{label: labelCondition, value: name}}})
+		named := &amlabels.Matcher{Type: amlabels.MatchEqual, Name: labelCondition, Value: name}
+		rules = append(rules, rule{entry: e, matchers: amlabels.Matchers{named}})
 	}
 	return rules
 }
@@ -122,32 +127,29 @@ func newIndex(entries []*entry) *index {
 }
 
 func (x *index) add(r rule) {
-	key, ok := indexKey(r.matchers)
-	if !ok {
+	key := indexKey(r.matchers)
+	if key == nil {
 		x.rest = append(x.rest, r)
 		return
 	}
-	values := x.byLabel[key.label]
+	values := x.byLabel[key.Name]
 	if values == nil {
 		values = make(map[string][]rule)
-		x.byLabel[key.label] = values
+		x.byLabel[key.Name] = values
 	}
-	values[key.value] = append(values[key.value], r)
+	values[key.Value] = append(values[key.Value], r)
 }
 
-// indexKey returns the matcher to find a rule by: an equality of condition, else of alertname, else the first one.
-func indexKey(matchers []matcher) (matcher, bool) {
-	var best matcher
-	var found bool
+// indexKey returns the matcher to find a rule by: an equality of condition, else of alertname, else the first one. It is nil when
+// there is none.
+func indexKey(matchers amlabels.Matchers) *amlabels.Matcher {
+	var best *amlabels.Matcher
 	for _, m := range matchers {
-		if !m.equality() {
-			continue
-		}
-		if !found || keyOrder(m.label) < keyOrder(best.label) {
-			best, found = m, true
+		if equality(m) && (best == nil || keyOrder(m.Name) < keyOrder(best.Name)) {
+			best = m
 		}
 	}
-	return best, found
+	return best
 }
 
 func keyOrder(label string) int {

@@ -27,7 +27,9 @@ func TestMatcher(t *testing.T) {
 		{"=~a", "abc", false},
 		{"=~a|b", "b", true},
 		{"=~a|b", "xb", false},
-		{"=~a.b", "a\nb", true},
+		{"=~a.b", "a\nb", false},
+		{"=~(?s)a.b", "a\nb", true},
+		{"!~a.b", "a\nb", true},
 		{"!~a.*", "abc", false},
 		{"!~a.*", "b", true},
 		{"!~a|b", "ab", true},
@@ -43,9 +45,9 @@ func TestMatcher(t *testing.T) {
 	for _, test := range tests {
 		m, err := parseMatcher("l", test.text)
 		require.NoError(t, err)
-		require.Equal(t, test.want, m.matches(map[string]string{"l": test.value}), "%q on %q", test.text, test.value)
+		require.Equal(t, test.want, matches(m, map[string]string{"l": test.value}), "%q on %q", test.text, test.value)
 		if test.value == "" {
-			require.Equal(t, test.want, m.matches(nil), "%q on an absent label", test.text)
+			require.Equal(t, test.want, matches(m, nil), "%q on an absent label", test.text)
 		}
 	}
 	_, err := parseMatcher("l", "=~"+strings.Repeat("a", maxPatternBytes+1))

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	amlabels "github.com/prometheus/alertmanager/pkg/labels"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"aegis.io/aegis/queue"
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -379,24 +381,24 @@ func (s simAlerts) alert(key prom.Key, c *simCondition) (prom.Alert, bool) {
 }
 
 // Silences lists the active silences of Alertmanager.
-func (s simAlerts) Silences(context.Context) ([]prom.Silence, error) {
+func (s simAlerts) Silences(context.Context) ([]source.Silence, error) {
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()
 	if s.p.on(stateAlertmanagerDown) {
 		return nil, errSimOutage
 	}
-	var silences []prom.Silence
+	var silences []source.Silence
 	for state := range s.p.states {
 		var condition, node string
 		if n, err := fmt.Sscanf(state, silenceFormat, &condition, &node); n != 2 || err != nil {
 			continue
 		}
-		byCondition, errCondition := prom.NewMatcher("condition", condition, false, true)
-		byNode, errNode := prom.NewMatcher("node", node, false, true)
+		byCondition, errCondition := amlabels.NewMatcher(amlabels.MatchEqual, "condition", condition)
+		byNode, errNode := amlabels.NewMatcher(amlabels.MatchEqual, "node", node)
 		if err := errors.Join(errCondition, errNode); err != nil {
 			return nil, err
 		}
-		silences = append(silences, prom.Silence{ID: state, Matchers: []prom.Matcher{byCondition, byNode}})
+		silences = append(silences, source.Silence{ID: state, Matchers: amlabels.Matchers{byCondition, byNode}})
 	}
 	return silences, nil
 }

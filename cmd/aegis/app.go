@@ -23,8 +23,8 @@ import (
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/queue"
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
-	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/ticket"
 )
@@ -144,20 +144,20 @@ func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prome
 		Logger:        logger,
 	}
 	if cfg.Prometheus.URL != "" {
-		source, err := prom.NewPrometheus(prom.PrometheusOptions{
+		client, err := source.NewPrometheus(source.PrometheusOptions{
 			URL: cfg.Prometheus.URL, TokenFile: cfg.Prometheus.TokenFile, Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus: %w", err)
 		}
-		o.Prometheus = source
+		o.Prometheus = client
 	}
 	for _, c := range cfg.Alertmanagers {
-		source, err := prom.NewAlertmanager(prom.AlertmanagerOptions{URL: c.URL, TokenFile: c.TokenFile})
+		client, err := source.NewAlertmanager(source.AlertmanagerOptions{URL: c.URL, TokenFile: c.TokenFile})
 		if err != nil {
 			return nil, fmt.Errorf("alertmanager: %w", err)
 		}
-		o.Alertmanagers[source.URL()] = source
+		o.Alertmanagers[client.URL()] = client
 	}
 	return queue.NewResync(o)
 }

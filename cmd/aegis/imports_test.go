@@ -22,12 +22,13 @@ const modulePath = "aegis.io/aegis"
 // exist: whoever adds one decides where it stands.
 func directions() map[string][]string {
 	table := map[string][]string{
-		"handler":    {"rules", "rules/prom", "strict"},
-		"rules":      {"rules/prom", "strict"},
-		"rules/prom": {},
-		"strict":     {},
-		"queue":      {"rules", "rules/prom"},
-		"sop":        {"rules/prom", "ticket", "jobs"},
+		"handler":      {"rules", "rules/prom", "strict"},
+		"rules":        {"rules/prom", "strict"},
+		"rules/prom":   {},
+		"strict":       {},
+		"queue":        {"rules", "rules/prom", "queue/source"},
+		"queue/source": {"rules/prom"},
+		"sop":          {"rules/prom", "ticket", "jobs"},
 		// It stands on what is exported alone, as a plugin from outside would.
 		"sop/playbook": {"sop", "sop/policy", "rules/prom", "ticket"},
 		"ticket":       {},
@@ -42,7 +43,7 @@ func directions() map[string][]string {
 		plugins = append(plugins, "sop/"+domain)
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
-	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "queue", "sop", "ticket", "jobs", "jobs/host")
+	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "queue", "queue/source", "sop", "ticket", "jobs", "jobs/host")
 	return table
 }
 

@@ -1,6 +1,10 @@
 package prom
 
-import "time"
+import (
+	"time"
+
+	"github.com/prometheus/common/model"
+)
 
 // AlertState is the state of an alert at its source.
 type AlertState string
@@ -26,4 +30,10 @@ type Alert struct {
 	EndsAt      time.Time
 	// SuppressedBy names the silences, inhibiting alerts and time intervals that suppress the alert.
 	SuppressedBy []string
+}
+
+// Fingerprint identifies an alert by its labels, as Alertmanager does. Every label counts, so labels that a relabelling adds
+// change it.
+func Fingerprint(labels map[string]string) string {
+	return model.Fingerprint(model.LabelsToSignature(labels)).String()
 }

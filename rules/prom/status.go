@@ -1,5 +1,4 @@
-// Package prom holds what Aegis observes: the condition of a node as rules and queue pass it on, and the read
-// clients of Prometheus and Alertmanager that it is observed through.
+// Package prom holds what Aegis observes: alerts, and the condition of a node that they are about.
 package prom
 
 import (

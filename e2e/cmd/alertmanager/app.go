@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/alertmanager/alert"
 	"github.com/prometheus/alertmanager/api"
 	"github.com/prometheus/alertmanager/config"
 	"github.com/prometheus/alertmanager/config/receiver"
@@ -20,7 +19,7 @@ import (
 	"github.com/prometheus/alertmanager/eventrecorder"
 	"github.com/prometheus/alertmanager/featurecontrol"
 	"github.com/prometheus/alertmanager/inhibit"
-	"github.com/prometheus/alertmanager/marker"
+	"github.com/prometheus/alertmanager/labelset"
 	"github.com/prometheus/alertmanager/nflog"
 	"github.com/prometheus/alertmanager/notify"
 	"github.com/prometheus/alertmanager/provider"
@@ -57,7 +56,6 @@ type app struct {
 	silencer   *silence.Silencer
 	log        *nflog.Log
 	alerts     provider.Alerts
-	markers    marker.GroupMarker
 	dispatcher atomic.Pointer[dispatch.Dispatcher]
 	// teardown is run from the end to the beginning.
 	teardown []func()
@@ -65,7 +63,7 @@ type app struct {
 
 func newApp(o options, external string, logger *slog.Logger) (*app, error) {
 	a := &app{
-		o: o, logger: logger, registry: prometheus.NewRegistry(), features: featurecontrol.NoopFlags{}, markers: marker.NewGroupMarker(),
+		o: o, logger: logger, registry: prometheus.NewRegistry(), features: featurecontrol.NoopFlags{},
 	}
 	var err error
 	if a.url, err = url.Parse(external); err != nil {
@@ -122,7 +120,7 @@ func (a *app) startProvider() error {
 // startAPI starts the pipeline and the API in front of it; each needs the other.
 func (a *app) startAPI() error {
 	handler, err := api.New(api.Options{
-		Alerts: a.alerts, Silences: a.silences, GroupMutedFunc: a.markers.Muted, GroupFunc: a.groups,
+		Alerts: a.alerts, Silences: a.silences, GroupFunc: a.groups,
 		Logger: a.logger, Registry: a.registry, RequestDuration: requestDuration(a.registry),
 	})
 	if err != nil {
@@ -132,7 +130,7 @@ func (a *app) startAPI() error {
 	if err != nil {
 		return err
 	}
-	handler.Update(a.config, func(ctx context.Context, labels model.LabelSet) {
+	handler.Update(a.config, func(ctx context.Context, labels labelset.LabelSet) {
 		inhibitor.Mutes(ctx, labels)
 		a.silencer.Mutes(ctx, labels)
 	})
@@ -153,7 +151,7 @@ func requestDuration(registry prometheus.Registerer) *prometheus.HistogramVec {
 	return h
 }
 
-func (a *app) groups(ctx context.Context, routes func(*dispatch.Route) bool, alerts func(*alert.Alert, time.Time) bool) (dispatch.AlertGroups, map[model.Fingerprint][]string, error) {
+func (a *app) groups(ctx context.Context, routes func(*dispatch.Route) bool, alerts dispatch.AlertFilter) (dispatch.AlertGroups, map[model.Fingerprint][]string, error) {
 	return a.dispatcher.Load().Groups(ctx, routes, alerts)
 }
 
@@ -171,11 +169,12 @@ func (a *app) startPipeline() (*inhibit.Inhibitor, error) {
 	for _, i := range a.config.TimeIntervals {
 		intervals[i.Name] = i.TimeIntervals
 	}
+	intervener := timeinterval.NewIntervener(intervals)
 	noWait := func() time.Duration { return 0 }
 	pipeline := notify.NewPipelineBuilder(a.registry, a.features, a.events).New(integrations, noWait, inhibitor, a.silencer,
-		timeinterval.NewIntervener(intervals), a.markers, a.log, nil)
+		intervener, a.log, nil)
 	timeout := func(d time.Duration) time.Duration { return max(d, notify.MinTimeout) }
-	d := dispatch.NewDispatcher(a.alerts, dispatch.NewRoute(a.config.Route, nil), pipeline, a.markers, timeout, cleanEvery, nil,
+	d := dispatch.NewDispatcher(a.alerts, dispatch.NewRoute(a.config.Route, nil), pipeline, intervener, timeout, cleanEvery, nil,
 		a.logger, a.events, dispatch.NewDispatcherMetrics(false, a.registry, a.features), templates)
 	go d.Run(time.Now())
 	d.WaitForLoading()

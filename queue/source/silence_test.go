@@ -1,4 +1,4 @@
-package prom
+package source
 
 import (
 	"fmt"
@@ -142,7 +142,7 @@ func TestAlertmanagerSilencesThatProveNothing(t *testing.T) {
 		want string
 	}{
 		"null":             {"null", ": it is null"},
-		"an object":        {"{}", ": decode: json: cannot unmarshal object into Go value of type []prom.apiSilence"},
+		"an object":        {"{}", ": decode: json: cannot unmarshal object into Go value of type []source.apiSilence"},
 		"a page":           {"<html>", ": decode: invalid character '<' looking for beginning of value"},
 		"a null silence":   {list("null"), `silence "" has the unknown state ""`},
 		"another state":    {list(silence("a", "dormant", matchesN1)), `silence "a" has the unknown state "dormant"`},

@@ -1,4 +1,4 @@
-package prom
+package source
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 const (
@@ -76,7 +78,7 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 // Alerts returns the alerts that are pending or firing, one for each set of labels, with StartsAt unknown. An error
 // means that nothing is known: a request that failed, a partial answer, or no fresh sign of the canary. An alert of which there
 // is only an old sample is stale: nothing is known of that one.
-func (p *Prometheus) Alerts(ctx context.Context) ([]Alert, error) {
+func (p *Prometheus) Alerts(ctx context.Context) ([]prom.Alert, error) {
 	body, err := p.client.postForm(ctx, "api/v1/query", url.Values{
 		"query": {alertsQuery},
 		// Thanos and VictoriaMetrics answer with what they have unless told otherwise.
@@ -94,12 +96,12 @@ func (p *Prometheus) Alerts(ctx context.Context) ([]Alert, error) {
 }
 
 // judge decides whether the answer can be relied on, and returns its alerts.
-func (p *Prometheus) judge(body []byte) ([]Alert, error) {
+func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
 	samples, err := decodeVector(body)
 	if err != nil {
 		return nil, err
 	}
-	alerts := make([]Alert, 0, len(samples))
+	alerts := make([]prom.Alert, 0, len(samples))
 	for _, s := range freshest(samples) {
 		age := p.age(s)
 		stale := age.Abs() > p.maxAge
@@ -107,7 +109,7 @@ func (p *Prometheus) judge(body []byte) ([]Alert, error) {
 			return nil, fmt.Errorf("the canary alert %s is stale: its last sample is %s old", quote(p.canary), age.Round(time.Second))
 		}
 		if stale {
-			s.alert.State = StateStale
+			s.alert.State = prom.StateStale
 		}
 		alerts = append(alerts, s.alert)
 	}
@@ -125,9 +127,9 @@ func (p *Prometheus) age(s sample) time.Duration {
 	return s.evaluatedAt.Sub(s.at)
 }
 
-func (p *Prometheus) hasCanary(alerts []Alert) bool {
+func (p *Prometheus) hasCanary(alerts []prom.Alert) bool {
 	for _, a := range alerts {
-		if a.Labels[labelAlertName] == p.canary && a.State == StateFiring {
+		if a.Labels[labelAlertName] == p.canary && a.State == prom.StateFiring {
 			return true
 		}
 	}
@@ -136,7 +138,7 @@ func (p *Prometheus) hasCanary(alerts []Alert) bool {
 
 // sample is an alert in one state, at the time when Prometheus last found it so.
 type sample struct {
-	alert       Alert
+	alert       prom.Alert
 	at          time.Time
 	evaluatedAt time.Time // Zero when the answer does not tell.
 }
@@ -162,7 +164,7 @@ func freshest(samples []sample) []sample {
 // supersedes reports whether s tells the state of the alert better than the other sample.
 func (s sample) supersedes(other sample) bool {
 	if s.at.Equal(other.at) {
-		return s.alert.State == StateFiring
+		return s.alert.State == prom.StateFiring
 	}
 	return s.at.After(other.at)
 }
@@ -216,8 +218,8 @@ func decodeVector(body []byte) ([]sample, error) {
 
 // sample turns the element into an alert with its own labels only.
 func (v vectorSample) sample() (sample, error) {
-	state := AlertState(v.Metric[labelState])
-	if state != StatePending && state != StateFiring {
+	state := prom.AlertState(v.Metric[labelState])
+	if state != prom.StatePending && state != prom.StateFiring {
 		return sample{}, fmt.Errorf("unknown alert state %s", quote(string(state)))
 	}
 	if v.Metric[labelAlertName] == "" {
@@ -231,7 +233,7 @@ func (v vectorSample) sample() (sample, error) {
 	delete(labels, labelName)
 	delete(labels, labelState)
 	return sample{
-		alert:       Alert{Labels: labels, State: state, Fingerprint: Fingerprint(labels)},
+		alert:       prom.Alert{Labels: labels, State: state, Fingerprint: prom.Fingerprint(labels)},
 		at:          at,
 		evaluatedAt: evaluatedAt,
 	}, nil

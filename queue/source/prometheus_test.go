@@ -1,4 +1,4 @@
-package prom
+package source
 
 import (
 	"encoding/json"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 // evaluated is the time at which the answers of these tests were evaluated, long before any test runs.
@@ -56,10 +58,10 @@ func TestPrometheusAlerts(t *testing.T) {
 	gpu1 := map[string]string{"alertname": "GpuHung", "node": "n1"}
 	gpu2 := map[string]string{"alertname": "GpuHung", "node": "n2"}
 	watchdog := map[string]string{"alertname": "Watchdog"}
-	require.Equal(t, []Alert{
-		{Labels: watchdog, State: StateFiring, Fingerprint: upstreamFingerprint(watchdog)},
-		{Labels: gpu1, State: StateFiring, Fingerprint: upstreamFingerprint(gpu1)},
-		{Labels: gpu2, State: StatePending, Fingerprint: upstreamFingerprint(gpu2)},
+	require.Equal(t, []prom.Alert{
+		{Labels: watchdog, State: prom.StateFiring, Fingerprint: prom.Fingerprint(watchdog)},
+		{Labels: gpu1, State: prom.StateFiring, Fingerprint: prom.Fingerprint(gpu1)},
+		{Labels: gpu2, State: prom.StatePending, Fingerprint: prom.Fingerprint(gpu2)},
 	}, alerts)
 }
 
@@ -143,20 +145,20 @@ func TestPrometheusTakesTheFreshestStateOfAnAlert(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		samples []string
-		want    AlertState
+		want    prom.AlertState
 	}{
-		"pending after a crash":           {[]string{element("X", "firing", 4*time.Minute), element("X", "pending", time.Second)}, StatePending},
-		"the other order":                 {[]string{element("X", "pending", time.Second), element("X", "firing", 4*time.Minute)}, StatePending},
-		"both fresh, pending newer":       {[]string{element("X", "firing", 30*time.Second), element("X", "pending", time.Second)}, StatePending},
-		"both fresh, firing newer":        {[]string{element("X", "pending", 30*time.Second), element("X", "firing", time.Second)}, StateFiring},
-		"equally fresh, firing is true":   {[]string{element("X", "pending", time.Second), element("X", "firing", time.Second)}, StateFiring},
-		"equally fresh, the other order":  {[]string{element("X", "firing", time.Second), element("X", "pending", time.Second)}, StateFiring},
-		"exactly as old as allowed":       {[]string{element("X", "firing", 2*time.Minute)}, StateFiring},
-		"stale, firing":                   {[]string{element("X", "firing", 121*time.Second)}, StateStale},
-		"stale, pending":                  {[]string{element("X", "pending", 4*time.Minute)}, StateStale},
-		"of the future":                   {[]string{element("X", "firing", -3*time.Minute)}, StateStale},
-		"two stale samples":               {[]string{element("X", "firing", 4*time.Minute), element("X", "pending", 3*time.Minute)}, StateStale},
-		"stale firing and fresher firing": {[]string{element("X", "firing", 4*time.Minute), element("X", "firing", time.Second)}, StateFiring},
+		"pending after a crash":           {[]string{element("X", "firing", 4*time.Minute), element("X", "pending", time.Second)}, prom.StatePending},
+		"the other order":                 {[]string{element("X", "pending", time.Second), element("X", "firing", 4*time.Minute)}, prom.StatePending},
+		"both fresh, pending newer":       {[]string{element("X", "firing", 30*time.Second), element("X", "pending", time.Second)}, prom.StatePending},
+		"both fresh, firing newer":        {[]string{element("X", "pending", 30*time.Second), element("X", "firing", time.Second)}, prom.StateFiring},
+		"equally fresh, firing is true":   {[]string{element("X", "pending", time.Second), element("X", "firing", time.Second)}, prom.StateFiring},
+		"equally fresh, the other order":  {[]string{element("X", "firing", time.Second), element("X", "pending", time.Second)}, prom.StateFiring},
+		"exactly as old as allowed":       {[]string{element("X", "firing", 2*time.Minute)}, prom.StateFiring},
+		"stale, firing":                   {[]string{element("X", "firing", 121*time.Second)}, prom.StateStale},
+		"stale, pending":                  {[]string{element("X", "pending", 4*time.Minute)}, prom.StateStale},
+		"of the future":                   {[]string{element("X", "firing", -3*time.Minute)}, prom.StateStale},
+		"two stale samples":               {[]string{element("X", "firing", 4*time.Minute), element("X", "pending", 3*time.Minute)}, prom.StateStale},
+		"stale firing and fresher firing": {[]string{element("X", "firing", 4*time.Minute), element("X", "firing", time.Second)}, prom.StateFiring},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +214,7 @@ func TestPrometheusOptions(t *testing.T) {
 	require.EqualError(t, err, `the canary alert "DeadMan" does not fire`)
 	alerts, err := p.judge([]byte(vector(element("DeadMan", "firing", 0), element("X", "firing", time.Hour, "node", "n1"), element("X", "firing", 0, "node", "n2"))))
 	require.NoError(t, err)
-	require.Equal(t, []AlertState{StateFiring, StateStale, StateFiring}, []AlertState{alerts[0].State, alerts[1].State, alerts[2].State},
+	require.Equal(t, []prom.AlertState{prom.StateFiring, prom.StateStale, prom.StateFiring}, []prom.AlertState{alerts[0].State, alerts[1].State, alerts[2].State},
 		"a stale sample of one node says nothing of another")
 
 	_, err = NewPrometheus(PrometheusOptions{URL: "h"})
@@ -256,8 +258,8 @@ func FuzzDecodeVector(f *testing.F) {
 			require.NotEmpty(t, s.alert.Labels[labelAlertName])
 			require.NotContains(t, s.alert.Labels, labelState)
 			require.NotContains(t, s.alert.Labels, labelName)
-			require.Contains(t, []AlertState{StatePending, StateFiring}, s.alert.State)
-			require.Equal(t, Fingerprint(s.alert.Labels), s.alert.Fingerprint)
+			require.Contains(t, []prom.AlertState{prom.StatePending, prom.StateFiring}, s.alert.State)
+			require.Equal(t, prom.Fingerprint(s.alert.Labels), s.alert.Fingerprint)
 			require.True(t, s.at.After(time.Unix(-1, 0)))
 		}
 		require.LessOrEqual(t, len(freshest(samples)), len(samples))

@@ -1,13 +1,14 @@
-package prom
+package source
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 	"unicode"
+
+	"github.com/prometheus/alertmanager/pkg/labels"
 )
 
 // What a silence says for people is shortened to so many characters.
@@ -23,13 +24,13 @@ type Silence struct {
 	CreatedBy string
 	Comment   string
 	// Matchers must all match. There is at least one.
-	Matchers []Matcher
+	Matchers labels.Matchers
 }
 
-// Matches reports whether the silence applies to an alert with the labels.
-func (s Silence) Matches(labels map[string]string) bool {
+// Matches reports whether the silence applies to an alert with the labels. A label that is absent is empty.
+func (s Silence) Matches(alert map[string]string) bool {
 	for _, m := range s.Matchers {
-		if !m.matches(labels) {
+		if !m.Matches(alert[m.Name]) {
 			return false
 		}
 	}
@@ -39,40 +40,6 @@ func (s Silence) Matches(labels map[string]string) bool {
 // String names the silence in one short line.
 func (s Silence) String() string {
 	return fmt.Sprintf("silence %s by %s: %s", clip(s.ID, maxSilenceID), clip(s.CreatedBy, maxCreatedBy), clip(s.Comment, maxComment))
-}
-
-// Matcher compares one label. A label that is missing is the empty string.
-type Matcher struct {
-	name    string
-	value   string
-	pattern *regexp.Regexp // Nil when the value is compared as it is.
-	negate  bool
-}
-
-// NewMatcher returns a matcher. A regular expression must match the whole value.
-func NewMatcher(name, value string, isRegex, isEqual bool) (Matcher, error) {
-	m := Matcher{name: name, value: value, negate: !isEqual}
-	if name == "" {
-		return Matcher{}, errors.New("a matcher names no label")
-	}
-	if !isRegex {
-		return m, nil
-	}
-	// The same text as Alertmanager compiles, so that it means the same.
-	pattern, err := regexp.Compile("^(?:" + value + ")$")
-	if err != nil {
-		return Matcher{}, fmt.Errorf("the matcher of label %s is no regular expression: %s", quote(name), quote(value))
-	}
-	m.pattern = pattern
-	return m, nil
-}
-
-func (m Matcher) matches(labels map[string]string) bool {
-	value := labels[m.name]
-	if m.pattern != nil {
-		return m.pattern.MatchString(value) != m.negate
-	}
-	return (value == m.value) != m.negate
 }
 
 // Silences returns the replica's active silences. An error means that nothing is known: a silence that cannot be
@@ -143,7 +110,7 @@ func (l apiSilence) silence() (Silence, error) {
 	if len(l.Matchers) == 0 {
 		return Silence{}, errors.New("it has no matchers")
 	}
-	silence := Silence{ID: l.ID, CreatedBy: l.CreatedBy, Comment: l.Comment, Matchers: make([]Matcher, 0, len(l.Matchers))}
+	silence := Silence{ID: l.ID, CreatedBy: l.CreatedBy, Comment: l.Comment, Matchers: make(labels.Matchers, 0, len(l.Matchers))}
 	for _, m := range l.Matchers {
 		matcher, err := m.matcher()
 		if err != nil {
@@ -155,11 +122,33 @@ func (l apiSilence) silence() (Silence, error) {
 }
 
 // matcher translates one matcher of the API.
-func (m apiMatcher) matcher() (Matcher, error) {
+func (m apiMatcher) matcher() (*labels.Matcher, error) {
 	if m.Value == nil || m.IsRegex == nil {
-		return Matcher{}, fmt.Errorf("the matcher of label %s is not complete", quote(m.Name))
+		return nil, fmt.Errorf("the matcher of label %s is not complete", quote(m.Name))
 	}
-	return NewMatcher(m.Name, *m.Value, *m.IsRegex, m.IsEqual == nil || *m.IsEqual)
+	if m.Name == "" {
+		return nil, errors.New("a matcher names no label")
+	}
+	matcher, err := labels.NewMatcher(m.kind(), m.Name, *m.Value)
+	if err != nil {
+		return nil, fmt.Errorf("the matcher of label %s is no regular expression: %s", quote(m.Name), quote(*m.Value))
+	}
+	return matcher, nil
+}
+
+// kind returns the operator of a complete matcher.
+func (m apiMatcher) kind() labels.MatchType {
+	isEqual := m.IsEqual == nil || *m.IsEqual
+	switch {
+	case *m.IsRegex && isEqual:
+		return labels.MatchRegexp
+	case *m.IsRegex:
+		return labels.MatchNotRegexp
+	case isEqual:
+		return labels.MatchEqual
+	default:
+		return labels.MatchNotEqual
+	}
 }
 
 // clip returns what people wrote on one line, without characters that a terminal or a page would act on, and with at

@@ -1,4 +1,5 @@
-package prom
+// Package source reads the sources of truth: alerts from Prometheus and Alertmanager, and silences from Alertmanager.
+package source
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package prom
+package source
 
 import (
 	"net/http"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 const (
@@ -47,37 +49,37 @@ func group(alerts ...string) string {
 
 func TestAlertmanagerAlerts(t *testing.T) {
 	t.Parallel()
-	gpu := Alert{
+	gpu := prom.Alert{
 		Labels:       map[string]string{"alertname": "GpuHung", "node": "n1"},
 		Annotations:  map[string]string{"summary": "GPU 3 hangs"},
-		State:        StateActive,
+		State:        prom.StateActive,
 		Fingerprint:  "00000000000000a1",
 		StartsAt:     time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC),
 		EndsAt:       time.Date(2026, 3, 1, 10, 4, 0, 0, time.UTC),
 		SuppressedBy: []string{},
 	}
 	muted := gpu
-	muted.State = StateSuppressed
+	muted.State = prom.StateSuppressed
 	muted.SuppressedBy = []string{"time interval nights", "time interval weekends"}
-	ib := Alert{
+	ib := prom.Alert{
 		Labels:       map[string]string{"alertname": "IbDown", "node": "n2"},
-		State:        StateSuppressed,
+		State:        prom.StateSuppressed,
 		Fingerprint:  "00000000000000b2",
 		StartsAt:     time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC),
 		SuppressedBy: []string{"alert 00000000000000a1", "silence 5b2e"},
 	}
 	tests := map[string]struct {
 		alerts, groups string
-		want           []Alert
+		want           []prom.Alert
 	}{
-		"none, as after a restart":      {list(), list(), []Alert{}},
-		"active":                        {list(activeAlert), list(group(activeAlert)), []Alert{gpu}},
-		"in no group yet":               {list(activeAlert), list(), []Alert{gpu}},
-		"silenced and inhibited":        {list(silencedAlert), list(group(silencedAlert)), []Alert{ib}},
-		"muted, which only groups know": {list(activeAlert), list(group(mutedAlert)), []Alert{muted}},
-		"muted in one of two groups":    {list(activeAlert), list(group(activeAlert), group(mutedAlert)), []Alert{muted}},
-		"twice is once":                 {list(activeAlert, silencedAlert), list(group(silencedAlert, activeAlert), group(mutedAlert)), []Alert{muted, ib}},
-		"new between the two requests":  {list(), list(group(silencedAlert)), []Alert{ib}},
+		"none, as after a restart":      {list(), list(), []prom.Alert{}},
+		"active":                        {list(activeAlert), list(group(activeAlert)), []prom.Alert{gpu}},
+		"in no group yet":               {list(activeAlert), list(), []prom.Alert{gpu}},
+		"silenced and inhibited":        {list(silencedAlert), list(group(silencedAlert)), []prom.Alert{ib}},
+		"muted, which only groups know": {list(activeAlert), list(group(mutedAlert)), []prom.Alert{muted}},
+		"muted in one of two groups":    {list(activeAlert), list(group(activeAlert), group(mutedAlert)), []prom.Alert{muted}},
+		"twice is once":                 {list(activeAlert, silencedAlert), list(group(silencedAlert, activeAlert), group(mutedAlert)), []prom.Alert{muted, ib}},
+		"new between the two requests":  {list(), list(group(silencedAlert)), []prom.Alert{ib}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -93,13 +95,13 @@ func TestAlertmanagerStates(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		status       string
-		want         AlertState
+		want         prom.AlertState
 		suppressedBy []string
 	}{
-		"active":                          {`{"state":"active"}`, StateActive, []string{}},
-		"suppressed for no stated reason": {`{"state":"suppressed"}`, StateSuppressed, []string{}},
-		"active and silenced at once":     {`{"state":"active","silencedBy":["x"]}`, StateSuppressed, []string{"silence x"}},
-		"not processed yet":               {`{"state":"unprocessed"}`, StateSuppressed, []string{"not processed yet"}},
+		"active":                          {`{"state":"active"}`, prom.StateActive, []string{}},
+		"suppressed for no stated reason": {`{"state":"suppressed"}`, prom.StateSuppressed, []string{}},
+		"active and silenced at once":     {`{"state":"active","silencedBy":["x"]}`, prom.StateSuppressed, []string{"silence x"}},
+		"not processed yet":               {`{"state":"unprocessed"}`, prom.StateSuppressed, []string{"not processed yet"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +112,7 @@ func TestAlertmanagerStates(t *testing.T) {
 			require.Len(t, alerts, 1)
 			require.Equal(t, tt.want, alerts[0].State)
 			require.Equal(t, tt.suppressedBy, alerts[0].SuppressedBy)
-			require.Equal(t, upstreamFingerprint(map[string]string{"alertname": "X"}), alerts[0].Fingerprint)
+			require.Equal(t, prom.Fingerprint(map[string]string{"alertname": "X"}), alerts[0].Fingerprint)
 		})
 	}
 }
@@ -123,7 +125,7 @@ func TestAlertmanagerAnswersThatProveNothing(t *testing.T) {
 	}{
 		"null alerts":      {"null\n", list(), " to api/v2/alerts: it is null"},
 		"null groups":      {list(), "null", " to api/v2/alerts/groups: it is null"},
-		"an object":        {`{}`, list(), " to api/v2/alerts: decode: json: cannot unmarshal object into Go value of type []prom.apiAlert"},
+		"an object":        {`{}`, list(), " to api/v2/alerts: decode: json: cannot unmarshal object into Go value of type []source.apiAlert"},
 		"half an answer":   {`[`, list(), " to api/v2/alerts: decode: unexpected end of JSON input"},
 		"a page of groups": {list(), `<html>`, " to api/v2/alerts/groups: decode: invalid character '<' looking for beginning of value"},
 		"no labels":        {list(`{"status":{"state":"active"}}`), list(), ": an alert has no labels"},
@@ -194,8 +196,8 @@ func FuzzDecodeAlerts(f *testing.F) {
 			require.False(t, seen[a.Fingerprint])
 			seen[a.Fingerprint] = true
 			require.NotEmpty(t, a.Labels)
-			require.Contains(t, []AlertState{StateActive, StateSuppressed}, a.State)
-			if a.State == StateActive {
+			require.Contains(t, []prom.AlertState{prom.StateActive, prom.StateSuppressed}, a.State)
+			if a.State == prom.StateActive {
 				require.Empty(t, a.SuppressedBy)
 			}
 		}

@@ -1,4 +1,4 @@
-package prom
+package source
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 // AlertmanagerOptions configure a client of one Alertmanager replica.
@@ -38,9 +40,9 @@ func NewAlertmanager(o AlertmanagerOptions) (*Alertmanager, error) {
 func (a *Alertmanager) URL() string { return a.client.safeURL() }
 
 // Alerts returns the replica's alerts, active or suppressed. Silences and inhibitions are computed at the time of the
-// request; time intervals are those of the last notification of the alert's groups. An alert that is muted in one of
-// several groups is suppressed. An error means that nothing is known.
-func (a *Alertmanager) Alerts(ctx context.Context) ([]Alert, error) {
+// request, and so are time intervals; before 0.35 those are of the last notification of the alert's groups. An alert that is
+// muted in one of several groups is suppressed. An error means that nothing is known.
+func (a *Alertmanager) Alerts(ctx context.Context) ([]prom.Alert, error) {
 	listed, err := fetchList[apiAlert](ctx, a.client, "api/v2/alerts")
 	if err != nil {
 		return nil, err
@@ -110,8 +112,8 @@ type apiStatus struct {
 
 // mergeAlerts makes one alert of all that have the same fingerprint, in order of appearance. What suppresses one of
 // them suppresses it.
-func mergeAlerts(listed []apiAlert) ([]Alert, error) {
-	merged := make([]Alert, 0, len(listed))
+func mergeAlerts(listed []apiAlert) ([]prom.Alert, error) {
+	merged := make([]prom.Alert, 0, len(listed))
 	index := make(map[string]int, len(listed))
 	for _, l := range listed {
 		alert, err := l.alert()
@@ -124,8 +126,8 @@ func mergeAlerts(listed []apiAlert) ([]Alert, error) {
 			merged = append(merged, alert)
 			continue
 		}
-		if alert.State == StateSuppressed {
-			merged[i].State = StateSuppressed
+		if alert.State == prom.StateSuppressed {
+			merged[i].State = prom.StateSuppressed
 		}
 		merged[i].SuppressedBy = append(merged[i].SuppressedBy, alert.SuppressedBy...)
 	}
@@ -137,21 +139,21 @@ func mergeAlerts(listed []apiAlert) ([]Alert, error) {
 }
 
 // alert translates one alert of the API.
-func (l apiAlert) alert() (Alert, error) {
+func (l apiAlert) alert() (prom.Alert, error) {
 	if len(l.Labels) == 0 {
-		return Alert{}, errors.New("an alert has no labels")
+		return prom.Alert{}, errors.New("an alert has no labels")
 	}
-	alert := Alert{
+	alert := prom.Alert{
 		Labels:       l.Labels,
 		Annotations:  l.Annotations,
-		State:        StateActive,
+		State:        prom.StateActive,
 		Fingerprint:  l.Fingerprint,
 		StartsAt:     l.StartsAt,
 		EndsAt:       l.EndsAt,
 		SuppressedBy: l.Status.suppressors(),
 	}
 	if alert.Fingerprint == "" {
-		alert.Fingerprint = Fingerprint(l.Labels)
+		alert.Fingerprint = prom.Fingerprint(l.Labels)
 	}
 	switch l.Status.State {
 	case "active", "suppressed":
@@ -159,10 +161,10 @@ func (l apiAlert) alert() (Alert, error) {
 		// Nobody has looked yet whether it is silenced or inhibited.
 		alert.SuppressedBy = append(alert.SuppressedBy, "not processed yet")
 	default:
-		return Alert{}, fmt.Errorf("alert %s has the unknown state %s", alert.Fingerprint, quote(l.Status.State))
+		return prom.Alert{}, fmt.Errorf("alert %s has the unknown state %s", alert.Fingerprint, quote(l.Status.State))
 	}
 	if l.Status.State == "suppressed" || len(alert.SuppressedBy) > 0 {
-		alert.State = StateSuppressed
+		alert.State = prom.StateSuppressed
 	}
 	return alert, nil
 }
