@@ -36,14 +36,15 @@ func directions() map[string][]string {
 		"jobs/host":    {"jobs"},
 	}
 	domains := []string{
-		"node", "cpu", "memory", "disk", "gpfs", "gpu", "ib", "roce", "network", "process", "peermem", "baseboard", "system",
+		"node", "memory", "disk", "gpfs", "gpu", "ib", "roce", "peermem", "baseboard",
 	}
 	var plugins []string
 	for _, domain := range domains {
 		plugins = append(plugins, "sop/"+domain)
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
-	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "queue", "queue/source", "sop", "ticket", "jobs", "jobs/host")
+	plugins = append(plugins, "sop", "sop/playbook")
+	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "queue", "queue/source", "ticket", "jobs", "jobs/host")
 	return table
 }
 

@@ -3,80 +3,90 @@ package main
 import (
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/baseboard"
-	"aegis.io/aegis/sop/cpu"
 	"aegis.io/aegis/sop/disk"
 	"aegis.io/aegis/sop/gpfs"
 	"aegis.io/aegis/sop/gpu"
 	"aegis.io/aegis/sop/ib"
 	"aegis.io/aegis/sop/memory"
-	"aegis.io/aegis/sop/network"
 	"aegis.io/aegis/sop/node"
 	"aegis.io/aegis/sop/peermem"
-	"aegis.io/aegis/sop/process"
+	"aegis.io/aegis/sop/playbook"
 	"aegis.io/aegis/sop/roce"
-	"aegis.io/aegis/sop/system"
 )
 
-// procedures is the one table of SOP plugins. The names are those of conditions.yaml.
+// repair makes the procedure of a play; notice that of one which never touches its node.
+func repair(steps playbook.Steps) sop.Factory {
+	return func() sop.SOP { return sop.NewProcedure(steps) }
+}
+func notice(steps playbook.Steps) sop.Factory { return func() sop.SOP { return sop.NewNotice(steps) } }
+
+// procedures is the one table of SOPs. The names are those of conditions.yaml and of the tickets. A play that serves many conditions
+// is named as it is, with what is special about the condition beside it.
 func procedures() sop.Table {
 	return sop.Table{
-		"baseboard/critical":      baseboard.Critical,
-		"cpu/pressure":            cpu.Pressure,
-		"cpu/unhealthy":           cpu.Unhealthy,
-		"disk/pressure":           disk.Pressure,
-		"disk/unhealthy":          disk.Unhealthy,
-		"gpfs/deadlock":           gpfs.Deadlock,
-		"gpfs/down":               gpfs.Down,
-		"gpfs/inactive":           gpfs.Inactive,
-		"gpfs/mount-lost":         gpfs.MountLost,
-		"gpfs/not-healthy":        gpfs.NotHealthy,
-		"gpfs/test-failed":        gpfs.TestFailed,
-		"gpu/degraded":            gpu.Degraded,
-		"gpu/fabric-manager":      gpu.FabricManager,
-		"gpu/hung":                gpu.Hung,
-		"gpu/lost":                gpu.Lost,
-		"gpu/metrics-hang":        gpu.MetricsHang,
-		"gpu/misconfigured":       gpu.Misconfigured,
-		"gpu/persistence":         gpu.Persistence,
-		"gpu/register-failed":     gpu.RegisterFailed,
-		"gpu/replace":             gpu.Replace,
-		"gpu/reset":               gpu.Reset,
-		"gpu/throttled":           gpu.Throttled,
-		"gpu/watch":               gpu.Watch,
-		"gpu/xid":                 gpu.XID,
-		"ib/down":                 ib.Down,
-		"ib/driver":               ib.Driver,
-		"ib/errors":               ib.Errors,
-		"ib/link-flapping":        ib.LinkFlapping,
-		"ib/lost":                 ib.Lost,
-		"ib/misconfigured":        ib.Misconfigured,
-		"ib/register-failed":      ib.RegisterFailed,
-		"ib/slow-pcie":            ib.SlowPCIe,
-		"ib/slow-port":            ib.SlowPort,
-		"memory/kubelet-pressure": memory.KubeletPressure,
-		"memory/pressure":         memory.Pressure,
-		"memory/unhealthy":        memory.Unhealthy,
-		"network/link-down":       network.LinkDown,
-		"network/link-flapping":   network.LinkFlapping,
-		"network/tx-timeout":      network.TxTimeout,
-		"network/watch":           network.Watch,
-		"node/cordon":             node.Cordoned,
-		"node/frequent-down":      node.FrequentDown,
-		"node/included":           node.Included,
-		"node/kubelet":            node.Kubelet,
-		"node/not-ready":          node.NotReady,
-		"node/restarted":          node.Restarted,
-		"node/terminating-pod":    node.TerminatingPod,
-		"peermem/configure":       peermem.Configure,
-		"process/stuck":           process.Stuck,
-		"roce/device-broken":      roce.DeviceBroken,
-		"roce/host-offline":       roce.HostOffline,
-		"roce/label-missing":      roce.LabelMissing,
-		"roce/misconfigured":      roce.Misconfigured,
-		"roce/register-failed":    roce.RegisterFailed,
-		"system/high-load":        system.HighLoad,
-		"system/panic":            system.Panic,
-		sop.ExhaustedSOP:          node.AttemptsExhausted,
-		sop.NoteSOP:               node.Noted,
+		sop.ExhaustedSOP: repair(playbook.Exhausted), // A node that has used up its reboots is isolated and left to people.
+		sop.NoteSOP:      notice(playbook.Note),      // What has not come often enough to be acted on is only written down.
+
+		"node/cordon":          repair(playbook.VerifyCordoned), // Aegis cordoned it and nobody works on it: a healthcheck decides.
+		"node/frequent-down":   repair(playbook.RebootLadder),   // It keeps leaving the cluster, and is booted once.
+		"node/included":        repair(playbook.VerifyCordoned), // Whatever people did to a node that they had excluded, it has to prove that it is fit.
+		"node/kubelet":         repair(node.Kubelet),
+		"node/not-ready":       repair(playbook.AwaitReady),        // A silent kubelet: wait, isolate, wait longer, return it once it is ready and healthy.
+		"node/restarted":       notice(playbook.Note),              // It has booted by itself.
+		"node/terminating-pod": repair(playbook.IsolateAndWait),    // Never by force: what still runs would go on without its Pod.
+		"process/stuck":        repair(playbook.RebootLadder),      // Only a boot ends such a process; it waits for the jobs.
+		"system/high-load":     notice(playbook.Note),              // The load says little by itself.
+		"system/panic":         repair(playbook.ExamineThenReturn), // Back from a kernel panic: keep the traces.
+
+		"baseboard/critical":      repair(baseboard.Critical),
+		"cpu/pressure":            repair(playbook.AwaitRelief),        // Processors without idle time.
+		"cpu/unhealthy":           repair(playbook.IsolateAndHandOver), // A broken processor; the node is powered off.
+		"disk/pressure":           repair(disk.Pressure),
+		"disk/unhealthy":          repair(playbook.IsolateAndHandOver), // A broken disk.
+		"memory/kubelet-pressure": repair(memory.KubeletPressure),
+		"memory/pressure":         repair(playbook.AwaitRelief),        // A node that runs out of memory.
+		"memory/unhealthy":        repair(playbook.IsolateAndHandOver), // Broken memory; the node is powered off.
+
+		"gpu/degraded":        repair(playbook.RebootLadder), // It works, but slower than it should: the boot waits for the jobs.
+		"gpu/fabric-manager":  repair(gpu.FabricManager),
+		"gpu/hung":            repair(playbook.RebootLadder),       // It computes nothing while its job believes that it does.
+		"gpu/lost":            repair(playbook.RebootLadder),       // Only a boot brings back what fell off the bus.
+		"gpu/metrics-hang":    repair(playbook.RestartExporter),    // The exporter tells nothing of GPUs that are there.
+		"gpu/misconfigured":   repair(playbook.IsolateAndHandOver), // People set options of the driver.
+		"gpu/persistence":     repair(gpu.Persistence),
+		"gpu/register-failed": repair(gpu.RegisterFailed),
+		"gpu/replace":         repair(playbook.IsolateAndHandOver), // Worn out: nothing that Aegis can do helps.
+		"gpu/reset":           repair(playbook.ResetLadder),        // Errors that a reset of the GPU clears.
+		"gpu/throttled":       repair(playbook.IsolateAndHandOver), // The hardware slows it down: people look at its power and its cooling.
+		"gpu/watch":           notice(playbook.Note),               // It says something about the future of a GPU and nothing about now.
+		"gpu/xid":             repair(gpu.XID),
+		"peermem/configure":   repair(peermem.Configure),
+
+		"gpfs/deadlock":    notice(playbook.Note), // Restarting the daemon is a decision of people.
+		"gpfs/down":        repair(gpfs.Down),
+		"gpfs/inactive":    repair(gpfs.Inactive),
+		"gpfs/mount-lost":  repair(gpfs.MountLost),
+		"gpfs/not-healthy": repair(playbook.IsolateAndHandOver), // Its configuration or its network is wrong.
+		"gpfs/test-failed": repair(playbook.IsolateAndWait),     // It often passes the test later, so people are called after a while.
+
+		"ib/down":            repair(playbook.IsolateAndHandOver), // People look at cable, switch and subnet manager.
+		"ib/driver":          repair(ib.Driver),
+		"ib/errors":          notice(playbook.Note),               // Counters grow while the link works.
+		"ib/link-flapping":   repair(playbook.IsolateAndHandOver), // Once the jobs have ended, the network team looks at the cable.
+		"ib/lost":            repair(ib.Lost),
+		"ib/misconfigured":   repair(playbook.IsolateAndHandOver), // People set it.
+		"ib/register-failed": repair(ib.RegisterFailed),
+		"ib/slow-pcie":       repair(playbook.RebootLadder),       // A boot trains the PCIe link of the adapter anew, once the jobs have ended.
+		"ib/slow-port":       repair(playbook.IsolateAndHandOver), // Once the jobs have ended, the network team looks at cable and peer.
+
+		"network/link-down":     notice(playbook.Tell),               // One link of a bond that still works.
+		"network/link-flapping": repair(playbook.IsolateAndHandOver), // The network team looks at the cable.
+		"network/tx-timeout":    repair(playbook.RebootLadder),       // A boot loads the firmware of the adapter anew.
+		"network/watch":         notice(playbook.Note),               // Mostly a matter of the network around the node.
+		"roce/device-broken":    repair(playbook.IsolateAndHandOver), // The adapter is gone or dead.
+		"roce/host-offline":     repair(playbook.WaitThenEvacuate),   // Jobs that do not need the links may go on for a while.
+		"roce/label-missing":    notice(playbook.TellIfLasting),      // Whoever sets the label that schedulers need may be late.
+		"roce/misconfigured":    repair(playbook.IsolateAndHandOver), // People set addresses, routes and virtual functions.
+		"roce/register-failed":  repair(roce.RegisterFailed),
 	}
 }

@@ -1,4 +1,4 @@
-// Package baseboard holds the procedures for conditions of the machine around the processors.
+// Package baseboard holds the runbooks for conditions of the machine around the processors.
 package baseboard
 
 import (
@@ -10,12 +10,10 @@ import (
 
 // Critical is for a critical sensor: empty the node, power it off, and leave it to people. Power supplies are there twice, so a
 // node that lost one stays in service.
-func Critical() sop.SOP {
-	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
-		switch b.Status().ID {
-		case "power", "current":
-			return playbook.Tell(ctx, b)
-		}
-		return playbook.IsolateAndHandOver(ctx, b)
-	})
+func Critical(ctx context.Context, b *sop.ApiBridge) error {
+	switch b.Status().ID {
+	case "power", "current":
+		return playbook.Tell(ctx, b)
+	}
+	return playbook.IsolateAndHandOver(ctx, b)
 }

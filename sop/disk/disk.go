@@ -1,4 +1,4 @@
-// Package disk holds the procedures for conditions of local disks.
+// Package disk holds the runbooks for conditions of local disks.
 package disk
 
 import (
@@ -9,11 +9,6 @@ import (
 )
 
 // Pressure is for a disk that is full: keep new pods away, remove images that nothing uses, and wait until there is room.
-func Pressure() sop.SOP {
-	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
-		return playbook.RelievePressure(ctx, b, playbook.Remediation{Name: "PruneImages"})
-	})
+func Pressure(ctx context.Context, b *sop.ApiBridge) error {
+	return playbook.RelievePressure(ctx, b, playbook.Remediation{Name: "PruneImages"})
 }
-
-// Unhealthy is for a disk that is broken: empty the node and leave it to people.
-func Unhealthy() sop.SOP { return sop.NewProcedure(playbook.IsolateAndHandOver) }

@@ -12,9 +12,7 @@ import (
 
 // XID is for an error that the driver reports by number. What is done follows the class of the number; what the driver itself asks
 // for, with XID 154, goes before that.
-func XID() sop.SOP { return sop.NewProcedure(xid) }
-
-func xid(ctx context.Context, b *sop.ApiBridge) error {
+func XID(ctx context.Context, b *sop.ApiBridge) error {
 	class := b.Status().XID.Class
 	undecoded := class == prom.XIDDecode && b.Policy().Workload == prom.WorkloadKeep
 	switch {

@@ -1,4 +1,4 @@
-// Package peermem holds the procedures for the kernel module nvidia-peermem.
+// Package peermem holds the runbooks for the kernel module nvidia-peermem.
 package peermem
 
 import (
@@ -10,8 +10,7 @@ import (
 
 // Configure is for a module that is not loaded, or would not be after a boot: load it and note it for the next boot, under the
 // workload.
-func Configure() sop.SOP {
-	return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error {
-		return playbook.Remediation{Name: "ConfigPeerMem"}.InPlace(ctx, b, playbook.IsolateAndHandOver)
-	})
+func Configure(ctx context.Context, b *sop.ApiBridge) error {
+	load := playbook.Remediation{Name: "ConfigPeerMem"}
+	return load.InPlace(ctx, b, playbook.IsolateAndHandOver)
 }

@@ -6,6 +6,9 @@ import (
 	"aegis.io/aegis/sop"
 )
 
+// AwaitRelief keeps new pods away until the pressure has gone.
+func AwaitRelief(ctx context.Context, b *sop.ApiBridge) error { return RelievePressure(ctx, b) }
+
 // RelievePressure keeps new pods away until the pressure has gone, and does what helps. The hardware is not in doubt, so nothing is
 // drained and no healthcheck is needed.
 func RelievePressure(ctx context.Context, b *sop.ApiBridge, relief ...Remediation) error {
