@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -27,7 +29,7 @@ func TestRenderGolden(t *testing.T) {
 		ActionRemedy:      {"ResetGPU", "--device", "GPU-5b2e"},
 		ActionDiagnose:    {"--condition", "GpuHung", "--device", "0"},
 	}
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		t.Run(action, func(t *testing.T) {
 			request := Request{Action: action, Node: "gpu-17.example.com", Incident: "20261123-150405-x7k2", Attempt: 1, Args: args[action]}
 			job, err := loadEmbedded(t).Render(request, renderOptions())

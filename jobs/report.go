@@ -1,45 +1,42 @@
 package jobs
 
-// The results of an operation and of a check. A check that could not be made is skipped, or an error where it was
-// required; neither says anything about health.
-const (
-	ResultPassed  = "passed"
-	ResultFailed  = "failed"
-	ResultSkipped = "skipped"
-	ResultError   = "error"
+import (
+	"regexp"
+	"strings"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
-// Report is what a node operation says about its own run, as JSON in the
-// termination message of its container.
-type Report struct {
-	// Action is the node operation that ran.
-	Action string `json:"action"`
-	// Node is the name of the node it ran on.
-	Node string `json:"node"`
-	// BootID is the boot ID of the host while the operation ran.
-	BootID string `json:"bootId,omitempty"`
-	// Result is one of the Result constants.
-	Result string `json:"result"`
-	// Hardware names the hardware a failure points at.
-	Hardware string `json:"hardware,omitempty"`
-	// ExitCode is the exit status the operation ends with.
-	ExitCode int `json:"exitCode"`
-	// Detail is one line for people.
-	Detail string `json:"detail,omitempty"`
-	// Checks holds the outcome of each check, in the order they ran.
-	Checks []Check `json:"checks,omitempty"`
-}
+// Report is what an operation says about its own run.
+type Report = protocol.Report
 
-// Check is the outcome of one check of a node operation.
-type Check struct {
-	// Name is the name of the check.
-	Name string `json:"name"`
-	// Hardware names the hardware the check looks at.
-	Hardware string `json:"hardware,omitempty"`
-	// Result is one of the Result constants.
-	Result string `json:"result"`
-	// Detail is one line for people.
-	Detail string `json:"detail,omitempty"`
-	// Seconds is how long the check took.
-	Seconds float64 `json:"seconds,omitempty"`
+// The results of an operation.
+const (
+	ResultPassed  = protocol.ResultPassed
+	ResultFailed  = protocol.ResultFailed
+	ResultSkipped = protocol.ResultSkipped
+	ResultError   = protocol.ResultError
+)
+
+const (
+	// olderRecovery begins the detail of a diagnosis in which the driver asks for something.
+	olderRecovery = "recovery action: "
+	// olderRefusal begins the detail of an operation that was not begun.
+	olderRefusal = "refused: "
+)
+
+// olderAction is one GPU in the detail of a diagnosis, with what its driver asks for.
+var olderAction = regexp.MustCompile(`GPU [0-9a-f:]+: ([A-Za-z0-9 ]+)`)
+
+// completeOlder fills in what the report of an older image says in its detail alone. While an installation is upgraded, a node may
+// still have that image.
+func completeOlder(r *Report) {
+	if told, found := strings.CutPrefix(r.Detail, olderRecovery); found && r.Recovery == "" && r.Action == ActionDiagnose {
+		for _, m := range olderAction.FindAllStringSubmatch(told, -1) {
+			r.Recovery = protocol.MostRecovery(r.Recovery, strings.TrimSpace(m[1]))
+		}
+	}
+	if why, found := strings.CutPrefix(r.Detail, olderRefusal); found && len(r.Refusals) == 0 && r.Result == ResultFailed {
+		r.Refusals = []string{why}
+	}
 }

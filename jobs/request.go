@@ -15,16 +15,18 @@ import (
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // The operations that a Job can run on a node.
 const (
-	ActionReboot      = "reboot"
-	ActionShutdown    = "shutdown"
-	ActionHealthcheck = "healthcheck"
-	ActionRepair      = "repair"
-	ActionRemedy      = "remedy"
-	ActionDiagnose    = "diagnose"
+	ActionReboot      = protocol.ActionReboot
+	ActionShutdown    = protocol.ActionShutdown
+	ActionHealthcheck = protocol.ActionHealthcheck
+	ActionRepair      = protocol.ActionRepair
+	ActionRemedy      = protocol.ActionRemedy
+	ActionDiagnose    = protocol.ActionDiagnose
 )
 
 const (

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 func reboot() Request {
@@ -27,7 +29,7 @@ func TestRequestNameIsStable(t *testing.T) {
 func TestRequestNamesDoNotCollide(t *testing.T) {
 	prefix := strings.Repeat("rack-", 40)
 	owner := make(map[string]string)
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		for _, node := range []string{"n", "n-1", "n.1", prefix + "a", prefix + "b", prefix + "1", "n1", "n-"} {
 			for _, incident := range []string{"i", "i1", "1", ""} {
 				for _, attempt := range []int{0, 1, 10, 11} {

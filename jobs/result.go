@@ -125,6 +125,7 @@ func parseReport(message string) *Report {
 	}
 	switch report.Result {
 	case ResultPassed, ResultFailed, ResultSkipped, ResultError:
+		completeOlder(&report)
 		return &report
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 func TestInspect(t *testing.T) {
@@ -82,6 +84,49 @@ func TestParseReport(t *testing.T) {
 	}
 }
 
+// A report of an image that is older than this program says in its detail alone what later ones have fields for.
+func TestReportOfAnOlderImage(t *testing.T) {
+	t.Parallel()
+	for detail, want := range map[string]string{
+		"9 of 11 sections collected": "",
+		"recovery action: GPU 0000:3b:00: GPU Reset Required; collected 9 of 11":                                 "GPU Reset Required",
+		"recovery action: GPU 0000:3b:00: None; collected":                                                       "None",
+		"recovery action: GPU 0000:3b:00: None; GPU 0000:86:00: Node Reboot Required; GPU 0000:87:00: Drain P2P": "Node Reboot Required",
+		"recovery action: GPU 0000:3b:00: Sacrifice A Goat":                                                      "Sacrifice A Goat",
+		"the GPU 0000:3b:00: None says nothing without its mark":                                                 "",
+	} {
+		report := parseReport(encode(t, Report{Action: ActionDiagnose, Result: ResultPassed, Detail: detail}))
+		require.Equal(t, want, report.Recovery, detail)
+		require.Equal(t, detail, report.Detail)
+		require.Empty(t, parseReport(encode(t, Report{Action: ActionHealthcheck, Result: ResultFailed, Detail: detail})).Recovery)
+	}
+	const refused = `refused: process 42 (python) computes on GPU-1`
+	require.Equal(t, []string{"process 42 (python) computes on GPU-1"},
+		parseReport(encode(t, Report{Action: ActionRemedy, Result: ResultFailed, Detail: refused})).Refusals)
+	require.Empty(t, parseReport(encode(t, Report{Action: ActionRemedy, Result: ResultPassed, Detail: refused})).Refusals)
+}
+
+func TestFieldsOfAReportGoBeforeItsDetail(t *testing.T) {
+	t.Parallel()
+	report := parseReport(encode(t, Report{
+		Action: ActionDiagnose, Result: ResultFailed, Recovery: "None", Refusals: []string{"held"},
+		Detail: "recovery action: GPU 0000:3b:00: Node Reboot Required; collected",
+	}))
+	require.Equal(t, "None", report.Recovery)
+	require.Equal(t, []string{"held"}, report.Refusals)
+}
+
+func TestConclusive(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[int32]bool{
+		protocol.ExitOK: true, protocol.ExitGPU: true, protocol.ExitNVLink: true, 99: true,
+		protocol.ExitUsage: false, protocol.ExitUnknown: false, protocol.ExitSkipped: false, unknownExitCode: false,
+	} {
+		require.Equal(t, want, Result{ExitCode: code, Report: new(Report)}.Conclusive(), code)
+		require.False(t, Result{ExitCode: code}.Conclusive(), "without a report")
+	}
+}
+
 func TestReportLine(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, "two", reportLine(&Report{Result: ResultPassed, Detail: "\x00\n two \nthree"}))
@@ -92,7 +137,8 @@ func TestReportSurvivesJSON(t *testing.T) {
 	t.Parallel()
 	want := Report{
 		Action: ActionHealthcheck, Node: "n1", BootID: "b1", Result: ResultFailed, Hardware: "gpu", ExitCode: 2, Detail: "d",
-		Checks: []Check{{Name: "gpu-count", Hardware: "gpu", Result: ResultFailed, Detail: "1 of 2", Seconds: 0.25}},
+		Recovery: "Drain P2P", Refusals: []string{"held"},
+		Checks: []protocol.Check{{Name: "gpu-count", Hardware: "gpu", Result: ResultFailed, Detail: "1 of 2", Seconds: 0.25}},
 	}
 	require.Equal(t, &want, parseReport(encode(t, want)))
 }

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 var (
@@ -63,6 +65,12 @@ type Result struct {
 	Report *Report
 	// Message is one line for people: the outcome, or what an active Job waits for.
 	Message string
+}
+
+// Conclusive reports whether a finished operation says something about the node. One that left no report, or could not find out,
+// says nothing, good or bad.
+func (r Result) Conclusive() bool {
+	return r.Report != nil && protocol.Conclusive(int(r.ExitCode))
 }
 
 // RunnerOptions holds what a Runner needs.

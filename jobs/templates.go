@@ -19,6 +19,8 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 //go:embed *_node.yaml
@@ -42,10 +44,6 @@ type Templates struct {
 	byAction map[string]*batchv1.Job
 }
 
-func actions() []string {
-	return []string{ActionReboot, ActionShutdown, ActionHealthcheck, ActionRepair, ActionRemedy, ActionDiagnose}
-}
-
 // templateFile returns the file name of the template for the action, empty for an unknown one.
 func templateFile(action string) string {
 	switch action {
@@ -67,7 +65,7 @@ func LoadTemplates(dir string) (*Templates, error) {
 			errs = append(errs, err)
 		}
 	}
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		job, err := loadTemplate(dir, action)
 		if err != nil {
 			errs = append(errs, err)
@@ -87,7 +85,7 @@ func checkNames(dir string) error {
 		return err
 	}
 	var known []string
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		known = append(known, templateFile(action))
 	}
 	var errs []error

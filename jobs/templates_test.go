@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 func loadEmbedded(t *testing.T) *Templates {
@@ -25,7 +27,7 @@ func TestEmbeddedTemplatesAreComplete(t *testing.T) {
 	for _, e := range entries {
 		files = append(files, e.Name())
 	}
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		want = append(want, templateFile(action))
 	}
 	require.ElementsMatch(t, want, files)
@@ -38,7 +40,7 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 		"app.kubernetes.io/managed-by": "aegis",
 	}
 	templates := loadEmbedded(t)
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		t.Run(action, func(t *testing.T) {
 			job := templates.byAction[action]
 			require.Equal(t, "aegis-"+strings.TrimSuffix(strings.ReplaceAll(templateFile(action), "_", "-"), ".yaml"), job.Name)
@@ -253,7 +255,7 @@ func TestLoadTemplatesLeavesForeignEntryPointsAlone(t *testing.T) {
 }
 
 func FuzzDecodeTemplate(f *testing.F) {
-	for _, action := range actions() {
+	for _, action := range protocol.Actions() {
 		raw, err := embedded.ReadFile(templateFile(action))
 		require.NoError(f, err)
 		f.Add(raw)

@@ -174,13 +174,14 @@ type call struct {
 	began time.Time
 	// adopted is true when an earlier run began the step.
 	adopted bool
-	// detail is what the journal says that the step is applied to. Of a step that was adopted it may be lost.
-	detail string
+	// target is the pod that the journal says that the step is applied to.
+	target podTarget
 }
 
 // outcome is how a step ended well.
 type outcome struct {
-	message string
+	message  string
+	findings ticket.Findings
 	// update changes the ticket in the same write that records the outcome. May be nil.
 	update func(t *ticket.Ticket)
 }
@@ -193,7 +194,7 @@ type step struct {
 	// gated steps may disturb workload. They begin only when the sources permit it, and a withdrawn condition cancels them.
 	gated bool
 	// prepare finds out, before the step is journaled, what exactly it is applied to. May be nil.
-	prepare func(ctx context.Context) (detail string, err error)
+	prepare func(ctx context.Context) (podTarget, error)
 	// act does the work, or goes on with it when adopted.
 	act func(ctx context.Context, c call) (outcome, error)
 }
@@ -235,7 +236,7 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Step, known bool) (func(), error) {
 	if known {
 		b.begun()
-		c.adopted, c.began, c.detail = true, prior.At, prior.Message
+		c.adopted, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
 		b.logger.InfoContext(ctx, "step adopted", "action", s.action, "call", c.n)
 		return b.services.Limits.adopt(b.node, s.action), nil
 	}
@@ -248,18 +249,17 @@ func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	}
 	b.begun()
 	admitted := time.Now()
-	c.detail = s.detail
 	if s.prepare != nil {
 		var err error
-		if c.detail, err = s.prepare(ctx); err != nil {
+		if c.target, err = s.prepare(ctx); err != nil {
 			return release, err
 		}
 	}
 	b.settled()
 	b.services.isolation.giveWay(ctx)
 	c.began = time.Now()
-	b.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", c.detail)
-	if err := b.journal.begin(ctx, s.action, c.n, c.began, c.detail); err != nil {
+	b.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)
+	if err := b.journal.begin(ctx, s, *c); err != nil {
 		return release, err
 	}
 	b.interruptible.Store(interruptible(s.action))
@@ -273,12 +273,12 @@ func (b *ApiBridge) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 
 // finish journals how the step ended and turns the end into the step's error.
 func (b *ApiBridge) finish(ctx context.Context, s step, c call, o outcome, err error) error {
-	status, message := ticket.Succeeded, o.message
+	ended := ticket.Step{Action: s.action, Status: ticket.Succeeded, Message: o.message, Findings: o.findings}
 	var failure *StepError
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrWithdrawn):
-		status, message = ticket.Canceled, err.Error()
+		ended.Status, ended.Message = ticket.Canceled, err.Error()
 		o.update = b.takeBoot
 	case errors.As(err, &failure):
 		failure.Action = s.action
@@ -286,17 +286,17 @@ func (b *ApiBridge) finish(ctx context.Context, s step, c call, o outcome, err e
 			// Canceled is how a replay knows a withdrawn condition.
 			failure.Status = ticket.Failed
 		}
-		status, message = failure.Status, failure.Message
+		ended.Status, ended.Message, ended.Findings = failure.Status, failure.Message, failure.Findings
 	default:
 		return err
 	}
 	writeCtx, cancel := b.lastWrite(ctx)
 	defer cancel()
-	if writeErr := b.journal.finish(writeCtx, s.action, c, status, message, o.update); writeErr != nil {
+	if writeErr := b.journal.finish(writeCtx, c.n, ended, o.update); writeErr != nil {
 		return fmt.Errorf("journal step %s: %w", s.action, writeErr)
 	}
-	b.services.Metrics.step(s.action, status)
-	b.logger.InfoContext(ctx, "step ended", "action", s.action, "call", c.n, "status", status, "detail", message)
+	b.services.Metrics.step(s.action, ended.Status)
+	b.logger.InfoContext(ctx, "step ended", "action", s.action, "call", c.n, "status", ended.Status, "detail", ended.Message)
 	return err
 }
 
@@ -324,7 +324,7 @@ func replay(s step, prior ticket.Step) error {
 	case prior.Status == ticket.Canceled && s.gated:
 		return ErrWithdrawn
 	default:
-		return &StepError{Action: s.action, Status: prior.Status, Message: prior.Message}
+		return &StepError{Action: s.action, Status: prior.Status, Findings: prior.Findings, Message: prior.Message}
 	}
 }
 

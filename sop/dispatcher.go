@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -516,20 +517,19 @@ func teamFor(failure *StepError, policy prom.Policy) string {
 	case ticket.Drain, ticket.DrainGPU, ticket.RestartPod:
 		return teamKubernetes
 	case ticket.Healthcheck:
-		return teamForHardware(failure)
+		return teamForHardware(failure.Hardware)
 	}
 	return policy.Team
 }
 
-// teamForHardware returns who looks after the hardware that a healthcheck names at the beginning of its message. A check that
-// could not be made names none.
-func teamForHardware(failure *StepError) string {
-	switch hardware, _ := hardwareIn(failure); hardware {
-	case "gpu":
+// teamForHardware returns who looks after the hardware that a healthcheck has found broken. A check that could not be made names none.
+func teamForHardware(hardware string) string {
+	switch hardware {
+	case protocol.HardwareGPU:
 		return "gpu"
-	case "ib", "network":
+	case protocol.HardwareIB, protocol.HardwareNetwork:
 		return "network"
-	case "gpfs", "disk":
+	case protocol.HardwareGPFS, protocol.HardwareDisk:
 		return "storage"
 	}
 	return teamHost

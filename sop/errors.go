@@ -27,8 +27,11 @@ var (
 
 // StepError is a step that was tried and did not succeed. Only it lets a procedure escalate or hand over.
 type StepError struct {
-	Action  ticket.Action
-	Status  ticket.StepStatus
+	Action ticket.Action
+	Status ticket.StepStatus
+	// Findings are what the operation on the node found out. Whoever decides by a failure reads them.
+	ticket.Findings
+	// Message is for people alone.
 	Message string
 }
 

@@ -156,23 +156,28 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 	return t.Clone(), nil
 }
 
-// begin journals the n-th call of the action as Running.
-func (j *journal) begin(ctx context.Context, action ticket.Action, n int, at time.Time, message string) error {
+// begin journals the call of the step as Running.
+func (j *journal) begin(ctx context.Context, s step, c call) error {
 	return j.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
 		t.Status = ticket.StatusResolving
-		if action.Destructive() {
+		if s.action.Destructive() {
 			t.Attempts++
 		}
-		return t.Record(action, n, ticket.Running, at, message)
+		return t.RecordStep(c.n, ticket.Step{
+			Action:  s.action,
+			Status:  ticket.Running,
+			At:      c.began,
+			Message: s.detail,
+			Pod:     c.target.name,
+			UID:     c.target.uid,
+		})
 	})
 }
 
-// finish journals how the call ended.
-func (j *journal) finish(ctx context.Context, action ticket.Action, c call, status ticket.StepStatus, message string,
-	change func(t *ticket.Ticket),
-) error {
+// finish journals how the n-th call of the step's action ended.
+func (j *journal) finish(ctx context.Context, n int, ended ticket.Step, change func(t *ticket.Ticket)) error {
 	return j.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
-		if done, known := t.Outcome(action, c.n); known && done.Status != ticket.Running {
+		if done, known := t.Outcome(ended.Action, n); known && done.Status != ticket.Running {
 			// The answer to this very write was lost on the way.
 			return nil
 		}
@@ -180,6 +185,7 @@ func (j *journal) finish(ctx context.Context, action ticket.Action, c call, stat
 		if change != nil {
 			change(t)
 		}
-		return t.Record(action, c.n, status, time.Now(), message)
+		ended.At = time.Now()
+		return t.RecordStep(n, ended)
 	})
 }

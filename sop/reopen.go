@@ -1,11 +1,13 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -16,8 +18,17 @@ const originHealthcheck = "healthcheck"
 // foundByHealthcheck maps the exit codes of a healthcheck to the conditions that they stand for.
 func foundByHealthcheck() map[int]string {
 	return map[int]string{
-		1: "IBDown", 2: "GpuDown", 3: "GpfsDown", 4: "CpuUnhealthy", 5: "MemoryUnhealthy", 6: "DiskUnhealthy", 7: "NetworkLinkDown",
-		21: "GpuRowRemappingFailure", 22: "GpuAggSramUncorrectable", 23: "GpuCheckFailed", 24: "GpuNvlinkError",
+		protocol.ExitIB:       "IBDown",
+		protocol.ExitGPU:      "GpuDown",
+		protocol.ExitGPFS:     "GpfsDown",
+		protocol.ExitCPU:      "CpuUnhealthy",
+		protocol.ExitMemory:   "MemoryUnhealthy",
+		protocol.ExitDisk:     "DiskUnhealthy",
+		protocol.ExitNetwork:  "NetworkLinkDown",
+		protocol.ExitRowRemap: "GpuRowRemappingFailure",
+		protocol.ExitSRAM:     "GpuAggSramUncorrectable",
+		protocol.ExitGPUCheck: "GpuCheckFailed",
+		protocol.ExitNVLink:   "GpuNvlinkError",
 	}
 }
 
@@ -28,9 +39,8 @@ func (e *reopenedError) Error() string { return "the healthcheck found " + e.con
 
 // foundBy returns the condition that a failed healthcheck has found, if Aegis may repair it.
 func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
-	_, code := hardwareIn(failure)
-	condition := foundByHealthcheck()[code]
-	if condition == "" || condition == b.status.Condition {
+	condition := foundByHealthcheck()[failure.Code]
+	if condition == "" || failure.Hardware == "" || condition == b.status.Condition {
 		return prom.AegisNodeStatus{}, false
 	}
 	status := b.services.Orders.Last().apply(b.services.catalogue.Status(b.node, condition, "", 0))
@@ -49,7 +59,8 @@ func (b *ApiBridge) Reopen(ctx context.Context, failure *StepError) error {
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
 		t.Past = pastOf(t)
 		t.Condition, t.Device, t.SOP, t.Origin = found.Condition, "", found.SOP, originHealthcheck
-		t.Reason = failure.Message
+		// The reason is what makes the node suspect after a restart. The message may have gone with the length of the ticket.
+		t.Reason = cmp.Or(failure.Message, failure.Hardware+" is broken")
 		t.XID, t.Recovery, t.ApprovedBy, t.Hold = 0, "", "", ""
 		t.BootID = r.Node.Status.NodeInfo.BootID
 		return nil

@@ -366,7 +366,7 @@ func (i *invariants) concluded(p *simProcess, old, t *ticket.Ticket) {
 			continue
 		}
 		end, _ := t.Outcome(running.Action, old.Count(running.Action))
-		concluded := end.Status == ticket.Succeeded || strings.Contains(end.Message, hardwareMark)
+		concluded := end.Status == ticket.Succeeded || end.Code != 0
 		if concluded && end.Status != ticket.Running && i.orders[orderOf(action, attempt, t.ID)] == 0 {
 			i.violated("p%d ends step %s of ticket %s by a Job that was not ordered for it", p.id, running.Action, t.ID)
 		}

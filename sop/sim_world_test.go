@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -549,7 +550,7 @@ func (c *cluster) finish(job *simJob) {
 	luck := c.chance("finish " + r.Node)
 	switch {
 	case luck < c.faulty.badChecks/3:
-		job.end(exitUnknown, "", "the tool crashed")
+		job.end(protocol.ExitUnknown, "", "the tool crashed")
 	case luck < c.faulty.badChecks:
 		job.end(2, "gpu", "it is broken")
 	case r.Action == jobs.ActionHealthcheck && c.sick(r.Node):

@@ -3,20 +3,11 @@ package sop
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
-)
-
-// The exit codes of operations that say nothing about the hardware.
-const (
-	exitUsage   = 64
-	exitUnknown = 70
-	exitSkipped = 75
 )
 
 // resetAttempts sets the Jobs of resets apart from those of other remedies, which run through the same operation.
@@ -53,9 +44,7 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 	err := b.do(ctx, step{action: ticket.Diagnose, act: func(ctx context.Context, c call) (outcome, error) {
 		o, err := b.runJob(ctx, c, "", b.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline, args...))
 		if err == nil {
-			wanted := recoveryIn(o.message)
-			// Of its own field, because messages are the first to go when a ticket gets long, and a replay must decide alike.
-			o.update = func(t *ticket.Ticket) { t.Recovery = wanted }
+			o.update = func(t *ticket.Ticket) { t.Recovery = o.findings.Recovery }
 		}
 		return o, err
 	}})
@@ -185,34 +174,33 @@ func (b *ApiBridge) ordered(ctx context.Context, req jobs.Request, settled func(
 func judgeJob(r jobs.Result) (outcome, error) {
 	switch {
 	case r.Phase == jobs.PhaseSucceeded:
-		return outcome{message: r.Message}, nil
+		return outcome{message: r.Message, findings: findings(r)}, nil
 	case r.Phase == jobs.PhaseMissing:
 		return outcome{}, inconclusive("Job %s is gone, its outcome is unknown", r.Job)
-	case r.ExitCode < 0, r.ExitCode == exitUsage, r.ExitCode == exitUnknown, r.ExitCode == exitSkipped, r.Report == nil:
+	case !r.Conclusive():
 		return outcome{}, inconclusive("Job %s: %s", r.Job, r.Message)
 	}
-	return outcome{}, failed("%s", hardwareMessage(r))
+	return outcome{}, foundBadly(r)
 }
 
-// hardwareMessage names the hardware of a failed operation before what it says.
-func hardwareMessage(r jobs.Result) string {
-	if r.Report.Hardware == "" {
-		return fmt.Sprintf("exit code %d: %s", r.ExitCode, r.Message)
+// foundBadly is the failure of a step whose operation was carried out and ended badly.
+func foundBadly(r jobs.Result) error {
+	message := fmt.Sprintf("exit code %d: %s", r.ExitCode, r.Message)
+	if r.Report.Hardware != "" {
+		message = fmt.Sprintf("%s (exit code %d): %s", r.Report.Hardware, r.ExitCode, r.Message)
 	}
-	return fmt.Sprintf("%s%s%d): %s", r.Report.Hardware, hardwareMark, r.ExitCode, r.Message)
+	return &StepError{Status: ticket.Failed, Findings: findings(r), Message: message}
 }
 
-// hardwareMark follows the name of the hardware in the message of a failed operation.
-const hardwareMark = " (exit code "
-
-// hardwareIn returns the hardware and the exit code at the beginning of the message of a failed operation. One that could not be
-// made names none.
-func hardwareIn(failure *StepError) (hardware string, code int) {
-	hardware, rest, named := strings.Cut(failure.Message, hardwareMark)
-	text, _, ended := strings.Cut(rest, ")")
-	code, err := strconv.Atoi(text)
-	if !named || !ended || err != nil || failure.Inconclusive() {
-		return "", 0
+// findings returns what the operation of the Job reports.
+func findings(r jobs.Result) ticket.Findings {
+	if r.Report == nil {
+		return ticket.Findings{}
 	}
-	return hardware, code
+	return ticket.Findings{
+		Code:     int(r.ExitCode),
+		Hardware: r.Report.Hardware,
+		Recovery: r.Report.Recovery,
+		Refused:  len(r.Report.Refusals) > 0,
+	}
 }

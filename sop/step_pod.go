@@ -16,8 +16,8 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// uidMark stands before the UID of the pod in the journal of a restart.
-const uidMark = " uid "
+// podTarget is the pod that a step has chosen: its namespace and name, and its UID.
+type podTarget struct{ name, uid string }
 
 // RestartPod deletes the one pod on the node that the selector finds, such as the node's device plugin, and waits until its
 // successor is ready and the resource, if one is named, is wholly allocatable again. It fails when there is not exactly one
@@ -25,7 +25,7 @@ const uidMark = " uid "
 func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource corev1.ResourceName) error {
 	r := podRestart{bridge: b, selector: selector, resource: resource}
 	return b.do(ctx, step{action: ticket.RestartPod, detail: selector, gated: true, prepare: r.choose, act: func(ctx context.Context, c call) (outcome, error) {
-		r.pod, r.uid, _ = strings.Cut(c.detail, uidMark)
+		r.chosen = c.target
 		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
 		var missing string
 		if !c.adopted {
@@ -52,7 +52,7 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 			}
 			return missing == "" || late, nil
 		})
-		return outcome{message: strings.TrimSuffix("restarted "+r.pod+", "+missing, ", ")}, err
+		return outcome{message: strings.TrimSuffix("restarted "+r.chosen.name+", "+missing, ", ")}, err
 	}})
 }
 
@@ -64,9 +64,9 @@ type podRestart struct {
 	bridge   *ApiBridge
 	selector string
 	resource corev1.ResourceName
-	// pod and uid are those of the pod to replace, as they were journaled before it was touched. Clocks need not agree for
-	// telling it from its successor.
-	pod, uid string
+	// chosen is the pod to replace, as it was journaled before it was touched. Clocks need not agree for telling it from its
+	// successor.
+	chosen podTarget
 	// permitted is when a permission was given that has not been used.
 	permitted time.Time
 	// replaced is true once the successor is ready.
@@ -88,7 +88,7 @@ func (r *podRestart) pods(ctx context.Context) ([]corev1.Pod, error) {
 }
 
 // choose finds the pod to replace.
-func (r *podRestart) choose(ctx context.Context) (detail string, err error) {
+func (r *podRestart) choose(ctx context.Context) (chosen podTarget, err error) {
 	err = r.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
 		pods, err := r.pods(ctx)
 		switch {
@@ -102,10 +102,10 @@ func (r *podRestart) choose(ctx context.Context) (detail string, err error) {
 		case len(pods) > 1:
 			return false, failed("%d pods match %s: %s", len(pods), r.selector, podNames(pods))
 		}
-		detail = pods[0].Namespace + "/" + pods[0].Name + uidMark + string(pods[0].UID)
+		chosen = podTarget{name: pods[0].Namespace + "/" + pods[0].Name, uid: string(pods[0].UID)}
 		return true, nil
 	})
-	return detail, err
+	return chosen, err
 }
 
 // advance deletes the chosen pod, and says what is missing until its successor does its work.
@@ -139,8 +139,8 @@ func (r *podRestart) advance(ctx context.Context, began time.Time) (missing stri
 // old tells the chosen pod from its successor. If the journal has left out which one it was, its age has to do; the API server's
 // times have a resolution of a second.
 func (r *podRestart) old(pod *corev1.Pod, began time.Time) bool {
-	if r.uid != "" {
-		return string(pod.UID) == r.uid
+	if r.chosen.uid != "" {
+		return string(pod.UID) == r.chosen.uid
 	}
 	return pod.CreationTimestamp.Time.Before(began.Truncate(time.Second))
 }

@@ -122,7 +122,7 @@ func (p *powerStep) refused(ctx context.Context) error {
 		return nil
 	}
 	if result.Phase == jobs.PhaseFailed && result.Report != nil {
-		return failed("%s", hardwareMessage(result))
+		return foundBadly(result)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ const shortReason = 200
 
 // Encode returns the ticket as YAML of at most MaxBytes. If it does not fit, a copy is made shorter: first the
 // messages of finished steps go, then their times, oldest first, then the oldest finished steps become outcomes
-// without details, and at last the reason is cut. Running steps, counters and identity always stay. A ticket that
-// Parse would refuse is an error.
+// without details but what they found, and at last the reason is cut. Running steps, counters and identity always stay.
+// Should even that be too long, what the oldest steps found goes. A ticket that Parse would refuse is an error.
 func (t *Ticket) Encode() (string, error) {
 	text, err := t.fit()
 	if err != nil {
@@ -42,6 +42,9 @@ func (t *Ticket) fit() (string, error) {
 	bare.Reason = clip(bare.Reason, shortReason)
 	text, err = bare.shortest(bare.reductions())
 	if err == nil && len(text) > MaxBytes {
+		text, err = bare.reduced(bare.reductions()).forgetful()
+	}
+	if err == nil && len(text) > MaxBytes {
 		err = fmt.Errorf("%w: it has %d bytes without all that may be left out, want at most %d; "+
 			"shorten hold and the fields that Aegis does not know", ErrTooLarge, len(text), MaxBytes)
 	}
@@ -59,6 +62,23 @@ func (t *Ticket) shortest(reductions []reduction) (string, error) {
 		return text
 	}
 	enough := sort.Search(len(reductions), func(n int) bool { return len(encode(n)) <= MaxBytes })
+	return encode(enough), failed
+}
+
+// forgetful leaves out as few as needed of what the folded calls found, the oldest first. If that does not suffice, its result is
+// what is left without any.
+func (t *Ticket) forgetful() (string, error) {
+	var failed error
+	encode := func(n int) string {
+		c := *t
+		c.found = t.found[n:]
+		text, err := encodeNode(c.node())
+		if err != nil {
+			failed = err
+		}
+		return text
+	}
+	enough := sort.Search(len(t.found), func(n int) bool { return len(encode(n)) <= MaxBytes })
 	return encode(enough), failed
 }
 
@@ -166,6 +186,7 @@ func (t *Ticket) node() *yaml.Node {
 	if len(t.done) > 0 {
 		o.add("done", t.doneNode())
 	}
+	o.list("found", t.foundNodes())
 	o.list("workflows", t.stepNodes())
 	o.unknown(t.extra)
 	return o.node
@@ -205,6 +226,9 @@ func (t *Ticket) stepNodes() []*yaml.Node {
 		o.text("status", string(s.Status))
 		o.time("at", s.At)
 		o.text("message", s.Message)
+		s.write(o)
+		o.text("pod", s.Pod)
+		o.text("uid", s.UID)
 		o.unknown(s.extra)
 		nodes = append(nodes, o.node)
 	}

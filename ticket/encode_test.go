@@ -16,8 +16,16 @@ func TestEncodeFixedOrder(t *testing.T) {
 		ID: "20261123t120000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Origin: "webhook", Reason: "GPU 3: hung\nXID 79",
 		Supervisor: "aegis", Status: StatusResolving, CreatedAt: noon, BootID: "b-1", Attempts: 2, Hold: "approve",
 		ApprovedBy: "alice", Past: map[Action]int{Verify: 2, Healthcheck: 1},
-		done:      []folded{{action: Drain, runs: []run{{Failed, 2}, {Succeeded, 1}}}, {action: Reboot, runs: []run{{Canceled, 1}}}},
-		Workflows: []Step{{Action: Cordon, Status: Succeeded, At: noon, Message: "yes"}, {Action: Reboot, Status: Running}},
+		done: []folded{{action: Drain, runs: []run{{Failed, 2}, {Succeeded, 1}}}, {action: Reboot, runs: []run{{Canceled, 1}}}},
+		found: []foldedFindings{
+			{action: Drain, first: 1, last: 2, findings: Findings{Code: 70}}, {action: Reboot, first: 1, last: 1, findings: Findings{Refused: true}},
+		},
+		Workflows: []Step{
+			{Action: Cordon, Status: Succeeded, At: noon, Message: "yes"},
+			{Action: Healthcheck, Status: Failed, Findings: Findings{Code: 2, Hardware: "gpu", Recovery: "Drain and Reset", Refused: true}},
+			{Action: Reboot, Status: Running},
+			{Action: RestartPod, Status: Running, Pod: "kube-system/plugin", UID: "u-1"},
+		},
 	}
 	got, err := tk.Encode()
 	require.NoError(t, err)
@@ -36,13 +44,26 @@ hold: approve
 approvedBy: alice
 past: {healthcheck: 1, verify: 2}
 done: {drain: F2S, reboot: C}
+found:
+  - {action: drain, call: 1, to: 2, code: 70}
+  - {action: reboot, call: 1, refused: true}
 workflows:
   - action: cordon
     status: Succeeded
     at: 2026-11-23T12:00:00Z
     message: yes
+  - action: healthcheck
+    status: Failed
+    code: 2
+    hardware: gpu
+    recovery: Drain and Reset
+    refused: true
   - action: reboot
     status: Running
+  - action: restartpod
+    status: Running
+    pod: kube-system/plugin
+    uid: u-1
 `, got)
 	back, err := Parse(got)
 	require.NoError(t, err)

@@ -135,4 +135,5 @@ func (t *Ticket) fold(s Step) {
 		i = len(t.done) - 1
 	}
 	t.done[i].add(s.Status, 1)
+	t.foldFindings(s.Action, t.done[i].count(), s.Findings)
 }

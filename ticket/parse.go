@@ -57,6 +57,8 @@ func (t *Ticket) set(key, value *yaml.Node) (err error) {
 		t.Past, err = decodePast(value)
 	case "done":
 		t.done, err = decodeDone(value)
+	case "found":
+		t.found, err = decodeFound(value)
 	case "workflows":
 		t.Workflows, err = decodeSteps(value)
 	default:
@@ -198,6 +200,7 @@ func decodeStep(n *yaml.Node) (Step, error) {
 	case s.Status == "":
 		return Step{}, fmt.Errorf("line %d: status is missing, want Running, Succeeded, Failed or Canceled", n.Line)
 	}
+	s.completeOlder()
 	return s, nil
 }
 
@@ -216,8 +219,15 @@ func (s *Step) set(key, value *yaml.Node) (err error) {
 		s.At, err = decodeTime(value)
 	case "message":
 		s.Message, err = decodeText(value)
+	case "pod":
+		s.Pod, err = decodeText(value)
+	case "uid":
+		s.UID, err = decodeText(value)
 	default:
-		s.extra = append(s.extra, unknown(key, value))
+		var known bool
+		if known, err = s.Findings.set(key, value); !known {
+			s.extra = append(s.extra, unknown(key, value))
+		}
 	}
 	return err
 }

@@ -48,6 +48,9 @@ type Step struct {
 	Status  StepStatus
 	At      time.Time // When it got this status; zero when unknown.
 	Message string
+	Findings
+	Pod string // The pod that is being restarted, as namespace/name.
+	UID string // The UID of that pod.
 
 	extra []field
 }
@@ -75,6 +78,7 @@ type Ticket struct {
 	Workflows []Step // Oldest first.
 
 	done  []folded
+	found []foldedFindings // What the folded calls found.
 	extra []field
 }
 
@@ -88,6 +92,7 @@ func (t *Ticket) Clone() *Ticket {
 	c := *t
 	c.Past = maps.Clone(t.Past)
 	c.Workflows = slices.Clone(t.Workflows)
+	c.found = slices.Clone(t.found)
 	c.done = slices.Clone(t.done)
 	for i := range c.done {
 		c.done[i].runs = slices.Clone(c.done[i].runs)
@@ -128,13 +133,13 @@ func (t *Ticket) Count(a Action) int {
 }
 
 // Outcome returns the n-th call of the action, counted from 1. Of a call whose details were left out for size only
-// the action and the status are known.
+// the action, the status and what it found are known.
 func (t *Ticket) Outcome(a Action, n int) (Step, bool) {
 	if n < 1 {
 		return Step{}, false
 	}
 	if s, ok := t.foldedOutcome(a, n); ok {
-		return Step{Action: a, Status: s}, true
+		return Step{Action: a, Status: s, Findings: t.foldedFindings(a, n)}, true
 	}
 	if i := t.index(a, n); i >= 0 {
 		return t.Workflows[i], true
@@ -145,17 +150,24 @@ func (t *Ticket) Outcome(a Action, n int) (Step, bool) {
 // Record journals the n-th call of the action. A new call must be the next one; a known call can only go from Running
 // to a final status, so that nobody begins a step that somebody else began.
 func (t *Ticket) Record(a Action, n int, s StepStatus, at time.Time, message string) error {
-	if _, err := parseStepStatus(string(s)); err != nil {
-		return fmt.Errorf("record %s call %d: %w", a, n, err)
+	return t.RecordStep(n, Step{Action: a, Status: s, At: at, Message: message})
+}
+
+// RecordStep is Record for a step of which there is more to say.
+func (t *Ticket) RecordStep(n int, step Step) error {
+	if _, err := parseStepStatus(string(step.Status)); err != nil {
+		return fmt.Errorf("record %s call %d: %w", step.Action, n, err)
 	}
-	next := t.Count(a) + 1
-	step := Step{Action: a, Status: s, At: at.UTC().Truncate(time.Second), Message: clip(message, maxMessage)}
+	next := t.Count(step.Action) + 1
+	step.At = step.At.UTC().Truncate(time.Second)
+	step.Message = clip(step.Message, maxMessage)
+	step.Findings = step.clipped()
 	switch {
 	case n == next:
 		t.Workflows = append(t.Workflows, step)
 		return nil
 	case n < 1 || n > next:
-		return fmt.Errorf("record %s call %d as %s: the next call is %d", a, n, s, next)
+		return fmt.Errorf("record %s call %d as %s: the next call is %d", step.Action, n, step.Status, next)
 	}
 	return t.finish(step, n)
 }

@@ -28,12 +28,14 @@ func directions() map[string][]string {
 		"strict":       {},
 		"queue":        {"rules", "rules/prom", "queue/source"},
 		"queue/source": {"rules/prom"},
-		"sop":          {"rules/prom", "ticket", "jobs"},
+		"sop":          {"rules/prom", "ticket", "jobs", "jobs/protocol"},
 		// It stands on what is exported alone, as a plugin from outside would.
 		"sop/playbook": {"sop", "sop/policy", "rules/prom", "ticket"},
 		"ticket":       {},
-		"jobs":         {},
-		"jobs/host":    {"jobs"},
+		"jobs":         {"jobs/protocol"},
+		"jobs/host":    {"jobs/protocol"},
+		// What the step Jobs and the host agree on. It holds nothing that only one side needs.
+		"jobs/protocol": {},
 	}
 	domains := []string{
 		"node", "memory", "disk", "gpfs", "gpu", "ib", "roce", "peermem", "baseboard",

@@ -800,7 +800,7 @@ func (j siteJobs) Follow(ctx context.Context, name string) (jobs.Result, error) 
 	if o.Action == jobs.ActionDiagnose {
 		result.Message = "9 of 9 sections collected"
 		if j.story.asks != "" {
-			result.Message = fmt.Sprintf("recovery action: GPU 0000:3b:00: %s; %s", j.story.asks, result.Message)
+			result.Report.Recovery = j.story.asks
 		}
 	}
 	return result, nil

@@ -8,7 +8,7 @@ import (
 	"regexp"
 	"strings"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const usage = `usage: aegis op ACTION [arguments]
@@ -35,15 +35,15 @@ func parse(args []string, stderr io.Writer) (action string, op operation, err er
 	// Its messages are in the error.
 	fs.SetOutput(io.Discard)
 	switch action {
-	case jobs.ActionReboot, jobs.ActionShutdown:
+	case protocol.ActionReboot, protocol.ActionShutdown:
 		op, err = parsePower(action, fs, args[1:])
-	case jobs.ActionHealthcheck:
+	case protocol.ActionHealthcheck:
 		op, err = parseHealthcheck(fs, args[1:])
-	case jobs.ActionRemedy:
+	case protocol.ActionRemedy:
 		op, err = parseRemedy(fs, args[1:])
-	case jobs.ActionRepair:
+	case protocol.ActionRepair:
 		op, err = parseRepair(fs, args[1:])
-	case jobs.ActionDiagnose:
+	case protocol.ActionDiagnose:
 		op, err = parseDiagnose(fs, args[1:])
 	default:
 		err = fmt.Errorf("unknown action %.64q", strings.Join(args[:min(len(args), 1)], ""))
@@ -57,7 +57,7 @@ func parse(args []string, stderr io.Writer) (action string, op operation, err er
 // known returns the action, empty for one that does not exist: nothing else may get into a report as its action.
 func known(action string) string {
 	switch action {
-	case jobs.ActionReboot, jobs.ActionShutdown, jobs.ActionHealthcheck, jobs.ActionRemedy, jobs.ActionRepair, jobs.ActionDiagnose:
+	case protocol.ActionReboot, protocol.ActionShutdown, protocol.ActionHealthcheck, protocol.ActionRemedy, protocol.ActionRepair, protocol.ActionDiagnose:
 		return action
 	}
 	return ""

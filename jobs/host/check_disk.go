@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -87,7 +89,7 @@ func diskFinding(ctx context.Context, h *host, e *expectation) finding {
 	if err != nil {
 		return broken("%v", err)
 	}
-	p := parts{code: exitDisk}
+	p := parts{code: protocol.ExitDisk}
 	p.readOnlyMounts(h, mounts, e)
 	p.space(ctx, h, mounts)
 	p.nvme(h)
@@ -250,7 +252,7 @@ func rootFSFinding(_ context.Context, h *host, e *expectation) finding {
 	case root.readOnly() && e.ReadOnlyRoot:
 		return passed("read-only, as is expected")
 	case root.readOnly():
-		return failed(exitDisk, "the root file system is read-only")
+		return failed(protocol.ExitDisk, "the root file system is read-only")
 	}
 	return passed("writable")
 }

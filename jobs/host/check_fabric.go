@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const infinibandDir = "/sys/class/infiniband/"
@@ -34,7 +36,7 @@ func ibFinding(_ context.Context, h *host, e *expectation) finding {
 	if layer == "" {
 		layer = "InfiniBand"
 	}
-	p := parts{code: exitIB}
+	p := parts{code: protocol.ExitIB}
 	found := 0
 	for _, device := range devices {
 		ports, err := h.ibPorts(device)
@@ -111,7 +113,7 @@ func gpfsFinding(ctx context.Context, h *host, e *expectation) finding {
 	if len(e.GPFS) == 0 && len(mounts) == 0 && isAbsent(err) {
 		return skipped("GPFS is not installed, and none is expected")
 	}
-	p := parts{code: exitGPFS}
+	p := parts{code: protocol.ExitGPFS}
 	p.gpfsState(h.gpfsState(ctx))
 	for _, want := range e.GPFS {
 		if !slices.ContainsFunc(mounts, func(m mount) bool { return m.isGPFS(want) }) {

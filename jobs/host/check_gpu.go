@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -98,7 +100,7 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 	if e.GPUs != nil {
 		want = *e.GPUs
 	}
-	p := parts{code: exitGPU}
+	p := parts{code: protocol.ExitGPU}
 	if onBus != want || devices != want {
 		p.fault("%d GPUs expected, %d on the PCI bus, %d device files", want, onBus, devices)
 	}
@@ -159,7 +161,7 @@ func parseRows(text string, fields int) ([][]string, error) {
 // of the GPU, a tool that is not there says nothing about it.
 func queryFault(err error) finding {
 	if blames(err) {
-		return failed(exitGPUCheck, "%v", err)
+		return failed(protocol.ExitGPUCheck, "%v", err)
 	}
 	return unmade(err)
 }
@@ -181,9 +183,9 @@ func gpuHealth(ctx context.Context, h *host, e *expectation, _ int) finding {
 		return queryFault(err)
 	}
 	if len(rows) == 0 {
-		return failed(exitGPUCheck, "%s knows no GPU", smi)
+		return failed(protocol.ExitGPUCheck, "%s knows no GPU", smi)
 	}
-	p := parts{code: exitGPUCheck}
+	p := parts{code: protocol.ExitGPUCheck}
 	var sick []string
 	for _, row := range rows {
 		before := len(p.faults)
@@ -265,7 +267,7 @@ func rowRemap(ctx context.Context, h *host, _ *expectation, _ int) finding {
 	if err != nil {
 		return queryFault(err)
 	}
-	failure, pending := parts{code: exitRowRemap}, parts{code: exitGPUCheck}
+	failure, pending := parts{code: protocol.ExitRowRemap}, parts{code: protocol.ExitGPUCheck}
 	known := 0
 	for _, row := range rows {
 		if notKnown(row[1]) && notKnown(row[2]) {
@@ -361,7 +363,7 @@ func (s *sramState) take(key, value string) {
 }
 
 func (r sramReport) finding() finding {
-	p := parts{code: exitSRAM}
+	p := parts{code: protocol.ExitSRAM}
 	known := false
 	for _, name := range r.order {
 		gpu := r.gpus[name]
@@ -390,7 +392,7 @@ func xids(ctx context.Context, h *host, _ *expectation, _ int) finding {
 	if err := h.kernelLog(ctx, log.line); err != nil {
 		return unmade(err)
 	}
-	p := parts{code: exitGPUCheck, faults: log.faults()}
+	p := parts{code: protocol.ExitGPUCheck, faults: log.faults()}
 	return p.finding()
 }
 
@@ -402,8 +404,8 @@ func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding 
 	out, err := h.run(ctx, smiTimeout, smi, "nvlink", "-s")
 	if err != nil {
 		f := queryFault(err)
-		if f.code == exitGPUCheck {
-			f.code = exitNVLink
+		if f.code == protocol.ExitGPUCheck {
+			f.code = protocol.ExitNVLink
 		}
 		return f
 	}
@@ -455,7 +457,7 @@ func dcgm(ctx context.Context, h *host, e *expectation, _ int) finding {
 	failures, tests := parseDCGM(out)
 	switch {
 	case len(failures) > 0:
-		return failed(exitGPUCheck, "dcgmi: %s", strings.Join(failures, ", "))
+		return failed(protocol.ExitGPUCheck, "dcgmi: %s", strings.Join(failures, ", "))
 	case err != nil:
 		return unmade(err)
 	case tests == 0:
@@ -533,7 +535,7 @@ func (all nvlinks) active() int {
 }
 
 func (all nvlinks) parts(e *expectation) *parts {
-	p := &parts{code: exitNVLink}
+	p := &parts{code: protocol.ExitNVLink}
 	if len(all) == 0 {
 		p.fault("%s lists no NVLink", smi)
 	}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -25,7 +27,7 @@ var (
 )
 
 func cpuFinding(ctx context.Context, h *host, e *expectation) finding {
-	p := parts{code: exitCPU}
+	p := parts{code: protocol.ExitCPU}
 	p.online(h, e.CPUs)
 	p.machineChecks(ctx, h)
 	p.processorSensors(ctx, h)
@@ -127,7 +129,7 @@ func (p *parts) governors(h *host) {
 }
 
 func memoryFinding(_ context.Context, h *host, e *expectation) finding {
-	p := parts{code: exitMemory}
+	p := parts{code: protocol.ExitMemory}
 	info, err := h.memInfo()
 	if err != nil {
 		return broken("%v", err)

@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const netDir = "/sys/class/net/"
 
 func networkFinding(ctx context.Context, h *host, e *expectation) finding {
-	p := parts{code: exitNetwork}
+	p := parts{code: protocol.ExitNetwork}
 	interfaces := e.Interfaces
 	routed, err := h.defaultRoutes()
 	switch {

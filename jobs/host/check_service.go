@@ -4,6 +4,8 @@ import (
 	"context"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const serviceTimeout = 20 * time.Second
@@ -45,7 +47,7 @@ func (h *host) oneActive(ctx context.Context, units []string) finding {
 	case err != nil:
 		return unmade(err)
 	case len(active) == 0:
-		return failed(exitUnknown, "not active: %s", strings.Join(units, ", "))
+		return failed(protocol.ExitUnknown, "not active: %s", strings.Join(units, ", "))
 	}
 	return passed("active: %s", strings.Join(active, ", "))
 }
@@ -59,7 +61,7 @@ func clockFinding(ctx context.Context, h *host, _ *expectation) finding {
 	case "yes":
 		return passed("synchronised")
 	case "no":
-		return failed(exitUnknown, "not synchronised")
+		return failed(protocol.ExitUnknown, "not synchronised")
 	default:
 		return skipped("timedatectl does not say whether it is synchronised: %.64q", said)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // crash is a file that a kernel has left when it crashed.
@@ -88,7 +90,7 @@ func crashFinding(_ context.Context, h *host, e *expectation) finding {
 	case newest.file == "":
 		return passed("there is no record of a crash")
 	case newest.at.After(e.since):
-		return failed(exitUnknown, "the kernel has crashed: %s", newest)
+		return failed(protocol.ExitUnknown, "the kernel has crashed: %s", newest)
 	}
 	return passed("the last record of a crash is %s", newest)
 }

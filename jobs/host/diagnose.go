@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -63,7 +63,7 @@ func (s section) name() string {
 	return strings.TrimSpace(s.tool + " " + strings.Join(s.args, " "))
 }
 
-func (d diagnose) run(ctx context.Context, h *host, report *jobs.Report) {
+func (d diagnose) run(ctx context.Context, h *host, report *protocol.Report) {
 	if d.condition != "" || d.device != "" {
 		fmt.Fprintf(h.options.Stdout, "condition %.64q, device %.64q\n", d.condition, d.device)
 	}
@@ -72,17 +72,20 @@ func (d diagnose) run(ctx context.Context, h *host, report *jobs.Report) {
 	collected := 0
 	for _, s := range all {
 		f := h.collect(ctx, s)
-		if f.result == jobs.ResultPassed {
+		if f.result == protocol.ResultPassed {
 			collected++
 		}
-		report.Checks = append(report.Checks, jobs.Check{Name: s.name(), Result: f.result, Detail: oneLine(f.detail)})
+		report.Checks = append(report.Checks, protocol.Check{Name: s.name(), Result: f.result, Detail: oneLine(f.detail)})
 	}
 	if collected == 0 {
 		conclude(report, broken("nothing could be collected"))
 		return
 	}
-	told := append(h.recovery(ctx, gpu), fmt.Sprintf("%d of %d sections collected", collected, len(all)))
-	conclude(report, passed("%s", strings.Join(append(told, h.crashNote()...), "; ")))
+	wanted, told := h.recovery(ctx, gpu)
+	told = append(told, fmt.Sprintf("%d of %d sections collected", collected, len(all)))
+	f := passed("%s", strings.Join(append(told, h.crashNote()...), "; "))
+	f.recovery = wanted
+	conclude(report, f)
 }
 
 // gpuBus returns the bus ID of the GPU that the device names, nothing where it names none or the driver does not know it.
@@ -127,20 +130,20 @@ func (h *host) address(gpu, device string) string {
 	return ""
 }
 
-// recovery returns what the driver asks for, of one GPU where its bus ID is given. A log that could not be read is said to be
+// recovery returns what the driver asks for, and how people are told, of one GPU where its bus ID is given. A log that could not be read is said to be
 // so, because it does not mean that nothing is asked for.
-func (h *host) recovery(ctx context.Context, bus string) []string {
+func (h *host) recovery(ctx context.Context, bus string) (wanted string, told []string) {
 	ctx, cancel := context.WithTimeout(ctx, h.bounded(sectionTimeout))
 	defer cancel()
 	var log recoveries
 	err := h.kernelLog(ctx, log.line)
 	if text := log.text(bus); text != "" {
-		return []string{text}
+		return log.most(bus), []string{text}
 	}
 	if err != nil {
-		return []string{fmt.Sprintf("kernel log not read: %v", err)}
+		return "", []string{fmt.Sprintf("kernel log not read: %v", err)}
 	}
-	return nil
+	return "", nil
 }
 
 // crashNote returns the newest record of a crash of the kernel.

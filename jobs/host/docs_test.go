@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 var quoted = regexp.MustCompile("`([^`]+)`")
@@ -79,10 +81,10 @@ func TestPageListsTheChecks(t *testing.T) {
 			require.Equal(t, k.hardware, codes[code], k.name)
 		}
 	}
-	for _, code := range append(severity(), exitOK, exitUsage, exitUnknown, exitSkipped) {
+	for _, code := range append(severity(), protocol.ExitOK, protocol.ExitUsage, protocol.ExitUnknown, protocol.ExitSkipped) {
 		text, ok := codes[strconv.Itoa(code)]
 		require.True(t, ok, code)
-		require.Equal(t, hardwareOf(code), text)
+		require.Equal(t, protocol.HardwareOf(code), text)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // gpuID is what may name a GPU; empty and "all" mean all of them.
@@ -45,7 +47,7 @@ func resetGPUs(ctx context.Context, h *host, device string) finding {
 	// They are needed whatever became of the reset.
 	err = errors.Join(err, h.startUnits(ctx, stopped))
 	if err != nil {
-		return failed(exitGPU, "%v", err)
+		return failed(protocol.ExitGPU, "%v", err)
 	}
 	return r.verify(ctx)
 }
@@ -55,7 +57,7 @@ func notReset(err error) finding {
 	if _, ok := missing(err); ok {
 		return unmade(err)
 	}
-	return refused(exitGPU, "%v", err)
+	return refused(protocol.ExitGPU, "%v", err)
 }
 
 // planReset finds the GPUs to reset. Those behind an NVSwitch are reset together, because one alone cannot rejoin.
@@ -178,17 +180,17 @@ func (r *gpuReset) reset(ctx context.Context) error {
 func (r *gpuReset) verify(ctx context.Context) finding {
 	gpus, err := r.host.gpus(ctx)
 	if err != nil {
-		return failed(exitGPU, "after the reset: %v", err)
+		return failed(protocol.ExitGPU, "after the reset: %v", err)
 	}
 	for _, g := range r.targets {
 		if !slices.ContainsFunc(gpus, func(h gpu) bool { return h.uuid == g.uuid }) {
-			return failed(exitGPU, "%s did not come back from the reset", g.uuid)
+			return failed(protocol.ExitGPU, "%s did not come back from the reset", g.uuid)
 		}
 	}
 	for _, check := range []func(context.Context, *host, *expectation, int) finding{rowRemap, gpuHealth} {
 		f := check(ctx, r.host, new(expectation), 0)
-		if f.code != exitOK && f.code != exitSkipped {
-			return failed(exitGPU, "after the reset: %s", f.detail)
+		if f.code != protocol.ExitOK && f.code != protocol.ExitSkipped {
+			return failed(protocol.ExitGPU, "after the reset: %s", f.detail)
 		}
 	}
 	return passed("%d GPUs were reset", len(r.targets))

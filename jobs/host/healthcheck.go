@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // The names of the checks, as profiles and reports have them.
@@ -57,13 +57,13 @@ func builtinChecks() []check {
 		{checkRuntime, "", short, runtimeFinding},
 		{checkClock, "", short, clockFinding},
 		{checkCrash, "", short, crashFinding},
-		{checkGPUCount, hardwareGPU, long, gpuCountFinding},
-		{checkGPUHealth, hardwareGPU, short, gpuHealthFinding},
-		{checkRowRemap, hardwareGPU, short, rowRemapFinding},
-		{checkSRAM, hardwareGPU, short, sramFinding},
-		{checkXID, hardwareGPU, short, xidFinding},
-		{checkNVLink, hardwareGPU, long, nvlinkFinding},
-		{checkDCGM, hardwareGPU, long, dcgmFinding},
+		{checkGPUCount, protocol.HardwareGPU, long, gpuCountFinding},
+		{checkGPUHealth, protocol.HardwareGPU, short, gpuHealthFinding},
+		{checkRowRemap, protocol.HardwareGPU, short, rowRemapFinding},
+		{checkSRAM, protocol.HardwareGPU, short, sramFinding},
+		{checkXID, protocol.HardwareGPU, short, xidFinding},
+		{checkNVLink, protocol.HardwareGPU, long, nvlinkFinding},
+		{checkDCGM, protocol.HardwareGPU, long, dcgmFinding},
 		{checkIB, "ib", short, ibFinding},
 		{checkGPFS, "gpfs", long, gpfsFinding},
 		{checkCPU, "cpu", short, cpuFinding},
@@ -77,7 +77,7 @@ func builtinChecks() []check {
 // severity lists the exit codes of hardware, the most severe first.
 func severity() []int {
 	return []int{
-		exitRowRemap, exitSRAM, exitGPU, exitGPUCheck, exitNVLink, exitIB, exitGPFS, exitMemory, exitCPU, exitDisk, exitNetwork,
+		protocol.ExitRowRemap, protocol.ExitSRAM, protocol.ExitGPU, protocol.ExitGPUCheck, protocol.ExitNVLink, protocol.ExitIB, protocol.ExitGPFS, protocol.ExitMemory, protocol.ExitCPU, protocol.ExitDisk, protocol.ExitNetwork,
 	}
 }
 
@@ -155,7 +155,7 @@ func (c healthcheck) expectation(h *host) (*expectation, error) {
 	return e, nil
 }
 
-func (c healthcheck) run(ctx context.Context, h *host, report *jobs.Report) {
+func (c healthcheck) run(ctx context.Context, h *host, report *protocol.Report) {
 	e, err := c.expectation(h)
 	if err != nil {
 		conclude(report, broken("profile: %v", err))
@@ -175,13 +175,13 @@ func (c healthcheck) run(ctx context.Context, h *host, report *jobs.Report) {
 }
 
 // examine runs the checks, whatever becomes of those before, and concludes the report.
-func (h *host) examine(ctx context.Context, checks []check, e *expectation, report *jobs.Report) {
+func (h *host) examine(ctx context.Context, checks []check, e *expectation, report *protocol.Report) {
 	var findings []finding
 	for _, k := range checks {
 		started := time.Now()
 		f := h.runCheck(ctx, k, e)
 		findings = append(findings, f)
-		report.Checks = append(report.Checks, jobs.Check{
+		report.Checks = append(report.Checks, protocol.Check{
 			Name:     k.name,
 			Hardware: hardwareOfCheck(k.hardware, f),
 			Result:   f.result,
@@ -190,7 +190,7 @@ func (h *host) examine(ctx context.Context, checks []check, e *expectation, repo
 		})
 	}
 	f := verdict(report.Checks, findings, e.required())
-	if f.result == jobs.ResultPassed && ctx.Err() != nil {
+	if f.result == protocol.ResultPassed && ctx.Err() != nil {
 		f = broken("interrupted: %v", ctx.Err())
 	}
 	conclude(report, f)
@@ -198,8 +198,8 @@ func (h *host) examine(ctx context.Context, checks []check, e *expectation, repo
 
 // hardwareOfCheck returns the hardware of the check, or for a check of a site that of its exit code.
 func hardwareOfCheck(hardware string, f finding) string {
-	if hardware == "" && f.result == jobs.ResultFailed {
-		return hardwareOf(f.code)
+	if hardware == "" && f.result == protocol.ResultFailed {
+		return protocol.HardwareOf(f.code)
 	}
 	return hardware
 }
@@ -233,20 +233,20 @@ func (h *host) runCheck(ctx context.Context, k check, e *expectation) finding {
 
 // verdict weighs the findings: hardware that failed is named even where another check could not be made, and nothing is
 // healthy that could not be checked although it had to be.
-func verdict(checks []jobs.Check, findings []finding, required []string) finding {
+func verdict(checks []protocol.Check, findings []finding, required []string) finding {
 	var told []string
 	worst, unknown, service := len(severity()), false, false
 	for i, f := range findings {
 		must := slices.Contains(required, checks[i].Name)
 		switch {
-		case f.result == jobs.ResultFailed:
+		case f.result == protocol.ResultFailed:
 			rank := slices.Index(severity(), f.code)
 			if rank < 0 {
 				service = true
 			} else {
 				worst = min(worst, rank)
 			}
-		case must && f.result != jobs.ResultPassed:
+		case must && f.result != protocol.ResultPassed:
 			unknown = true
 		default:
 			continue
@@ -258,7 +258,7 @@ func verdict(checks []jobs.Check, findings []finding, required []string) finding
 	case worst < len(severity()):
 		return failed(severity()[worst], "%s", detail)
 	case service:
-		return failed(exitUnknown, "%s", detail)
+		return failed(protocol.ExitUnknown, "%s", detail)
 	case unknown:
 		return broken("%s", detail)
 	}
@@ -270,7 +270,7 @@ func summary(findings []finding) string {
 	for _, f := range findings {
 		n[f.result]++
 	}
-	return fmt.Sprintf("%d checks passed, %d skipped, %d could not be made", n[jobs.ResultPassed], n[jobs.ResultSkipped], n[jobs.ResultError])
+	return fmt.Sprintf("%d checks passed, %d skipped, %d could not be made", n[protocol.ResultPassed], n[protocol.ResultSkipped], n[protocol.ResultError])
 }
 
 // unmade is the finding of a check that a tool stood in the way of: missing means skipped.

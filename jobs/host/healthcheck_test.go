@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 func gpuArgs(more ...string) []string {
@@ -19,7 +19,7 @@ func gpuArgs(more ...string) []string {
 }
 
 // examine runs the built-in checks of one hardware, as an operation with the arguments does.
-func (n *node) examine(hardware string, args ...string) jobs.Report {
+func (n *node) examine(hardware string, args ...string) protocol.Report {
 	action, op, err := parse(args, &n.stderr)
 	require.NoError(n.t, err)
 	c, ok := op.(healthcheck)
@@ -29,7 +29,7 @@ func (n *node) examine(hardware string, args ...string) jobs.Report {
 	require.NoError(n.t, err)
 	checks := slices.DeleteFunc(builtinChecks(), func(k check) bool { return k.hardware != hardware })
 	require.NotEmpty(n.t, checks)
-	report := jobs.Report{Action: action}
+	report := protocol.Report{Action: action}
 	h.examine(n.t.Context(), checks, e, &report)
 	return report
 }
@@ -40,7 +40,7 @@ func hardwareCheckedBy(name string) string {
 	return checks[slices.IndexFunc(checks, func(k check) bool { return k.name == name })].hardware
 }
 
-func results(r jobs.Report) map[string]string {
+func results(r protocol.Report) map[string]string {
 	m := make(map[string]string)
 	for _, c := range r.Checks {
 		m[c.Name] = c.Result
@@ -48,7 +48,7 @@ func results(r jobs.Report) map[string]string {
 	return m
 }
 
-func detail(t *testing.T, r jobs.Report, name string) string {
+func detail(t *testing.T, r protocol.Report, name string) string {
 	t.Helper()
 	for _, c := range r.Checks {
 		if c.Name == name {
@@ -65,10 +65,10 @@ func TestHealthcheckOfHealthyGPUNode(t *testing.T) {
 	n.file("/profiles/default.yaml", "dcgmDiag: true\n")
 	n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
 	r := n.op(gpuArgs("--since", "2026-01-02T03:04:05Z")...)
-	require.Equal(t, jobs.ResultPassed, r.Result, "%+v", r)
+	require.Equal(t, protocol.ResultPassed, r.Result, "%+v", r)
 	require.Equal(t, boot, r.BootID)
 	for name, result := range results(r) {
-		require.Equal(t, jobs.ResultPassed, result, "%s: %s", name, detail(t, r, name))
+		require.Equal(t, protocol.ResultPassed, result, "%s: %s", name, detail(t, r, name))
 	}
 	require.Len(t, r.Checks, len(builtinChecks()))
 	require.Contains(t, detail(t, r, checkGPUHealth), "GPU 1 has persistence off")
@@ -83,9 +83,9 @@ func TestHealthcheckOfHealthyCPUNode(t *testing.T) {
 	for name, result := range results(r) {
 		switch name {
 		case checkBootID, checkCrash, checkDCGM, checkIB, checkGPFS, checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink:
-			require.Equal(t, jobs.ResultSkipped, result, name)
+			require.Equal(t, protocol.ResultSkipped, result, name)
 		default:
-			require.Equal(t, jobs.ResultPassed, result, name)
+			require.Equal(t, protocol.ResultPassed, result, name)
 		}
 	}
 }
@@ -179,10 +179,10 @@ func TestHealthcheckFaults(t *testing.T) {
 			t.Parallel()
 			n := newGPUNode(t)
 			tc.fault(n)
-			r := n.examine(hardwareOf(tc.code), gpuArgs()...)
+			r := n.examine(protocol.HardwareOf(tc.code), gpuArgs()...)
 			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
-			require.Equal(t, jobs.ResultFailed, r.Result)
-			require.Equal(t, hardwareOf(tc.code), r.Hardware)
+			require.Equal(t, protocol.ResultFailed, r.Result)
+			require.Equal(t, protocol.HardwareOf(tc.code), r.Hardware)
 			require.Contains(t, r.Detail, tc.want)
 		})
 	}
@@ -196,21 +196,21 @@ func TestHealthcheckServices(t *testing.T) {
 		result string
 		want   string
 	}{
-		{"kubelet down", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{Out: "activating\n", Exit: 3}) }, jobs.ResultFailed, "kubelet failed: not active: kubelet"},
+		{"kubelet down", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{Out: "activating\n", Exit: 3}) }, protocol.ResultFailed, "kubelet failed: not active: kubelet"},
 		{"runtime down", func(n *node) {
 			n.tool("systemctl", "is-active containerd crio docker", answer{Out: "failed\ninactive\ninactive\n", Exit: 3})
-		}, jobs.ResultFailed, "runtime failed"},
-		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{}) }, jobs.ResultFailed, "kubelet failed"},
-		{"clock free", func(n *node) { n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "no\n"}) }, jobs.ResultFailed, "clock failed: not synchronised"},
-		{"no systemd", func(n *node) { n.uninstall("systemctl") }, jobs.ResultError, "kubelet skipped: systemctl is not installed"},
-		{"another boot", func(n *node) { n.file("/proc/sys/kernel/random/boot_id", "other\n") }, jobs.ResultError, "boot-id error: boot is other, not " + boot},
+		}, protocol.ResultFailed, "runtime failed"},
+		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{}) }, protocol.ResultFailed, "kubelet failed"},
+		{"clock free", func(n *node) { n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "no\n"}) }, protocol.ResultFailed, "clock failed: not synchronised"},
+		{"no systemd", func(n *node) { n.uninstall("systemctl") }, protocol.ResultError, "kubelet skipped: systemctl is not installed"},
+		{"another boot", func(n *node) { n.file("/proc/sys/kernel/random/boot_id", "other\n") }, protocol.ResultError, "boot-id error: boot is other, not " + boot},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t)
 			tc.fault(n)
 			r := n.examine("", "healthcheck", "--profile", "default", "--boot-id", boot)
-			require.Equal(t, exitUnknown, r.ExitCode, "%+v", r)
+			require.Equal(t, protocol.ExitUnknown, r.ExitCode, "%+v", r)
 			require.Equal(t, tc.result, r.Result)
 			require.Empty(t, r.Hardware)
 			require.Contains(t, r.Detail, tc.want)
@@ -223,22 +223,22 @@ func TestHealthcheckMissingTool(t *testing.T) {
 	for _, tc := range []struct {
 		tool, check, result string
 	}{
-		{smi, checkGPUCount, jobs.ResultSkipped},
-		{smi, checkGPUHealth, jobs.ResultSkipped},
-		{smi, checkRowRemap, jobs.ResultSkipped},
-		{smi, checkSRAM, jobs.ResultSkipped},
-		{smi, checkNVLink, jobs.ResultSkipped},
-		{"dmesg", checkXID, jobs.ResultSkipped},
-		{"timedatectl", checkClock, jobs.ResultSkipped},
-		{"dcgmi", checkDCGM, jobs.ResultSkipped},
-		{"stat", checkGPFS, jobs.ResultError},
+		{smi, checkGPUCount, protocol.ResultSkipped},
+		{smi, checkGPUHealth, protocol.ResultSkipped},
+		{smi, checkRowRemap, protocol.ResultSkipped},
+		{smi, checkSRAM, protocol.ResultSkipped},
+		{smi, checkNVLink, protocol.ResultSkipped},
+		{"dmesg", checkXID, protocol.ResultSkipped},
+		{"timedatectl", checkClock, protocol.ResultSkipped},
+		{"dcgmi", checkDCGM, protocol.ResultSkipped},
+		{"stat", checkGPFS, protocol.ResultError},
 		// A part of the check is left.
-		{"mmgetstate", checkGPFS, jobs.ResultPassed},
-		{"dmesg", checkCPU, jobs.ResultPassed},
-		{"ipmitool", checkCPU, jobs.ResultPassed},
-		{"smartctl", checkDisk, jobs.ResultPassed},
-		{"df", checkDisk, jobs.ResultPassed},
-		{"getent", checkNetwork, jobs.ResultPassed},
+		{"mmgetstate", checkGPFS, protocol.ResultPassed},
+		{"dmesg", checkCPU, protocol.ResultPassed},
+		{"ipmitool", checkCPU, protocol.ResultPassed},
+		{"smartctl", checkDisk, protocol.ResultPassed},
+		{"df", checkDisk, protocol.ResultPassed},
+		{"getent", checkNetwork, protocol.ResultPassed},
 	} {
 		t.Run(tc.tool+" for "+tc.check, func(t *testing.T) {
 			t.Parallel()
@@ -249,12 +249,12 @@ func TestHealthcheckMissingTool(t *testing.T) {
 			r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
 			require.Equal(t, tc.result, results(r)[tc.check])
 			require.Contains(t, detail(t, r, tc.check), tc.tool+" is not installed")
-			if tc.result == jobs.ResultPassed {
-				require.Equal(t, exitOK, r.ExitCode)
+			if tc.result == protocol.ResultPassed {
+				require.Equal(t, protocol.ExitOK, r.ExitCode)
 				return
 			}
-			require.Equal(t, exitUnknown, r.ExitCode)
-			require.Equal(t, jobs.ResultError, r.Result)
+			require.Equal(t, protocol.ExitUnknown, r.ExitCode)
+			require.Equal(t, protocol.ResultError, r.Result)
 		})
 	}
 }
@@ -285,7 +285,7 @@ func TestHealthcheckUnreadableAnswerIsUnknown(t *testing.T) {
 		n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
 		tc.fault(n)
 		r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
-		require.Equal(t, jobs.ResultError, results(r)[tc.check], "%s: %+v", tc.check, r)
+		require.Equal(t, protocol.ResultError, results(r)[tc.check], "%s: %+v", tc.check, r)
 	}
 }
 
@@ -296,9 +296,9 @@ func TestHealthcheckSeverity(t *testing.T) {
 	n.smi(queryHealth, "0, a, Enabled, 3, 16, 16\n")
 	n.uninstall("systemctl")
 	r := n.op(gpuArgs()...)
-	require.Equal(t, exitGPUCheck, r.ExitCode, "hardware is named even where another check could not be made")
+	require.Equal(t, protocol.ExitGPUCheck, r.ExitCode, "hardware is named even where another check could not be made")
 	n.smi(queryRemap, "u, Yes, No\n")
-	require.Equal(t, exitRowRemap, n.op(gpuArgs()...).ExitCode)
+	require.Equal(t, protocol.ExitRowRemap, n.op(gpuArgs()...).ExitCode)
 }
 
 func TestHealthcheckProfile(t *testing.T) {
@@ -347,7 +347,7 @@ func TestHealthcheckReadOnlyRootOnPurpose(t *testing.T) {
 	n.append("/proc/1/mounts", "/dev/sda1 / ext4 ro 0 0\n")
 	n.tool("df", "*", answer{Out: dfTable("50", "50")})
 	n.file("/profiles/p.yaml", "readOnlyRoot: true\n")
-	require.Equal(t, exitOK, n.op("healthcheck", "--profile", "p").ExitCode)
+	require.Equal(t, protocol.ExitOK, n.op("healthcheck", "--profile", "p").ExitCode)
 }
 
 func TestHealthcheckSiteChecks(t *testing.T) {
@@ -357,12 +357,12 @@ func TestHealthcheckSiteChecks(t *testing.T) {
 		result string
 		code   int
 	}{
-		{answer{Out: "\n all well\nmore\n"}, jobs.ResultPassed, 0},
-		{answer{Out: "no card", Exit: 75}, jobs.ResultSkipped, 70},
-		{answer{Out: "slow", Exit: 22}, jobs.ResultFailed, 22},
-		{answer{Out: "usage", Exit: 64}, jobs.ResultError, 70},
-		{answer{Exit: 42}, jobs.ResultError, 70},
-		{answer{Signal: 15}, jobs.ResultError, 70},
+		{answer{Out: "\n all well\nmore\n"}, protocol.ResultPassed, 0},
+		{answer{Out: "no card", Exit: 75}, protocol.ResultSkipped, 70},
+		{answer{Out: "slow", Exit: 22}, protocol.ResultFailed, 22},
+		{answer{Out: "usage", Exit: 64}, protocol.ResultError, 70},
+		{answer{Exit: 42}, protocol.ResultError, 70},
+		{answer{Signal: 15}, protocol.ResultError, 70},
 	} {
 		n := newNode(t)
 		n.executable(checksDir+"/burn", "", tc.answer)
@@ -378,7 +378,7 @@ func TestHealthcheckRunsNoCheckThatOthersMayWrite(t *testing.T) {
 	n := newNode(t)
 	n.file(checksDir+"/plain", "")
 	r := n.op("healthcheck", "--profile", "default", "--require", "site:plain")
-	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode)
 	require.Contains(t, r.Detail, "is not executable")
 }
 
@@ -387,7 +387,7 @@ func TestHealthcheckInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := newGPUNode(t).opContext(ctx, gpuArgs()...)
-	require.Equal(t, exitUnknown, r.ExitCode, "an interrupted check blames no hardware: %+v", r)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode, "an interrupted check blames no hardware: %+v", r)
 	require.Len(t, r.Checks, len(builtinChecks()))
 }
 
@@ -398,9 +398,9 @@ func TestHealthcheckHangingTool(t *testing.T) {
 	n.tool(smi, "-L", answer{Hang: pid})
 	n.options.limit = 2 * time.Second
 	r := n.op(gpuArgs()...)
-	require.Equal(t, exitGPU, r.ExitCode, "%+v", r)
+	require.Equal(t, protocol.ExitGPU, r.ExitCode, "%+v", r)
 	require.Contains(t, detail(t, r, checkGPUCount), "did not end in time")
-	require.Equal(t, jobs.ResultPassed, results(r)[checkNetwork], "the checks behind it run")
+	require.Equal(t, protocol.ResultPassed, results(r)[checkNetwork], "the checks behind it run")
 	requireDead(t, pid)
 }
 
@@ -412,7 +412,7 @@ func TestCheckThatHangsInTheKernelIsLeftBehind(t *testing.T) {
 			return passed("")
 		}}
 		f := new(host).runCheck(t.Context(), k, nil)
-		require.Equal(t, jobs.ResultError, f.result)
+		require.Equal(t, protocol.ResultError, f.result)
 		require.Contains(t, f.detail, "left behind after 1m15s")
 		close(release)
 	})
@@ -467,7 +467,7 @@ func TestNVLinkIdle(t *testing.T) {
 	t.Parallel()
 	n := newGPUNode(t)
 	n.smi("nvlink -s", "GPU 0: a\n\t Link 0: <inactive>\nGPU 1: b\n")
-	require.Equal(t, jobs.ResultSkipped, results(n.examine(hardwareGPU, gpuArgs()...))[checkNVLink])
+	require.Equal(t, protocol.ResultSkipped, results(n.examine(protocol.HardwareGPU, gpuArgs()...))[checkNVLink])
 }
 
 func TestKernelLogIsReadWhole(t *testing.T) {
@@ -475,7 +475,7 @@ func TestKernelLogIsReadWhole(t *testing.T) {
 	n := newGPUNode(t)
 	filler := strings.Repeat("[ 1.0] filler\n", 100)
 	n.tool("dmesg", "", answer{Out: filler + strings.Repeat("x", 3*maxLine) + "\n" + "[ 2.0] NVRM: Xid (PCI:0000:3b:00): 79, x\n" + filler, Repeat: 200})
-	require.Equal(t, exitGPUCheck, n.examine(hardwareGPU, gpuArgs()...).ExitCode)
+	require.Equal(t, protocol.ExitGPUCheck, n.examine(protocol.HardwareGPU, gpuArgs()...).ExitCode)
 }
 
 func FuzzParsers(f *testing.F) {
@@ -520,7 +520,7 @@ func TestHealthcheckNeedsTheProfileThatIsNamed(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	r := n.op("healthcheck", "--profile", "h100")
-	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode)
 	require.Contains(t, r.Detail, "h100.yaml")
 }
 
@@ -573,7 +573,7 @@ func TestHealthcheckAsksForTheNameOfTheAPIServer(t *testing.T) {
 		n.tool("getent", "*", answer{})
 		n.file("/etc/kubernetes/kubelet.conf", config)
 		r := n.examine("network", "healthcheck", "--profile", "default")
-		require.Equal(t, exitOK, r.ExitCode, "%s: %+v", name, r)
+		require.Equal(t, protocol.ExitOK, r.ExitCode, "%s: %+v", name, r)
 		if name == "a.test" {
 			require.Equal(t, []string{"ahosts a.test"}, n.calls("getent"))
 			continue

@@ -14,27 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
-// The exit codes of an operation. The ones that name hardware are also what a site's executable may end with.
 const (
-	exitOK         = 0
-	exitIB         = 1
-	exitGPU        = 2
-	exitGPFS       = 3
-	exitCPU        = 4
-	exitMemory     = 5
-	exitDisk       = 6
-	exitNetwork    = 7
-	exitRowRemap   = 21
-	exitSRAM       = 22
-	exitGPUCheck   = 23
-	exitNVLink     = 24
-	exitUsage      = 64
-	exitUnknown    = 70
-	exitSkipped    = 75
-	hardwareGPU    = "gpu"
 	defaultTermLog = "/dev/termination-log"
 	defaultProfile = "/etc/aegis/profiles"
 )
@@ -77,7 +60,7 @@ func (o Options) withDefaults() Options {
 // operation is an action whose arguments were found to be right.
 type operation interface {
 	// run fills in the result, and all that the operation found out.
-	run(ctx context.Context, h *host, report *jobs.Report)
+	run(ctx context.Context, h *host, report *protocol.Report)
 }
 
 // Run runs the operation that args name on this host, writes its report, and returns its exit code.
@@ -91,13 +74,13 @@ func Run(ctx context.Context, args []string, o Options) int {
 	return report.ExitCode
 }
 
-func execute(ctx context.Context, args []string, o Options) *jobs.Report {
-	report := new(jobs.Report)
+func execute(ctx context.Context, args []string, o Options) *protocol.Report {
+	report := new(protocol.Report)
 	action, op, err := parse(args, o.Stderr)
 	report.Action = action
 	if err != nil {
 		conclude(report, broken("%v", err))
-		report.ExitCode = exitUsage
+		report.ExitCode = protocol.ExitUsage
 		return report
 	}
 	h, err := openHost(o)
@@ -131,53 +114,40 @@ type finding struct {
 	// code is the exit code of what is not passed.
 	code   int
 	detail string
+	// recovery is what the driver of a GPU asks for.
+	recovery string
+	// refusals say what forbids an action that was not begun.
+	refusals []string
 }
 
 func passed(format string, args ...any) finding {
-	return finding{jobs.ResultPassed, exitOK, fmt.Sprintf(format, args...)}
+	return finding{result: protocol.ResultPassed, code: protocol.ExitOK, detail: fmt.Sprintf(format, args...)}
 }
 
 func failed(code int, format string, args ...any) finding {
-	return finding{jobs.ResultFailed, code, fmt.Sprintf(format, args...)}
+	return finding{result: protocol.ResultFailed, code: code, detail: fmt.Sprintf(format, args...)}
 }
 
 func skipped(format string, args ...any) finding {
-	return finding{jobs.ResultSkipped, exitSkipped, fmt.Sprintf(format, args...)}
+	return finding{result: protocol.ResultSkipped, code: protocol.ExitSkipped, detail: fmt.Sprintf(format, args...)}
 }
 
 func broken(format string, args ...any) finding {
-	return finding{jobs.ResultError, exitUnknown, fmt.Sprintf(format, args...)}
+	return finding{result: protocol.ResultError, code: protocol.ExitUnknown, detail: fmt.Sprintf(format, args...)}
 }
 
 // conclude makes the finding the result of the operation.
-func conclude(report *jobs.Report, f finding) {
+func conclude(report *protocol.Report, f finding) {
 	report.Result = f.result
 	report.ExitCode = f.code
 	report.Detail = oneLine(f.detail)
-	if f.result == jobs.ResultFailed {
-		report.Hardware = hardwareOf(f.code)
+	report.Recovery = f.recovery
+	for _, r := range f.refusals {
+		report.Refusals = append(report.Refusals, oneLine(r))
 	}
-}
-
-// hardwareOf names the hardware that an exit code stands for, nothing for a code that stands for none.
-func hardwareOf(code int) string {
-	switch code {
-	case exitIB:
-		return "ib"
-	case exitGPU, exitRowRemap, exitSRAM, exitGPUCheck, exitNVLink:
-		return hardwareGPU
-	case exitGPFS:
-		return "gpfs"
-	case exitCPU:
-		return "cpu"
-	case exitMemory:
-		return "memory"
-	case exitDisk:
-		return "disk"
-	case exitNetwork:
-		return "network"
+	if f.result == protocol.ResultFailed {
+		report.Hardware = protocol.HardwareOf(f.code)
 	}
-	return ""
 }
 
 // firstLine returns the first line of text that is not blank.

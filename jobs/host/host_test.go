@@ -16,7 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 func (n *node) kill(pid string) {
@@ -49,7 +49,7 @@ func TestRunWithoutHostRoot(t *testing.T) {
 	n := newNode(t)
 	n.options.Root = filepath.Join(n.root, "nowhere")
 	r := n.op("diagnose")
-	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode)
 	require.Contains(t, r.Detail, "open host root")
 }
 
@@ -192,12 +192,12 @@ func TestReportGoesToTheTerminationLog(t *testing.T) {
 	r := n.op("repair", "Nothing")
 	data, err := os.ReadFile(n.options.TerminationLog)
 	require.NoError(t, err)
-	var logged jobs.Report
+	var logged protocol.Report
 	require.NoError(t, json.Unmarshal(data, &logged))
 	require.Equal(t, r, logged)
 
 	n.options.TerminationLog = t.TempDir()
-	require.Equal(t, exitSkipped, n.op("repair", "Nothing").ExitCode)
+	require.Equal(t, protocol.ExitSkipped, n.op("repair", "Nothing").ExitCode)
 	require.Contains(t, n.stderr.String(), "write termination message")
 }
 
@@ -210,11 +210,33 @@ func TestReportWithoutStdout(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	require.NoError(t, os.WriteFile(log, nil, 0o644))
 	var stderr strings.Builder
-	err := emit(&jobs.Report{Result: jobs.ResultPassed}, Options{Stdout: brokenWriter{}, Stderr: &stderr, TerminationLog: log})
+	err := emit(&protocol.Report{Result: protocol.ResultPassed}, Options{Stdout: brokenWriter{}, Stderr: &stderr, TerminationLog: log})
 	require.ErrorContains(t, err, "print: closed")
 	data, err := os.ReadFile(log)
 	require.NoError(t, err)
 	require.NotEmpty(t, data, "the termination message is left all the same")
+}
+
+// What is decided by stays in a report that has to be cut.
+func TestShortenKeepsTheFields(t *testing.T) {
+	t.Parallel()
+	report := protocol.Report{
+		Result: protocol.ResultFailed, ExitCode: 2, Hardware: protocol.HardwareGPU, Recovery: strings.Repeat("<", maxAction),
+		Detail: strings.Repeat("<", maxDetail),
+	}
+	for range 30 {
+		report.Refusals = append(report.Refusals, strings.Repeat("<", maxDetail))
+	}
+	text, err := shorten(report)
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(text), maxTermination)
+	var short protocol.Report
+	require.NoError(t, json.Unmarshal(text, &short))
+	require.Len(t, short.Refusals, 1)
+	require.NotEmpty(t, short.Refusals[0])
+	require.Equal(t, []any{report.ExitCode, report.Hardware, report.Recovery}, []any{short.ExitCode, short.Hardware, short.Recovery})
+	require.Len(t, report.Refusals, 30, "the report itself stays whole")
+	require.Len(t, report.Refusals[0], maxDetail)
 }
 
 func TestShorten(t *testing.T) {
@@ -233,17 +255,17 @@ func TestShorten(t *testing.T) {
 		{200, 400, "x", 67, false},
 		{5000, 400, "x", 0, false},
 	} {
-		report := jobs.Report{Action: "healthcheck", Node: "n1", BootID: boot, Result: jobs.ResultFailed, ExitCode: 2, Detail: strings.Repeat(tc.text, maxDetail)}
+		report := protocol.Report{Action: "healthcheck", Node: "n1", BootID: boot, Result: protocol.ResultFailed, ExitCode: 2, Detail: strings.Repeat(tc.text, maxDetail)}
 		for i := range tc.checks {
-			result := []string{jobs.ResultPassed, jobs.ResultSkipped, jobs.ResultFailed}[i%3]
-			report.Checks = append(report.Checks, jobs.Check{Name: fmt.Sprint("c", i), Result: result, Detail: strings.Repeat(tc.text, tc.detail)})
+			result := []string{protocol.ResultPassed, protocol.ResultSkipped, protocol.ResultFailed}[i%3]
+			report.Checks = append(report.Checks, protocol.Check{Name: fmt.Sprint("c", i), Result: result, Detail: strings.Repeat(tc.text, tc.detail)})
 		}
 		before, err := json.Marshal(report)
 		require.NoError(t, err)
 		text, err := shorten(report)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(text), maxTermination)
-		var short jobs.Report
+		var short protocol.Report
 		require.NoError(t, json.Unmarshal(text, &short))
 		require.Equal(t, report.ExitCode, short.ExitCode)
 		require.Equal(t, "n1", short.Node)
@@ -271,9 +293,9 @@ func FuzzShorten(f *testing.F) {
 	f.Add("\x00\xff\u2028\"<>&", 100, 2000)
 	f.Fuzz(func(t *testing.T, text string, checks, repeat int) {
 		long := strings.Repeat(text, max(0, min(repeat, 4096/max(1, len(text)))))
-		report := jobs.Report{Node: "n1", Result: jobs.ResultFailed, Detail: oneLine(long)}
+		report := protocol.Report{Node: "n1", Result: protocol.ResultFailed, Detail: oneLine(long)}
 		for range max(0, min(checks, 500)) {
-			report.Checks = append(report.Checks, jobs.Check{Name: truncate(text, 64), Result: jobs.ResultFailed, Detail: long})
+			report.Checks = append(report.Checks, protocol.Check{Name: truncate(text, 64), Result: protocol.ResultFailed, Detail: long})
 		}
 		out, err := shorten(report)
 		require.NoError(t, err)

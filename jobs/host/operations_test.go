@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 func TestUsageErrors(t *testing.T) {
@@ -63,8 +63,8 @@ func TestUsageErrors(t *testing.T) {
 	} {
 		n.stderr.Reset()
 		r := n.op(args...)
-		require.Equal(t, exitUsage, r.ExitCode, "%q: %+v", args, r)
-		require.Equal(t, jobs.ResultError, r.Result, "%q", args)
+		require.Equal(t, protocol.ExitUsage, r.ExitCode, "%q: %+v", args, r)
+		require.Equal(t, protocol.ResultError, r.Result, "%q", args)
 		require.NotEmpty(t, r.Detail, "%q", args)
 		require.Contains(t, n.stderr.String(), "usage: aegis op ACTION", "%q", args)
 		require.NotContains(t, n.stderr.String(), "\x1b", "%q", args)
@@ -85,8 +85,8 @@ func TestPowerIsIdempotent(t *testing.T) {
 	for _, action := range []string{"reboot", "shutdown"} {
 		n := powerNode(t)
 		r := n.op(action, "--boot-id", "another")
-		require.Equal(t, exitOK, r.ExitCode)
-		require.Equal(t, jobs.ResultPassed, r.Result)
+		require.Equal(t, protocol.ExitOK, r.ExitCode)
+		require.Equal(t, protocol.ResultPassed, r.Result)
 		require.Contains(t, r.Detail, "already rebooted")
 		require.Empty(t, n.calls("systemctl"))
 		require.Empty(t, n.calls("sync"))
@@ -98,9 +98,9 @@ func TestPowerNeedsToKnowTheBoot(t *testing.T) {
 	for _, id := range []string{"", "\n"} {
 		n := powerNode(t)
 		n.file("/proc/sys/kernel/random/boot_id", id)
-		require.Equal(t, exitUnknown, n.op("reboot", "--boot-id", boot).ExitCode)
+		require.Equal(t, protocol.ExitUnknown, n.op("reboot", "--boot-id", boot).ExitCode)
 		n.remove("/proc/sys/kernel/random/boot_id")
-		require.Equal(t, exitUnknown, n.op("reboot", "--boot-id", boot).ExitCode)
+		require.Equal(t, protocol.ExitUnknown, n.op("reboot", "--boot-id", boot).ExitCode)
 		require.Empty(t, n.calls("systemctl"))
 	}
 }
@@ -128,8 +128,8 @@ func TestPowerRequests(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				started := time.Now()
 				r := n.opContext(t.Context(), tc.action, "--boot-id", boot)
-				require.Equal(t, exitUnknown, r.ExitCode, "alive after all")
-				require.Equal(t, jobs.ResultFailed, r.Result)
+				require.Equal(t, protocol.ExitUnknown, r.ExitCode, "alive after all")
+				require.Equal(t, protocol.ResultFailed, r.Result)
 				require.Contains(t, r.Detail, "the host is still up")
 				require.GreaterOrEqual(t, time.Since(started), downTimeout)
 			})
@@ -154,8 +154,8 @@ func TestPowerRefused(t *testing.T) {
 	n.tool("systemctl", "*", answer{Exit: 1, Err: "Access denied"})
 	n.remove("/proc/sysrq-trigger")
 	r := n.op("reboot", "--boot-id", boot)
-	require.Equal(t, exitUnknown, r.ExitCode)
-	require.Equal(t, jobs.ResultFailed, r.Result)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode)
+	require.Equal(t, protocol.ResultFailed, r.Result)
 	require.Contains(t, r.Detail, "Access denied")
 	require.Contains(t, r.Detail, "sysrq s")
 }
@@ -167,7 +167,7 @@ func TestPowerEndedByTheHost(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Minute, cancel)
 		r := n.opContext(ctx, "reboot", "--boot-id", boot)
-		require.Equal(t, exitOK, r.ExitCode)
+		require.Equal(t, protocol.ExitOK, r.ExitCode)
 		require.Contains(t, r.Detail, "was then told to end")
 	})
 }
@@ -178,7 +178,7 @@ func TestPowerInterruptedBeforeItActs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := n.opContext(ctx, "reboot", "--boot-id", boot)
-	require.Equal(t, exitUnknown, r.ExitCode)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode)
 	require.NotContains(t, n.calls("systemctl"), "--force reboot")
 	require.Empty(t, n.content("/proc/sysrq-trigger"))
 }
@@ -190,19 +190,19 @@ func TestDropCache(t *testing.T) {
 	n.file("/run/utmp", "")
 	n.file("/proc/sys/vm/drop_caches", "0\n")
 	r := n.op("remedy", "dropCACHE")
-	require.Equal(t, exitOK, r.ExitCode, "%+v", r)
+	require.Equal(t, protocol.ExitOK, r.ExitCode, "%+v", r)
 	require.Contains(t, r.Detail, "caches held 3072 MiB, now 3072 MiB")
 	require.Equal(t, "3\n", n.content("/proc/sys/vm/drop_caches"))
 
 	n.remove(dropStamp)
 	n.tool("sync", "", answer{Exit: 1})
 	n.file("/proc/sys/vm/drop_caches", "0\n")
-	require.Equal(t, exitUnknown, n.op("remedy", "DropCache").ExitCode)
+	require.Equal(t, protocol.ExitUnknown, n.op("remedy", "DropCache").ExitCode)
 	require.Equal(t, "0\n", n.content("/proc/sys/vm/drop_caches"), "nothing is dropped before it is written")
 
 	n.tool("sync", "", answer{})
 	n.remove("/proc/sys/vm/drop_caches")
-	require.Equal(t, jobs.ResultFailed, n.op("remedy", "DropCache").Result)
+	require.Equal(t, protocol.ResultFailed, n.op("remedy", "DropCache").Result)
 }
 
 func TestRestartKubelet(t *testing.T) {
@@ -216,12 +216,12 @@ func TestRestartKubelet(t *testing.T) {
 		result  string
 		want    string
 	}{
-		{"restarted", []answer{before, after}, answer{}, "active\n", jobs.ResultPassed, "the kubelet is process 11, was 10"},
-		{"not installed", []answer{{Out: "LoadState=not-found\nMainPID=0\n"}}, answer{}, "", jobs.ResultFailed, "refused: "},
-		{"restart fails", []answer{before}, answer{Exit: 1, Err: "timed out"}, "", jobs.ResultFailed, "timed out"},
-		{"crashes again", []answer{before, after}, answer{}, "activating\n", jobs.ResultFailed, "did not stay up"},
-		{"no process", []answer{before, {Out: "LoadState=loaded\nMainPID=0\n"}}, answer{}, "active\n", jobs.ResultFailed, "did not stay up"},
-		{"same process", []answer{before}, answer{}, "active\n", jobs.ResultFailed, "still process 10"},
+		{"restarted", []answer{before, after}, answer{}, "active\n", protocol.ResultPassed, "the kubelet is process 11, was 10"},
+		{"not installed", []answer{{Out: "LoadState=not-found\nMainPID=0\n"}}, answer{}, "", protocol.ResultFailed, "refused: "},
+		{"restart fails", []answer{before}, answer{Exit: 1, Err: "timed out"}, "", protocol.ResultFailed, "timed out"},
+		{"crashes again", []answer{before, after}, answer{}, "activating\n", protocol.ResultFailed, "did not stay up"},
+		{"no process", []answer{before, {Out: "LoadState=loaded\nMainPID=0\n"}}, answer{}, "active\n", protocol.ResultFailed, "did not stay up"},
+		{"same process", []answer{before}, answer{}, "active\n", protocol.ResultFailed, "still process 10"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
@@ -232,7 +232,7 @@ func TestRestartKubelet(t *testing.T) {
 				r := n.opContext(t.Context(), "remedy", "RestartKubelet")
 				require.Equal(t, tc.result, r.Result, "%+v", r)
 				require.Contains(t, r.Detail, tc.want)
-				require.Equal(t, tc.result == jobs.ResultPassed, r.ExitCode == exitOK)
+				require.Equal(t, tc.result == protocol.ResultPassed, r.ExitCode == protocol.ExitOK)
 			})
 		})
 	}
@@ -286,7 +286,7 @@ func TestResetGPU(t *testing.T) {
 				tc.setup(n)
 			}
 			r := n.op(append([]string{"remedy", "ResetGPU"}, tc.args...)...)
-			require.Equal(t, exitOK, r.ExitCode, "%+v", r)
+			require.Equal(t, protocol.ExitOK, r.ExitCode, "%+v", r)
 			require.Contains(t, n.calls(smi), tc.reset)
 			require.Equal(t, tc.log, n.content("/dev/kmsg"))
 			daemon := "dcgm"
@@ -321,9 +321,10 @@ func TestResetGPURefused(t *testing.T) {
 			n := resetNode(t)
 			tc.setup(n)
 			r := n.op("remedy", "resetgpu", "--device", "1")
-			require.Equal(t, exitGPU, r.ExitCode, "%+v", r)
-			require.Equal(t, jobs.ResultFailed, r.Result)
+			require.Equal(t, protocol.ExitGPU, r.ExitCode, "%+v", r)
+			require.Equal(t, protocol.ResultFailed, r.Result)
 			require.Contains(t, r.Detail, "refused: ")
+			require.NotEmpty(t, r.Refusals)
 			require.Contains(t, r.Detail, tc.want)
 			for _, call := range n.calls(smi) {
 				require.NotContains(t, call, "--gpu-reset")
@@ -360,7 +361,7 @@ func TestResetGPUFails(t *testing.T) {
 			n := resetNode(t)
 			tc.setup(n)
 			r := n.op("remedy", "ResetGPU")
-			require.Equal(t, exitGPU, r.ExitCode, "%+v", r)
+			require.Equal(t, protocol.ExitGPU, r.ExitCode, "%+v", r)
 			require.Contains(t, r.Detail, tc.want)
 			require.Contains(t, n.calls("systemctl"), "start nvidia-fabricmanager")
 		})
@@ -376,13 +377,13 @@ func TestSiteRemedyAndRepair(t *testing.T) {
 		result string
 		code   int
 	}{
-		{[]string{"remedy", "ReloadNic", "--device", "eth0"}, remediesDir + "/ReloadNic", answer{Out: "reloaded"}, jobs.ResultPassed, 0},
-		{[]string{"remedy", "--device", "eth0", "ReloadNic"}, remediesDir + "/ReloadNic", answer{Exit: 7}, jobs.ResultFailed, 7},
-		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Linger: true}, jobs.ResultPassed, 0},
-		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 75}, jobs.ResultSkipped, 75},
-		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 1, Out: "down"}, jobs.ResultFailed, 1},
-		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 99}, jobs.ResultError, 70},
-		{[]string{"repair", "ReseatCard"}, "", answer{}, jobs.ResultSkipped, 75},
+		{[]string{"remedy", "ReloadNic", "--device", "eth0"}, remediesDir + "/ReloadNic", answer{Out: "reloaded"}, protocol.ResultPassed, 0},
+		{[]string{"remedy", "--device", "eth0", "ReloadNic"}, remediesDir + "/ReloadNic", answer{Exit: 7}, protocol.ResultFailed, 7},
+		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Linger: true}, protocol.ResultPassed, 0},
+		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 75}, protocol.ResultSkipped, 75},
+		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 1, Out: "down"}, protocol.ResultFailed, 1},
+		{[]string{"repair", "StartGpfs"}, repairsDir + "/StartGpfs", answer{Exit: 99}, protocol.ResultError, 70},
+		{[]string{"repair", "ReseatCard"}, "", answer{}, protocol.ResultSkipped, 75},
 	} {
 		n := newNode(t)
 		if tc.file != "" {
@@ -408,22 +409,22 @@ func TestDiagnose(t *testing.T) {
 	n.tool("ipmitool", "sel elist", answer{Hang: filepath.Join(t.TempDir(), "pid")})
 	n.options.limit = 2 * time.Second
 	r := n.op("diagnose", "--condition", "GpuHung", "--device", "0")
-	require.Equal(t, exitOK, r.ExitCode, "%+v", r)
+	require.Equal(t, protocol.ExitOK, r.ExitCode, "%+v", r)
 	out := n.stdout.String()
 	require.Contains(t, out, "=== dmesg ===\n")
 	require.Contains(t, out, "left out)")
 	require.Contains(t, out, "=== ps -eo state,pid,ppid,wchan:32,etime,comm ===\nD 1\n")
 	require.Less(t, len(out), 2*maxSection)
-	require.Equal(t, jobs.ResultPassed, results(r)["ps -eo state,pid,ppid,wchan:32,etime,comm"])
-	require.Equal(t, jobs.ResultError, results(r)["ipmitool sel elist"])
-	require.Equal(t, jobs.ResultSkipped, results(r)["ibstat"])
+	require.Equal(t, protocol.ResultPassed, results(r)["ps -eo state,pid,ppid,wchan:32,etime,comm"])
+	require.Equal(t, protocol.ResultError, results(r)["ipmitool sel elist"])
+	require.Equal(t, protocol.ResultSkipped, results(r)["ibstat"])
 }
 
 func TestDiagnoseCollectsNothing(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
 	n.remove("/usr")
-	require.Equal(t, exitUnknown, n.op("diagnose").ExitCode)
+	require.Equal(t, protocol.ExitUnknown, n.op("diagnose").ExitCode)
 }
 
 func TestDiagnoseTellsTheRecoveryAction(t *testing.T) {
@@ -436,21 +437,22 @@ func TestDiagnoseTellsTheRecoveryAction(t *testing.T) {
 		name, log, device string
 		setup             func(*node)
 		want              string
+		recovery          string
 	}{
-		{"nothing asked for", "[ 5.0] NVRM: Xid (PCI:0000:30:00): 79, x\n", "", nil, ""},
-		{"one GPU", line(first, reset), "", nil, "recovery action: GPU 0000:30:00: GPU Reset Required; "},
-		{"two GPUs", line(second, "Node Reboot Required") + line(first, reset), "", nil, "recovery action: GPU 0000:30:00: GPU Reset Required; GPU 0000:31:00: Node Reboot Required; "},
-		{"the latest counts", line(first, reset) + line(first, "None"), "", nil, "recovery action: GPU 0000:30:00: None; "},
-		{"reset since", line(first, reset) + line(second, reset) + resetMark + first + "\n", "", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
-		{"asked again since the reset", resetMark + first + "\n" + line(first, "Drain and Reset"), "", nil, "recovery action: GPU 0000:30:00: Drain and Reset; "},
-		{"unknown text", line(first, "Replace; GPU 1: all"), "", nil, "recovery action: GPU 0000:30:00: Replace, GPU 1: all; "},
-		{"by index", line(second, reset) + line(first, "None"), "1", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
-		{"by UUID", line(second, reset) + line(first, "None"), uuid0, nil, "recovery action: GPU 0000:30:00: None; "},
-		{"by bus ID", line(second, reset) + line(first, "None"), "00000000:31:00.0", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
-		{"other GPU", line(second, reset), "0", nil, ""},
-		{"driver gone", line(second, reset), "0", func(n *node) { n.tool(smi, queryGPUs, answer{Exit: 9}) }, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
-		{"GPU gone", line(second, reset), "7", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
-		{"a mask", line(second, reset), "01000000", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; "},
+		{"nothing asked for", "[ 5.0] NVRM: Xid (PCI:0000:30:00): 79, x\n", "", nil, "", ""},
+		{"one GPU", line(first, reset), "", nil, "recovery action: GPU 0000:30:00: GPU Reset Required; ", "GPU Reset Required"},
+		{"two GPUs", line(second, "Node Reboot Required") + line(first, reset), "", nil, "recovery action: GPU 0000:30:00: GPU Reset Required; GPU 0000:31:00: Node Reboot Required; ", "Node Reboot Required"},
+		{"the latest counts", line(first, reset) + line(first, "None"), "", nil, "recovery action: GPU 0000:30:00: None; ", "None"},
+		{"reset since", line(first, reset) + line(second, reset) + resetMark + first + "\n", "", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; ", "GPU Reset Required"},
+		{"asked again since the reset", resetMark + first + "\n" + line(first, "Drain and Reset"), "", nil, "recovery action: GPU 0000:30:00: Drain and Reset; ", "Drain and Reset"},
+		{"unknown text", line(first, "Replace; GPU 1: all"), "", nil, "recovery action: GPU 0000:30:00: Replace, GPU 1: all; ", "Replace, GPU 1: all"},
+		{"by index", line(second, reset) + line(first, "None"), "1", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; ", "GPU Reset Required"},
+		{"by UUID", line(second, reset) + line(first, "None"), uuid0, nil, "recovery action: GPU 0000:30:00: None; ", "None"},
+		{"by bus ID", line(second, reset) + line(first, "None"), "00000000:31:00.0", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; ", "GPU Reset Required"},
+		{"other GPU", line(second, reset), "0", nil, "", ""},
+		{"driver gone", line(second, reset), "0", func(n *node) { n.tool(smi, queryGPUs, answer{Exit: 9}) }, "recovery action: GPU 0000:31:00: GPU Reset Required; ", "GPU Reset Required"},
+		{"GPU gone", line(second, reset), "7", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; ", "GPU Reset Required"},
+		{"a mask", line(second, reset), "01000000", nil, "recovery action: GPU 0000:31:00: GPU Reset Required; ", "GPU Reset Required"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -464,8 +466,9 @@ func TestDiagnoseTellsTheRecoveryAction(t *testing.T) {
 				args = append(args, "--device", tc.device)
 			}
 			r := n.op(args...)
-			require.Equal(t, exitOK, r.ExitCode, "%+v", r)
+			require.Equal(t, protocol.ExitOK, r.ExitCode, "%+v", r)
 			require.Regexp(t, "^"+tc.want+`\d+ of \d+ sections collected$`, r.Detail)
+			require.Equal(t, tc.recovery, r.Recovery)
 		})
 	}
 }
@@ -479,6 +482,7 @@ func TestDiagnoseTellsAllGPUs(t *testing.T) {
 	text := log.text("")
 	require.LessOrEqual(t, len(text), maxRecovery+len("; and 16 more"))
 	require.Regexp(t, `^recovery action: GPU 0000:00:00: Node Reboot Required; .*Node Reboot Required; and \d more$`, text)
+	require.Equal(t, "Node Reboot Required", log.most(""))
 }
 
 func TestDiagnoseWithoutKernelLog(t *testing.T) {
@@ -539,10 +543,10 @@ func TestCrashRecords(t *testing.T) {
 			require.Equal(t, tc.record, strings.HasSuffix(noted, record), noted)
 
 			r := n.examine("", "healthcheck", "--profile", "default", "--since", since)
-			require.Equal(t, tc.newer, results(r)[checkCrash] == jobs.ResultFailed, "%+v", r)
-			require.Equal(t, tc.newer, r.ExitCode == exitUnknown)
+			require.Equal(t, tc.newer, results(r)[checkCrash] == protocol.ResultFailed, "%+v", r)
+			require.Equal(t, tc.newer, r.ExitCode == protocol.ExitUnknown)
 			r = n.examine("", "healthcheck", "--profile", "default")
-			require.Equal(t, jobs.ResultSkipped, results(r)[checkCrash])
+			require.Equal(t, protocol.ResultSkipped, results(r)[checkCrash])
 		})
 	}
 }
@@ -552,7 +556,7 @@ func TestCrashRecordsUnreadable(t *testing.T) {
 	n := newNode(t)
 	n.file("/var/crash", "no folder")
 	r := n.examine("", "healthcheck", "--profile", "default", "--since", "2026-01-02T00:00:00Z")
-	require.Equal(t, exitUnknown, r.ExitCode)
-	require.Equal(t, jobs.ResultError, results(r)[checkCrash])
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode)
+	require.Equal(t, protocol.ResultError, results(r)[checkCrash])
 	require.Contains(t, n.op("diagnose").Detail, "kernel crash records not read")
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -30,7 +30,7 @@ type power struct {
 
 func parsePower(action string, fs *flag.FlagSet, args []string) (operation, error) {
 	p := power{verb: "reboot", keys: "sub"}
-	if action == jobs.ActionShutdown {
+	if action == protocol.ActionShutdown {
 		p = power{verb: "poweroff", keys: "suo"}
 	}
 	fs.StringVar(&p.bootID, "boot-id", "", "the boot that is to end")
@@ -44,14 +44,14 @@ func parsePower(action string, fs *flag.FlagSet, args []string) (operation, erro
 	return p, nil
 }
 
-func (p power) run(ctx context.Context, h *host, report *jobs.Report) {
+func (p power) run(ctx context.Context, h *host, report *protocol.Report) {
 	if report.BootID != p.bootID {
 		conclude(report, passed("already rebooted: boot is %s, not %s", report.BootID, p.bootID))
 		return
 	}
 	how, err := p.request(ctx, h)
 	if err != nil {
-		conclude(report, failed(exitUnknown, "%s was refused: %v", p.verb, err))
+		conclude(report, failed(protocol.ExitUnknown, "%s was refused: %v", p.verb, err))
 		return
 	}
 	conclude(report, p.awaitEnd(ctx, how))
@@ -101,7 +101,7 @@ func (p power) awaitEnd(ctx context.Context, how string) finding {
 		// A host that goes down ends its containers first; that is no sign that it stays.
 		return passed("%s was accepted, and this container was then told to end", how)
 	}
-	return failed(exitUnknown, "%s was accepted, but the host is still up", how)
+	return failed(protocol.ExitUnknown, "%s was accepted, but the host is still up", how)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -95,7 +95,7 @@ func parseRemedy(fs *flag.FlagSet, args []string) (operation, error) {
 	return r, checkDevice(builtinRemedies(), r.name, r.device)
 }
 
-func (r remedy) run(ctx context.Context, h *host, report *jobs.Report) {
+func (r remedy) run(ctx context.Context, h *host, report *protocol.Report) {
 	if b, ok := named(builtinRemedies(), r.name); ok {
 		conclude(report, b.run(ctx, h, r.device))
 		return
@@ -104,7 +104,7 @@ func (r remedy) run(ctx context.Context, h *host, report *jobs.Report) {
 	if isAbsent(h.siteExecutable(file)) {
 		fmt.Fprintf(h.options.Stderr, "unknown remedy %q\n%s", r.name, usage)
 		conclude(report, broken("remedy %s does not exist: it is not built in, and there is no %s", r.name, file))
-		report.ExitCode = exitUsage
+		report.ExitCode = protocol.ExitUsage
 		return
 	}
 	conclude(report, h.runSite(ctx, file, remedyTimeout, "AEGIS_DEVICE="+r.device))
@@ -123,7 +123,7 @@ func parseRepair(fs *flag.FlagSet, args []string) (operation, error) {
 	return r, checkDevice(builtinRepairs(), r.name, r.device)
 }
 
-func (r repair) run(ctx context.Context, h *host, report *jobs.Report) {
+func (r repair) run(ctx context.Context, h *host, report *protocol.Report) {
 	file := path.Join(repairsDir, r.name)
 	if !isAbsent(h.siteExecutable(file)) {
 		conclude(report, h.runSite(ctx, file, repairTimeout, "AEGIS_DEVICE="+r.device))
@@ -139,7 +139,8 @@ func (r repair) run(ctx context.Context, h *host, report *jobs.Report) {
 // refused is the finding of an action that was not begun, because its precondition does not hold.
 func refused(code int, format string, args ...any) finding {
 	f := failed(code, format, args...)
-	f.detail = "refused: " + strings.ReplaceAll(f.detail, "\n", ", ")
+	f.refusals = strings.Split(f.detail, "\n")
+	f.detail = "refused: " + strings.Join(f.refusals, ", ")
 	return f
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -39,7 +41,7 @@ func startGPFS(ctx context.Context, h *host, _ string) finding {
 	// A daemon that waits for its cluster runs already.
 	if state != "arbitrating" {
 		if _, err := h.run(ctx, 5*time.Minute, "mmstartup"); err != nil {
-			return notDone(exitGPFS, err)
+			return notDone(protocol.ExitGPFS, err)
 		}
 	}
 	return h.await(ctx, gpfsStartTimeout, func(ctx context.Context) finding {
@@ -48,7 +50,7 @@ func startGPFS(ctx context.Context, h *host, _ string) finding {
 		case err != nil:
 			return lost("GPFS was started", err)
 		case now != gpfsActive:
-			return failed(exitGPFS, "GPFS is %.64q, was %.64q", now, state)
+			return failed(protocol.ExitGPFS, "GPFS is %.64q, was %.64q", now, state)
 		}
 		return passed("GPFS is active, was %.64q", state)
 	})
@@ -69,19 +71,19 @@ func mountGPFS(ctx context.Context, h *host, device string) finding {
 	case err != nil:
 		return unmade(err)
 	case state != gpfsActive:
-		return refused(exitGPFS, "GPFS is %.64q", state)
+		return refused(protocol.ExitGPFS, "GPFS is %.64q", state)
 	}
 	look, stale, err := g.look(ctx)
 	switch {
 	case err != nil:
 		return unmade(err)
-	case look.code == exitOK && g.complete():
+	case look.code == protocol.ExitOK && g.complete():
 		return passed("nothing to do: %s", look.detail)
 	}
 	// All of them first: whoever is refused finds everything as it was.
 	for _, m := range stale {
 		if err := h.unusedMount(m); err != nil {
-			return notBegun(exitGPFS, err)
+			return notBegun(protocol.ExitGPFS, err)
 		}
 	}
 	acted := g.mount(ctx, stale)
@@ -89,8 +91,8 @@ func mountGPFS(ctx context.Context, h *host, device string) finding {
 	switch {
 	case err != nil:
 		return lost("mmmount was run", err)
-	case look.code != exitOK && acted != nil:
-		return notDone(exitGPFS, fmt.Errorf("%w; %s", acted, look.detail))
+	case look.code != protocol.ExitOK && acted != nil:
+		return notDone(protocol.ExitGPFS, fmt.Errorf("%w; %s", acted, look.detail))
 	}
 	return look
 }
@@ -145,7 +147,7 @@ func (g gpfsMount) look(ctx context.Context) (finding, []mount, error) {
 	if err != nil {
 		return finding{}, nil, err
 	}
-	p := parts{code: exitGPFS}
+	p := parts{code: protocol.ExitGPFS}
 	for _, name := range wanted {
 		if !slices.ContainsFunc(mounts, func(m mount) bool { return m.isGPFS(name) }) {
 			p.fault("%s is not mounted", name)
@@ -300,13 +302,13 @@ func breakDeadlock(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return unmade(err)
 	case state != gpfsActive:
-		return refused(exitGPFS, "GPFS is %.64q", state)
+		return refused(protocol.ExitGPFS, "GPFS is %.64q", state)
 	}
 	before := h.waitersGone(ctx)
 	switch {
-	case before.code == exitOK:
+	case before.code == protocol.ExitOK:
 		return passed("nothing to do: %s", before.detail)
-	case before.code != exitGPFS:
+	case before.code != protocol.ExitGPFS:
 		return before
 	case !gpfsNode.MatchString(name):
 		return broken("mmgetstate names this node %.64q", name)
@@ -322,7 +324,7 @@ func breakDeadlock(ctx context.Context, h *host, _ string) finding {
 	// It asks whether it is meant.
 	err = h.told(ctx, command{path: tool, args: []string{"breakDeadlock", "-N", name}, timeout: 5 * time.Minute, stdin: "yes\n"})
 	if err != nil {
-		return notDone(exitGPFS, fmt.Errorf("%w; before: %s", err, before.detail))
+		return notDone(protocol.ExitGPFS, fmt.Errorf("%w; before: %s", err, before.detail))
 	}
 	return h.await(ctx, deadlockTimeout, h.waitersGone)
 }
@@ -340,7 +342,7 @@ func (h *host) waitersGone(ctx context.Context) finding {
 	case err != nil:
 		return unmade(err)
 	case log.late > 0:
-		return failed(exitGPFS, "%d of %d waiters wait for more than %s, the longest %s: %s", log.late, log.all, maxWait, log.longest, log.what)
+		return failed(protocol.ExitGPFS, "%d of %d waiters wait for more than %s, the longest %s: %s", log.late, log.all, maxWait, log.longest, log.what)
 	}
 	return passed("no waiter waits for more than %s", maxWait)
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -31,16 +33,16 @@ func restartFabricManager(ctx context.Context, h *host, _ string) finding {
 		return unmade(err)
 	}
 	if !unit.loaded() {
-		return refused(exitNVLink, "the unit %s is %.32q", fabricManager, unit.load)
+		return refused(protocol.ExitNVLink, "the unit %s is %.32q", fabricManager, unit.load)
 	}
-	if f := h.fabricReady(ctx); f.code == exitOK {
+	if f := h.fabricReady(ctx); f.code == protocol.ExitOK {
 		return passed("nothing to do: %s", f.detail)
 	}
 	if err := h.gpusIdle(ctx); err != nil {
-		return notBegun(exitNVLink, err)
+		return notBegun(protocol.ExitNVLink, err)
 	}
 	if _, err := h.run(ctx, unitStartTimeout, "systemctl", "restart", fabricManager); err != nil {
-		return failed(exitNVLink, "%v", err)
+		return failed(protocol.ExitNVLink, "%v", err)
 	}
 	return h.await(ctx, fabricTimeout, h.fabricReady)
 }
@@ -65,14 +67,14 @@ func (h *host) fabricReady(ctx context.Context) finding {
 	case err != nil:
 		return unmade(err)
 	case !active:
-		return failed(exitNVLink, "%s is not active", fabricManager)
+		return failed(protocol.ExitNVLink, "%s is not active", fabricManager)
 	}
 	state, err := h.fabric(ctx)
 	if err != nil {
 		return unmade(err)
 	}
 	if faults := state.faults(); len(faults) > 0 {
-		return failed(exitNVLink, "%s", strings.Join(faults, ", "))
+		return failed(protocol.ExitNVLink, "%s", strings.Join(faults, ", "))
 	}
 	return passed("%s is active, the fabric is complete on %d of %d GPUs", fabricManager, state.known(), len(state.gpus))
 }
@@ -83,7 +85,7 @@ func enablePersistence(ctx context.Context, h *host, _ string) finding {
 	off, err := h.persistenceOff(ctx)
 	switch {
 	case err != nil:
-		return notBegun(exitGPU, err)
+		return notBegun(protocol.ExitGPU, err)
 	case len(off) == 0:
 		return passed("nothing to do: persistence is on")
 	}
@@ -94,14 +96,14 @@ func enablePersistence(ctx context.Context, h *host, _ string) finding {
 		}
 	}
 	if _, err := h.run(ctx, smiTimeout, smi, "-pm", "1"); err != nil {
-		return failed(exitGPU, "%v", err)
+		return failed(protocol.ExitGPU, "%v", err)
 	}
 	off, err = h.persistenceOff(ctx)
 	switch {
 	case err != nil:
 		return lost("persistence was switched on", err)
 	case len(off) > 0:
-		return failed(exitGPU, "persistence is still off on GPU %s", strings.Join(off, ", "))
+		return failed(protocol.ExitGPU, "persistence is still off on GPU %s", strings.Join(off, ", "))
 	}
 	return passed("persistence is on until the next boot")
 }
@@ -151,12 +153,12 @@ func configPeerMem(ctx context.Context, h *host, _ string) finding {
 	}
 	if !loaded {
 		if _, err := h.run(ctx, 60*time.Second, "modprobe", "nvidia-peermem"); err != nil {
-			return notDone(exitGPU, err)
+			return notDone(protocol.ExitGPU, err)
 		}
 	}
 	if !listed {
 		if err := h.listPeerMem(); err != nil {
-			return failed(exitGPU, "%v", err)
+			return failed(protocol.ExitGPU, "%v", err)
 		}
 	}
 	loaded, listed, err = h.peerMem()
@@ -164,9 +166,9 @@ func configPeerMem(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return lost("nvidia-peermem was configured", err)
 	case !loaded:
-		return failed(exitGPU, "nvidia-peermem was loaded, but there is no %s", peerMemModule)
+		return failed(protocol.ExitGPU, "nvidia-peermem was loaded, but there is no %s", peerMemModule)
 	case !listed:
-		return failed(exitGPU, "%s does not list nvidia-peermem", peerMemConf)
+		return failed(protocol.ExitGPU, "%s does not list nvidia-peermem", peerMemConf)
 	}
 	return passed("nvidia_peermem is loaded, and %s lists it", peerMemConf)
 }

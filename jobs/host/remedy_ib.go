@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -53,7 +55,7 @@ func reloadIBDriver(ctx context.Context, h *host, device string) finding {
 		return passed("nothing to do: the modules are loaded and %d ports are active", len(r.active))
 	}
 	if err := r.unused(ctx); err != nil {
-		return notBegun(exitIB, err)
+		return notBegun(protocol.ExitIB, err)
 	}
 	stopped, err := h.stopUnits(ctx, ibUsers()...)
 	if err == nil {
@@ -61,7 +63,7 @@ func reloadIBDriver(ctx context.Context, h *host, device string) finding {
 	}
 	// They are needed whatever became of the reload.
 	if err = errors.Join(err, h.startUnits(ctx, stopped)); err != nil {
-		return notDone(exitIB, err)
+		return notDone(protocol.ExitIB, err)
 	}
 	return h.await(ctx, ibTimeout, r.look)
 }
@@ -154,7 +156,7 @@ func (r ibReload) reload(ctx context.Context) error {
 // look sees whether the modules are loaded and the ports are active.
 func (r ibReload) look(context.Context) finding {
 	if module := r.host.absentModule(); module != "" {
-		return failed(exitIB, "module %s is not loaded after the reload", module)
+		return failed(protocol.ExitIB, "module %s is not loaded after the reload", module)
 	}
 	ports, err := r.host.portsOf(r.device)
 	if err != nil {
@@ -176,10 +178,10 @@ func (r ibReload) look(context.Context) finding {
 		}
 	}
 	if len(down) > 0 {
-		return failed(exitIB, "not active after the reload: %s", strings.Join(down, ", "))
+		return failed(protocol.ExitIB, "not active after the reload: %s", strings.Join(down, ", "))
 	}
 	if active == 0 {
-		return failed(exitIB, "no port is active after the reload")
+		return failed(protocol.ExitIB, "no port is active after the reload")
 	}
 	return passed("%d ports are active", active)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -26,10 +28,10 @@ func restartKubelet(ctx context.Context, h *host, _ string) finding {
 		return unmade(err)
 	}
 	if !before.loaded() {
-		return refused(exitUnknown, "the unit of the kubelet is %.32q", before.load)
+		return refused(protocol.ExitUnknown, "the unit of the kubelet is %.32q", before.load)
 	}
 	if _, err := h.run(ctx, unitStartTimeout, "systemctl", "restart", "kubelet"); err != nil {
-		return failed(exitUnknown, "%v", err)
+		return failed(protocol.ExitUnknown, "%v", err)
 	}
 	if err := pause(ctx, settleTime); err != nil {
 		return lost(done, err)
@@ -43,9 +45,9 @@ func restartKubelet(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return lost(done, err)
 	case !active, after.pid == "", after.pid == "0":
-		return failed(exitUnknown, "the kubelet did not stay up after its restart")
+		return failed(protocol.ExitUnknown, "the kubelet did not stay up after its restart")
 	case after.pid == before.pid:
-		return failed(exitUnknown, "the kubelet is still process %s", before.pid)
+		return failed(protocol.ExitUnknown, "the kubelet is still process %s", before.pid)
 	}
 	return passed("the kubelet is process %s, was %s", after.pid, before.pid)
 }
@@ -62,21 +64,21 @@ func dropCache(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return broken("when the caches were dropped last is unknown: %v", err)
 	case dropped && age < dropEvery:
-		return refused(exitMemory, "the caches were dropped %s ago", age.Round(time.Second))
+		return refused(protocol.ExitMemory, "the caches were dropped %s ago", age.Round(time.Second))
 	}
 	if _, err := h.run(ctx, 120*time.Second, "sync"); err != nil {
-		return notDone(exitUnknown, err)
+		return notDone(protocol.ExitUnknown, err)
 	}
 	// Before the drop: an operation that is cut off after it is not to be repeated at once.
 	if err := h.stampDrop(); err != nil {
 		return broken("the drop cannot be noted: %v", err)
 	}
 	if err := h.write(file, "3\n", os.O_TRUNC); err != nil {
-		return failed(exitUnknown, "%v", err)
+		return failed(protocol.ExitUnknown, "%v", err)
 	}
 	value, err := h.readLine(file)
 	if err != nil || value != "3" {
-		return failed(exitUnknown, "the kernel did not take it: %s holds %.32q, %v", file, value, err)
+		return failed(protocol.ExitUnknown, "the kernel did not take it: %s holds %.32q, %v", file, value, err)
 	}
 	after, err := h.cached()
 	if err != nil {
@@ -123,7 +125,7 @@ func pruneImages(ctx context.Context, h *host, _ string) finding {
 		return unmade(err)
 	}
 	if _, err := h.run(ctx, 8*time.Minute, "crictl", "rmi", "--prune"); err != nil {
-		return notDone(exitDisk, err)
+		return notDone(protocol.ExitDisk, err)
 	}
 	after, err := h.free(ctx, point)
 	if err != nil {
@@ -131,7 +133,7 @@ func pruneImages(ctx context.Context, h *host, _ string) finding {
 	}
 	const mib = 1 << 10
 	if after.free < before.free-pruneSlack*before.total {
-		return failed(exitDisk, "%s has %.0f MiB free, had %.0f MiB before the images were pruned", point, after.free/mib, before.free/mib)
+		return failed(protocol.ExitDisk, "%s has %.0f MiB free, had %.0f MiB before the images were pruned", point, after.free/mib, before.free/mib)
 	}
 	return passed("%s has %.0f MiB free, had %.0f MiB", point, after.free/mib, before.free/mib)
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -129,8 +129,8 @@ func TestActionsNameTheToolThatIsMissing(t *testing.T) {
 			}
 			n.uninstall(tc.tool)
 			r := n.op(tc.action, tc.name)
-			require.Equal(t, exitSkipped, r.ExitCode, "%+v", r)
-			require.Equal(t, jobs.ResultSkipped, r.Result)
+			require.Equal(t, protocol.ExitSkipped, r.ExitCode, "%+v", r)
+			require.Equal(t, protocol.ResultSkipped, r.Result)
 			require.Equal(t, tc.tool+" is not installed", r.Detail)
 		})
 	}
@@ -192,26 +192,26 @@ func TestRestartFabricManager(t *testing.T) {
 	}
 	up := answer{Out: "active\n"}
 	act(t, fabricNode, "remedy", "restartFABRICmanager", callsOf(map[string][]string{"systemctl": {"restart", "stop", "start"}}), []outcome{
-		{"well", nil, "", jobs.ResultPassed, 0, "nothing to do: nvidia-fabricmanager is active, the fabric is complete on 2 of 2 GPUs", true},
-		{"well under load", func(n *node) { n.smi(queryApps, uuid0+", 42, python\n") }, "", jobs.ResultPassed, 0, "nothing to do", true},
-		{"down", down(up), "", jobs.ResultPassed, 0, "nvidia-fabricmanager is active", false},
+		{"well", nil, "", protocol.ResultPassed, 0, "nothing to do: nvidia-fabricmanager is active, the fabric is complete on 2 of 2 GPUs", true},
+		{"well under load", func(n *node) { n.smi(queryApps, uuid0+", 42, python\n") }, "", protocol.ResultPassed, 0, "nothing to do", true},
+		{"down", down(up), "", protocol.ResultPassed, 0, "nvidia-fabricmanager is active", false},
 		{"active without the fabric", func(n *node) {
 			n.tool(smi, "-q", answer{Out: fabricReport("In Progress", "N/A")}, answer{Out: fabricReport("In Progress", "N/A")}, answer{Out: fabricReport("Completed", "Success")})
-		}, "", jobs.ResultPassed, 0, "complete on 2 of 2", false},
+		}, "", protocol.ResultPassed, 0, "complete on 2 of 2", false},
 		{"monitored", func(n *node) {
 			down(up)(n)
 			n.file("/proc/43/comm", "nv-hostengine\n")
 			n.link("/proc/43/fd/9", "/dev/nvidia-uvm")
 			n.link("/proc/42/fd/9", "/dev/nvidia0")
-		}, "", jobs.ResultPassed, 0, "is active", false},
-		{"not installed", func(n *node) { n.tool("systemctl", "show "+fabricManager+showUnit, answer{Out: absentUnit}) }, "", jobs.ResultFailed, 24, "refused: the unit nvidia-fabricmanager is \"not-found\"", true},
-		{"computing", func(n *node) { down()(n); n.smi(queryApps, uuid1+", 42, python\n") }, "", jobs.ResultFailed, 24, "refused: process 42 (python) computes on " + uuid1, true},
-		{"about to compute", func(n *node) { down()(n); n.link("/proc/42/fd/9", "/dev/nvidia-uvm") }, "", jobs.ResultFailed, 24, "refused: process 42 (python) holds /dev/nvidia-uvm", true},
-		{"users unknown", func(n *node) { down()(n); n.tool(smi, queryApps, answer{Exit: 9}) }, "", jobs.ResultError, 70, "exit status 9", true},
-		{"restart fails", func(n *node) { down()(n); n.tool("systemctl", "restart "+fabricManager, answer{Exit: 1, Err: "no"}) }, "", jobs.ResultFailed, 24, "exit status 1: no", false},
-		{"no effect", down(), "", jobs.ResultFailed, 24, "is not active", false},
-		{"no fabric", func(n *node) { n.tool(smi, "-q", answer{Out: fabricReport("Completed", "Initialization failure")}) }, "", jobs.ResultFailed, 24, `GPU 00000000:31:00.0 has fabric status "Initialization failure"`, false},
-		{"effect unknown", func(n *node) { down(up)(n); n.tool(smi, "-q", answer{Exit: 9}) }, "", jobs.ResultError, 70, "exit status 9", false},
+		}, "", protocol.ResultPassed, 0, "is active", false},
+		{"not installed", func(n *node) { n.tool("systemctl", "show "+fabricManager+showUnit, answer{Out: absentUnit}) }, "", protocol.ResultFailed, 24, "refused: the unit nvidia-fabricmanager is \"not-found\"", true},
+		{"computing", func(n *node) { down()(n); n.smi(queryApps, uuid1+", 42, python\n") }, "", protocol.ResultFailed, 24, "refused: process 42 (python) computes on " + uuid1, true},
+		{"about to compute", func(n *node) { down()(n); n.link("/proc/42/fd/9", "/dev/nvidia-uvm") }, "", protocol.ResultFailed, 24, "refused: process 42 (python) holds /dev/nvidia-uvm", true},
+		{"users unknown", func(n *node) { down()(n); n.tool(smi, queryApps, answer{Exit: 9}) }, "", protocol.ResultError, 70, "exit status 9", true},
+		{"restart fails", func(n *node) { down()(n); n.tool("systemctl", "restart "+fabricManager, answer{Exit: 1, Err: "no"}) }, "", protocol.ResultFailed, 24, "exit status 1: no", false},
+		{"no effect", down(), "", protocol.ResultFailed, 24, "is not active", false},
+		{"no fabric", func(n *node) { n.tool(smi, "-q", answer{Out: fabricReport("Completed", "Initialization failure")}) }, "", protocol.ResultFailed, 24, `GPU 00000000:31:00.0 has fabric status "Initialization failure"`, false},
+		{"effect unknown", func(n *node) { down(up)(n); n.tool(smi, "-q", answer{Exit: 9}) }, "", protocol.ResultError, 70, "exit status 9", false},
 	})
 }
 
@@ -224,16 +224,16 @@ func TestEnableGPUPersistence(t *testing.T) {
 		n.tool(smi, "-pm 1", answer{})
 		return n
 	}, "remedy", "EnableGpuPersistence", changes, []outcome{
-		{"well", func(n *node) { n.tool(smi, queryOn, on) }, "", jobs.ResultPassed, 0, "nothing to do: persistence is on", true},
-		{"by the daemon", nil, "", jobs.ResultPassed, 0, "persistence is on, by nvidia-persistenced", false},
-		{"by the driver", func(n *node) { n.tool(smi, queryOn, off, off, on) }, "", jobs.ResultPassed, 0, "persistence is on until the next boot", false},
-		{"without the daemon", func(n *node) { n.tool("systemctl", "show "+persistenced+showUnit, answer{Out: absentUnit}) }, "", jobs.ResultPassed, 0, "persistence is on until the next boot", false},
-		{"daemon does not start", func(n *node) { n.tool("systemctl", "start "+persistenced, answer{Exit: 1}) }, "", jobs.ResultPassed, 0, "persistence is on", false},
-		{"no GPU", func(n *node) { n.tool(smi, queryOn, answer{}) }, "", jobs.ResultFailed, 2, "refused: there is no GPU", true},
-		{"unknown", func(n *node) { n.tool(smi, queryOn, answer{Exit: 9}) }, "", jobs.ResultError, 70, "exit status 9", true},
-		{"driver refuses", func(n *node) { n.tool(smi, queryOn, off); n.tool(smi, "-pm 1", answer{Exit: 4, Err: "no permission"}) }, "", jobs.ResultFailed, 2, "no permission", false},
-		{"no effect", func(n *node) { n.tool(smi, queryOn, off) }, "", jobs.ResultFailed, 2, "persistence is still off on GPU 1", false},
-		{"effect unknown", func(n *node) { n.tool(smi, queryOn, off, off, answer{Exit: 9}) }, "", jobs.ResultError, 70, "what became of it is unknown", false},
+		{"well", func(n *node) { n.tool(smi, queryOn, on) }, "", protocol.ResultPassed, 0, "nothing to do: persistence is on", true},
+		{"by the daemon", nil, "", protocol.ResultPassed, 0, "persistence is on, by nvidia-persistenced", false},
+		{"by the driver", func(n *node) { n.tool(smi, queryOn, off, off, on) }, "", protocol.ResultPassed, 0, "persistence is on until the next boot", false},
+		{"without the daemon", func(n *node) { n.tool("systemctl", "show "+persistenced+showUnit, answer{Out: absentUnit}) }, "", protocol.ResultPassed, 0, "persistence is on until the next boot", false},
+		{"daemon does not start", func(n *node) { n.tool("systemctl", "start "+persistenced, answer{Exit: 1}) }, "", protocol.ResultPassed, 0, "persistence is on", false},
+		{"no GPU", func(n *node) { n.tool(smi, queryOn, answer{}) }, "", protocol.ResultFailed, 2, "refused: there is no GPU", true},
+		{"unknown", func(n *node) { n.tool(smi, queryOn, answer{Exit: 9}) }, "", protocol.ResultError, 70, "exit status 9", true},
+		{"driver refuses", func(n *node) { n.tool(smi, queryOn, off); n.tool(smi, "-pm 1", answer{Exit: 4, Err: "no permission"}) }, "", protocol.ResultFailed, 2, "no permission", false},
+		{"no effect", func(n *node) { n.tool(smi, queryOn, off) }, "", protocol.ResultFailed, 2, "persistence is still off on GPU 1", false},
+		{"effect unknown", func(n *node) { n.tool(smi, queryOn, off, off, answer{Exit: 9}) }, "", protocol.ResultError, 70, "what became of it is unknown", false},
 	})
 }
 
@@ -244,11 +244,11 @@ func TestConfigPeerMem(t *testing.T) {
 		n.tool("modprobe", "nvidia-peermem", answer{})
 		return n
 	}, "remedy", "ConfigPeerMem", callsOf(map[string][]string{"modprobe": {""}}), []outcome{
-		{"well", func(n *node) { loaded(n); n.file(peerMemConf, "# RDMA\n nvidia_peermem\n") }, "", jobs.ResultPassed, 0, "nothing to do", true},
-		{"not listed", loaded, "", jobs.ResultPassed, 0, "lists it", true},
-		{"cannot be loaded", func(n *node) { n.tool("modprobe", "nvidia-peermem", answer{Exit: 1, Err: "not found"}) }, "", jobs.ResultFailed, 2, "modprobe: exit status 1: not found", false},
-		{"no effect", nil, "", jobs.ResultFailed, 2, "there is no " + peerMemModule, false},
-		{"list unreadable", func(n *node) { loaded(n); n.file(peerMemConf+"/x", "") }, "", jobs.ResultError, 70, "is a directory", true},
+		{"well", func(n *node) { loaded(n); n.file(peerMemConf, "# RDMA\n nvidia_peermem\n") }, "", protocol.ResultPassed, 0, "nothing to do", true},
+		{"not listed", loaded, "", protocol.ResultPassed, 0, "lists it", true},
+		{"cannot be loaded", func(n *node) { n.tool("modprobe", "nvidia-peermem", answer{Exit: 1, Err: "not found"}) }, "", protocol.ResultFailed, 2, "modprobe: exit status 1: not found", false},
+		{"no effect", nil, "", protocol.ResultFailed, 2, "there is no " + peerMemModule, false},
+		{"list unreadable", func(n *node) { loaded(n); n.file(peerMemConf+"/x", "") }, "", protocol.ResultError, 70, "is a directory", true},
 	})
 }
 
@@ -267,7 +267,7 @@ func TestConfigPeerMemListsTheModuleOnce(t *testing.T) {
 			n.file(peerMemConf, before)
 		}
 		for range 2 {
-			require.Equal(t, exitOK, n.op("remedy", "ConfigPeerMem").ExitCode)
+			require.Equal(t, protocol.ExitOK, n.op("remedy", "ConfigPeerMem").ExitCode)
 			require.Equal(t, after, n.content(peerMemConf))
 		}
 	}
@@ -279,7 +279,7 @@ func TestDropCacheIsNotRepeated(t *testing.T) {
 	n.tool("sync", "", answer{})
 	n.file("/proc/sys/vm/drop_caches", "0\n")
 	n.file("/run/utmp", "")
-	require.Equal(t, exitOK, n.op("remedy", "DropCache").ExitCode)
+	require.Equal(t, protocol.ExitOK, n.op("remedy", "DropCache").ExitCode)
 	require.NotEmpty(t, n.content(dropStamp))
 	n.file("/proc/sys/vm/drop_caches", "0\n")
 	for _, tc := range []struct {
@@ -287,10 +287,10 @@ func TestDropCacheIsNotRepeated(t *testing.T) {
 		result string
 		holds  string
 	}{
-		{time.Minute, jobs.ResultFailed, "0\n"},
-		{dropEvery - time.Minute, jobs.ResultFailed, "0\n"},
-		{dropEvery + time.Minute, jobs.ResultPassed, "3\n"},
-		{-time.Hour, jobs.ResultPassed, "3\n"},
+		{time.Minute, protocol.ResultFailed, "0\n"},
+		{dropEvery - time.Minute, protocol.ResultFailed, "0\n"},
+		{dropEvery + time.Minute, protocol.ResultPassed, "3\n"},
+		{-time.Hour, protocol.ResultPassed, "3\n"},
 	} {
 		n.file("/proc/sys/vm/drop_caches", "0\n")
 		at := time.Now().Add(-tc.age)
@@ -298,15 +298,15 @@ func TestDropCacheIsNotRepeated(t *testing.T) {
 		r := n.op("remedy", "DropCache")
 		require.Equal(t, tc.result, r.Result, "%+v", r)
 		require.Equal(t, tc.holds, n.content("/proc/sys/vm/drop_caches"))
-		if tc.result == jobs.ResultFailed {
-			require.Equal(t, exitMemory, r.ExitCode)
+		if tc.result == protocol.ResultFailed {
+			require.Equal(t, protocol.ExitMemory, r.ExitCode)
 			require.Contains(t, r.Detail, "refused: the caches were dropped ")
 		}
 	}
 	n.remove("/run")
 	n.file("/proc/sys/vm/drop_caches", "0\n")
 	r := n.op("remedy", "DropCache")
-	require.Equal(t, exitUnknown, r.ExitCode, "%+v", r)
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode, "%+v", r)
 	require.Equal(t, "0\n", n.content("/proc/sys/vm/drop_caches"), "nothing is dropped that cannot be noted")
 }
 
@@ -321,13 +321,13 @@ func TestPruneImages(t *testing.T) {
 		n.tool("crictl", "rmi --prune", answer{Out: "Deleted\n"})
 		return n
 	}, "remedy", "PruneImages", callsOf(map[string][]string{"crictl": {""}}), []outcome{
-		{"pruned", nil, "", jobs.ResultPassed, 0, "/var/lib/containerd has 293 MiB free, had 98 MiB", false},
-		{"nothing unused", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000")) }, "", jobs.ResultPassed, 0, "has 98 MiB free, had 98 MiB", false},
-		{"others wrote meanwhile", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000"), df("95000")) }, "", jobs.ResultPassed, 0, "", false},
-		{"shrank", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000"), df("50000")) }, "", jobs.ResultFailed, 6, "has 49 MiB free, had 98 MiB before", false},
-		{"runtime refuses", func(n *node) { n.tool("crictl", "rmi --prune", answer{Exit: 1, Err: "connect: no such file"}) }, "", jobs.ResultFailed, 6, "connect: no such file", false},
-		{"space unknown", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", answer{Exit: 1}) }, "", jobs.ResultError, 70, "exit status 1", true},
-		{"space unknown afterwards", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000"), answer{Out: "\n"}) }, "", jobs.ResultError, 70, "what became of it is unknown", false},
+		{"pruned", nil, "", protocol.ResultPassed, 0, "/var/lib/containerd has 293 MiB free, had 98 MiB", false},
+		{"nothing unused", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000")) }, "", protocol.ResultPassed, 0, "has 98 MiB free, had 98 MiB", false},
+		{"others wrote meanwhile", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000"), df("95000")) }, "", protocol.ResultPassed, 0, "", false},
+		{"shrank", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000"), df("50000")) }, "", protocol.ResultFailed, 6, "has 49 MiB free, had 98 MiB before", false},
+		{"runtime refuses", func(n *node) { n.tool("crictl", "rmi --prune", answer{Exit: 1, Err: "connect: no such file"}) }, "", protocol.ResultFailed, 6, "connect: no such file", false},
+		{"space unknown", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", answer{Exit: 1}) }, "", protocol.ResultError, 70, "exit status 1", true},
+		{"space unknown afterwards", func(n *node) { n.tool("df", "-P -k -- /var/lib/containerd", df("100000"), answer{Out: "\n"}) }, "", protocol.ResultError, 70, "what became of it is unknown", false},
 	})
 }
 
@@ -341,17 +341,17 @@ func TestBreakDeadlock(t *testing.T) {
 		n.tool("mmcommon", "breakDeadlock -N n1", answer{Out: "done\n", Stdin: "yes\n"})
 		return n
 	}, "remedy", "breakDeadlock", callsOf(map[string][]string{"mmcommon": {""}}), []outcome{
-		{"well", func(n *node) { n.waiters(gone) }, "", jobs.ResultPassed, 0, "nothing to do: no waiter waits for more than 15m0s", true},
-		{"no waiter", func(n *node) { n.waiters(answer{}) }, "", jobs.ResultPassed, 0, "nothing to do", true},
-		{"broken up", nil, "", jobs.ResultPassed, 0, "no waiter waits", false},
-		{"not a member", func(n *node) { n.mmState("arbitrating") }, "", jobs.ResultFailed, 3, `refused: GPFS is "arbitrating"`, true},
-		{"waiters unknown", func(n *node) { n.waiters(answer{Out: "mmfsd is not running\n"}) }, "", jobs.ResultError, 70, "cannot be read", true},
-		{"without a time", func(n *node) { n.waiters(answer{Out: waiterTable("soon")}) }, "", jobs.ResultError, 70, "without the time", true},
+		{"well", func(n *node) { n.waiters(gone) }, "", protocol.ResultPassed, 0, "nothing to do: no waiter waits for more than 15m0s", true},
+		{"no waiter", func(n *node) { n.waiters(answer{}) }, "", protocol.ResultPassed, 0, "nothing to do", true},
+		{"broken up", nil, "", protocol.ResultPassed, 0, "no waiter waits", false},
+		{"not a member", func(n *node) { n.mmState("arbitrating") }, "", protocol.ResultFailed, 3, `refused: GPFS is "arbitrating"`, true},
+		{"waiters unknown", func(n *node) { n.waiters(answer{Out: "mmfsd is not running\n"}) }, "", protocol.ResultError, 70, "cannot be read", true},
+		{"without a time", func(n *node) { n.waiters(answer{Out: waiterTable("soon")}) }, "", protocol.ResultError, 70, "without the time", true},
 		{"node unknown", func(n *node) {
 			n.tool("mmgetstate", "-Y", answer{Out: "mmgetstate::HEADER:version:nodeName:state:\nmmgetstate::0:1:-N all:active:\n"})
-		}, "", jobs.ResultError, 70, "names this node", true},
-		{"command fails", func(n *node) { n.tool("mmcommon", "breakDeadlock -N n1", answer{Exit: 1, Err: "no"}) }, "", jobs.ResultFailed, 3, "mmcommon: exit status 1: no; before: 2 of 3 waiters", false},
-		{"no effect", func(n *node) { n.waiters(stuck) }, "", jobs.ResultFailed, 3, "the longest 1h54m22s: RebuildWorkThread, for I/O completion", false},
+		}, "", protocol.ResultError, 70, "names this node", true},
+		{"command fails", func(n *node) { n.tool("mmcommon", "breakDeadlock -N n1", answer{Exit: 1, Err: "no"}) }, "", protocol.ResultFailed, 3, "mmcommon: exit status 1: no; before: 2 of 3 waiters", false},
+		{"no effect", func(n *node) { n.waiters(stuck) }, "", protocol.ResultFailed, 3, "the longest 1h54m22s: RebuildWorkThread, for I/O completion", false},
 	})
 }
 
@@ -361,7 +361,7 @@ func TestBreakDeadlockWritesDownWhatItBreaks(t *testing.T) {
 	n.waiters(answer{Out: waiterTable("1000")}, answer{Out: waiterTable()})
 	n.tool("mmdiag", "--waiters", answer{Out: "the waiters\n"})
 	n.tool("mmdiag", "--deadlock", answer{Out: "the deadlock\n"})
-	require.Equal(t, exitOK, n.op("remedy", "BreakDeadlock").ExitCode)
+	require.Equal(t, protocol.ExitOK, n.op("remedy", "BreakDeadlock").ExitCode)
 	require.Contains(t, n.stdout.String(), "=== mmdiag --waiters ===\nthe waiters\n")
 	require.Contains(t, n.stdout.String(), "=== mmdiag --deadlock ===\nthe deadlock\n")
 	require.Equal(t, []string{"--waiters -Y", "--waiters", "--deadlock", "--waiters -Y"}, n.calls("mmdiag"))
@@ -403,32 +403,32 @@ func TestReloadIBDriver(t *testing.T) {
 		}
 		return out
 	}, []outcome{
-		{"well", nil, "", jobs.ResultPassed, 0, "nothing to do: the modules are loaded and 2 ports are active", true},
-		{"device well while another is down", down, "mlx5_0", jobs.ResultPassed, 0, "nothing to do", true},
-		{"Ethernet without a cable", func(n *node) { down(n); n.file(one+"link_layer", "Ethernet\n") }, "", jobs.ResultPassed, 0, "nothing to do", true},
-		{"by modules", func(n *node) { down(n); loads(n) }, "mlx5_1", jobs.ResultPassed, 0, "1 ports are active", false},
-		{"by script", func(n *node) { down(n); script(n) }, "", jobs.ResultPassed, 0, "2 ports are active", false},
-		{"held", func(n *node) { down(n); n.link("/proc/42/fd/4", "/dev/infiniband/uverbs0") }, "", jobs.ResultFailed, 1, "refused: process 42 (python) holds /dev/infiniband/uverbs0", true},
+		{"well", nil, "", protocol.ResultPassed, 0, "nothing to do: the modules are loaded and 2 ports are active", true},
+		{"device well while another is down", down, "mlx5_0", protocol.ResultPassed, 0, "nothing to do", true},
+		{"Ethernet without a cable", func(n *node) { down(n); n.file(one+"link_layer", "Ethernet\n") }, "", protocol.ResultPassed, 0, "nothing to do", true},
+		{"by modules", func(n *node) { down(n); loads(n) }, "mlx5_1", protocol.ResultPassed, 0, "1 ports are active", false},
+		{"by script", func(n *node) { down(n); script(n) }, "", protocol.ResultPassed, 0, "2 ports are active", false},
+		{"held", func(n *node) { down(n); n.link("/proc/42/fd/4", "/dev/infiniband/uverbs0") }, "", protocol.ResultFailed, 1, "refused: process 42 (python) holds /dev/infiniband/uverbs0", true},
 		{"GPFS with RDMA", func(n *node) {
 			down(n)
 			n.append("/proc/1/mounts", "fs1 /gpfs/fs1 gpfs rw 0 0\n")
 			n.tool("mmfsadm", "test verbs status", answer{Out: "VERBS RDMA status: started\n"})
-		}, "", jobs.ResultFailed, 1, "refused: /gpfs/fs1 is mounted and GPFS uses RDMA", true},
+		}, "", protocol.ResultFailed, 1, "refused: /gpfs/fs1 is mounted and GPFS uses RDMA", true},
 		{"GPFS without RDMA", func(n *node) {
 			down(n)
 			loads(n)
 			n.append("/proc/1/mounts", "fs1 /gpfs/fs1 gpfs rw 0 0\n")
 			n.tool("mmfsadm", "test verbs status", answer{Out: "\nVERBS RDMA status: disabled\n"})
-		}, "", jobs.ResultPassed, 0, "2 ports are active", false},
+		}, "", protocol.ResultPassed, 0, "2 ports are active", false},
 		{"GPFS does not tell", func(n *node) {
 			down(n)
 			n.append("/proc/1/mounts", "fs1 /gpfs/fs1 gpfs rw 0 0\n")
 			n.tool("mmfsadm", "test verbs status", answer{Out: "hm\n"})
-		}, "", jobs.ResultError, 70, "does not say whether GPFS uses RDMA", true},
-		{"reload fails", func(n *node) { down(n); n.tool("modprobe", "-r mlx5_ib", answer{Exit: 1, Err: "in use"}) }, "", jobs.ResultFailed, 1, "in use", false},
-		{"no effect", down, "mlx5_1", jobs.ResultFailed, 1, "not active after the reload: mlx5_1 port 1", false},
-		{"device stays away", nil, "mlx5_9", jobs.ResultFailed, 1, "no port is active after the reload", false},
-		{"module stays away", func(n *node) { n.remove("/sys/module/ib_umad") }, "", jobs.ResultFailed, 1, "module ib_umad is not loaded", false},
+		}, "", protocol.ResultError, 70, "does not say whether GPFS uses RDMA", true},
+		{"reload fails", func(n *node) { down(n); n.tool("modprobe", "-r mlx5_ib", answer{Exit: 1, Err: "in use"}) }, "", protocol.ResultFailed, 1, "in use", false},
+		{"no effect", down, "mlx5_1", protocol.ResultFailed, 1, "not active after the reload: mlx5_1 port 1", false},
+		{"device stays away", nil, "mlx5_9", protocol.ResultFailed, 1, "no port is active after the reload", false},
+		{"module stays away", func(n *node) { n.remove("/sys/module/ib_umad") }, "", protocol.ResultFailed, 1, "module ib_umad is not loaded", false},
 	})
 }
 
@@ -441,7 +441,7 @@ func TestReloadIBDriverKeepsTheNetworkOfTheHost(t *testing.T) {
 		n.tool("modprobe", "-a mlx5_core mlx5_ib ib_core ib_uverbs ib_umad", answer{Restore: []string{n.path(one), "4: ACTIVE\n"}})
 		n.link("/sys/class/net/bond0/lower_eth0", "../eth0")
 		n.link("/sys/class/net/eth0/device/driver", "../../../bus/pci/drivers/"+driver)
-		require.Equal(t, exitOK, n.op("remedy", "ReloadIBDriver").ExitCode)
+		require.Equal(t, protocol.ExitOK, n.op("remedy", "ReloadIBDriver").ExitCode)
 		if driver == "mlx5_core" {
 			require.NoFileExists(t, n.path(openibd+".log"))
 			require.Len(t, n.calls("modprobe"), 2)
@@ -455,15 +455,15 @@ func TestReloadIBDriverKeepsTheNetworkOfTheHost(t *testing.T) {
 
 func TestStartGPFS(t *testing.T) {
 	act(t, sickNode, "repair", "startgpfs", callsOf(map[string][]string{"mmstartup": {""}}), []outcome{
-		{"well", func(n *node) { n.mmState(gpfsActive) }, "", jobs.ResultPassed, 0, "nothing to do: GPFS is active", true},
-		{"down", func(n *node) { n.mmState("down", "arbitrating", gpfsActive) }, "", jobs.ResultPassed, 0, `GPFS is active, was "down"`, false},
-		{"on its way", func(n *node) { n.mmState("arbitrating", "arbitrating", gpfsActive) }, "", jobs.ResultPassed, 0, "GPFS is active", true},
-		{"not in a cluster", func(n *node) { n.tool("mmgetstate", "-Y", answer{Exit: 1, Err: "not in a cluster"}) }, "", jobs.ResultError, 70, "not in a cluster", true},
-		{"does not start", func(n *node) { n.tool("mmstartup", "", answer{Exit: 1, Err: "no quorum"}) }, "", jobs.ResultFailed, 3, "mmstartup: exit status 1: no quorum", false},
-		{"no effect", nil, "", jobs.ResultFailed, 3, `GPFS is "down", was "down"`, false},
+		{"well", func(n *node) { n.mmState(gpfsActive) }, "", protocol.ResultPassed, 0, "nothing to do: GPFS is active", true},
+		{"down", func(n *node) { n.mmState("down", "arbitrating", gpfsActive) }, "", protocol.ResultPassed, 0, `GPFS is active, was "down"`, false},
+		{"on its way", func(n *node) { n.mmState("arbitrating", "arbitrating", gpfsActive) }, "", protocol.ResultPassed, 0, "GPFS is active", true},
+		{"not in a cluster", func(n *node) { n.tool("mmgetstate", "-Y", answer{Exit: 1, Err: "not in a cluster"}) }, "", protocol.ResultError, 70, "not in a cluster", true},
+		{"does not start", func(n *node) { n.tool("mmstartup", "", answer{Exit: 1, Err: "no quorum"}) }, "", protocol.ResultFailed, 3, "mmstartup: exit status 1: no quorum", false},
+		{"no effect", nil, "", protocol.ResultFailed, 3, `GPFS is "down", was "down"`, false},
 		{"effect unknown", func(n *node) {
 			n.tool("mmgetstate", "-Y", answer{Out: "mmgetstate::HEADER:version:state:\nmmgetstate::0:1:down:\n"}, answer{Exit: 1})
-		}, "", jobs.ResultError, 70, "GPFS was started, what became of it is unknown", false},
+		}, "", protocol.ResultError, 70, "GPFS was started, what became of it is unknown", false},
 	})
 }
 
@@ -498,40 +498,40 @@ func TestMountGPFS(t *testing.T) {
 		}
 	}
 	act(t, unmountedNode, "repair", "MountGpfs", callsOf(map[string][]string{"mmmount": {""}, "mmumount": {""}}), []outcome{
-		{"well", mounted, "", jobs.ResultPassed, 0, "nothing to do: /gpfs/fs1 is mounted and answers", true},
-		{"one is well", mounted, "/dev/fs1", jobs.ResultPassed, 0, "nothing to do", true},
-		{"all", nil, "", jobs.ResultPassed, 0, "/gpfs/fs1 is mounted and answers", false},
-		{"one by name", nil, "fs1", jobs.ResultPassed, 0, "/gpfs/fs1 is mounted", false},
-		{"one by mount point", nil, "/gpfs/fs1", jobs.ResultPassed, 0, "/gpfs/fs1 is mounted", false},
-		{"without a list", func(n *node) { n.remove("/etc/fstab") }, "", jobs.ResultPassed, 0, "/gpfs/fs1 is mounted", false},
+		{"well", mounted, "", protocol.ResultPassed, 0, "nothing to do: /gpfs/fs1 is mounted and answers", true},
+		{"one is well", mounted, "/dev/fs1", protocol.ResultPassed, 0, "nothing to do", true},
+		{"all", nil, "", protocol.ResultPassed, 0, "/gpfs/fs1 is mounted and answers", false},
+		{"one by name", nil, "fs1", protocol.ResultPassed, 0, "/gpfs/fs1 is mounted", false},
+		{"one by mount point", nil, "/gpfs/fs1", protocol.ResultPassed, 0, "/gpfs/fs1 is mounted", false},
+		{"without a list", func(n *node) { n.remove("/etc/fstab") }, "", protocol.ResultPassed, 0, "/gpfs/fs1 is mounted", false},
 		{"complains, and is mounted", func(n *node) {
 			mounted(n)
 			n.remove("/etc/fstab")
 			n.tool("mmmount", "all", answer{Exit: 1, Err: "already mounted"})
-		}, "", jobs.ResultPassed, 0, "is mounted and answers", false},
-		{"stale", stale, "", jobs.ResultPassed, 0, "/gpfs/fs1 is mounted and answers", false},
-		{"stale, seen by a container that follows", container("31 1 0:50 / /host/gpfs/fs1 rw master:9 - gpfs fs1 rw\n"), "", jobs.ResultPassed, 0, "is mounted and answers", false},
-		{"stale, another file system in a container", container("31 1 0:51 / /data rw - gpfs fs2 rw\n"), "", jobs.ResultPassed, 0, "is mounted and answers", false},
-		{"stale, in a container", container("31 1 0:50 /user /data rw - gpfs /dev/fs1 rw\n"), "", jobs.ResultFailed, 3, "refused: process 42 (python) has it in its container as /data", true},
+		}, "", protocol.ResultPassed, 0, "is mounted and answers", false},
+		{"stale", stale, "", protocol.ResultPassed, 0, "/gpfs/fs1 is mounted and answers", false},
+		{"stale, seen by a container that follows", container("31 1 0:50 / /host/gpfs/fs1 rw master:9 - gpfs fs1 rw\n"), "", protocol.ResultPassed, 0, "is mounted and answers", false},
+		{"stale, another file system in a container", container("31 1 0:51 / /data rw - gpfs fs2 rw\n"), "", protocol.ResultPassed, 0, "is mounted and answers", false},
+		{"stale, in a container", container("31 1 0:50 /user /data rw - gpfs /dev/fs1 rw\n"), "", protocol.ResultFailed, 3, "refused: process 42 (python) has it in its container as /data", true},
 		{"stale, held", func(n *node) {
 			stale(n)
 			n.file("/proc/42/mountinfo", n.content("/proc/1/mountinfo"))
 			n.link("/proc/42/fd/9", "/gpfs/fs1/data")
-		}, "", jobs.ResultFailed, 3, "refused: process 42 (python) holds /gpfs/fs1/data", true},
+		}, "", protocol.ResultFailed, 3, "refused: process 42 (python) holds /gpfs/fs1/data", true},
 		{"stale, worked in", func(n *node) {
 			stale(n)
 			n.file("/proc/42/mountinfo", n.content("/proc/1/mountinfo"))
 			n.link("/proc/42/cwd", "/gpfs/fs1")
-		}, "", jobs.ResultFailed, 3, "holds /gpfs/fs1", true},
+		}, "", protocol.ResultFailed, 3, "holds /gpfs/fs1", true},
 		{"stale, cannot be unmounted", func(n *node) {
 			stale(n)
 			n.tool("stat", "-f -c %T -- /gpfs/fs1", answer{Exit: 1})
 			n.tool("mmumount", "fs1", answer{Exit: 1, Err: "device is busy"})
-		}, "", jobs.ResultFailed, 3, "mmumount: exit status 1: device is busy; /gpfs/fs1 does not answer", false},
-		{"GPFS down", func(n *node) { n.mmState("down") }, "", jobs.ResultFailed, 3, `refused: GPFS is "down"`, true},
-		{"does not mount", func(n *node) { n.tool("mmmount", "fs1", answer{Exit: 1, Err: "no such device"}) }, "fs1", jobs.ResultFailed, 3, "no such device; fs1 is not mounted", false},
-		{"no effect", func(n *node) { n.tool("mmmount", "fs1", answer{}) }, "fs1", jobs.ResultFailed, 3, "fs1 is not mounted", false},
-		{"mounted, and does not answer", func(n *node) { n.tool("stat", "-f -c %T -- /gpfs/fs1", answer{Exit: 1}) }, "", jobs.ResultFailed, 3, "/gpfs/fs1 does not answer", false},
+		}, "", protocol.ResultFailed, 3, "mmumount: exit status 1: device is busy; /gpfs/fs1 does not answer", false},
+		{"GPFS down", func(n *node) { n.mmState("down") }, "", protocol.ResultFailed, 3, `refused: GPFS is "down"`, true},
+		{"does not mount", func(n *node) { n.tool("mmmount", "fs1", answer{Exit: 1, Err: "no such device"}) }, "fs1", protocol.ResultFailed, 3, "no such device; fs1 is not mounted", false},
+		{"no effect", func(n *node) { n.tool("mmmount", "fs1", answer{}) }, "fs1", protocol.ResultFailed, 3, "fs1 is not mounted", false},
+		{"mounted, and does not answer", func(n *node) { n.tool("stat", "-f -c %T -- /gpfs/fs1", answer{Exit: 1}) }, "", protocol.ResultFailed, 3, "/gpfs/fs1 does not answer", false},
 	})
 }
 
@@ -540,7 +540,7 @@ func TestRepairOfTheSiteWins(t *testing.T) {
 	n := sickNode(t)
 	n.executable(repairsDir+"/MountGpfs", "", answer{Out: "mounted our way"})
 	r := n.op("repair", "MountGpfs", "--device", "fs1")
-	require.Equal(t, exitOK, r.ExitCode, "%+v", r)
+	require.Equal(t, protocol.ExitOK, r.ExitCode, "%+v", r)
 	require.Equal(t, "mounted our way", r.Detail)
 	require.Empty(t, n.calls("mmgetstate"))
 
@@ -548,7 +548,7 @@ func TestRepairOfTheSiteWins(t *testing.T) {
 	n.remove(repairsDir + "/MountGpfs")
 	n.file(repairsDir+"/MountGpfs", "")
 	require.NoError(t, os.Chmod(n.path(repairsDir+"/MountGpfs"), 0o777))
-	require.Equal(t, exitUnknown, n.op("repair", "MountGpfs").ExitCode, "one that must not run hides the built-in one as well")
+	require.Equal(t, protocol.ExitUnknown, n.op("repair", "MountGpfs").ExitCode, "one that must not run hides the built-in one as well")
 }
 
 func TestDevicesOfActions(t *testing.T) {
@@ -582,7 +582,7 @@ func TestActionInterrupted(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 		defer cancel()
 		r := n.opContext(ctx, "repair", "StartGpfs")
-		require.Equal(t, exitUnknown, r.ExitCode, "%+v", r)
+		require.Equal(t, protocol.ExitUnknown, r.ExitCode, "%+v", r)
 		require.Contains(t, r.Detail, "what became of it is unknown")
 	})
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -22,7 +22,7 @@ const (
 )
 
 // emit prints the report and leaves it as the termination message.
-func emit(report *jobs.Report, o Options) error {
+func emit(report *protocol.Report, o Options) error {
 	var errs []error
 	text, err := json.Marshal(report)
 	if err != nil {
@@ -52,18 +52,19 @@ func emit(report *jobs.Report, o Options) error {
 
 // shorten returns the report in at most maxTermination bytes. What says least goes first: the details of what is well,
 // then most of the other details, then what is well, and in the end all that the exit code does not say.
-func shorten(report jobs.Report) ([]byte, error) {
-	report.Checks = slices.Clone(report.Checks)
+func shorten(report protocol.Report) ([]byte, error) {
+	report.Checks, report.Refusals = slices.Clone(report.Checks), slices.Clone(report.Refusals)
 	cuts := []func(){
 		func() {},
-		func() { cutDetails(report.Checks, jobs.ResultPassed, 0) },
-		func() { cutDetails(report.Checks, jobs.ResultSkipped, 0) },
+		func() { cutDetails(report.Checks, protocol.ResultPassed, 0) },
+		func() { cutDetails(report.Checks, protocol.ResultSkipped, 0) },
 		func() { cutDetails(report.Checks, "", shortDetail) },
 		func() { cutDetails(report.Checks, "", 0) },
-		func() { dropChecks(&report, jobs.ResultPassed) },
-		func() { dropChecks(&report, jobs.ResultSkipped) },
+		func() { dropChecks(&report, protocol.ResultPassed) },
+		func() { dropChecks(&report, protocol.ResultSkipped) },
 		func() { report.Checks = nil },
-		func() { report.Detail = truncate(report.Detail, shortDetail) },
+		func() { report.Refusals = report.Refusals[:min(len(report.Refusals), 1)] },
+		func() { cutDetail(&report, shortDetail) },
 		func() { report.Node, report.BootID, report.Action = "", "", truncate(report.Action, shortDetail) },
 	}
 	for _, cut := range cuts {
@@ -80,7 +81,7 @@ func shorten(report jobs.Report) ([]byte, error) {
 }
 
 // cutDetails cuts the details of the checks with the result, or of all when it is empty.
-func cutDetails(checks []jobs.Check, result string, runes int) {
+func cutDetails(checks []protocol.Check, result string, runes int) {
 	for i := range checks {
 		if result == "" || checks[i].Result == result {
 			checks[i].Detail = truncate(checks[i].Detail, runes)
@@ -88,8 +89,16 @@ func cutDetails(checks []jobs.Check, result string, runes int) {
 	}
 }
 
-func dropChecks(report *jobs.Report, result string) {
-	report.Checks = slices.DeleteFunc(report.Checks, func(c jobs.Check) bool { return c.Result == result })
+// cutDetail cuts what the report as a whole says to people.
+func cutDetail(report *protocol.Report, runes int) {
+	report.Detail = truncate(report.Detail, runes)
+	for i := range report.Refusals {
+		report.Refusals[i] = truncate(report.Refusals[i], runes)
+	}
+}
+
+func dropChecks(report *protocol.Report, result string) {
+	report.Checks = slices.DeleteFunc(report.Checks, func(c protocol.Check) bool { return c.Result == result })
 }
 
 func truncate(text string, runes int) string {

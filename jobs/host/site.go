@@ -8,6 +8,8 @@ import (
 	"path"
 	"slices"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // The directories of the host that hold the executables of a site.
@@ -52,9 +54,9 @@ func (h *host) runSite(ctx context.Context, file string, timeout time.Duration, 
 	}
 	code, ok := exitStatus(err)
 	switch {
-	case ok && code == exitSkipped:
+	case ok && code == protocol.ExitSkipped:
 		return skipped("%s", said)
-	case ok && hardwareOf(code) != "":
+	case ok && protocol.HardwareOf(code) != "":
 		return failed(code, "%s", said)
 	case said != "":
 		return broken("%s: %v: %s", path.Base(file), err, said)

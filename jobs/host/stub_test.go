@@ -16,7 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // answer is what a stub tool does when it is called with certain arguments.
@@ -322,15 +322,15 @@ func (n *node) calls(tool string) []string {
 }
 
 // op runs an operation and returns its report, which the exit code must agree with.
-func (n *node) op(args ...string) jobs.Report {
+func (n *node) op(args ...string) protocol.Report {
 	return n.opContext(n.t.Context(), args...)
 }
 
-func (n *node) opContext(ctx context.Context, args ...string) jobs.Report {
+func (n *node) opContext(ctx context.Context, args ...string) protocol.Report {
 	n.stdout.Reset()
 	code := Run(ctx, args, n.options)
 	lines := strings.Split(strings.TrimSpace(n.stdout.String()), "\n")
-	var report jobs.Report
+	var report protocol.Report
 	require.NoError(n.t, json.Unmarshal([]byte(lines[len(lines)-1]), &report), "%s", n.stdout.String())
 	require.Equal(n.t, code, report.ExitCode)
 	require.Equal(n.t, "n1", report.Node)

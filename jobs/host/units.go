@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -94,7 +96,7 @@ func (h *host) await(ctx context.Context, within time.Duration, look func(contex
 	deadline := time.Now().Add(h.bounded(within))
 	for {
 		f := look(ctx)
-		if f.code == exitOK || ctx.Err() == nil && !time.Now().Before(deadline) {
+		if f.code == protocol.ExitOK || ctx.Err() == nil && !time.Now().Before(deadline) {
 			return f
 		}
 		if err := pause(ctx, pollEvery); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"aegis.io/aegis/jobs/protocol"
 )
 
 // resetMark is the line that a GPU reset leaves in the kernel log: the errors before it are dealt with.
@@ -42,7 +44,7 @@ func (x *xidLog) line(text string) {
 		return
 	}
 	gpu := busID(m[1])
-	if code == recoveryXID && recoveryAction(m[3]) == "None" {
+	if code == recoveryXID && recoveryAction(m[3]) == protocol.RecoveryNone {
 		delete(x.codes, gpu)
 		return
 	}
@@ -111,6 +113,14 @@ func (r *recoveries) text(bus string) string {
 	return text
 }
 
+// most returns the action of the GPUs that asks for most, of one alone where a bus ID is given.
+func (r *recoveries) most(bus string) string {
+	if bus != "" {
+		return r.actions[bus]
+	}
+	return protocol.MostRecovery(slices.Sorted(maps.Values(r.actions))...)
+}
+
 // recoveryPrefix is what the detail of a diagnosis begins with, where the driver has asked for something.
 const recoveryPrefix = "recovery action: "
 
@@ -139,7 +149,7 @@ func needsReset(code int, rest string) bool {
 		return fatalWord.MatchString(rest)
 	case recoveryXID:
 		switch recoveryAction(rest) {
-		case "GPU Reset Required", "Drain and Reset", "Node Reboot Required":
+		case protocol.RecoveryReset, protocol.RecoveryDrainAndReset, protocol.RecoveryReboot:
 			return true
 		}
 	}

@@ -65,10 +65,10 @@ func repetitions() []mutation {
 		},
 		{"name of a Job without its attempt", once, "jobs/request.go", "	attempt := strconv.Itoa(r.Attempt)\n", "	attempt := strconv.Itoa(min(r.Attempt, 1))\n"},
 		{
-			"step not journaled before the act", once, "sop/bridge.go", "	if err := b.journal.begin(ctx, s.action, c.n, c.began, c.detail); err != nil {",
+			"step not journaled before the act", once, "sop/bridge.go", "	if err := b.journal.begin(ctx, s, *c); err != nil {",
 			"	if err := ctx.Err(); err != nil {",
 		},
-		{"successor of a restarted pod deleted too", once, "sop/step_pod.go", "		return string(pod.UID) == r.uid\n", "		return true\n"},
+		{"successor of a restarted pod deleted too", once, "sop/step_pod.go", "		return string(pod.UID) == r.chosen.uid\n", "		return true\n"},
 		{"stale cache decided on", once, "sop/dispatcher.go", "	node = d.latest(node)\n", ""},
 	}
 }
@@ -106,7 +106,7 @@ func proofs() []mutation {
 		{"absence not waited for", honest, "sop/step_wait.go", "	return now.Sub(v.clearSince) >= v.clearFor", "	return true"},
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
-		{"failed healthcheck taken for a passed one", honest, "sop/step_job.go", "	return outcome{}, failed(\"%s\", hardwareMessage(r))\n", "	return outcome{message: hardwareMessage(r)}, nil\n"},
+		{"failed healthcheck taken for a passed one", honest, "sop/step_job.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
 		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && false {"},
 	}
 }
