@@ -7,28 +7,29 @@ import (
 	"time"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // Book keeps the last verdict on every condition of every node, so that "why has this node not been healed" has an answer
 // at any time. It is safe for concurrent use.
 type Book struct {
 	mu      sync.Mutex
-	nodes   map[string]map[prom.Key]Decision
+	nodes   map[string]map[prom.Key]policy.Decision
 	metrics *Metrics
 }
 
 // NewBook returns an empty book that counts verdicts in the metrics.
 func NewBook(m *Metrics) *Book {
-	return &Book{nodes: make(map[string]map[prom.Key]Decision), metrics: m}
+	return &Book{nodes: make(map[string]map[prom.Key]policy.Decision), metrics: m}
 }
 
 // Set records the verdict on a condition, and reports whether its name is another one than before.
-func (b *Book) Set(key prom.Key, v Verdict) bool {
+func (b *Book) Set(key prom.Key, v policy.Verdict) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	decisions := b.nodes[key.Node]
 	if decisions == nil {
-		decisions = make(map[prom.Key]Decision)
+		decisions = make(map[prom.Key]policy.Decision)
 		b.nodes[key.Node] = decisions
 	}
 	last, known := decisions[key]
@@ -38,7 +39,7 @@ func (b *Book) Set(key prom.Key, v Verdict) bool {
 		since = time.Now()
 		b.metrics.verdict(v.Name)
 	}
-	decisions[key] = Decision{Condition: key.Condition, ID: key.ID, Verdict: v, Since: since}
+	decisions[key] = policy.Decision{Condition: key.Condition, ID: key.ID, Verdict: v, Since: since}
 	return changed
 }
 
@@ -65,14 +66,14 @@ func (b *Book) Keep(node string, keys []prom.Key) {
 }
 
 // Node returns the verdicts of a node, sorted by condition and device.
-func (b *Book) Node(node string) []Decision {
+func (b *Book) Node(node string) []policy.Decision {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	decisions := make([]Decision, 0, len(b.nodes[node]))
+	decisions := make([]policy.Decision, 0, len(b.nodes[node]))
 	for _, d := range b.nodes[node] {
 		decisions = append(decisions, d)
 	}
-	slices.SortFunc(decisions, func(x, y Decision) int {
+	slices.SortFunc(decisions, func(x, y policy.Decision) int {
 		return cmp.Or(cmp.Compare(x.Condition, y.Condition), cmp.Compare(x.ID, y.ID))
 	})
 	return decisions

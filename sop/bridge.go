@@ -18,6 +18,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -68,7 +69,7 @@ type Services struct {
 	Limits     *Limits
 	Orders     *OrderStore
 	Book       *Book
-	Settings   func() Settings
+	Settings   func() policy.Settings
 	Timing     Timing
 	Metrics    *Metrics
 	Logger     *slog.Logger
@@ -80,9 +81,18 @@ type Services struct {
 	storms    *stormWatch
 }
 
+// profile returns the healthcheck profile of the node.
+func (s Services) profile(node string) string {
+	object, err := s.Nodes.Get(node)
+	if err != nil {
+		return policy.DefaultPool().Profile
+	}
+	return s.Settings().PoolOf(object).Profile
+}
+
 // statuses returns what holds on the node, the most urgent first, each with the mode that people have ordered.
 func (s Services) statuses(node string) []prom.AegisNodeStatus {
-	return s.Orders.Last().applyAll(s.Conditions.Statuses(node))
+	return s.Orders.Last().ApplyAll(s.Conditions.Statuses(node))
 }
 
 // ApiBridge gives one procedure its steps on one node. Each step is journaled on the node's ticket: a step that had
@@ -117,7 +127,7 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	// confirmed is when Confirm asked the sources.
 	confirmed time.Time
 	// refusal is why Confirm said no.
-	refusal Verdict
+	refusal policy.Verdict
 	// begun is called when the first step of the run begins or is adopted.
 	begun func()
 	// settled is called once the node is cordoned, or another step begins: then nobody has to give way to it any more.

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // What people order for the whole cluster, and how it reaches what is going on.
@@ -20,9 +21,9 @@ import (
 var ErrNoStorm = errors.New("there is no such storm")
 
 // Pause holds everything that may disturb workload, on every node, until Resume.
-func (d *Dispatcher) Pause(ctx context.Context, o Order) error {
+func (d *Dispatcher) Pause(ctx context.Context, o policy.Order) error {
 	o.At = time.Now().UTC().Truncate(time.Second)
-	return d.order(ctx, "pause", o, func(orders *Orders) error {
+	return d.order(ctx, "pause", o, func(orders *policy.Orders) error {
 		orders.Pause = &o
 		return nil
 	})
@@ -30,46 +31,46 @@ func (d *Dispatcher) Pause(ctx context.Context, o Order) error {
 
 // Resume ends a pause. One that the configuration orders stays.
 func (d *Dispatcher) Resume(ctx context.Context, by string) error {
-	return d.order(ctx, "resume", Order{By: by}, func(orders *Orders) error {
+	return d.order(ctx, "resume", policy.Order{By: by}, func(orders *policy.Orders) error {
 		orders.Pause = nil
 		return nil
 	})
 }
 
 // SetMode sets how far Aegis goes with a condition, whatever is configured.
-func (d *Dispatcher) SetMode(ctx context.Context, condition string, mode prom.Mode, o Order) error {
+func (d *Dispatcher) SetMode(ctx context.Context, condition string, mode prom.Mode, o policy.Order) error {
 	o.At = time.Now().UTC().Truncate(time.Second)
-	return d.order(ctx, "mode "+string(mode)+" for "+condition, o, func(orders *Orders) error {
+	return d.order(ctx, "mode "+string(mode)+" for "+condition, o, func(orders *policy.Orders) error {
 		if orders.Modes == nil {
-			orders.Modes = make(map[string]ModeOrder)
+			orders.Modes = make(map[string]policy.ModeOrder)
 		}
-		orders.Modes[condition] = ModeOrder{Mode: mode, Order: o}
+		orders.Modes[condition] = policy.ModeOrder{Mode: mode, Order: o}
 		return nil
 	})
 }
 
 // ResetMode gives a condition its configured mode again.
 func (d *Dispatcher) ResetMode(ctx context.Context, condition, by string) error {
-	return d.order(ctx, "configured mode for "+condition, Order{By: by}, func(orders *Orders) error {
+	return d.order(ctx, "configured mode for "+condition, policy.Order{By: by}, func(orders *policy.Orders) error {
 		delete(orders.Modes, condition)
 		return nil
 	})
 }
 
 // Orders returns what is ordered now.
-func (d *Dispatcher) Orders() Orders { return d.services.Orders.Last() }
+func (d *Dispatcher) Orders() policy.Orders { return d.services.Orders.Last() }
 
 // Storms returns the storms that go on.
-func (d *Dispatcher) Storms() []Storm { return d.storms.current() }
+func (d *Dispatcher) Storms() []policy.Storm { return d.storms.current() }
 
 // ReleaseStorm lets the repairs of a condition go on in spite of its storm. The error is ErrNoStorm if there is none.
-func (d *Dispatcher) ReleaseStorm(ctx context.Context, condition, pool string, o Order) error {
+func (d *Dispatcher) ReleaseStorm(ctx context.Context, condition, pool string, o policy.Order) error {
 	o.At = time.Now().UTC().Truncate(time.Second)
-	is := func(s Storm) bool { return s.is(condition, pool) }
+	is := func(s policy.Storm) bool { return s.Is(condition, pool) }
 	if !slices.ContainsFunc(d.storms.current(), is) {
 		return fmt.Errorf("%w: %s in pool %s", ErrNoStorm, condition, pool)
 	}
-	err := d.order(ctx, "release of storm "+condition+" in pool "+pool, o, func(orders *Orders) error {
+	err := d.order(ctx, "release of storm "+condition+" in pool "+pool, o, func(orders *policy.Orders) error {
 		orders.Storms = joined(d.storms.current(), orders.Storms)
 		i := slices.IndexFunc(orders.Storms, is)
 		if i < 0 {
@@ -85,7 +86,7 @@ func (d *Dispatcher) ReleaseStorm(ctx context.Context, condition, pool string, o
 }
 
 // order writes an order on the Lease and has it take effect.
-func (d *Dispatcher) order(ctx context.Context, what string, o Order, change func(*Orders) error) error {
+func (d *Dispatcher) order(ctx context.Context, what string, o policy.Order, change func(*policy.Orders) error) error {
 	if err := d.services.Orders.Update(ctx, change); err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func (d *Dispatcher) keepOrders(ctx context.Context, end context.CancelCauseFunc
 }
 
 // follow reads the orders, adds the storms, and has every node looked at again if something is another than what was known.
-func (d *Dispatcher) follow(ctx context.Context, known *Orders) error {
+func (d *Dispatcher) follow(ctx context.Context, known *policy.Orders) error {
 	orders, err := d.services.Orders.Read(ctx)
 	if err != nil {
 		return err
@@ -160,13 +161,13 @@ func (d *Dispatcher) follow(ctx context.Context, known *Orders) error {
 }
 
 // recordStorms writes the storms down and tells of those that have begun or ended, once each.
-func (d *Dispatcher) recordStorms(ctx context.Context, written []Storm) error {
+func (d *Dispatcher) recordStorms(ctx context.Context, written []policy.Storm) error {
 	active := d.storms.current()
 	if slices.EqualFunc(active, written, sameStorm) {
 		return nil
 	}
-	err := d.services.Orders.Update(ctx, func(o *Orders) error {
-		o.Storms = slices.DeleteFunc(joined(active, o.Storms), func(s Storm) bool { return !known(active, s) })
+	err := d.services.Orders.Update(ctx, func(o *policy.Orders) error {
+		o.Storms = slices.DeleteFunc(joined(active, o.Storms), func(s policy.Storm) bool { return !known(active, s) })
 		return nil
 	})
 	if err != nil {
@@ -174,7 +175,7 @@ func (d *Dispatcher) recordStorms(ctx context.Context, written []Storm) error {
 	}
 	for _, s := range active {
 		if !known(written, s) {
-			d.announce(ctx, s, "AegisStorm", "its repair is held: "+s.reason())
+			d.announce(ctx, s, "AegisStorm", "its repair is held: "+s.Why())
 		}
 	}
 	for _, s := range written {
@@ -185,16 +186,16 @@ func (d *Dispatcher) recordStorms(ctx context.Context, written []Storm) error {
 	return nil
 }
 
-func sameStorm(a, b Storm) bool {
-	return a.is(b.Condition, b.Pool) && (a.Released == nil) == (b.Released == nil)
+func sameStorm(a, b policy.Storm) bool {
+	return a.Is(b.Condition, b.Pool) && (a.Released == nil) == (b.Released == nil)
 }
 
-func known(list []Storm, s Storm) bool {
-	return slices.ContainsFunc(list, func(other Storm) bool { return other.is(s.Condition, s.Pool) })
+func known(list []policy.Storm, s policy.Storm) bool {
+	return slices.ContainsFunc(list, func(other policy.Storm) bool { return other.Is(s.Condition, s.Pool) })
 }
 
 // announce tells of a storm as an Event of the Lease: it is no matter of a single node.
-func (d *Dispatcher) announce(ctx context.Context, s Storm, reason, text string) {
+func (d *Dispatcher) announce(ctx context.Context, s policy.Storm, reason, text string) {
 	d.services.Logger.WarnContext(ctx, "storm", "condition", s.Condition, "pool", s.Pool, "reason", text)
 	lease := d.services.Orders.options
 	object := &corev1.ObjectReference{Kind: "Lease", APIVersion: "coordination.k8s.io/v1", Namespace: lease.Namespace, Name: lease.Name}

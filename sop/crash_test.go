@@ -13,6 +13,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -149,7 +150,7 @@ func TestDisruptiveStepsWaitForPermission(t *testing.T) {
 		name    string
 		forbid  func(w *world)
 		permit  func(w *world)
-		verdict VerdictName
+		verdict policy.VerdictName
 	}{
 		{
 			"silenced",
@@ -157,7 +158,7 @@ func TestDisruptiveStepsWaitForPermission(t *testing.T) {
 				w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
 			},
 			func(w *world) { w.source.set(granted) },
-			VerdictSilenced,
+			policy.VerdictSilenced,
 		},
 		{
 			"Prometheus gone",
@@ -165,7 +166,7 @@ func TestDisruptiveStepsWaitForPermission(t *testing.T) {
 				w.source.set(prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionGranted})
 			},
 			func(w *world) { w.source.set(granted) },
-			VerdictUnverifiable,
+			policy.VerdictUnverifiable,
 		},
 		{
 			"Alertmanager restarted",
@@ -173,19 +174,21 @@ func TestDisruptiveStepsWaitForPermission(t *testing.T) {
 				w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionUnlisted})
 			},
 			func(w *world) { w.source.set(granted) },
-			VerdictUnconfirmed,
+			policy.VerdictUnconfirmed,
 		},
 		{
 			"paused",
-			func(w *world) { w.setSettings(func(s *Settings) { s.Paused = true }) },
-			func(w *world) { w.setSettings(func(s *Settings) { s.Paused = false }) },
-			VerdictPaused,
+			func(w *world) { w.setSettings(func(s *policy.Settings) { s.Paused = true }) },
+			func(w *world) { w.setSettings(func(s *policy.Settings) { s.Paused = false }) },
+			policy.VerdictPaused,
 		},
 		{
 			"excluded",
-			func(w *world) { w.edit(func(n *corev1.Node) { n.Labels = map[string]string{DisableLabel: "true"} }) },
+			func(w *world) {
+				w.edit(func(n *corev1.Node) { n.Labels = map[string]string{policy.DisableLabel: "true"} })
+			},
 			func(w *world) { w.edit(func(n *corev1.Node) { n.Labels = nil }) },
-			VerdictExcluded,
+			policy.VerdictExcluded,
 		},
 	}
 	for _, tt := range tests {
@@ -272,7 +275,7 @@ func TestPeopleTakeOver(t *testing.T) {
 			"ticket removed and excluded",
 			func(n *corev1.Node) {
 				delete(n.Annotations, ticket.Annotation)
-				n.Labels = map[string]string{DisableLabel: "true"}
+				n.Labels = map[string]string{policy.DisableLabel: "true"}
 			},
 			func(r ticket.Record) bool { return r.Ticket == nil },
 		},
@@ -399,7 +402,7 @@ func TestSilenceOfASilentAlertHoldsTheNextRung(t *testing.T) {
 		}
 		w.raise("Reboot")
 		stop := w.start()
-		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictSilenced })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
 		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
 		w.source.set(unlisted)
@@ -436,7 +439,7 @@ func TestHeldDrainKeepsItsTime(t *testing.T) {
 		w.raise("Reboot")
 		stop := w.start()
 		w.awaitRunning(ticket.Drain)
-		require.NoError(t, w.d.Pause(t.Context(), Order{By: "alice"}))
+		require.NoError(t, w.d.Pause(t.Context(), policy.Order{By: "alice"}))
 		time.Sleep(time.Hour)
 		require.NoError(t, w.d.Resume(t.Context(), "alice"))
 		time.Sleep(time.Minute)

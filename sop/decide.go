@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -27,9 +28,9 @@ type Situation struct {
 	Note bool
 	// Hidden says which other condition of the node explains this one. Empty when none does.
 	Hidden   string
-	Settings Settings
+	Settings policy.Settings
 	// Orders are what people have ordered while Aegis runs. Their modes are in the policies already.
-	Orders Orders
+	Orders policy.Orders
 	// Storm says which storm holds the condition. Empty when none does.
 	Storm string
 	// Budget says why the node may not be taken out of service now. Empty when it may.
@@ -38,9 +39,9 @@ type Situation struct {
 
 // decide says whether the procedure of the condition runs now, and why not. It is pure: the same situation gives the same
 // verdict.
-func decide(s Situation) Verdict {
+func decide(s Situation) policy.Verdict {
 	if s.Node == nil {
-		return Verdict{VerdictNodeGone, "there is no such Node"}
+		return policy.Verdict{Name: policy.VerdictNodeGone, Reason: "there is no such Node"}
 	}
 	if s.Note && !s.OnlyTells {
 		s.Record.Ticket = nil
@@ -54,110 +55,110 @@ func decide(s Situation) Verdict {
 }
 
 // objections returns what may stand against a procedure, in the order in which it is told. The zero Verdict is none.
-func objections() []func(Situation) Verdict {
-	return []func(Situation) Verdict{
+func objections() []func(Situation) policy.Verdict {
+	return []func(Situation) policy.Verdict{
 		ownedByPeople, excludedNode, openTicket, notConfigured, controlPlane, paused,
 		contested, olderThanNode, settled, storm, cordonedByPeople, tolerated, cooldown, budget,
 	}
 }
 
-func ownedByPeople(s Situation) Verdict {
+func ownedByPeople(s Situation) policy.Verdict {
 	switch t := s.Record.Ticket; {
 	case s.Record.Broken != nil:
-		return Verdict{VerdictHumanOwned, s.Record.Broken.Error()}
+		return policy.Verdict{Name: policy.VerdictHumanOwned, Reason: s.Record.Broken.Error()}
 	case t != nil && t.Open() && !t.Owned():
-		return Verdict{VerdictHumanOwned, fmt.Sprintf("ticket %q belongs to %q", t.ID, t.Supervisor)}
+		return policy.Verdict{Name: policy.VerdictHumanOwned, Reason: fmt.Sprintf("ticket %q belongs to %q", t.ID, t.Supervisor)}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
-func excludedNode(s Situation) Verdict {
-	if excluded(s.Node) {
-		return Verdict{VerdictExcluded, excludedReason()}
+func excludedNode(s Situation) policy.Verdict {
+	if policy.Excluded(s.Node) {
+		return policy.Verdict{Name: policy.VerdictExcluded, Reason: policy.ExcludedReason()}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // openTicket goes on with the incident of an own ticket, whatever has changed since it was opened: its disruptive steps
 // ask for permission each.
-func openTicket(s Situation) Verdict {
+func openTicket(s Situation) policy.Verdict {
 	t := s.Record.Ticket
 	switch {
 	case t == nil || !t.Open():
-		return Verdict{}
+		return policy.Verdict{}
 	case t.Condition != s.Status.Condition:
-		return Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
+		return policy.Verdict{Name: policy.VerdictInProgress, Reason: fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
 	case t.Device != s.Status.ID:
-		return Verdict{VerdictDuplicate, fmt.Sprintf("ticket %s for device %q is being worked on", t.ID, t.Device)}
+		return policy.Verdict{Name: policy.VerdictDuplicate, Reason: fmt.Sprintf("ticket %s for device %q is being worked on", t.ID, t.Device)}
 	case !s.HasSOP:
-		return Verdict{VerdictNoSOP, fmt.Sprintf("there is no procedure %q", sopOf(s.Status, t))}
+		return policy.Verdict{Name: policy.VerdictNoSOP, Reason: fmt.Sprintf("there is no procedure %q", sopOf(s.Status, t))}
 	}
-	return Verdict{VerdictExecute, "goes on with ticket " + t.ID}
+	return policy.Verdict{Name: policy.VerdictExecute, Reason: "goes on with ticket " + t.ID}
 }
 
-func notConfigured(s Situation) Verdict {
-	policy := s.Status.Policy
+func notConfigured(s Situation) policy.Verdict {
+	p := s.Status.Policy
 	switch {
-	case policy.Mode == "":
-		return Verdict{VerdictUnknownCondition, "no catalogue names the condition " + s.Status.Condition}
+	case p.Mode == "":
+		return policy.Verdict{Name: policy.VerdictUnknownCondition, Reason: "no catalogue names the condition " + s.Status.Condition}
 	case prom.BandOf(s.Status.Priority) == prom.BandMustIgnore:
-		return Verdict{VerdictIgnored, fmt.Sprintf("its priority %d is of band MustIgnore", s.Status.Priority)}
-	case policy.Mode == prom.ModeOff && !requested(s.Status):
-		return Verdict{VerdictIgnored, "its mode is off"}
+		return policy.Verdict{Name: policy.VerdictIgnored, Reason: fmt.Sprintf("its priority %d is of band MustIgnore", s.Status.Priority)}
+	case p.Mode == prom.ModeOff && !requested(s.Status):
+		return policy.Verdict{Name: policy.VerdictIgnored, Reason: "its mode is off"}
 	case s.Status.XID.Class.Harmless() && !requested(s.Status):
-		return Verdict{VerdictIgnored, fmt.Sprintf("XID %d is of class %s", s.Status.XID.Code, s.Status.XID.Class)}
+		return policy.Verdict{Name: policy.VerdictIgnored, Reason: fmt.Sprintf("XID %d is of class %s", s.Status.XID.Code, s.Status.XID.Class)}
 	case !s.HasSOP:
-		return Verdict{VerdictNoSOP, fmt.Sprintf("there is no procedure %q", s.Status.SOP)}
+		return policy.Verdict{Name: policy.VerdictNoSOP, Reason: fmt.Sprintf("there is no procedure %q", s.Status.SOP)}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
-func controlPlane(s Situation) Verdict {
-	if isControlPlane(s.Node) && !s.Settings.ManageControlPlane {
-		return Verdict{VerdictControlPlane, "the node runs the control plane"}
+func controlPlane(s Situation) policy.Verdict {
+	if policy.IsControlPlane(s.Node) && !s.Settings.ManageControlPlane {
+		return policy.Verdict{Name: policy.VerdictControlPlane, Reason: "the node runs the control plane"}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
-func paused(s Situation) Verdict {
+func paused(s Situation) policy.Verdict {
 	return pausedBy(s.Settings, s.Orders)
 }
 
 // pausedBy returns the verdict on everything while all is paused.
-func pausedBy(settings Settings, orders Orders) Verdict {
+func pausedBy(settings policy.Settings, orders policy.Orders) policy.Verdict {
 	switch {
 	case settings.Paused:
-		return Verdict{VerdictPaused, "everything is paused by the configuration"}
+		return policy.Verdict{Name: policy.VerdictPaused, Reason: "everything is paused by the configuration"}
 	case orders.Pause != nil:
-		return Verdict{VerdictPaused, orders.Pause.of("everything is paused")}
+		return policy.Verdict{Name: policy.VerdictPaused, Reason: orders.Pause.Of("everything is paused")}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
-func contested(s Situation) Verdict {
+func contested(s Situation) policy.Verdict {
 	if s.Status.Contested && !requested(s.Status) {
-		return Verdict{VerdictContested, "the alert fired again with the start of one that had resolved"}
+		return policy.Verdict{Name: policy.VerdictContested, Reason: "the alert fired again with the start of one that had resolved"}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // newNode is how long an alert has to outlive the registration of its node to be about that node.
 const newNode = 5 * time.Minute
 
 // olderThanNode doubts an alert that began before the node was registered: it may be about a machine that had the name before.
-func olderThanNode(s Situation) Verdict {
+func olderThanNode(s Situation) policy.Verdict {
 	registered := s.Node.CreationTimestamp.Time
 	if requested(s.Status) || !s.Status.FirstSeen.Before(registered) || !s.Now.Before(registered.Add(newNode)) {
-		return Verdict{}
+		return policy.Verdict{}
 	}
-	return Verdict{VerdictContested, fmt.Sprintf("the alert began before the node was registered, and counts if it still fires at %s",
+	return policy.Verdict{Name: policy.VerdictContested, Reason: fmt.Sprintf("the alert began before the node was registered, and counts if it still fires at %s",
 		registered.Add(newNode).UTC().Format(time.RFC3339))}
 }
 
 // settled lets what was dealt with rest: an event that its alert goes on telling of, and a note that was just made.
-func settled(s Situation) Verdict {
+func settled(s Situation) policy.Verdict {
 	if requested(s.Status) {
-		return Verdict{}
+		return policy.Verdict{}
 	}
 	for _, i := range slices.Backward(s.Record.History.Incidents) {
 		if !sameFault(i, s.Status) {
@@ -167,15 +168,15 @@ func settled(s Situation) Verdict {
 		again := i.Closed.Add(s.Status.Policy.Cooldown)
 		switch {
 		case i.Outcome == ticket.Noted && same:
-			return Verdict{VerdictTolerated, "it was noted at " + i.Closed.UTC().Format(time.RFC3339)}
+			return policy.Verdict{Name: policy.VerdictTolerated, Reason: "it was noted at " + i.Closed.UTC().Format(time.RFC3339)}
 		case i.Outcome == ticket.Noted && s.OnlyTells && s.Now.Before(again):
-			return Verdict{VerdictTolerated, "it was noted a short while ago, and is noted again after " + again.UTC().Format(time.RFC3339)}
+			return policy.Verdict{Name: policy.VerdictTolerated, Reason: "it was noted a short while ago, and is noted again after " + again.UTC().Format(time.RFC3339)}
 		case i.Outcome == outcomeResolved && same && s.Status.Policy.Once:
-			return Verdict{VerdictTolerated, "it was dealt with at " + i.Closed.UTC().Format(time.RFC3339)}
+			return policy.Verdict{Name: policy.VerdictTolerated, Reason: "it was dealt with at " + i.Closed.UTC().Format(time.RFC3339)}
 		}
-		return Verdict{}
+		return policy.Verdict{}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // sameFault reports whether the incident was about what the status is about.
@@ -184,68 +185,68 @@ func sameFault(i ticket.Incident, s prom.AegisNodeStatus) bool {
 }
 
 // storm holds a condition that befalls too many nodes at once. What a person asks for on one node is not held.
-func storm(s Situation) Verdict {
+func storm(s Situation) policy.Verdict {
 	if s.Storm == "" || requested(s.Status) {
-		return Verdict{}
+		return policy.Verdict{}
 	}
-	return Verdict{VerdictStorm, s.Storm}
+	return policy.Verdict{Name: policy.VerdictStorm, Reason: s.Storm}
 }
 
 // cordonedByPeople leaves a node alone that a person took out of service. A cordon is looked at by the procedure of the
 // cordoned node only if it is an own one.
-func cordonedByPeople(s Situation) Verdict {
+func cordonedByPeople(s Situation) policy.Verdict {
 	switch {
 	case s.Node.Spec.Unschedulable && !ownCordon(s.Node):
-		return Verdict{VerdictHumanCordoned, humanCordonedReason()}
+		return policy.Verdict{Name: policy.VerdictHumanCordoned, Reason: policy.HumanCordonedReason()}
 	case prom.BandOf(s.Status.Priority) == prom.BandCordon && !s.Node.Spec.Unschedulable:
-		return Verdict{VerdictUnconfirmed, "the node is not cordoned"}
+		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "the node is not cordoned"}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // tolerated leaves a condition to a more urgent one of the same node, and a disruptive repair of what can be ignored to a
 // time without workload.
-func tolerated(s Situation) Verdict {
+func tolerated(s Situation) policy.Verdict {
 	band := prom.BandOf(s.Status.Priority)
 	for _, other := range s.Others {
 		above := prom.BandOf(other.Priority)
 		switch {
 		case band != prom.BandNotReady && above == prom.BandNotReady:
-			return Verdict{VerdictTolerated, other.Condition + " hides what holds on the node itself"}
+			return policy.Verdict{Name: policy.VerdictTolerated, Reason: other.Condition + " hides what holds on the node itself"}
 		case band == prom.BandCordon && above == prom.BandEmergency && blocks(other):
-			return Verdict{VerdictTolerated, "the cordon stays while " + other.Condition + " holds"}
+			return policy.Verdict{Name: policy.VerdictTolerated, Reason: "the cordon stays while " + other.Condition + " holds"}
 		}
 	}
 	if s.Hidden != "" && !requested(s.Status) {
-		return Verdict{VerdictTolerated, s.Hidden}
+		return policy.Verdict{Name: policy.VerdictTolerated, Reason: s.Hidden}
 	}
-	policy := s.Status.Policy
-	if boot := lastReboot(s.Record.History); policy.OwnBoot > 0 && s.Now.Before(boot.Add(policy.OwnBoot)) && !requested(s.Status) {
-		return Verdict{VerdictTolerated, "Aegis booted the node at " + boot.UTC().Format(time.RFC3339)}
+	p := s.Status.Policy
+	if boot := lastReboot(s.Record.History); p.OwnBoot > 0 && s.Now.Before(boot.Add(p.OwnBoot)) && !requested(s.Status) {
+		return policy.Verdict{Name: policy.VerdictTolerated, Reason: "Aegis booted the node at " + boot.UTC().Format(time.RFC3339)}
 	}
-	if band == prom.BandCanIgnore && (policy.Workload == prom.WorkloadDrain || policy.Workload == prom.WorkloadDrainGPU) {
-		return Verdict{VerdictTolerated, "can be ignored while the node is in use"}
+	if band == prom.BandCanIgnore && (p.Workload == prom.WorkloadDrain || p.Workload == prom.WorkloadDrainGPU) {
+		return policy.Verdict{Name: policy.VerdictTolerated, Reason: "can be ignored while the node is in use"}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // mode has the last word, when nothing else stands against a procedure, so that what mode observe tells is what mode auto would do.
-func mode(s Situation) Verdict {
+func mode(s Situation) policy.Verdict {
 	procedure := s.Status.SOP
 	event, rare := seldom(s.Now, s.Record.History, s.Status)
 	if rare {
 		procedure = fmt.Sprintf("%s, as event %d of %d within %s", NoteSOP, event, s.Status.Policy.Threshold.Count, s.Status.Policy.Threshold.Within)
 	}
-	run := Verdict{VerdictExecute, "runs " + procedure}
+	run := policy.Verdict{Name: policy.VerdictExecute, Reason: "runs " + procedure}
 	if v := tooOften(s); v.Name != "" && !rare {
 		run = v
 	}
 	switch {
 	case requested(s.Status):
-	case s.Status.Policy.Mode == prom.ModeObserve && run.Name == VerdictExecute:
-		return Verdict{VerdictObserve, "mode observe: would run " + procedure}
+	case s.Status.Policy.Mode == prom.ModeObserve && run.Name == policy.VerdictExecute:
+		return policy.Verdict{Name: policy.VerdictObserve, Reason: "mode observe: would run " + procedure}
 	case s.Status.Policy.Mode == prom.ModeObserve:
-		return Verdict{VerdictObserve, "mode observe: would isolate the node and hand it over: " + run.Reason}
+		return policy.Verdict{Name: policy.VerdictObserve, Reason: "mode observe: would isolate the node and hand it over: " + run.Reason}
 	case s.Status.Policy.Mode == prom.ModeApprove && !rare:
 		return awaitingApproval()
 	}
@@ -268,71 +269,71 @@ func seldom(now time.Time, h *ticket.History, s prom.AegisNodeStatus) (event int
 }
 
 // tooOften says why the node goes to people instead of being repaired once more. The zero Verdict is that it need not.
-func tooOften(s Situation) Verdict {
-	for _, reason := range []func(Situation) Verdict{attempts, suspect, lemon} {
+func tooOften(s Situation) policy.Verdict {
+	for _, reason := range []func(Situation) policy.Verdict{attempts, suspect, lemon} {
 		if v := reason(s); v.Name != "" {
 			return v
 		}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // suspect gives a node to people on which the same fault of the same device has come back after repairs that went well: what is
 // broken is the hardware.
-func suspect(s Situation) Verdict {
-	policy := s.Status.Policy
-	if policy.MaxRepairs == 0 || requested(s.Status) {
-		return Verdict{}
+func suspect(s Situation) policy.Verdict {
+	p := s.Status.Policy
+	if p.MaxRepairs == 0 || requested(s.Status) {
+		return policy.Verdict{}
 	}
 	repaired := 0
-	for _, i := range repairsSince(s.Record.History, s.Now.Add(-policy.RepairWindow)) {
+	for _, i := range repairsSince(s.Record.History, s.Now.Add(-p.RepairWindow)) {
 		if i.Outcome == outcomeResolved && sameFault(i, s.Status) {
 			repaired++
 		}
 	}
-	if repaired < policy.MaxRepairs {
-		return Verdict{}
+	if repaired < p.MaxRepairs {
+		return policy.Verdict{}
 	}
-	return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("suspected hardware: it came back after %d repairs within %s, %d allowed",
-		repaired, policy.RepairWindow, policy.MaxRepairs)}
+	return policy.Verdict{Name: policy.VerdictAttemptsExhausted, Reason: fmt.Sprintf("suspected hardware: it came back after %d repairs within %s, %d allowed",
+		repaired, p.RepairWindow, p.MaxRepairs)}
 }
 
-func awaitingApproval() Verdict {
-	return Verdict{VerdictAwaitingApproval, "mode approve: waits for a person to approve the repair"}
+func awaitingApproval() policy.Verdict {
+	return policy.Verdict{Name: policy.VerdictAwaitingApproval, Reason: "mode approve: waits for a person to approve the repair"}
 }
 
 // cooldown keeps repairs of a node apart that may boot it or power it off. It never holds what only looks or returns.
-func cooldown(s Situation) Verdict {
+func cooldown(s Situation) policy.Verdict {
 	if s.Status.Policy.MaxReboots == 0 && !s.Status.Policy.Shutdown {
-		return Verdict{}
+		return policy.Verdict{}
 	}
 	last := lastDestructive(s.Record.History)
 	until := last.Add(s.Status.Policy.Cooldown)
 	if last.IsZero() || requested(s.Status) || !s.Now.Before(until) {
-		return Verdict{}
+		return policy.Verdict{}
 	}
-	return Verdict{VerdictCooldown, "the last destructive step is too recent, waits until " + until.UTC().Format(time.RFC3339)}
+	return policy.Verdict{Name: policy.VerdictCooldown, Reason: "the last destructive step is too recent, waits until " + until.UTC().Format(time.RFC3339)}
 }
 
-func attempts(s Situation) Verdict {
-	policy := s.Status.Policy
-	used := rebootsSince(s.Record.History, s.Now.Add(-policy.AttemptWindow), "")
-	if policy.MaxReboots == 0 || used < policy.MaxReboots || requested(s.Status) {
-		return Verdict{}
+func attempts(s Situation) policy.Verdict {
+	p := s.Status.Policy
+	used := rebootsSince(s.Record.History, s.Now.Add(-p.AttemptWindow), "")
+	if p.MaxReboots == 0 || used < p.MaxReboots || requested(s.Status) {
+		return policy.Verdict{}
 	}
-	return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("%d reboots within %s, %d allowed", used, policy.AttemptWindow, policy.MaxReboots)}
+	return policy.Verdict{Name: policy.VerdictAttemptsExhausted, Reason: fmt.Sprintf("%d reboots within %s, %d allowed", used, p.AttemptWindow, p.MaxReboots)}
 }
 
 // lemon gives a node to people that was repaired too often: what ails it, no repair of ours has cured. Incidents from before
 // people last gave the node back do not count.
-func lemon(s Situation) Verdict {
+func lemon(s Situation) policy.Verdict {
 	pool := s.Settings.PoolOf(s.Node)
 	if requested(s.Status) || s.Status.Policy.Workload == prom.WorkloadKeep || prom.BandOf(s.Status.Priority) == prom.BandCordon {
-		return Verdict{}
+		return policy.Verdict{}
 	}
 	repairs := repairsSince(s.Record.History, s.Now.Add(-pool.IncidentWindow))
 	if pool.MaxIncidents > 0 && len(repairs) >= pool.MaxIncidents {
-		return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("a lemon: repaired %d times within %s, %d allowed: %s",
+		return policy.Verdict{Name: policy.VerdictAttemptsExhausted, Reason: fmt.Sprintf("a lemon: repaired %d times within %s, %d allowed: %s",
 			len(repairs), pool.IncidentWindow, pool.MaxIncidents, conditionsOf(repairs))}
 	}
 	same := 0
@@ -343,10 +344,10 @@ func lemon(s Situation) Verdict {
 		same++
 	}
 	if pool.MaxRepeats > 0 && same >= pool.MaxRepeats {
-		return Verdict{VerdictAttemptsExhausted, fmt.Sprintf("a lemon: the last %d repairs within %s were all for %s, %d allowed",
+		return policy.Verdict{Name: policy.VerdictAttemptsExhausted, Reason: fmt.Sprintf("a lemon: the last %d repairs within %s were all for %s, %d allowed",
 			same, pool.IncidentWindow, s.Status.Condition, pool.MaxRepeats)}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // repairsSince returns the incidents since then that took the node out of service, and that people have not looked at since.
@@ -380,11 +381,11 @@ func conditionsOf(incidents []ticket.Incident) string {
 }
 
 // budget holds what would take a node out of service while too many are. A request is accepted and waits for its turn.
-func budget(s Situation) Verdict {
+func budget(s Situation) policy.Verdict {
 	if s.Budget == "" || requested(s.Status) || s.Status.Policy.Workload == prom.WorkloadKeep {
-		return Verdict{}
+		return policy.Verdict{}
 	}
-	return Verdict{VerdictBudget, s.Budget}
+	return policy.Verdict{Name: policy.VerdictBudget, Reason: s.Budget}
 }
 
 func requested(s prom.AegisNodeStatus) bool { return s.Origin == prom.OriginHeal }

@@ -15,6 +15,7 @@ import (
 
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -112,7 +113,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	}
 	if node == nil {
 		d.forget(name)
-		gone := slices.Repeat([]Verdict{decide(Situation{})}, len(statuses))
+		gone := slices.Repeat([]policy.Verdict{decide(Situation{})}, len(statuses))
 		d.judgeAll(name, statuses, gone, nil)
 		d.queue.Done(name, d.again(gone))
 		return
@@ -124,7 +125,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, upkeep) })
 		return
 	}
-	statuses = d.services.Orders.Last().applyAll(d.withTicket(record, statuses))
+	statuses = d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses))
 	candidates, verdicts := d.choose(node, record, statuses)
 	d.judgeAll(name, statuses, verdicts, candidates)
 	if len(candidates) == 0 {
@@ -208,8 +209,8 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 }
 
 // choose decides on each condition and returns the ones whose procedure may run, in order of urgency.
-func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []Verdict) {
-	verdicts = make([]Verdict, len(statuses))
+func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []policy.Verdict) {
+	verdicts = make([]policy.Verdict, len(statuses))
 	for i := range statuses {
 		verdicts[i] = decide(d.situation(node, r, statuses, i))
 		if runs(verdicts[i]) {
@@ -255,11 +256,13 @@ func (d *Dispatcher) isNote(t *ticket.Ticket) bool {
 }
 
 // runs reports whether the verdict has a procedure run: the condition's own, or the one that ends its attempts.
-func runs(v Verdict) bool { return v.Name == VerdictExecute || v.Name == VerdictAttemptsExhausted }
+func runs(v policy.Verdict) bool {
+	return v.Name == policy.VerdictExecute || v.Name == policy.VerdictAttemptsExhausted
+}
 
 // judgeAll enters the verdicts into the book and tells people about those that are new. The candidates' own are told once the
 // sources have been asked.
-func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verdicts []Verdict, candidates []int) {
+func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verdicts []policy.Verdict, candidates []int) {
 	keys := make([]prom.Key, 0, len(statuses))
 	for i, s := range statuses {
 		keys = append(keys, s.Key())
@@ -271,12 +274,12 @@ func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verd
 }
 
 // tell enters one verdict, and makes an Event of it when it is another one than before.
-func (d *Dispatcher) tell(s prom.AegisNodeStatus, v Verdict) {
+func (d *Dispatcher) tell(s prom.AegisNodeStatus, v policy.Verdict) {
 	if !d.services.Book.Set(s.Key(), v) {
 		return
 	}
 	d.services.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
-	if v.Name == VerdictExecute || v.Name == VerdictStorm {
+	if v.Name == policy.VerdictExecute || v.Name == policy.VerdictStorm {
 		// The steps have Events of their own, and a storm has one for all nodes.
 		return
 	}
@@ -288,10 +291,10 @@ func (d *Dispatcher) tell(s prom.AegisNodeStatus, v Verdict) {
 }
 
 // again returns when a node without a procedure is looked at again. Verdicts that only a change can change wait for it.
-func (d *Dispatcher) again(verdicts []Verdict) time.Duration {
+func (d *Dispatcher) again(verdicts []policy.Verdict) time.Duration {
 	for _, v := range verdicts {
 		switch v.Name {
-		case VerdictIgnored, VerdictObserve, VerdictUnknownCondition, VerdictNoSOP, VerdictControlPlane:
+		case policy.VerdictIgnored, policy.VerdictObserve, policy.VerdictUnknownCondition, policy.VerdictNoSOP, policy.VerdictControlPlane:
 		default:
 			return d.services.Timing.Hold
 		}
@@ -304,7 +307,7 @@ type visit struct {
 	dispatcher *Dispatcher
 	record     ticket.Record
 	statuses   []prom.AegisNodeStatus
-	verdicts   []Verdict
+	verdicts   []policy.Verdict
 	// candidates are the conditions whose procedures may run, in order of urgency.
 	candidates []int
 }
@@ -328,7 +331,7 @@ func (v *visit) begun(chosen int) {
 	first := v.candidates[chosen]
 	v.dispatcher.tell(v.statuses[first], v.verdicts[first])
 	for _, c := range v.candidates[chosen+1:] {
-		v.dispatcher.tell(v.statuses[c], Verdict{VerdictInProgress, v.statuses[first].Condition + " is being worked on"})
+		v.dispatcher.tell(v.statuses[c], policy.Verdict{Name: policy.VerdictInProgress, Reason: v.statuses[first].Condition + " is being worked on"})
 	}
 }
 
@@ -337,7 +340,7 @@ type run struct {
 	dispatcher *Dispatcher
 	status     prom.AegisNodeStatus
 	record     ticket.Record
-	verdict    Verdict
+	verdict    policy.Verdict
 	// begun is called when the procedure begins or goes on with its first step.
 	begun func()
 }
@@ -385,7 +388,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 }
 
 // refused tells why the procedure does not begin.
-func (r *run) refused(v Verdict) {
+func (r *run) refused(v policy.Verdict) {
 	r.dispatcher.services.Metrics.sop(sopRefused)
 	r.dispatcher.tell(r.status, v)
 }
@@ -396,7 +399,7 @@ func (r *run) incident() incident {
 		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason, xid: t.XID}
 	}
 	incident := newIncident(r.status, r.sopName(), string(r.status.Origin))
-	if r.verdict.Name == VerdictAttemptsExhausted {
+	if r.verdict.Name == policy.VerdictAttemptsExhausted {
 		incident.reason = r.verdict.Reason
 	}
 	return incident
@@ -419,7 +422,7 @@ func (r *run) sopName() string {
 	begun := t != nil && t.Open() && t.Condition == r.status.Condition && t.Device == r.status.ID
 	_, rare := seldom(time.Now(), r.record.History, r.status)
 	switch {
-	case r.verdict.Name == VerdictAttemptsExhausted:
+	case r.verdict.Name == policy.VerdictAttemptsExhausted:
 		return ExhaustedSOP
 	case rare && !begun:
 		return NoteSOP
@@ -466,7 +469,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		d.services.Metrics.sop(sopInterrupted)
 	case errors.Is(err, ErrTakenOver):
 		d.services.Metrics.sop(sopTakenOver)
-		d.tell(r.status, Verdict{VerdictHumanOwned, err.Error()})
+		d.tell(r.status, policy.Verdict{Name: policy.VerdictHumanOwned, Reason: err.Error()})
 	case errors.Is(err, ErrLeaseLost):
 		d.services.Metrics.sop(sopInterrupted)
 		b.logger.WarnContext(ctx, "procedure stopped", "err", err)
@@ -479,7 +482,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		return r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
 		d.services.Metrics.sop(sopInterrupted)
-		d.tell(r.status, Verdict{VerdictNodeGone, err.Error()})
+		d.tell(r.status, policy.Verdict{Name: policy.VerdictNodeGone, Reason: err.Error()})
 	case isStep:
 		return r.handOver(ctx, b, teamFor(failure, b.Policy()), failure.Error())
 	case errors.Is(err, errUncordoned):
@@ -498,7 +501,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 }
 
 // held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.
-func (r *run) held(ctx context.Context, b *ApiBridge, v Verdict) time.Duration {
+func (r *run) held(ctx context.Context, b *ApiBridge, v policy.Verdict) time.Duration {
 	if !b.healing() && withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
 		return r.withdrawn(ctx, b)
 	}
@@ -512,14 +515,14 @@ func (r *run) held(ctx context.Context, b *ApiBridge, v Verdict) time.Duration {
 }
 
 // teamFor returns who can help with a failed step.
-func teamFor(failure *StepError, policy prom.Policy) string {
+func teamFor(failure *StepError, p prom.Policy) string {
 	switch failure.Action {
 	case ticket.Drain, ticket.DrainGPU, ticket.RestartPod:
 		return teamKubernetes
 	case ticket.Healthcheck:
 		return teamForHardware(failure.Hardware)
 	}
-	return policy.Team
+	return p.Team
 }
 
 // teamForHardware returns who looks after the hardware that a healthcheck has found broken. A check that could not be made names none.
@@ -577,7 +580,7 @@ func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duratio
 	d := r.dispatcher
 	if errors.Is(err, ErrTakenOver) {
 		d.services.Metrics.sop(sopTakenOver)
-		d.tell(r.status, Verdict{VerdictHumanOwned, err.Error()})
+		d.tell(r.status, policy.Verdict{Name: policy.VerdictHumanOwned, Reason: err.Error()})
 		return d.services.Timing.Hold
 	}
 	d.services.Metrics.sop(sopInterrupted)

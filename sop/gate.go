@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -29,7 +30,7 @@ const permissionAge = 5 * time.Second
 var errUncordoned = errors.New("a person uncordoned the node while it was being repaired")
 
 // heldError ends a run that cannot go on now, before anything is begun that would need a wait in place.
-type heldError struct{ verdict Verdict }
+type heldError struct{ verdict policy.Verdict }
 
 func (e *heldError) Error() string { return fmt.Sprintf("%s: %s", e.verdict.Name, e.verdict.Reason) }
 
@@ -41,14 +42,14 @@ func (b *ApiBridge) Confirm(ctx context.Context) bool {
 	}
 	b.refusal = confirm(time.Now(), b.status, b.findingForCordon(ctx))
 	b.confirmed = time.Now()
-	return b.refusal.Name == VerdictExecute
+	return b.refusal.Name == policy.VerdictExecute
 }
 
 // findingForCordon asks the sources, unless they have confirmed the condition a moment ago: when hundreds of nodes fall ill
 // at once they are isolated on the same answer. Each disruptive step asks anew.
 func (b *ApiBridge) findingForCordon(ctx context.Context) prom.Finding {
 	last := b.services.Source.Last(b.status.Key())
-	if time.Since(last.At) < recentFinding && judge(last).Name == VerdictExecute {
+	if time.Since(last.At) < recentFinding && judge(last).Name == policy.VerdictExecute {
 		return last
 	}
 	return b.services.Source.Observe(ctx, b.status.Key())
@@ -56,20 +57,20 @@ func (b *ApiBridge) findingForCordon(ctx context.Context) prom.Finding {
 
 // confirm judges what the sources say of a condition for which nothing has been done yet. A webhook that has just come in
 // is enough to isolate the node when the sources cannot be asked, never more than that.
-func confirm(now time.Time, status prom.AegisNodeStatus, f prom.Finding) Verdict {
+func confirm(now time.Time, status prom.AegisNodeStatus, f prom.Finding) policy.Verdict {
 	fresh := status.Origin == prom.OriginAlert && now.Sub(status.LastSeen) < freshAlert
 	v := judge(f)
 	switch {
-	case v.Name == VerdictUnverifiable && fresh:
-		return Verdict{VerdictExecute, "the alert has just come in; " + f.Reason}
+	case v.Name == policy.VerdictUnverifiable && fresh:
+		return policy.Verdict{Name: policy.VerdictExecute, Reason: "the alert has just come in; " + f.Reason}
 	case f.Evidence == prom.EvidenceFiring && f.Permission == prom.PermissionUnlisted && fresh:
-		return Verdict{VerdictExecute, "the alert has just come in"}
+		return policy.Verdict{Name: policy.VerdictExecute, Reason: "the alert has just come in"}
 	}
 	return v
 }
 
 // judge turns a finding into the verdict on a disruptive step.
-func judge(f prom.Finding) Verdict {
+func judge(f prom.Finding) policy.Verdict {
 	reason := func(text string) string {
 		if f.Reason == "" {
 			return text
@@ -78,19 +79,19 @@ func judge(f prom.Finding) Verdict {
 	}
 	switch {
 	case f.Permission == prom.PermissionSilenced:
-		return Verdict{VerdictSilenced, reason("the alert is suppressed in Alertmanager")}
+		return policy.Verdict{Name: policy.VerdictSilenced, Reason: reason("the alert is suppressed in Alertmanager")}
 	case f.Evidence == prom.EvidenceUnknown:
-		return Verdict{VerdictUnverifiable, reason("Prometheus gives no answer that can be relied on")}
+		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: reason("Prometheus gives no answer that can be relied on")}
 	case f.Permission == prom.PermissionUnknown:
-		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no answer that can be relied on")}
+		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: reason("Alertmanager gives no answer that can be relied on")}
 	case f.Evidence == prom.EvidencePending:
-		return Verdict{VerdictUnconfirmed, reason("the alert is pending and does not fire")}
+		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: reason("the alert is pending and does not fire")}
 	case f.Evidence == prom.EvidenceAbsent:
-		return Verdict{VerdictUnconfirmed, reason("Prometheus does not report the condition")}
+		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: reason("Prometheus does not report the condition")}
 	case f.Permission == prom.PermissionUnlisted:
-		return Verdict{VerdictUnconfirmed, reason("no Alertmanager lists the alert")}
+		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: reason("no Alertmanager lists the alert")}
 	default:
-		return Verdict{VerdictExecute, "the condition is confirmed"}
+		return policy.Verdict{Name: policy.VerdictExecute, Reason: "the condition is confirmed"}
 	}
 }
 
@@ -109,13 +110,13 @@ func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release fu
 		if err != nil {
 			return func() {}, err
 		}
-		if verdict.Name == VerdictExecute {
+		if verdict.Name == policy.VerdictExecute {
 			release, reason := b.services.Limits.begin(b.journal.record.Node, action)
 			if reason == "" {
-				b.services.Book.Set(b.status.Key(), Verdict{VerdictExecute, string(action)})
+				b.services.Book.Set(b.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
 				return release, nil
 			}
-			verdict = Verdict{VerdictBudget, reason}
+			verdict = policy.Verdict{Name: policy.VerdictBudget, Reason: reason}
 		}
 		if !b.journal.opened() {
 			return func() {}, &heldError{verdict}
@@ -127,29 +128,29 @@ func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release fu
 }
 
 // permission says whether a disruptive step may begin right now. An API server that does not answer means no.
-func (b *ApiBridge) permission(ctx context.Context) (Verdict, error) {
+func (b *ApiBridge) permission(ctx context.Context) (policy.Verdict, error) {
 	record, err := b.services.Tickets.Get(ctx, b.node)
 	switch {
 	case errors.Is(err, ticket.ErrNodeGone):
-		return Verdict{}, err
+		return policy.Verdict{}, err
 	case err != nil && ctx.Err() != nil:
-		return Verdict{}, context.Cause(ctx)
+		return policy.Verdict{}, context.Cause(ctx)
 	case err != nil:
-		return Verdict{VerdictUnverifiable, "the API server gives no answer: " + err.Error()}, nil //nolint:nilerr // It is a reason to wait.
+		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: "the API server gives no answer: " + err.Error()}, nil //nolint:nilerr // It is a reason to wait.
 	case record.Node.UID != b.journal.record.Node.UID:
-		return Verdict{}, ticket.ErrRecreated
+		return policy.Verdict{}, ticket.ErrRecreated
 	}
 	begun := b.journal.opened()
 	if err := b.stillOurs(record, begun); err != nil {
-		return Verdict{}, err
+		return policy.Verdict{}, err
 	}
 	forbidden, err := b.forbidden(ctx, record)
 	switch {
-	case err != nil, forbidden.Name == VerdictExcluded:
+	case err != nil, forbidden.Name == policy.VerdictExcluded:
 		return forbidden, err
 	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:
 		b.booted = record.Node.Status.NodeInfo.BootID
-		return Verdict{}, fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
+		return policy.Verdict{}, fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
 	}
 	// Nothing that forbids a repair holds up the return of a node that needs none.
 	sources, err := b.sources(ctx)
@@ -172,69 +173,69 @@ func (b *ApiBridge) stillOurs(r ticket.Record, begun bool) error {
 }
 
 // forbidden says what people, or the state of the cluster, have against a disruptive step now. The zero Verdict is nothing.
-func (b *ApiBridge) forbidden(ctx context.Context, r ticket.Record) (Verdict, error) {
-	if excluded(r.Node) {
-		return Verdict{VerdictExcluded, excludedReason()}, nil
+func (b *ApiBridge) forbidden(ctx context.Context, r ticket.Record) (policy.Verdict, error) {
+	if policy.Excluded(r.Node) {
+		return policy.Verdict{Name: policy.VerdictExcluded, Reason: policy.ExcludedReason()}, nil
 	}
 	orders, err := b.services.Orders.Read(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return Verdict{}, context.Cause(ctx)
+		return policy.Verdict{}, context.Cause(ctx)
 	case errors.Is(err, ErrLeaseLost):
-		return Verdict{}, err
+		return policy.Verdict{}, err
 	case err != nil:
-		return Verdict{VerdictUnverifiable, err.Error()}, nil //nolint:nilerr // It is a reason to wait.
+		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: err.Error()}, nil //nolint:nilerr // It is a reason to wait.
 	}
 	settings := b.services.Settings()
 	if v := pausedBy(settings, orders); v.Name != "" {
 		return v, nil
 	}
 	if b.healing() {
-		return Verdict{}, nil
+		return policy.Verdict{}, nil
 	}
 	pool := settings.PoolOf(r.Node)
-	if reason := pool.outsideWindows(time.Now()); reason != "" {
-		return Verdict{VerdictPaused, reason}, nil
+	if reason := pool.OutsideWindows(time.Now()); reason != "" {
+		return policy.Verdict{Name: policy.VerdictPaused, Reason: reason}, nil
 	}
 	approved := r.Ticket != nil && r.Ticket.ApprovedBy != ""
 	if reason := b.services.storms.holds(b.status.Condition, pool.Name); reason != "" && !approved {
-		return Verdict{VerdictStorm, reason}, nil
+		return policy.Verdict{Name: policy.VerdictStorm, Reason: reason}, nil
 	}
 	return b.modeNow(orders, approved), nil
 }
 
 // modeNow lets a change of the mode reach a procedure that has begun.
-func (b *ApiBridge) modeNow(orders Orders, approved bool) Verdict {
-	status := orders.apply(b.services.catalogue.Status(b.node, b.status.Condition, b.status.ID, b.status.XID.Code))
+func (b *ApiBridge) modeNow(orders policy.Orders, approved bool) policy.Verdict {
+	status := orders.Apply(b.services.catalogue.Status(b.node, b.status.Condition, b.status.ID, b.status.XID.Code))
 	switch mode := status.Policy.Mode; {
 	case mode == prom.ModeApprove && !approved:
 		return awaitingApproval()
 	case mode == prom.ModeObserve:
-		return Verdict{VerdictObserve, "its mode has become observe"}
+		return policy.Verdict{Name: policy.VerdictObserve, Reason: "its mode has become observe"}
 	case mode == prom.ModeOff:
-		return Verdict{VerdictIgnored, "its mode has become off"}
+		return policy.Verdict{Name: policy.VerdictIgnored, Reason: "its mode has become off"}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // sources asks Prometheus and Alertmanager. What a check of ours found on the node itself outweighs a silent alert, but not
 // a silence.
-func (b *ApiBridge) sources(ctx context.Context) (Verdict, error) {
+func (b *ApiBridge) sources(ctx context.Context) (policy.Verdict, error) {
 	if b.healing() {
-		return Verdict{VerdictExecute, "requested"}, nil
+		return policy.Verdict{Name: policy.VerdictExecute, Reason: "requested"}, nil
 	}
 	finding := b.services.Source.Observe(ctx, b.status.Key())
 	if ctx.Err() != nil {
-		return Verdict{}, context.Cause(ctx)
+		return policy.Verdict{}, context.Cause(ctx)
 	}
 	v := judge(finding)
 	switch {
-	case b.suspicion != "" && (v.Name == VerdictSilenced || v.Name == VerdictUnverifiable):
+	case b.suspicion != "" && (v.Name == policy.VerdictSilenced || v.Name == policy.VerdictUnverifiable):
 		return v, nil
 	case b.suspicion != "":
-		return Verdict{VerdictExecute, b.suspicion}, nil
+		return policy.Verdict{Name: policy.VerdictExecute, Reason: b.suspicion}, nil
 	case withdrawn(finding):
-		return Verdict{}, fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
+		return policy.Verdict{}, fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
 	}
 	return v, nil
 }
@@ -250,7 +251,7 @@ func (b *ApiBridge) isolated() bool {
 }
 
 // hold makes the reason for waiting visible and waits a while.
-func (b *ApiBridge) hold(ctx context.Context, v Verdict) error {
+func (b *ApiBridge) hold(ctx context.Context, v policy.Verdict) error {
 	if b.services.Book.Set(b.status.Key(), v) {
 		b.event(corev1.EventTypeNormal, "AegisHeld", "%s: held: %s: %s", b.status.Condition, v.Name, v.Reason)
 	}
@@ -261,7 +262,7 @@ func (b *ApiBridge) hold(ctx context.Context, v Verdict) error {
 }
 
 // noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.
-func (b *ApiBridge) noteHold(ctx context.Context, v Verdict) error {
+func (b *ApiBridge) noteHold(ctx context.Context, v policy.Verdict) error {
 	t := b.journal.ticket()
 	text := fmt.Sprintf("%s: %s", v.Name, v.Reason)
 	same := t != nil && strings.HasPrefix(t.Hold, string(v.Name)+": ")

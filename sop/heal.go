@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -32,7 +33,7 @@ type HealRequest struct {
 type HealResult struct {
 	// Ticket is the ID of the ticket that was opened. Empty when none was.
 	Ticket  string
-	Verdict Verdict
+	Verdict policy.Verdict
 	// Plan lists the steps if all goes well.
 	Plan []string
 }
@@ -81,13 +82,13 @@ func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error
 }
 
 // considerRequest decides on a request with what the cache shows.
-func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record, Verdict, error) {
+func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record, policy.Verdict, error) {
 	node, err := d.services.Nodes.Get(status.Node)
 	if apierrors.IsNotFound(err) {
-		return ticket.Record{}, Verdict{VerdictNodeGone, "there is no such Node"}, ticket.ErrNodeGone
+		return ticket.Record{}, policy.Verdict{Name: policy.VerdictNodeGone, Reason: "there is no such Node"}, ticket.ErrNodeGone
 	}
 	if err != nil {
-		return ticket.Record{}, Verdict{}, fmt.Errorf("node %s: %w", status.Node, err)
+		return ticket.Record{}, policy.Verdict{}, fmt.Errorf("node %s: %w", status.Node, err)
 	}
 	record := ticket.ReadNode(node)
 	verdict := d.requestObjection(record, status)
@@ -104,28 +105,28 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 			Orders:   d.services.Orders.Last(),
 		})
 	}
-	if verdict.Name != VerdictExecute {
+	if verdict.Name != policy.VerdictExecute {
 		return record, verdict, fmt.Errorf("%w: %s: %s", ErrRefused, verdict.Name, verdict.Reason)
 	}
 	return record, verdict, nil
 }
 
 // requestObjection refuses a request for a node that has an open ticket, unless that makes room.
-func (d *Dispatcher) requestObjection(r ticket.Record, status prom.AegisNodeStatus) Verdict {
+func (d *Dispatcher) requestObjection(r ticket.Record, status prom.AegisNodeStatus) policy.Verdict {
 	t := r.Ticket
 	if d.makesRoom(t, status) {
-		return Verdict{}
+		return policy.Verdict{}
 	}
 	if v := ownedByPeople(Situation{Record: r}); v.Name != "" {
 		return v
 	}
 	switch {
 	case t == nil || !t.Open():
-		return Verdict{}
+		return policy.Verdict{}
 	case t.Condition == status.Condition:
-		return Verdict{VerdictDuplicate, fmt.Sprintf("ticket %s for %s is open", t.ID, t.Condition)}
+		return policy.Verdict{Name: policy.VerdictDuplicate, Reason: fmt.Sprintf("ticket %s for %s is open", t.ID, t.Condition)}
 	default:
-		return Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
+		return policy.Verdict{Name: policy.VerdictInProgress, Reason: fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -37,12 +38,12 @@ func TestRequestWaitsForTheBudget(t *testing.T) {
 		other := testNode("gpu-0002", "uid-2")
 		other.Spec.Unschedulable = true
 		w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), other)
-		w.setSettings(func(s *Settings) { s.Pools[0].MaxPercent = 10 })
+		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 10 })
 		w.source.gone()
 		_, err := w.dispatcher().Heal(t.Context(), w.request("Reboot"))
 		require.NoError(t, err)
 		stop := w.start()
-		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictBudget })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictBudget })
 		require.False(t, w.node().Spec.Unschedulable)
 		require.NoError(t, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("nodes"), "", "gpu-0002"))
 		w.await("resolved", resolved)
@@ -96,13 +97,13 @@ func TestRequestsAreRefusedWithTheReason(t *testing.T) {
 	tests := []struct {
 		name    string
 		prepare func(*corev1.Node)
-		want    VerdictName
+		want    policy.VerdictName
 	}{
-		{"people own the node", open("alice", "Reboot"), VerdictHumanOwned},
-		{"the same is being done", open("aegis", "Reboot"), VerdictDuplicate},
-		{"another repair goes on", open("aegis", "Reset"), VerdictInProgress},
-		{"cordoned by a person", func(n *corev1.Node) { n.Spec.Unschedulable = true }, VerdictHumanCordoned},
-		{"excluded", func(n *corev1.Node) { n.Labels = map[string]string{DisableLabel: "true"} }, VerdictExcluded},
+		{"people own the node", open("alice", "Reboot"), policy.VerdictHumanOwned},
+		{"the same is being done", open("aegis", "Reboot"), policy.VerdictDuplicate},
+		{"another repair goes on", open("aegis", "Reset"), policy.VerdictInProgress},
+		{"cordoned by a person", func(n *corev1.Node) { n.Spec.Unschedulable = true }, policy.VerdictHumanCordoned},
+		{"excluded", func(n *corev1.Node) { n.Labels = map[string]string{policy.DisableLabel: "true"} }, policy.VerdictExcluded},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -132,12 +133,12 @@ func TestRequestForAMissingNode(t *testing.T) {
 // A condition in mode observe is told and nothing else.
 func TestObserveTouchesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Mode = prom.ModeObserve
-		w := newWorld(t, policy)
+		p := testPolicy()
+		p.Mode = prom.ModeObserve
+		w := newWorld(t, p)
 		before := w.node()
 		w.raise("Reboot")
-		w.run("observed", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictObserve })
+		w.run("observed", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictObserve })
 		require.Equal(t, before, w.node())
 		require.Empty(t, w.jobs.order)
 		require.Contains(t, <-w.events.Events, "mode observe: would run test/reboot")
@@ -147,9 +148,9 @@ func TestObserveTouchesNothing(t *testing.T) {
 // A node that has used up its reboots is isolated and left to people instead of being booted again.
 func TestAttemptsExhausted(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.MaxReboots = 1
-		w := newWorld(t, policy)
+		p := testPolicy()
+		p.MaxReboots = 1
+		w := newWorld(t, p)
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == jobs.ActionReboot {
 				w.source.gone()

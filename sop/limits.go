@@ -13,6 +13,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"aegis.io/aegis/ticket"
+
+	"aegis.io/aegis/sop/policy"
 )
 
 // reservationGrace is how long a reservation outlives its procedure while the cache does not show yet what was done.
@@ -23,7 +25,7 @@ const reservationGrace = time.Minute
 // reservations here only bridge the time until the cache shows a write. It is safe for concurrent use.
 type Limits struct {
 	nodes    corelisters.NodeLister
-	settings func() Settings
+	settings func() policy.Settings
 	// latest returns a node as it was last written here, if the cache does not show that yet.
 	latest func(*corev1.Node) *corev1.Node
 
@@ -43,7 +45,7 @@ type reservation struct {
 }
 
 // NewLimits returns limits over the nodes of the lister.
-func NewLimits(nodes corelisters.NodeLister, settings func() Settings) *Limits {
+func NewLimits(nodes corelisters.NodeLister, settings func() policy.Settings) *Limits {
 	return &Limits{
 		nodes:    nodes,
 		settings: settings,
@@ -100,7 +102,7 @@ func (l *Limits) room(name string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if limit := pool.allowed(size); len(out) >= limit {
+	if limit := pool.Allowed(size); len(out) >= limit {
 		return fmt.Sprintf("%d of %d nodes of pool %s are out of service, %d allowed: %s",
 			len(out), size, pool.Name, limit, someOf(out))
 	}
@@ -108,7 +110,7 @@ func (l *Limits) room(name string) string {
 }
 
 // census counts the nodes of the pool and names those that are out of service.
-func (l *Limits) census(pool Pool) (size int, out []string, err error) {
+func (l *Limits) census(pool policy.Pool) (size int, out []string, err error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
 		return 0, nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
@@ -186,7 +188,7 @@ func (l *Limits) end(name string) {
 
 // destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
 // steps in the journals that both wait for their order, as two leaders may leave them behind, the one that began earlier goes first.
-func (l *Limits) destructive(pool Pool, node *corev1.Node) ([]string, error) {
+func (l *Limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
 		return nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)

@@ -18,10 +18,12 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"aegis.io/aegis/ticket"
+
+	"aegis.io/aegis/sop/policy"
 )
 
 // fleet returns limits over nodes named n0, n1, ... of one pool.
-func fleet(size int, pool Pool, change func(i int, n *corev1.Node)) *Limits {
+func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *Limits {
 	var objects []runtime.Object
 	for i := range size {
 		node := testNode(fmt.Sprintf("n%d", i), "")
@@ -31,23 +33,12 @@ func fleet(size int, pool Pool, change func(i int, n *corev1.Node)) *Limits {
 		objects = append(objects, node)
 	}
 	pool.Name, pool.Selector = "p", labels.Everything()
-	return NewLimits(liveNodes{fake.NewClientset(objects...)}, func() Settings { return Settings{Pools: []Pool{pool}} })
-}
-
-func TestBudgetIsTheSmallerBoundButNeverZero(t *testing.T) {
-	t.Parallel()
-	tests := []struct{ size, percent, nodes, want int }{
-		{100, 10, 0, 10}, {100, 10, 3, 3}, {100, 1, 30, 1}, {5, 10, 0, 1}, {5, 0, 0, 1}, {1, 100, 0, 1}, {19, 10, 0, 1}, {20, 10, 0, 2},
-	}
-	for _, tt := range tests {
-		pool := Pool{MaxPercent: tt.percent, MaxNodes: tt.nodes}
-		require.Equal(t, tt.want, pool.allowed(tt.size), "%+v", tt)
-	}
+	return NewLimits(liveNodes{fake.NewClientset(objects...)}, func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} })
 }
 
 func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
 	t.Parallel()
-	l := fleet(20, Pool{MaxPercent: 10}, func(i int, n *corev1.Node) {
+	l := fleet(20, policy.Pool{MaxPercent: 10}, func(i int, n *corev1.Node) {
 		switch i {
 		case 0:
 			n.Spec.Unschedulable = true
@@ -63,7 +54,7 @@ func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
 // Whoever asks at the same time, the budget holds.
 func TestReservationIsAtomic(t *testing.T) {
 	t.Parallel()
-	l := fleet(50, Pool{MaxPercent: 10}, nil)
+	l := fleet(50, policy.Pool{MaxPercent: 10}, nil)
 	var granted atomic.Int32
 	var all sync.WaitGroup
 	for i := range 50 {
@@ -81,7 +72,7 @@ func TestReservationIsAtomic(t *testing.T) {
 func TestReservationBridgesTheCache(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := fleet(2, Pool{MaxPercent: 10}, nil)
+		l := fleet(2, policy.Pool{MaxPercent: 10}, nil)
 		require.Empty(t, l.Reserve("n0"))
 		require.NotEmpty(t, l.Reserve("n1"))
 		l.Release("n0", true)
@@ -99,7 +90,7 @@ func TestDestructiveStepsInFlight(t *testing.T) {
 	require.NoError(t, running.Record(ticket.Reboot, 1, ticket.Running, time.Now(), ""))
 	text, err := running.Encode()
 	require.NoError(t, err)
-	l := fleet(3, Pool{MaxDestructive: 2}, func(i int, n *corev1.Node) {
+	l := fleet(3, policy.Pool{MaxDestructive: 2}, func(i int, n *corev1.Node) {
 		if i == 2 {
 			n.Annotations = map[string]string{ticket.Annotation: text}
 		}
@@ -117,19 +108,6 @@ func TestDestructiveStepsInFlight(t *testing.T) {
 	l.adopt("n0", ticket.Reboot)
 	_, reason = l.begin(testNode("n1", ""), ticket.Reset)
 	require.NotEmpty(t, reason, "a step that an earlier process began is in flight, room or not")
-}
-
-func TestPoolOfTakesTheFirstThatSelects(t *testing.T) {
-	t.Parallel()
-	node := testNode("n", "")
-	node.Labels = map[string]string{"gpu": "h100"}
-	h100, err := labels.Parse("gpu=h100")
-	require.NoError(t, err)
-	s := Settings{Pools: []Pool{{Name: "h100", Selector: h100}, {Name: "all", Selector: labels.Everything()}}}
-	require.Equal(t, "h100", s.PoolOf(node).Name)
-	node.Labels = nil
-	require.Equal(t, "all", s.PoolOf(node).Name)
-	require.Equal(t, "default", Settings{}.PoolOf(node).Name)
 }
 
 // The names that the seed prescribes are the only ones that a linter may find fault with.
@@ -220,7 +198,7 @@ func TestStepsThatWaitForEachOther(t *testing.T) {
 			nodes := []*corev1.Node{testNode("n0", ""), testNode("n1", "")}
 			nodes[0].Annotations, nodes[1].Annotations = running(tt.first), running(tt.later)
 			for i, begins := range tt.begins {
-				l := fleet(2, Pool{MaxDestructive: 1}, func(i int, n *corev1.Node) { n.Annotations = nodes[i].Annotations })
+				l := fleet(2, policy.Pool{MaxDestructive: 1}, func(i int, n *corev1.Node) { n.Annotations = nodes[i].Annotations })
 				_, reason := l.begin(nodes[i], ticket.Reboot)
 				require.Equal(t, begins, reason == "", reason)
 			}
@@ -232,7 +210,7 @@ func TestStepsThatWaitForEachOther(t *testing.T) {
 func TestVerdictOfAHeldTicketStays(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("b", "uid-b"))
-		w.setSettings(func(s *Settings) { s.Pools[0].MaxPercent = 1 })
+		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 1 })
 		b, err := w.client.CoreV1().Nodes().Get(t.Context(), "b", getOptions())
 		require.NoError(t, err)
 		b.Spec.Unschedulable = true
@@ -241,10 +219,10 @@ func TestVerdictOfAHeldTicketStays(t *testing.T) {
 		stop := w.start()
 		_, err = w.d.Heal(t.Context(), HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice"})
 		require.NoError(t, err)
-		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictBudget })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictBudget })
 		since := w.book.Node(nodeA)[0].Since
 		time.Sleep(time.Hour)
-		require.Equal(t, VerdictBudget, w.verdict("Reboot"))
+		require.Equal(t, policy.VerdictBudget, w.verdict("Reboot"))
 		require.Equal(t, since, w.book.Node(nodeA)[0].Since)
 		require.Equal(t, "budget: 1 of 2 nodes of pool test are out of service, 1 allowed: b", w.record().Ticket.Hold)
 		stop()

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // The marks of a node, for schedulers and device plugins that are to avoid what is broken. They say what is known, and change
@@ -83,7 +84,7 @@ func (d *Dispatcher) listen(nodes []*corev1.Node, before hearings) hearings {
 
 // mark writes the marks of one node, unless it has them.
 func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node, heard hearings) error {
-	if excluded(node) || isControlPlane(node) && !d.services.Settings().ManageControlPlane {
+	if policy.Excluded(node) || policy.IsControlPlane(node) && !d.services.Settings().ManageControlPlane {
 		return nil
 	}
 	node = d.latest(node)
@@ -151,7 +152,7 @@ func (d *Dispatcher) marksOf(node *corev1.Node, heard hearings) marks {
 		ids := devicesOf(s)
 		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
 		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
-		if !known && (!heard.lasting(s.Key()) || judge(d.services.Source.Last(s.Key())).Name != VerdictExecute) {
+		if !known && (!heard.lasting(s.Key()) || judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
 			continue
 		}
 		want.add(s.Type, ids)

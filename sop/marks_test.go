@@ -9,6 +9,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // markable raises a condition of GPUs that nothing repairs, so that only the marks are written.
@@ -88,7 +89,7 @@ func TestNotMarked(t *testing.T) {
 			w.source.set(prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted})
 		},
 		"excluded": func(w *world, _ *prom.AegisNodeStatus) {
-			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{DisableLabel: "true"} })
+			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{policy.DisableLabel: "true"} })
 		},
 		"control plane": func(w *world, _ *prom.AegisNodeStatus) {
 			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""} })
@@ -112,7 +113,7 @@ func TestNotMarked(t *testing.T) {
 func TestStormMarksNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("gpu-0002", "uid-2"), testNode("gpu-0003", "uid-3"))
-		w.setSettings(func(s *Settings) {
+		w.setSettings(func(s *policy.Settings) {
 			s.Pools[0].StormNodes, s.Pools[0].StormWindow, s.Pools[0].StormRelease = 2, 10*time.Minute, 5*time.Minute
 		})
 		stop := w.start()

@@ -9,6 +9,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"aegis.io/aegis/ticket"
+
+	"aegis.io/aegis/sop/policy"
 )
 
 // The values of the label status of aegis_sop_total.
@@ -61,15 +63,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	} {
 		m.sops.WithLabelValues(status)
 	}
-	for _, name := range VerdictNames() {
+	for _, name := range policy.VerdictNames() {
 		m.verdicts.WithLabelValues(string(name))
 	}
 	return m
 }
 
-func (m *Metrics) sop(status string)         { m.sops.WithLabelValues(status).Inc() }
-func (m *Metrics) verdict(name VerdictName)  { m.verdicts.WithLabelValues(string(name)).Inc() }
-func (m *Metrics) healed(took time.Duration) { m.selfheal.Observe(took.Seconds()) }
+func (m *Metrics) sop(status string)               { m.sops.WithLabelValues(status).Inc() }
+func (m *Metrics) verdict(name policy.VerdictName) { m.verdicts.WithLabelValues(string(name)).Inc() }
+func (m *Metrics) healed(took time.Duration)       { m.selfheal.Observe(took.Seconds()) }
 func (m *Metrics) step(action ticket.Action, s ticket.StepStatus) {
 	m.steps.WithLabelValues(string(action), string(s)).Inc()
 }

@@ -10,6 +10,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -30,9 +31,9 @@ func outcomes(r ticket.Record) []string {
 // What is only to be known is in the history of the node and leaves no ticket, and is not noted over and over.
 func TestNoteIsMadeOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Cooldown = 30 * time.Minute
-		w := newWorld(t, policy)
+		p := testPolicy()
+		p.Cooldown = 30 * time.Minute
+		w := newWorld(t, p)
 		watching(w)
 		w.raise("Watch")
 		stop := w.start()
@@ -43,7 +44,7 @@ func TestNoteIsMadeOnce(t *testing.T) {
 		require.Equal(t, 1, w.writes)
 		time.Sleep(24 * time.Hour)
 		require.Equal(t, 1, w.writes, "it is the same alert")
-		require.Equal(t, VerdictTolerated, w.verdict("Watch"))
+		require.Equal(t, policy.VerdictTolerated, w.verdict("Watch"))
 
 		// It comes again: after a while that is worth another note, at once it is not.
 		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
@@ -105,7 +106,7 @@ func TestNoteGivesWayToARequest(t *testing.T) {
 		d := w.dispatcher()
 		result, err := d.Heal(t.Context(), w.request("Other"))
 		require.ErrorIs(t, err, ErrRefused)
-		require.Equal(t, VerdictHumanOwned, result.Verdict.Name)
+		require.Equal(t, policy.VerdictHumanOwned, result.Verdict.Name)
 		result, err = d.Heal(t.Context(), w.request("Reboot"))
 		require.NoError(t, err)
 		require.Equal(t, result.Ticket, w.record().Ticket.ID)
@@ -130,7 +131,7 @@ func TestNoteOfPeopleStays(t *testing.T) {
 		w.raise("Other")
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, first, w.record().Ticket.ID)
-		require.Equal(t, VerdictHumanOwned, w.verdict("Other"))
+		require.Equal(t, policy.VerdictHumanOwned, w.verdict("Other"))
 		w.edit(func(n *corev1.Node) {
 			taken := ticket.ReadNode(n).Ticket
 			taken.Supervisor = "alice"
@@ -141,7 +142,7 @@ func TestNoteOfPeopleStays(t *testing.T) {
 		w.raise("Reboot")
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, "alice", w.record().Ticket.Supervisor)
-		require.Equal(t, VerdictHumanOwned, w.verdict("Reboot"))
+		require.Equal(t, policy.VerdictHumanOwned, w.verdict("Reboot"))
 		require.False(t, w.node().Spec.Unschedulable)
 	})
 }
@@ -149,9 +150,9 @@ func TestNoteOfPeopleStays(t *testing.T) {
 // A condition that has to come several times is noted until then.
 func TestThreshold(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Threshold = prom.Threshold{Count: 3, Within: 24 * time.Hour}
-		w := newWorld(t, policy)
+		p := testPolicy()
+		p.Threshold = prom.Threshold{Count: 3, Within: 24 * time.Hour}
+		w := newWorld(t, p)
 		watching(w)
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == jobs.ActionReboot {
@@ -204,7 +205,7 @@ func TestSuspectedHardware(t *testing.T) {
 			s := s
 			s.Record.History = &ticket.History{Incidents: tt.incidents}
 			v := suspect(s)
-			require.Equal(t, tt.suspected, v.Name == VerdictAttemptsExhausted, v.Reason)
+			require.Equal(t, tt.suspected, v.Name == policy.VerdictAttemptsExhausted, v.Reason)
 			s.Status.Origin = prom.OriginHeal
 			require.Empty(t, suspect(s).Name, "a person asked for it")
 		})
@@ -214,9 +215,9 @@ func TestSuspectedHardware(t *testing.T) {
 // An alert that goes on telling of an event that was dealt with says nothing new.
 func TestEventIsDealtWithOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Once, policy.Workload = true, prom.WorkloadKeep
-		w := newWorld(t, policy)
+		p := testPolicy()
+		p.Once, p.Workload = true, prom.WorkloadKeep
+		w := newWorld(t, p)
 		w.table["test/panic"] = func() SOP { return NewProcedure(Playbook.ExamineThenReturn) }
 		w.raise("Panic")
 		stop := w.start()
@@ -224,7 +225,7 @@ func TestEventIsDealtWithOnce(t *testing.T) {
 		w.await("returned", func(r ticket.Record) bool { return len(r.History.Incidents) == 1 && r.Ticket == nil })
 		time.Sleep(24 * time.Hour)
 		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
-		require.Equal(t, VerdictTolerated, w.verdict("Panic"))
+		require.Equal(t, policy.VerdictTolerated, w.verdict("Panic"))
 		require.False(t, w.node().Spec.Unschedulable)
 	})
 }
@@ -244,7 +245,7 @@ func TestHiddenConditionWaits(t *testing.T) {
 		stop := w.start()
 		defer stop()
 		time.Sleep(time.Hour)
-		require.Equal(t, VerdictTolerated, w.verdict("Reset"))
+		require.Equal(t, policy.VerdictTolerated, w.verdict("Reset"))
 		require.Empty(t, w.jobs.order)
 		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Cause"})
 		w.await("repaired", resolved)
@@ -254,9 +255,9 @@ func TestHiddenConditionWaits(t *testing.T) {
 // No node is powered off before what runs on it has gone, whichever rung that decision is made on.
 func TestPowerOffComesAfterTheDrain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.MaxReboots, policy.Shutdown, policy.Workload = 0, true, prom.WorkloadDrainGPU
-		w := newWorld(t, policy, testPod("web", nil))
+		p := testPolicy()
+		p.MaxReboots, p.Shutdown, p.Workload = 0, true, prom.WorkloadDrainGPU
+		w := newWorld(t, p, testPod("web", nil))
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == jobs.ActionShutdown {
 				_, err := w.client.CoreV1().Pods("train").Get(context.Background(), "web", getOptions())

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
-	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // The annotations of the Lease of Aegis that hold the orders. People may edit them with kubectl.
@@ -31,64 +31,6 @@ const (
 
 // ErrOrders is wrapped by the error about orders that cannot be read or written.
 var ErrOrders = errors.New("orders on the Lease")
-
-// Order is what somebody has ordered.
-type Order struct {
-	By     string    `json:"by,omitempty"`
-	Reason string    `json:"reason,omitempty"`
-	At     time.Time `json:"at,omitzero"`
-}
-
-// of says what was done, by whom, and why.
-func (o Order) of(what string) string {
-	if o.By != "" {
-		what += " by " + o.By
-	}
-	if o.Reason != "" {
-		what += ": " + o.Reason
-	}
-	return what
-}
-
-// ModeOrder sets the mode of a condition.
-type ModeOrder struct {
-	Mode prom.Mode `json:"mode"`
-	Order
-}
-
-// Orders are what people have ordered for the whole cluster while Aegis runs, and the storms that it has found. They outlive
-// the process.
-type Orders struct {
-	// Pause is nil when nothing is paused.
-	Pause *Order
-	// Modes are the modes of conditions that differ from the configured ones.
-	Modes map[string]ModeOrder
-	// Storms are those that go on, sorted by condition and pool.
-	Storms []Storm
-}
-
-func (o Orders) clone() Orders {
-	o.Modes = maps.Clone(o.Modes)
-	o.Storms = slices.Clone(o.Storms)
-	return o
-}
-
-// apply gives the status the mode that was ordered for its condition.
-func (o Orders) apply(s prom.AegisNodeStatus) prom.AegisNodeStatus {
-	// A condition that no catalogue knows has no mode, and no order makes it known.
-	if order, found := o.Modes[s.Condition]; found && s.Policy.Mode != "" {
-		s.Policy.Mode = order.Mode
-	}
-	return s
-}
-
-func (o Orders) applyAll(statuses []prom.AegisNodeStatus) []prom.AegisNodeStatus {
-	applied := make([]prom.AegisNodeStatus, len(statuses))
-	for i, s := range statuses {
-		applied[i] = o.apply(s)
-	}
-	return applied
-}
 
 // OrderStoreOptions say where the orders are kept.
 type OrderStoreOptions struct {
@@ -106,7 +48,7 @@ type OrderStore struct {
 	options OrderStoreOptions
 
 	mu   sync.Mutex
-	last Orders
+	last policy.Orders
 	read time.Time
 }
 
@@ -114,31 +56,31 @@ type OrderStore struct {
 func NewOrderStore(o OrderStoreOptions) *OrderStore { return &OrderStore{options: o} }
 
 // Last returns the orders as they were last read.
-func (s *OrderStore) Last() Orders {
+func (s *OrderStore) Last() policy.Orders {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.clone()
+	return s.last.Clone()
 }
 
 // Read reads the orders anew. It also proves that this process leads: ErrLeaseLost says that another one holds the Lease.
-func (s *OrderStore) Read(ctx context.Context) (Orders, error) {
+func (s *OrderStore) Read(ctx context.Context) (policy.Orders, error) {
 	lease, err := s.lease(ctx)
 	if err != nil {
-		return Orders{}, err
+		return policy.Orders{}, err
 	}
 	return s.take(lease), nil
 }
 
 // take remembers the orders on the Lease. Those that cannot be read are a pause: what holds nothing up goes on.
-func (s *OrderStore) take(lease *coordinationv1.Lease) Orders {
+func (s *OrderStore) take(lease *coordinationv1.Lease) policy.Orders {
 	orders, err := parseOrders(lease.Annotations)
 	if err != nil {
-		orders = Orders{Pause: &Order{Reason: err.Error()}}
+		orders = policy.Orders{Pause: &policy.Order{Reason: err.Error()}}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last, s.read = orders, time.Now()
-	return orders.clone()
+	return orders.Clone()
 }
 
 // Confirm makes sure that this process leads, or did so not longer ago than that. One that was frozen for a while may have lost the
@@ -157,7 +99,7 @@ func (s *OrderStore) Confirm(ctx context.Context, ago time.Duration) error {
 }
 
 // Update changes the orders in a write that fails if somebody else changes the Lease in between, and is then decided anew.
-func (s *OrderStore) Update(ctx context.Context, change func(*Orders) error) error {
+func (s *OrderStore) Update(ctx context.Context, change func(*policy.Orders) error) error {
 	const tries = 10
 	var err error
 	for range tries {
@@ -171,7 +113,7 @@ func (s *OrderStore) Update(ctx context.Context, change func(*Orders) error) err
 	return fmt.Errorf("%w are being changed by somebody else: %w", ErrOrders, err)
 }
 
-func (s *OrderStore) update(ctx context.Context, change func(*Orders) error) error {
+func (s *OrderStore) update(ctx context.Context, change func(*policy.Orders) error) error {
 	lease, err := s.lease(ctx)
 	if err != nil {
 		return err
@@ -217,8 +159,8 @@ func (s *OrderStore) lease(ctx context.Context) (*coordinationv1.Lease, error) {
 }
 
 // parseOrders reads the annotations.
-func parseOrders(annotations map[string]string) (Orders, error) {
-	orders := Orders{Pause: parsePause(annotations[PausedAnnotation])}
+func parseOrders(annotations map[string]string) (policy.Orders, error) {
+	orders := policy.Orders{Pause: parsePause(annotations[PausedAnnotation])}
 	err := errors.Join(
 		parseOrder(annotations, ModesAnnotation, &orders.Modes),
 		parseOrder(annotations, StormsAnnotation, &orders.Storms),
@@ -229,19 +171,19 @@ func parseOrders(annotations map[string]string) (Orders, error) {
 		}
 	}
 	if err != nil {
-		return Orders{}, fmt.Errorf("%w: %w", ErrOrders, err)
+		return policy.Orders{}, fmt.Errorf("%w: %w", ErrOrders, err)
 	}
 	return orders, nil
 }
 
 // parsePause takes any text for a pause, except what a person would write to end one.
-func parsePause(text string) *Order {
+func parsePause(text string) *policy.Order {
 	if text == "" || text == "false" {
 		return nil
 	}
-	order := new(Order)
+	order := new(policy.Order)
 	if json.Unmarshal([]byte(text), order) != nil {
-		return &Order{Reason: text}
+		return &policy.Order{Reason: text}
 	}
 	return order
 }
@@ -259,7 +201,7 @@ func parseOrder[T any](annotations map[string]string, key string, into *T) error
 
 // orderPatch returns the merge patch that writes the orders, nil if they are written already. It carries the version that it is
 // meant for.
-func orderPatch(lease *coordinationv1.Lease, orders Orders) ([]byte, error) {
+func orderPatch(lease *coordinationv1.Lease, orders policy.Orders) ([]byte, error) {
 	wanted, err := orderTexts(orders)
 	if err != nil {
 		return nil, err
@@ -287,7 +229,7 @@ func orderPatch(lease *coordinationv1.Lease, orders Orders) ([]byte, error) {
 }
 
 // orderTexts returns the annotations of the orders. Empty ones are removed.
-func orderTexts(o Orders) (map[string]string, error) {
+func orderTexts(o policy.Orders) (map[string]string, error) {
 	texts := make(map[string]string)
 	for key, value := range map[string]struct {
 		empty bool

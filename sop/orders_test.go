@@ -19,6 +19,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -43,40 +44,40 @@ func TestOrdersAreReadFromTheLease(t *testing.T) {
 	tests := []struct {
 		name        string
 		annotations map[string]string
-		want        Orders
+		want        policy.Orders
 		err         string
 	}{
-		{"none", nil, Orders{}, ""},
-		{"other annotations", map[string]string{"a": "b"}, Orders{}, ""},
+		{"none", nil, policy.Orders{}, ""},
+		{"other annotations", map[string]string{"a": "b"}, policy.Orders{}, ""},
 		{
 			"paused by the API",
 			map[string]string{PausedAnnotation: `{"by":"alice","reason":"move","at":"2026-11-23T12:00:00Z"}`},
-			Orders{Pause: &Order{By: "alice", Reason: "move", At: at}},
+			policy.Orders{Pause: &policy.Order{By: "alice", Reason: "move", At: at}},
 			"",
 		},
-		{"paused with kubectl", map[string]string{PausedAnnotation: "moving the racks"}, Orders{Pause: &Order{Reason: "moving the racks"}}, ""},
-		{"a pause that is cut off is a pause", map[string]string{PausedAnnotation: `{"by":"ali`}, Orders{Pause: &Order{Reason: `{"by":"ali`}}, ""},
-		{"a pause ended with kubectl", map[string]string{PausedAnnotation: "false"}, Orders{}, ""},
+		{"paused with kubectl", map[string]string{PausedAnnotation: "moving the racks"}, policy.Orders{Pause: &policy.Order{Reason: "moving the racks"}}, ""},
+		{"a pause that is cut off is a pause", map[string]string{PausedAnnotation: `{"by":"ali`}, policy.Orders{Pause: &policy.Order{Reason: `{"by":"ali`}}, ""},
+		{"a pause ended with kubectl", map[string]string{PausedAnnotation: "false"}, policy.Orders{}, ""},
 		{
 			"modes",
 			map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"observe","by":"bob"}}`},
-			Orders{Modes: map[string]ModeOrder{"GpuHung": {Mode: prom.ModeObserve, Order: Order{By: "bob"}}}},
+			policy.Orders{Modes: map[string]policy.ModeOrder{"GpuHung": {Mode: prom.ModeObserve, Order: policy.Order{By: "bob"}}}},
 			"",
 		},
 		{
 			"an unknown mode",
 			map[string]string{ModesAnnotation: `{"GpuHung":{"mode":"never"}}`},
-			Orders{},
+			policy.Orders{},
 			`orders on the Lease: annotation aegis.io/modes: GpuHung has the mode "never": use off, observe, approve or auto`,
 		},
-		{"broken modes", map[string]string{ModesAnnotation: `GpuHung=off`}, Orders{}, "annotation aegis.io/modes: invalid character"},
+		{"broken modes", map[string]string{ModesAnnotation: `GpuHung=off`}, policy.Orders{}, "annotation aegis.io/modes: invalid character"},
 		{
 			"storms",
 			map[string]string{StormsAnnotation: `[{"condition":"GpuHung","pool":"a100","since":"2026-11-23T12:00:00Z","nodes":50,"limit":20}]`},
-			Orders{Storms: []Storm{{Condition: "GpuHung", Pool: "a100", Since: at, Nodes: 50, Limit: 20}}},
+			policy.Orders{Storms: []policy.Storm{{Condition: "GpuHung", Pool: "a100", Since: at, Nodes: 50, Limit: 20}}},
 			"",
 		},
-		{"broken storms", map[string]string{StormsAnnotation: `{}`}, Orders{}, "annotation aegis.io/storms: json"},
+		{"broken storms", map[string]string{StormsAnnotation: `{}`}, policy.Orders{}, "annotation aegis.io/storms: json"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -87,7 +88,7 @@ func TestOrdersAreReadFromTheLease(t *testing.T) {
 			if tt.err != "" {
 				require.Contains(t, got.Pause.Reason, tt.err, "what cannot be read might be a pause")
 				client.ClearActions()
-				err := store.Update(t.Context(), func(*Orders) error { return nil })
+				err := store.Update(t.Context(), func(*policy.Orders) error { return nil })
 				require.ErrorIs(t, err, ErrOrders)
 				require.Len(t, client.Actions(), 1, "what cannot be read is not written over")
 				return
@@ -108,8 +109,8 @@ func TestOrdersAreWrittenOnTheLease(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	require.NoError(t, store.Update(t.Context(), func(o *Orders) error {
-		o.Pause = &Order{By: "alice", Reason: "move"}
+	require.NoError(t, store.Update(t.Context(), func(o *policy.Orders) error {
+		o.Pause = &policy.Order{By: "alice", Reason: "move"}
 		return nil
 	}))
 	written, err := client.CoordinationV1().Leases("monitoring").Get(t.Context(), ticket.Self, metav1.GetOptions{})
@@ -117,13 +118,13 @@ func TestOrdersAreWrittenOnTheLease(t *testing.T) {
 	require.Equal(t, map[string]string{"site": "x", PausedAnnotation: `{"by":"alice","reason":"move"}`}, written.Annotations)
 	require.Equal(t, "me", *written.Spec.HolderIdentity)
 
-	require.NoError(t, store.Update(t.Context(), func(o *Orders) error {
+	require.NoError(t, store.Update(t.Context(), func(o *policy.Orders) error {
 		o.Pause = nil
 		return nil
 	}))
 	require.Nil(t, store.Last().Pause)
 	client.ClearActions()
-	require.NoError(t, store.Update(t.Context(), func(*Orders) error { return nil }))
+	require.NoError(t, store.Update(t.Context(), func(*policy.Orders) error { return nil }))
 	for _, a := range client.Actions() {
 		require.Equal(t, "get", a.GetVerb(), "nothing to write")
 	}
@@ -134,7 +135,7 @@ func TestOrdersNeedTheLease(t *testing.T) {
 	store, _ := orderStore("me", lease("another", nil))
 	_, err := store.Read(t.Context())
 	require.ErrorIs(t, err, ErrLeaseLost)
-	require.ErrorIs(t, store.Update(t.Context(), func(*Orders) error { return nil }), ErrLeaseLost)
+	require.ErrorIs(t, store.Update(t.Context(), func(*policy.Orders) error { return nil }), ErrLeaseLost)
 
 	none, _ := orderStore("me")
 	_, err = none.Read(t.Context())
@@ -150,7 +151,7 @@ func TestOrdersNeedTheLease(t *testing.T) {
 // An order reaches a procedure in the middle of it, and its end lets the procedure go on.
 func TestOrdersReachARunningProcedure(t *testing.T) {
 	t.Parallel()
-	pause := Order{By: "alice", Reason: "moving racks"}
+	pause := policy.Order{By: "alice", Reason: "moving racks"}
 	tests := []struct {
 		name      string
 		give, end func(ctx context.Context, w *world) error
@@ -250,8 +251,8 @@ func (w *world) annotateLease(key, text string) error {
 }
 
 func (w *world) setWindow(from, to string) error {
-	window, err := ParseWindow(nil, from, to, "")
-	w.setSettings(func(s *Settings) { s.Pools[0].Windows = []Window{window} })
+	window, err := policy.ParseWindow(nil, from, to, "")
+	w.setSettings(func(s *policy.Settings) { s.Pools[0].Windows = []policy.Window{window} })
 	return err
 }
 
@@ -261,11 +262,11 @@ func TestPauseOutlivesTheProcess(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		stop := w.start()
 		time.Sleep(time.Second)
-		require.NoError(t, w.d.Pause(t.Context(), Order{By: "alice", Reason: "racks"}))
+		require.NoError(t, w.d.Pause(t.Context(), policy.Order{By: "alice", Reason: "racks"}))
 		stop()
 		w.raise("Reboot")
 		stop = w.start()
-		w.await("paused", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictPaused })
+		w.await("paused", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictPaused })
 		time.Sleep(time.Hour)
 		require.Nil(t, w.record().Ticket)
 		require.NoError(t, w.d.Resume(t.Context(), "alice"))
@@ -347,7 +348,7 @@ func TestPermissionAges(t *testing.T) {
 		}
 		w.raise("Reboot")
 		stop := w.start()
-		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictSilenced })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
 		require.Equal(t, 1, w.record().Ticket.Count(ticket.Reboot))
@@ -381,7 +382,7 @@ func TestPermissionOfATaintAges(t *testing.T) {
 		w.raise("Ready")
 		stop := w.start()
 		defer stop()
-		w.await("held", func(ticket.Record) bool { return w.verdict("Ready") == VerdictSilenced })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Ready") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
 		require.Equal(t, 1, w.record().Ticket.Count(ticket.Taint))
 		require.Empty(t, w.node().Spec.Taints)
@@ -393,14 +394,14 @@ func TestPermissionOfATaintAges(t *testing.T) {
 // The mode that people have ordered is the one that decisions are made by.
 func TestModeOrderIsSeenByDecisions(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Mode = prom.ModeObserve
-		w := newWorld(t, policy)
+		p := testPolicy()
+		p.Mode = prom.ModeObserve
+		w := newWorld(t, p)
 		w.raise("Reboot")
 		stop := w.start()
-		w.await("observed", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictObserve })
+		w.await("observed", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictObserve })
 		time.Sleep(time.Minute)
-		require.NoError(t, w.d.SetMode(t.Context(), "Reboot", prom.ModeAuto, Order{By: "alice"}))
+		require.NoError(t, w.d.SetMode(t.Context(), "Reboot", prom.ModeAuto, policy.Order{By: "alice"}))
 		w.await("cordoned", func(r ticket.Record) bool { return r.Node.Spec.Unschedulable })
 		stop()
 	})

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -26,7 +27,7 @@ type NodeOrder struct {
 
 // reason says who ordered it, and why.
 func (o NodeOrder) reason(what string) string {
-	return Order{By: o.By, Reason: o.Reason}.of(what)
+	return policy.Order{By: o.By, Reason: o.Reason}.Of(what)
 }
 
 // Approve lets the repair of a condition begin that waits for a person, or go on. Its sources are asked before each step all the
@@ -36,7 +37,7 @@ func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, erro
 	if err != nil {
 		return HealResult{Verdict: verdict}, err
 	}
-	result := HealResult{Verdict: Verdict{VerdictExecute, o.reason("approved")}}
+	result := HealResult{Verdict: policy.Verdict{Name: policy.VerdictExecute, Reason: o.reason("approved")}}
 	if result.Plan, err = d.Plan(ctx, status); err != nil {
 		return result, err
 	}
@@ -49,7 +50,7 @@ func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, erro
 			c.Ticket = opened.open(time.Now(), r.Node.Status.NodeInfo.BootID)
 			c.Ticket.Status = ticket.StatusCreated
 		case t.Condition != o.Condition || t.Device != o.Device:
-			return refused(Verdict{VerdictInProgress, fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)})
+			return refused(policy.Verdict{Name: policy.VerdictInProgress, Reason: fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)})
 		default:
 			c.Ticket = t.Clone()
 		}
@@ -65,23 +66,23 @@ func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, erro
 	return result, nil
 }
 
-func refused(v Verdict) error { return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason) }
+func refused(v policy.Verdict) error { return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason) }
 
 // considerApproval finds the condition that waits for an approval.
-func (d *Dispatcher) considerApproval(o NodeOrder) (prom.AegisNodeStatus, ticket.Record, Verdict, error) {
+func (d *Dispatcher) considerApproval(o NodeOrder) (prom.AegisNodeStatus, ticket.Record, policy.Verdict, error) {
 	record, err := d.cached(o.Node)
 	if err != nil {
-		return prom.AegisNodeStatus{}, record, Verdict{VerdictNodeGone, "there is no such Node"}, err
+		return prom.AegisNodeStatus{}, record, policy.Verdict{Name: policy.VerdictNodeGone, Reason: "there is no such Node"}, err
 	}
-	statuses := d.services.Orders.Last().applyAll(d.withTicket(record, d.services.Conditions.Statuses(o.Node)))
-	verdict := Verdict{VerdictUnconfirmed, "the condition is not reported on the node"}
+	statuses := d.services.Orders.Last().ApplyAll(d.withTicket(record, d.services.Conditions.Statuses(o.Node)))
+	verdict := policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "the condition is not reported on the node"}
 	for i, s := range statuses {
 		if s.Condition != o.Condition || s.ID != o.Device {
 			continue
 		}
 		verdict = decide(d.situation(record.Node, record, statuses, i))
-		goesOn := record.Ticket != nil && record.Ticket.Open() && verdict.Name == VerdictExecute && s.Policy.Mode == prom.ModeApprove
-		if verdict.Name == VerdictAwaitingApproval || goesOn {
+		goesOn := record.Ticket != nil && record.Ticket.Open() && verdict.Name == policy.VerdictExecute && s.Policy.Mode == prom.ModeApprove
+		if verdict.Name == policy.VerdictAwaitingApproval || goesOn {
 			return s, record, verdict, nil
 		}
 	}

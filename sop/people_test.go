@@ -10,15 +10,16 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
 // approvalWorld is one in which every repair waits for a person.
 func approvalWorld(t *testing.T) *world {
 	t.Helper()
-	policy := testPolicy()
-	policy.Mode = prom.ModeApprove
-	w := newWorld(t, policy)
+	p := testPolicy()
+	p.Mode = prom.ModeApprove
+	w := newWorld(t, p)
 	w.jobs.effect = func(r jobs.Request) {
 		if r.Action == jobs.ActionReboot {
 			w.source.gone()
@@ -32,7 +33,7 @@ func TestApprovalLetsARepairBegin(t *testing.T) {
 		w := approvalWorld(t)
 		w.raise("Reboot")
 		stop := w.start()
-		w.await("awaiting", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictAwaitingApproval })
+		w.await("awaiting", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictAwaitingApproval })
 		time.Sleep(time.Hour)
 		require.Nil(t, w.record().Ticket)
 		result, err := w.d.Approve(t.Context(), NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice", Reason: "go"})
@@ -52,11 +53,11 @@ func TestApprovalDoesNotOverruleTheSources(t *testing.T) {
 		w := approvalWorld(t)
 		w.raise("Reboot")
 		stop := w.start()
-		w.await("awaiting", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictAwaitingApproval })
+		w.await("awaiting", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictAwaitingApproval })
 		w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
 		_, err := w.d.Approve(t.Context(), NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice"})
 		require.NoError(t, err)
-		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == VerdictSilenced })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
 		w.source.gone()
@@ -87,15 +88,15 @@ func TestApprovalsThatAreRefused(t *testing.T) {
 		}, "Reboot", `human_owned: ticket "" belongs to "bob"`},
 		{"excluded", prom.ModeApprove, func(w *world) {
 			w.raise("Reboot")
-			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{DisableLabel: "true"} })
+			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{policy.DisableLabel: "true"} })
 		}, "Reboot", "excluded: "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				policy := testPolicy()
-				policy.Mode = tt.mode
-				w := newWorld(t, policy)
+				p := testPolicy()
+				p.Mode = tt.mode
+				w := newWorld(t, p)
 				tt.prepare(w)
 				d := w.dispatcher()
 				_, err := d.Approve(t.Context(), NodeOrder{Node: nodeA, Condition: tt.condition, By: "alice"})
@@ -181,7 +182,7 @@ func TestTakeOverAndRelease(t *testing.T) {
 				require.NoError(t, w.d.TakeOver(t.Context(), NodeOrder{Node: nodeA, By: "alice,bob"}))
 				require.Equal(t, "alice bob", w.record().Ticket.Supervisor)
 				time.Sleep(20 * time.Minute)
-				require.Equal(t, VerdictHumanOwned, w.verdict("Reboot"))
+				require.Equal(t, policy.VerdictHumanOwned, w.verdict("Reboot"))
 				if action == ticket.Drain {
 					require.NoError(t, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "train", "worker"))
 				}

@@ -43,7 +43,7 @@ func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 	if condition == "" || failure.Hardware == "" || condition == b.status.Condition {
 		return prom.AegisNodeStatus{}, false
 	}
-	status := b.services.Orders.Last().apply(b.services.catalogue.Status(b.node, condition, "", 0))
+	status := b.services.Orders.Last().Apply(b.services.catalogue.Status(b.node, condition, "", 0))
 	// A note would close itself: no alert reports what only a healthcheck has found.
 	repairs := b.services.table[status.SOP] != nil && !b.services.table.onlyTells(status.SOP)
 	return status, status.Policy.Mode.Acts() && repairs

@@ -9,6 +9,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -76,24 +77,24 @@ func (i *invariants) booted(p *simProcess, r jobs.Request, order string) {
 	}
 	i.boots[boot] = order
 	incident := i.incidents[r.Incident]
-	policy := simCatalogue{}.Status(r.Node, incident.key.Condition, "", 0).Policy
+	bounds := simCatalogue{}.Status(r.Node, incident.key.Condition, "", 0).Policy
 	n := 1
 	for _, earlier := range i.reboots[r.Node] {
 		age := time.Since(earlier.at)
 		if i.lookedAt(r.Node, earlier.at) {
 			continue
 		}
-		if i.incidents[earlier.incident].removed || age >= policy.AttemptWindow {
+		if i.incidents[earlier.incident].removed || age >= bounds.AttemptWindow {
 			continue
 		}
 		n++
-		if earlier.incident != r.Incident && !incident.requested && age < policy.Cooldown {
+		if earlier.incident != r.Incident && !incident.requested && age < bounds.Cooldown {
 			i.violated("p%d boots %s again after %s", p.id, r.Node, age)
 		}
 	}
 	i.reboots[r.Node] = append(i.reboots[r.Node], simBoot{incident: r.Incident, at: time.Now()})
-	if n > policy.MaxReboots {
-		i.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, policy.AttemptWindow, policy.MaxReboots)
+	if n > bounds.MaxReboots {
+		i.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, bounds.AttemptWindow, bounds.MaxReboots)
 	}
 }
 
@@ -172,7 +173,7 @@ func (i *invariants) unwanted(p *simProcess, incident *simIncident, forbidden ma
 
 // closed returns since when the windows of the pool are closed, zero while one is open. Those of the simulation open and close
 // on the same day, as all of it happens on one.
-func (i *invariants) closed(pool Pool) time.Time {
+func (i *invariants) closed(pool policy.Pool) time.Time {
 	since := i.c.start
 	for _, w := range pool.Windows {
 		opens, closes := i.c.start.Add(time.Duration(w.From)*time.Minute), i.c.start.Add(time.Duration(w.To)*time.Minute)
@@ -207,7 +208,7 @@ func (i *invariants) stormy(p *simProcess, key prom.Key, what string) {
 }
 
 // onsets returns when the condition began on the nodes of the pool on which the process knows it for long enough.
-func (i *invariants) onsets(p *simProcess, key prom.Key, pool Pool) []time.Time {
+func (i *invariants) onsets(p *simProcess, key prom.Key, pool policy.Pool) []time.Time {
 	var onsets []time.Time
 	for name, node := range p.cache.shown {
 		if i.c.settings.PoolOf(node).Name != pool.Name || peopleLookAfter(node) || time.Since(i.owned[name].at) < simHeard {
@@ -229,7 +230,7 @@ func (i *invariants) onsets(p *simProcess, key prom.Key, pool Pool) []time.Time 
 // calmed reports whether a person has released the storm.
 func (i *invariants) calmed(condition, pool string) bool {
 	orders, err := parseOrders(i.c.lease.Annotations)
-	return err != nil || slices.ContainsFunc(orders.Storms, func(s Storm) bool { return s.is(condition, pool) && s.Released != nil })
+	return err != nil || slices.ContainsFunc(orders.Storms, func(s policy.Storm) bool { return s.Is(condition, pool) && s.Released != nil })
 }
 
 // crowd returns how many of the times lie within one span at most.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -26,7 +27,7 @@ func (i *invariants) unfinished(p *simProcess) []string {
 
 // unfinishedOn names what is left to do on one node.
 func (i *invariants) unfinishedOn(p *simProcess, name string, r ticket.Record) []string {
-	verdicts := make(map[prom.Key]Verdict)
+	verdicts := make(map[prom.Key]policy.Verdict)
 	for _, d := range p.book.Node(name) {
 		verdicts[prom.Key{Node: name, Condition: d.Condition, ID: d.ID}] = d.Verdict
 	}
@@ -52,7 +53,7 @@ func (i *invariants) unfinishedOn(p *simProcess, name string, r ticket.Record) [
 }
 
 // undecided names what holds on the node without any verdict.
-func (i *invariants) undecided(name string, verdicts map[prom.Key]Verdict) []string {
+func (i *invariants) undecided(name string, verdicts map[prom.Key]policy.Verdict) []string {
 	var left []string
 	for key, s := range i.c.conditions {
 		if key.Node == name && s.holds && verdicts[key].Name == "" {
@@ -106,35 +107,35 @@ func (i *invariants) lost() []string {
 }
 
 // justified reports whether the verdict is a reason to do nothing that is true of the node.
-func (i *invariants) justified(v Verdict, key prom.Key, r ticket.Record) bool {
+func (i *invariants) justified(v policy.Verdict, key prom.Key, r ticket.Record) bool {
 	name := r.Node.Name
 	pool := i.c.settings.PoolOf(r.Node)
 	switch v.Name {
-	case VerdictIgnored, VerdictObserve, VerdictAwaitingApproval:
-		modes := map[VerdictName]prom.Mode{
-			VerdictIgnored: prom.ModeOff, VerdictObserve: prom.ModeObserve, VerdictAwaitingApproval: prom.ModeApprove,
+	case policy.VerdictIgnored, policy.VerdictObserve, policy.VerdictAwaitingApproval:
+		modes := map[policy.VerdictName]prom.Mode{
+			policy.VerdictIgnored: prom.ModeOff, policy.VerdictObserve: prom.ModeObserve, policy.VerdictAwaitingApproval: prom.ModeApprove,
 		}
 		return i.c.mode(key.Condition) == modes[v.Name]
-	case VerdictPaused:
+	case policy.VerdictPaused:
 		return !i.closed(pool).IsZero()
-	case VerdictStorm:
+	case policy.VerdictStorm:
 		return i.widespread(key.Condition, pool)
-	case VerdictHumanOwned:
+	case policy.VerdictHumanOwned:
 		return r.Broken != nil || r.Ticket != nil && r.Ticket.Open() && !r.Ticket.Owned()
-	case VerdictInProgress, VerdictDuplicate:
+	case policy.VerdictInProgress, policy.VerdictDuplicate:
 		return r.Ticket != nil && r.Ticket.Open()
-	case VerdictHumanCordoned:
+	case policy.VerdictHumanCordoned:
 		return r.Node.Spec.Unschedulable && i.cordoner[name].person
-	case VerdictTolerated:
+	case policy.VerdictTolerated:
 		return i.urgent(name)
-	case VerdictBudget:
+	case policy.VerdictBudget:
 		return i.full(name)
 	}
 	return false
 }
 
 // widespread reports whether the condition still holds on so many nodes that its storm goes on.
-func (i *invariants) widespread(condition string, pool Pool) bool {
+func (i *invariants) widespread(condition string, pool policy.Pool) bool {
 	n := 0
 	for key, s := range i.c.conditions {
 		if s.holds && key.Condition == condition && i.c.settings.PoolOf(i.c.nodes[key.Node]).Name == pool.Name {
@@ -167,5 +168,5 @@ func (i *invariants) full(name string) bool {
 			out++
 		}
 	}
-	return out >= pool.allowed(size)
+	return out >= pool.Allowed(size)
 }

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // What befalls the machines, and what is between Aegis and them.
@@ -145,7 +146,9 @@ func (s *schedule) drawStorm() {
 		pool := fmt.Sprint("pool-", s.rng.IntN(len(s.settings.Pools)))
 		s.at(begin+s.within(time.Hour), func() {
 			d := s.leader.dispatcher
-			s.leader.obey("release storm", pool, func(ctx context.Context) error { return d.ReleaseStorm(ctx, condition, pool, Order{By: "alice"}) })
+			s.leader.obey("release storm", pool, func(ctx context.Context) error {
+				return d.ReleaseStorm(ctx, condition, pool, policy.Order{By: "alice"})
+			})
 		})
 	}
 }

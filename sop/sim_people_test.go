@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -33,7 +34,7 @@ func (s *schedule) drawMode() {
 	s.at(at, func() {
 		d := s.leader.dispatcher
 		s.leader.obey("mode "+string(mode), condition, func(ctx context.Context) error {
-			return d.SetMode(ctx, condition, mode, Order{By: "alice"})
+			return d.SetMode(ctx, condition, mode, policy.Order{By: "alice"})
 		})
 	})
 	if s.rng.IntN(2) == 0 {
@@ -53,7 +54,7 @@ func (s *schedule) drawOrderedPause() {
 	} else {
 		s.at(at, func() {
 			d := s.leader.dispatcher
-			s.leader.obey("pause", "", func(ctx context.Context) error { return d.Pause(ctx, Order{By: "alice"}) })
+			s.leader.obey("pause", "", func(ctx context.Context) error { return d.Pause(ctx, policy.Order{By: "alice"}) })
 		})
 	}
 	s.at(end, func() { s.editLease(PausedAnnotation, "") })
@@ -268,12 +269,12 @@ func (s *schedule) exclude(name string) {
 		return
 	}
 	s.enter(excludedState(name))
-	s.edit(name, func(n *corev1.Node) { n.Labels[DisableLabel] = "true" })
+	s.edit(name, func(n *corev1.Node) { n.Labels[policy.DisableLabel] = "true" })
 }
 
 func (s *schedule) include(name string) {
 	s.leave(excludedState(name))
-	s.edit(name, func(n *corev1.Node) { delete(n.Labels, DisableLabel) })
+	s.edit(name, func(n *corev1.Node) { delete(n.Labels, policy.DisableLabel) })
 }
 
 func (s *schedule) drawPause() {

@@ -22,6 +22,7 @@ import (
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -205,7 +206,7 @@ func (p *simProcess) end(cause error) {
 	p.dead = true
 }
 
-func (p *simProcess) currentSettings() Settings {
+func (p *simProcess) currentSettings() policy.Settings {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.settings
@@ -510,7 +511,7 @@ func (c *simCache) look(node *corev1.Node) {
 			*since = time.Now()
 		}
 	}
-	note(&s.excluded, excluded(node))
+	note(&s.excluded, policy.Excluded(node))
 	note(&s.foreign, len(node.ManagedFields) > 0 && node.ManagedFields[0].Manager != "aegis" || node.Annotations[ticket.OwnerAnnotation] == "alice")
 	note(&s.out, node.Spec.Unschedulable || !IsReady(node))
 	_, runs := runningDestructive(node)

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/ticket"
+
+	"aegis.io/aegis/sop/policy"
 )
 
 const (
@@ -90,7 +92,7 @@ func (s *schedule) drawNodes() {
 	pools := 1 + s.rng.IntN(2)
 	for i := range pools {
 		name := fmt.Sprint("pool-", i)
-		s.settings.Pools = append(s.settings.Pools, Pool{
+		s.settings.Pools = append(s.settings.Pools, policy.Pool{
 			Name: name, Selector: labels.SelectorFromSet(labels.Set{simPool: name}), Profile: name,
 			MaxPercent: 10 + s.rng.IntN(60), MaxDestructive: 1 + s.rng.IntN(2),
 			StormNodes: []int{0, 0, 1, 2, 3}[s.rng.IntN(5)], StormWindow: 10 * time.Minute, StormRelease: 5 * time.Minute,
@@ -110,12 +112,12 @@ func (s *schedule) drawNodes() {
 }
 
 // windows draws when disruptive steps may begin; mostly at any time.
-func (s *schedule) windows() []Window {
+func (s *schedule) windows() []policy.Window {
 	if s.rng.IntN(5) > 0 {
 		return nil
 	}
 	from := s.rng.IntN(120)
-	return []Window{{From: from, To: from + 30 + s.rng.IntN(240), Location: time.UTC}}
+	return []policy.Window{{From: from, To: from + 30 + s.rng.IntN(240), Location: time.UTC}}
 }
 
 // drawPod draws a pod, some of them held by a disruption budget for a while.
@@ -303,7 +305,7 @@ func (s *schedule) pacify() {
 	s.settings.Paused = false
 	clear(s.meddlers)
 	for _, name := range s.names {
-		if s.nodes[name] != nil && excluded(s.nodes[name]) {
+		if s.nodes[name] != nil && policy.Excluded(s.nodes[name]) {
 			s.include(name)
 		}
 	}

@@ -92,8 +92,8 @@ func (i *invariants) cordoned(p *simProcess, name string, sent time.Time) {
 			out = append(out, other)
 		}
 	}
-	if len(out) >= pool.allowed(size) {
-		i.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.Name, out)
+	if len(out) >= pool.Allowed(size) {
+		i.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.Allowed(size), size, pool.Name, out)
 	}
 }
 

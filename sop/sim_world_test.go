@@ -19,6 +19,7 @@ import (
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 // The simulated world: nodes that fall ill, boot, and are replaced; pods; the sources that report all that; and the state
@@ -66,7 +67,7 @@ type cluster struct {
 	version    int
 	pods       map[string]*corev1.Pod
 	plugins    map[string]simDaemon
-	settings   Settings
+	settings   policy.Settings
 	conditions map[prom.Key]*simCondition
 	jobs       map[string]*simJob
 	processes  []*simProcess
@@ -433,12 +434,12 @@ func (simCatalogue) HiddenBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeSt
 }
 
 func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
-	policy := testPolicy()
-	policy.Cooldown, policy.Grace, policy.PowerOffAfter, policy.HandOverAfter = 20*time.Minute, 2*time.Minute, 10*time.Minute, 30*time.Minute
-	policy.ClearFor, policy.VerifyWithin, policy.DrainDeadline = time.Minute, 5*time.Minute, 15*time.Minute
-	policy.HealthcheckDeadline, policy.RebootDeadline, policy.RemedyDeadline = 10*time.Minute, 15*time.Minute, 5*time.Minute
+	p := testPolicy()
+	p.Cooldown, p.Grace, p.PowerOffAfter, p.HandOverAfter = 20*time.Minute, 2*time.Minute, 10*time.Minute, 30*time.Minute
+	p.ClearFor, p.VerifyWithin, p.DrainDeadline = time.Minute, 5*time.Minute, 15*time.Minute
+	p.HealthcheckDeadline, p.RebootDeadline, p.RemedyDeadline = 10*time.Minute, 15*time.Minute, 5*time.Minute
 	s := prom.AegisNodeStatus{
-		Node: node, Condition: condition, ID: device, Type: "gpu", SOP: "sim/" + strings.ToLower(condition), Policy: policy,
+		Node: node, Condition: condition, ID: device, Type: "gpu", SOP: "sim/" + strings.ToLower(condition), Policy: p,
 		FirstSeen: time.Now(), LastSeen: time.Now(), Origin: prom.OriginAlert, Priority: 3, DeviceMode: prom.DeviceNone,
 	}
 	switch condition {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -58,10 +59,10 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 		case ownCordon(r.Node):
 			message = "was cordoned by Aegis already"
 		case r.Node.Spec.Unschedulable:
-			return &heldError{Verdict{VerdictHumanCordoned, humanCordonedReason()}}
+			return &heldError{policy.Verdict{Name: policy.VerdictHumanCordoned, Reason: policy.HumanCordonedReason()}}
 		default:
 			if reason := b.services.Limits.Reserve(b.node); reason != "" {
-				return &heldError{Verdict{VerdictBudget, reason}}
+				return &heldError{policy.Verdict{Name: policy.VerdictBudget, Reason: reason}}
 			}
 			c.Unschedulable = new(true)
 			c.Annotations = map[string]*string{ticket.OwnerAnnotation: new(ownerPrefix + t.ID)}
@@ -82,37 +83,37 @@ func (b *ApiBridge) Cordon(ctx context.Context) error {
 }
 
 // objection says what is known to forbid touching the node now. The zero Verdict is nothing.
-func (b *ApiBridge) objection(node *corev1.Node) Verdict {
-	if excluded(node) {
-		return Verdict{VerdictExcluded, excludedReason()}
+func (b *ApiBridge) objection(node *corev1.Node) policy.Verdict {
+	if policy.Excluded(node) {
+		return policy.Verdict{Name: policy.VerdictExcluded, Reason: policy.ExcludedReason()}
 	}
 	settings := b.services.Settings()
 	if v := pausedBy(settings, b.services.Orders.Last()); v.Name != "" {
 		return v
 	}
 	if !b.journal.opened() && !b.confirmed.IsZero() && time.Since(b.confirmed) > freshAlert {
-		return Verdict{VerdictUnverifiable, "the API server took no write since the condition was confirmed, which is too long ago"}
+		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: "the API server took no write since the condition was confirmed, which is too long ago"}
 	}
 	if v := b.toldSince(); v.Name != "" {
 		return v
 	}
 	reason := b.services.storms.holds(b.status.Condition, settings.PoolOf(node).Name)
 	if reason != "" && !b.journal.opened() && !b.healing() {
-		return Verdict{VerdictStorm, reason}
+		return policy.Verdict{Name: policy.VerdictStorm, Reason: reason}
 	}
-	return Verdict{}
+	return policy.Verdict{}
 }
 
 // toldSince says what the sources have against isolating the node that they did not say when they confirmed it: a pass over them may
 // have come in between. The zero Verdict is nothing.
-func (b *ApiBridge) toldSince() Verdict {
+func (b *ApiBridge) toldSince() policy.Verdict {
 	last := b.services.Source.Last(b.status.Key())
 	if b.journal.opened() || b.healing() || !last.At.After(b.confirmed) {
-		return Verdict{}
+		return policy.Verdict{}
 	}
 	v := confirm(time.Now(), b.status, last)
-	if v.Name == VerdictExecute || v.Name == VerdictUnverifiable {
-		return Verdict{}
+	if v.Name == policy.VerdictExecute || v.Name == policy.VerdictUnverifiable {
+		return policy.Verdict{}
 	}
 	return v
 }

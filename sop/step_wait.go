@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -20,10 +21,10 @@ func (b *ApiBridge) Verify(ctx context.Context) error {
 
 // VerifyWithin is Verify with a time of its own.
 func (b *ApiBridge) VerifyWithin(ctx context.Context, within time.Duration) error {
-	policy := b.status.Policy
-	detail := fmt.Sprintf("gone for %s, within %s", policy.ClearFor, within)
+	p := b.status.Policy
+	detail := fmt.Sprintf("gone for %s, within %s", p.ClearFor, within)
 	return b.do(ctx, step{action: ticket.Verify, detail: detail, act: func(ctx context.Context, _ call) (outcome, error) {
-		v := verification{clearFor: policy.ClearFor, within: within}
+		v := verification{clearFor: p.ClearFor, within: within}
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
 			finding := b.services.Source.Observe(ctx, b.status.Key())
 			if ctx.Err() != nil {
@@ -36,15 +37,15 @@ func (b *ApiBridge) VerifyWithin(ctx context.Context, within time.Duration) erro
 			}
 			return clear, nil
 		})
-		return outcome{message: "gone for " + policy.ClearFor.String()}, err
+		return outcome{message: "gone for " + p.ClearFor.String()}, err
 	}})
 }
 
 // showVerification says in the verdict book when verification waits for its source.
 func (b *ApiBridge) showVerification(f prom.Finding) {
-	v := Verdict{VerdictExecute, "verify: the source says " + string(f.Evidence)}
+	v := policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(f.Evidence)}
 	if f.Evidence == prom.EvidenceUnknown {
-		v = Verdict{VerdictUnverifiable, judge(f).Reason}
+		v = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: judge(f).Reason}
 	}
 	b.services.Book.Set(b.status.Key(), v)
 }
@@ -88,8 +89,8 @@ func (v *verification) expired() bool { return v.known >= v.within && v.clearSin
 // once the time since the first such wait of the incident is up. With stopWhenDown it is inconclusive as soon as the node is proven to be
 // powered off, and the policy's PowerOffAfter has passed.
 func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhenDown bool) error {
-	policy := b.status.Policy
-	detail := fmt.Sprintf("ready for %s, within %s", policy.ClearFor, within)
+	p := b.status.Policy
+	detail := fmt.Sprintf("ready for %s, within %s", p.ClearFor, within)
 	return b.do(ctx, step{action: ticket.Wait, detail: detail, act: func(ctx context.Context, _ call) (outcome, error) {
 		opened := b.firstWait()
 		var readySince time.Time
@@ -103,10 +104,10 @@ func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhe
 				if readySince.IsZero() {
 					readySince = now
 				}
-				return now.Sub(readySince) >= policy.ClearFor, nil
+				return now.Sub(readySince) >= p.ClearFor, nil
 			}
 			readySince = time.Time{}
-			if stopWhenDown && now.Sub(opened) >= policy.PowerOffAfter {
+			if stopWhenDown && now.Sub(opened) >= p.PowerOffAfter {
 				if down, why := b.provenDown(ctx); down {
 					return false, inconclusive("%s", why)
 				}

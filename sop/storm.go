@@ -2,7 +2,6 @@ package sop
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -12,53 +11,14 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
-
-// A storm is one condition that begins on so many nodes of a pool within a short time that the nodes are not to blame: the rule
-// is wrong, or something that they share is broken. It holds the repair of that condition until it has abated, or until a
-// person releases it.
-
-// minStorm is the number of nodes up to which a percentage of a small pool is no storm.
-const minStorm = 3
-
-// Storm is a condition that is held in a pool.
-type Storm struct {
-	Condition string    `json:"condition"`
-	Pool      string    `json:"pool"`
-	Since     time.Time `json:"since"`
-	// Nodes is on how many nodes the condition held when the storm was found, Limit how many are no storm.
-	Nodes int `json:"nodes"`
-	Limit int `json:"limit"`
-	// Released is who let the repairs go on in spite of it. The storm is remembered until it has abated, so that it is not
-	// found again.
-	Released *Order `json:"released,omitempty"`
-}
-
-func (s Storm) is(condition, pool string) bool { return s.Condition == condition && s.Pool == pool }
-
-// reason says why the storm holds a repair.
-func (s Storm) reason() string {
-	return fmt.Sprintf("it began on %d nodes of pool %s at once, more than %d count as a storm", s.Nodes, s.Pool, s.Limit)
-}
-
-// stormLimit is the number of nodes that a condition may begin on within the window without being a storm. 0 means that there
-// are none in this pool.
-func (p Pool) stormLimit(size int) int {
-	limit := 0
-	if p.StormPercent > 0 && p.StormPercent < 100 {
-		limit = max(minStorm, size*p.StormPercent/100)
-	}
-	if p.StormNodes > 0 && (limit == 0 || p.StormNodes < limit) {
-		limit = p.StormNodes
-	}
-	return limit
-}
 
 // front is one condition in one pool.
 type front struct {
 	condition string
-	pool      Pool
+	pool      policy.Pool
 	// size is the number of nodes in the pool, onsets are when the condition began on those on which it holds.
 	size   int
 	onsets []time.Time
@@ -79,7 +39,7 @@ func (f front) surge() int {
 
 // fronts sums up where conditions hold that Aegis would act on. Nodes that people look after do not count: they may be waiting
 // for spare parts since long ago.
-func fronts(nodes []*corev1.Node, settings Settings, statuses func(node string) []prom.AegisNodeStatus) []front {
+func fronts(nodes []*corev1.Node, settings policy.Settings, statuses func(node string) []prom.AegisNodeStatus) []front {
 	sizes := make(map[string]int)
 	found := make(map[[2]string]*front)
 	for _, node := range nodes {
@@ -113,7 +73,7 @@ func fronts(nodes []*corev1.Node, settings Settings, statuses func(node string) 
 }
 
 func peopleLookAfter(node *corev1.Node) bool {
-	return excluded(node) || ownedByPeople(Situation{Record: ticket.ReadNode(node)}).Name != ""
+	return policy.Excluded(node) || ownedByPeople(Situation{Record: ticket.ReadNode(node)}).Name != ""
 }
 
 // canStorm leaves out what is not acted on, and the return of nodes to service, which nothing holds.
@@ -129,11 +89,11 @@ type forecast struct {
 }
 
 // next returns the storms that go on, given those that went on before.
-func (c *forecast) next(now time.Time, before []Storm, fronts []front, settings Settings) []Storm {
+func (c *forecast) next(now time.Time, before []policy.Storm, fronts []front, settings policy.Settings) []policy.Storm {
 	calm := make(map[[2]string]time.Time)
-	var storms []Storm
+	var storms []policy.Storm
 	for _, s := range before {
-		i := slices.IndexFunc(fronts, func(f front) bool { return s.is(f.condition, f.pool.Name) })
+		i := slices.IndexFunc(fronts, func(f front) bool { return s.Is(f.condition, f.pool.Name) })
 		if i >= 0 && len(fronts[i].onsets) > s.Limit/2 {
 			storms = append(storms, s)
 			continue
@@ -143,28 +103,28 @@ func (c *forecast) next(now time.Time, before []Storm, fronts []front, settings 
 		if since, abated := c.calm[key]; abated {
 			calm[key] = since
 		}
-		if now.Sub(calm[key]) < settings.poolNamed(s.Pool).StormRelease {
+		if now.Sub(calm[key]) < settings.PoolNamed(s.Pool).StormRelease {
 			storms = append(storms, s)
 		}
 	}
 	c.calm = calm
 	storms = append(storms, arising(now, storms, fronts)...)
-	slices.SortFunc(storms, func(a, b Storm) int {
+	slices.SortFunc(storms, func(a, b policy.Storm) int {
 		return cmp.Or(cmp.Compare(a.Condition, b.Condition), cmp.Compare(a.Pool, b.Pool))
 	})
 	return storms
 }
 
 // arising returns the storms among the fronts that are not known yet.
-func arising(now time.Time, known []Storm, fronts []front) []Storm {
-	var storms []Storm
+func arising(now time.Time, known []policy.Storm, fronts []front) []policy.Storm {
+	var storms []policy.Storm
 	for _, f := range fronts {
-		limit := f.pool.stormLimit(f.size)
+		limit := f.pool.StormLimit(f.size)
 		nodes := f.surge()
-		if limit == 0 || nodes <= limit || slices.ContainsFunc(known, func(s Storm) bool { return s.is(f.condition, f.pool.Name) }) {
+		if limit == 0 || nodes <= limit || slices.ContainsFunc(known, func(s policy.Storm) bool { return s.Is(f.condition, f.pool.Name) }) {
 			continue
 		}
-		storms = append(storms, Storm{
+		storms = append(storms, policy.Storm{
 			Condition: f.condition, Pool: f.pool.Name, Since: now.UTC().Truncate(time.Second), Nodes: nodes, Limit: limit,
 		})
 	}
@@ -172,10 +132,10 @@ func arising(now time.Time, known []Storm, fronts []front) []Storm {
 }
 
 // joined returns the storms of both lists. Of one that is in both, what people have said of it counts.
-func joined(ours, written []Storm) []Storm {
+func joined(ours, written []policy.Storm) []policy.Storm {
 	all := slices.Clone(ours)
 	for _, w := range written {
-		i := slices.IndexFunc(all, func(s Storm) bool { return s.is(w.Condition, w.Pool) })
+		i := slices.IndexFunc(all, func(s policy.Storm) bool { return s.Is(w.Condition, w.Pool) })
 		if i < 0 {
 			all = append(all, w)
 			continue
@@ -191,17 +151,17 @@ const stormEvery = time.Second
 // stormWatch knows the storms that go on. It is safe for concurrent use.
 type stormWatch struct {
 	nodes    corelisters.NodeLister
-	settings func() Settings
+	settings func() policy.Settings
 	statuses func(node string) []prom.AegisNodeStatus
 
 	mu       sync.Mutex
 	forecast forecast
-	active   []Storm
+	active   []policy.Storm
 	looked   time.Time
 }
 
 // look looks for storms, given those that are written down.
-func (w *stormWatch) look(written []Storm) {
+func (w *stormWatch) look(written []policy.Storm) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
@@ -225,18 +185,18 @@ func (w *stormWatch) forget() {
 }
 
 // current returns the storms that go on.
-func (w *stormWatch) current() []Storm {
+func (w *stormWatch) current() []policy.Storm {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.active)
 }
 
 // release lets the repairs go on in spite of a storm.
-func (w *stormWatch) release(condition, pool string, o Order) {
+func (w *stormWatch) release(condition, pool string, o policy.Order) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.active {
-		if w.active[i].is(condition, pool) {
+		if w.active[i].Is(condition, pool) {
 			w.active[i].Released = &o
 		}
 	}
@@ -247,8 +207,8 @@ func (w *stormWatch) holds(condition, pool string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range w.active {
-		if s.is(condition, pool) && s.Released == nil {
-			return s.reason()
+		if s.Is(condition, pool) && s.Released == nil {
+			return s.Why()
 		}
 	}
 	return ""

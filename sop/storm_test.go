@@ -15,17 +15,9 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
-
-func TestStormLimit(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct{ size, percent, nodes, want int }{
-		{200, 20, 0, 40}, {200, 20, 5, 5}, {200, 0, 5, 5}, {200, 100, 0, 0}, {200, 0, 0, 0}, {200, 100, 7, 7}, {5, 20, 0, 3}, {5, 20, 1, 1},
-	} {
-		require.Equal(t, tt.want, Pool{StormPercent: tt.percent, StormNodes: tt.nodes}.stormLimit(tt.size), "%+v", tt)
-	}
-}
 
 // noon returns the instant at which the tables begin.
 func noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
@@ -56,14 +48,14 @@ func TestStormBeginsWithASurge(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			pool := Pool{Name: "p", StormNodes: 3, StormWindow: 10 * time.Minute}
+			pool := policy.Pool{Name: "p", StormNodes: 3, StormWindow: 10 * time.Minute}
 			f := front{condition: "GpuHung", pool: pool, size: 100, onsets: tt.onsets}
-			storms := new(forecast).next(noon(), nil, []front{f}, Settings{Pools: []Pool{pool}})
+			storms := new(forecast).next(noon(), nil, []front{f}, policy.Settings{Pools: []policy.Pool{pool}})
 			if tt.storm == 0 {
 				require.Empty(t, storms)
 				return
 			}
-			require.Equal(t, []Storm{{Condition: "GpuHung", Pool: "p", Since: noon(), Nodes: tt.storm, Limit: 3}}, storms)
+			require.Equal(t, []policy.Storm{{Condition: "GpuHung", Pool: "p", Since: noon(), Nodes: tt.storm, Limit: 3}}, storms)
 		})
 	}
 }
@@ -71,10 +63,10 @@ func TestStormBeginsWithASurge(t *testing.T) {
 // A storm is over once it has abated for a while, and not between two gusts.
 func TestStormEndsWithHysteresis(t *testing.T) {
 	t.Parallel()
-	pool := Pool{Name: "p", StormNodes: 4, StormWindow: time.Minute, StormRelease: 5 * time.Minute}
-	settings := Settings{Pools: []Pool{pool}}
+	pool := policy.Pool{Name: "p", StormNodes: 4, StormWindow: time.Minute, StormRelease: 5 * time.Minute}
+	settings := policy.Settings{Pools: []policy.Pool{pool}}
 	var c forecast
-	var storms []Storm
+	var storms []policy.Storm
 	at := func(minute, nodes int) bool {
 		f := front{condition: "GpuHung", pool: pool, size: 100, onsets: slices.Repeat(onsets(0), nodes)}
 		storms = c.next(noon().Add(time.Duration(minute)*time.Minute), storms, []front{f}, settings)
@@ -94,12 +86,12 @@ func TestStormEndsWithHysteresis(t *testing.T) {
 
 func TestReleasedStormDoesNotComeBackUntilItIsOver(t *testing.T) {
 	t.Parallel()
-	pool := Pool{Name: "p", StormNodes: 3, StormWindow: time.Minute, StormRelease: time.Minute}
-	settings := Settings{Pools: []Pool{pool}}
+	pool := policy.Pool{Name: "p", StormNodes: 3, StormWindow: time.Minute, StormRelease: time.Minute}
+	settings := policy.Settings{Pools: []policy.Pool{pool}}
 	f := front{condition: "GpuHung", pool: pool, size: 100, onsets: slices.Repeat(onsets(0), 10)}
 	var c forecast
 	storms := c.next(noon(), nil, []front{f}, settings)
-	storms[0].Released = &Order{By: "alice"}
+	storms[0].Released = &policy.Order{By: "alice"}
 	storms = c.next(noon().Add(time.Hour), storms, []front{f}, settings)
 	require.Len(t, storms, 1)
 	require.NotNil(t, storms[0].Released)
@@ -107,8 +99,8 @@ func TestReleasedStormDoesNotComeBackUntilItIsOver(t *testing.T) {
 
 func TestWhatPeopleHaveSaidOfAStormCounts(t *testing.T) {
 	t.Parallel()
-	ours := []Storm{{Condition: "A", Pool: "p", Nodes: 9}}
-	written := []Storm{{Condition: "A", Pool: "p", Released: &Order{By: "alice"}}, {Condition: "B", Pool: "p"}}
+	ours := []policy.Storm{{Condition: "A", Pool: "p", Nodes: 9}}
+	written := []policy.Storm{{Condition: "A", Pool: "p", Released: &policy.Order{By: "alice"}}, {Condition: "B", Pool: "p"}}
 	all := joined(ours, written)
 	require.Len(t, all, 2)
 	require.Equal(t, 9, all[0].Nodes)
@@ -128,7 +120,7 @@ func stormWorld(t *testing.T) *world {
 		nodes = append(nodes, testNode(name, types.UID(name)))
 	}
 	w := newWorld(t, testPolicy(), nodes...)
-	w.setSettings(func(s *Settings) {
+	w.setSettings(func(s *policy.Settings) {
 		pool := &s.Pools[0]
 		pool.MaxPercent, pool.StormNodes, pool.StormWindow, pool.StormRelease = 10, 5, time.Minute, 2*time.Minute
 	})
@@ -157,12 +149,12 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 			w.raiseOn(name, "Reboot")
 		}
 		time.Sleep(time.Hour)
-		require.Equal(t, VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
+		require.Equal(t, policy.VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
 		require.Contains(t, w.book.Node("n19")[0].Verdict.Reason, "nodes of pool test at once, more than 5 count as a storm")
 		stop()
 		stop = w.start()
 		time.Sleep(time.Hour)
-		require.Equal(t, VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
+		require.Equal(t, policy.VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
 		require.LessOrEqual(t, w.cordoned(), 2)
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
 		require.Len(t, w.d.Storms(), 1)
@@ -192,8 +184,8 @@ func TestPersonReleasesAStorm(t *testing.T) {
 		stop := w.start()
 		time.Sleep(time.Hour)
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
-		require.ErrorIs(t, w.d.ReleaseStorm(t.Context(), "Reboot", "other", Order{By: "alice"}), ErrNoStorm)
-		require.NoError(t, w.d.ReleaseStorm(t.Context(), "Reboot", "test", Order{By: "alice"}))
+		require.ErrorIs(t, w.d.ReleaseStorm(t.Context(), "Reboot", "other", policy.Order{By: "alice"}), ErrNoStorm)
+		require.NoError(t, w.d.ReleaseStorm(t.Context(), "Reboot", "test", policy.Order{By: "alice"}))
 		time.Sleep(10 * time.Minute)
 		require.NotZero(t, w.jobs.count(jobs.ActionReboot))
 		require.Equal(t, "alice", w.d.Orders().Storms[0].Released.By, "it is remembered, so that it is not found again")
@@ -212,12 +204,12 @@ func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 		time.Sleep(time.Hour)
 		healed := ""
 		for _, name := range w.names() {
-			if w.book.Node(name)[0].Verdict.Name == VerdictStorm && ticket.ReadNode(w.nodeNamed(name)).Ticket == nil {
+			if w.book.Node(name)[0].Verdict.Name == policy.VerdictStorm && ticket.ReadNode(w.nodeNamed(name)).Ticket == nil {
 				healed = name
 				break
 			}
 		}
-		w.setSettings(func(s *Settings) { s.Pools[0].MaxPercent = 50 })
+		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 50 })
 		_, err := w.d.Heal(t.Context(), HealRequest{Status: w.Status(healed, "Reboot", "", 0), By: "alice", Reason: "it really is"})
 		require.NoError(t, err)
 		w.await("booted", func(ticket.Record) bool { return w.jobs.count(jobs.ActionReboot) == 1 })

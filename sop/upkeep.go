@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -132,8 +133,8 @@ func RelevantChange(before, after *corev1.Node) bool {
 		ticket.CordonedByOthers(before) != ticket.CordonedByOthers(after) ||
 		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
-		excluded(before) != excluded(after) ||
-		isControlPlane(before) != isControlPlane(after) ||
+		policy.Excluded(before) != policy.Excluded(after) ||
+		policy.IsControlPlane(before) != policy.IsControlPlane(after) ||
 		IsReady(before) != IsReady(after) ||
 		before.UID != after.UID
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -58,7 +59,7 @@ func (d *Dispatcher) judgeNew(b *ApiBridge, r ticket.Record) {
 		}
 		v := decide(d.situation(r.Node, r, statuses, i))
 		if runs(v) {
-			v = Verdict{VerdictInProgress, repaired.condition + " is being worked on"}
+			v = policy.Verdict{Name: policy.VerdictInProgress, Reason: repaired.condition + " is being worked on"}
 		}
 		d.tell(s, v)
 	}
@@ -109,10 +110,10 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Reco
 			// The cordon is that of this incident, which takes it back itself.
 			continue
 		}
-		if urgencyOf(s) >= b.urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != VerdictExecute {
+		if urgencyOf(s) >= b.urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != policy.VerdictExecute {
 			continue
 		}
-		if judge(d.services.Source.Observe(ctx, s.Key())).Name == VerdictExecute {
+		if judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {
 			return s, true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -96,15 +97,15 @@ func TestNothingElsePreempts(t *testing.T) {
 // A repair that may not begin keeps no other condition of its node waiting.
 func TestHeldBeforeItsFirstStep(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Selector, policy.Workload = "app=plugin", prom.WorkloadKeep
-		w := newWorld(t, policy, testPod("plugin", nil))
+		p := testPolicy()
+		p.Selector, p.Workload = "app=plugin", prom.WorkloadKeep
+		w := newWorld(t, p, testPod("plugin", nil))
 		w.priorities = map[string]int{"Plugin": 50, "Ready": 0}
 		require.NoError(t, w.setWindow("23:00", "23:30"))
 		w.raise("Plugin")
 		stop := w.start()
 		defer stop()
-		w.await("held", func(ticket.Record) bool { return w.verdict("Plugin") == VerdictPaused })
+		w.await("held", func(ticket.Record) bool { return w.verdict("Plugin") == policy.VerdictPaused })
 		since := w.book.Node(nodeA)[0].Since
 		time.Sleep(time.Hour)
 		require.Equal(t, since, w.book.Node(nodeA)[0].Since, "it is the same verdict however often it is tried")
@@ -126,8 +127,8 @@ func TestReportedDuringARepair(t *testing.T) {
 		w.await("draining", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Count(ticket.Drain) > 0 })
 		w.raise("Reset")
 		time.Sleep(time.Minute)
-		require.Equal(t, VerdictInProgress, w.verdict("Reset"))
-		require.Equal(t, VerdictExecute, w.verdict("Reboot"))
+		require.Equal(t, policy.VerdictInProgress, w.verdict("Reset"))
+		require.Equal(t, policy.VerdictExecute, w.verdict("Reboot"))
 	})
 }
 
@@ -200,8 +201,8 @@ func TestPressureDoesNotReturnAnotherIncidentsNode(t *testing.T) {
 // The clock of the API server may be behind ours: the successor of a pod is told by its UID, not by its age.
 func TestRestartedPodIsNotDeletedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		policy := testPolicy()
-		policy.Selector, policy.Workload = "app=plugin", prom.WorkloadKeep
+		p := testPolicy()
+		p.Selector, p.Workload = "app=plugin", prom.WorkloadKeep
 		plugin := func(uid types.UID) *corev1.Pod {
 			return testPod("plugin", func(p *corev1.Pod) {
 				p.UID = uid
@@ -210,7 +211,7 @@ func TestRestartedPodIsNotDeletedAgain(t *testing.T) {
 				p.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
 			})
 		}
-		w := newWorld(t, policy, plugin("uid-old"))
+		w := newWorld(t, p, plugin("uid-old"))
 		w.edit(func(n *corev1.Node) {
 			n.Status.Capacity = corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}
 			n.Status.Allocatable = n.Status.Capacity

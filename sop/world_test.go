@@ -29,6 +29,7 @@ import (
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -52,7 +53,7 @@ type world struct {
 	events *record.FakeRecorder
 
 	mu       sync.Mutex
-	settings Settings
+	settings policy.Settings
 	policy   prom.Policy
 	// writes counts the writes to nodes. onWrite is called before the n-th is applied; its error keeps it from being applied.
 	writes  int
@@ -69,9 +70,9 @@ type world struct {
 	journal []string
 }
 
-func newWorld(t *testing.T, policy prom.Policy, objects ...runtime.Object) *world {
+func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 	t.Helper()
-	w := &world{t: t, policy: policy, source: &fakeSource{}, events: record.NewFakeRecorder(1000)}
+	w := &world{t: t, policy: p, source: &fakeSource{}, events: record.NewFakeRecorder(1000)}
 	if !slices.ContainsFunc(objects, isNode) {
 		objects = append(objects, testNode(nodeA, nodeUID))
 	}
@@ -80,7 +81,7 @@ func newWorld(t *testing.T, policy prom.Policy, objects ...runtime.Object) *worl
 	w.client.PrependReactor("create", "pods", w.evict)
 	w.jobs = &fakeJobs{world: w, made: make(map[string]jobs.Request)}
 	w.queue = queue.New(queue.Options{Registerer: prometheus.NewRegistry()})
-	w.settings.Pools = []Pool{{Name: "test", Selector: labels.Everything(), MaxPercent: 100, MaxDestructive: 10, Profile: "test"}}
+	w.settings.Pools = []policy.Pool{{Name: "test", Selector: labels.Everything(), MaxPercent: 100, MaxDestructive: 10, Profile: "test"}}
 	w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
 	w.table = Table{
 		"test/reboot":  func() SOP { return NewProcedure(Playbook.RebootLadder) },
@@ -206,7 +207,7 @@ func (w *world) evict(action k8stesting.Action) (bool, runtime.Object, error) {
 	return true, nil, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
 }
 
-func (w *world) setSettings(change func(*Settings)) {
+func (w *world) setSettings(change func(*policy.Settings)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// Those who have the old settings keep them.
@@ -214,7 +215,7 @@ func (w *world) setSettings(change func(*Settings)) {
 	change(&w.settings)
 }
 
-func (w *world) currentSettings() Settings {
+func (w *world) currentSettings() policy.Settings {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.settings
@@ -311,7 +312,7 @@ func (w *world) boot(node string) {
 	}
 }
 
-func (w *world) verdict(condition string) VerdictName {
+func (w *world) verdict(condition string) policy.VerdictName {
 	for _, d := range w.book.Node(nodeA) {
 		if d.Condition == condition {
 			return d.Verdict.Name

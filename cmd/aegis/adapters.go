@@ -17,6 +17,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -99,7 +100,7 @@ type nodeViews struct {
 	queue     *queue.Queue
 	book      *sop.Book
 	catalogue currentCatalogue
-	settings  func() sop.Settings
+	settings  func() policy.Settings
 }
 
 // Node returns one node, with what Aegis itself wrote last even if the cache does not show it yet.
@@ -153,7 +154,7 @@ func (v nodeViews) view(node *corev1.Node) handler.NodeView {
 // that no alert reports any more.
 func (v nodeViews) conditions(node string, t *ticket.Ticket) []handler.ConditionView {
 	statuses := v.queue.Statuses(node)
-	decisions := make(map[prom.Key]sop.Decision)
+	decisions := make(map[prom.Key]policy.Decision)
 	for _, d := range v.book.Node(node) {
 		key := prom.Key{Node: node, Condition: d.Condition, ID: d.ID}
 		decisions[key] = d
@@ -178,8 +179,8 @@ func (v nodeViews) conditions(node string, t *ticket.Ticket) []handler.Condition
 			view.Change = d.Verdict.Name.Change()
 		case t != nil && t.Open() && t.Owned():
 			// It came while a procedure runs on the node; it is decided on when that has ended.
-			view.Change = sop.VerdictInProgress.Change()
-			view.Verdict, view.Reason = string(sop.VerdictInProgress), "ticket "+t.ID+" for "+t.Condition+" is being worked on"
+			view.Change = policy.VerdictInProgress.Change()
+			view.Verdict, view.Reason = string(policy.VerdictInProgress), "ticket "+t.ID+" for "+t.Condition+" is being worked on"
 		}
 		views = append(views, view)
 	}

@@ -34,6 +34,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -94,17 +95,17 @@ func busyHistory(t *testing.T) string {
 type apiWorld struct {
 	t        *testing.T
 	routes   http.Handler
-	settings sop.Settings
+	settings policy.Settings
 	answers  bytes.Buffer
 }
 
 func newAPIWorld(t *testing.T) *apiWorld {
 	t.Helper()
 	w := &apiWorld{t: t}
-	pool := sop.DefaultPool()
+	pool := policy.DefaultPool()
 	pool.Name, pool.Selector = "h100", labels.SelectorFromSet(labels.Set{"gpu": "h100"})
-	w.settings.Pools = []sop.Pool{pool}
-	settings := func() sop.Settings { return w.settings }
+	w.settings.Pools = []policy.Pool{pool}
+	settings := func() policy.Settings { return w.settings }
 	catalogue, err := loadCatalogue(rules.Options{Mode: prom.ModeAuto})
 	require.NoError(t, err)
 	store := rules.NewStore(catalogue)
@@ -224,12 +225,12 @@ func fireSome(t *testing.T, q *queue.Queue, translator *rules.Resolver) {
 
 // decideSome records verdicts, one of them on a condition that is reported no more.
 func decideSome(book *sop.Book) {
-	book.Set(prom.Key{Node: "gpu-17", Condition: "GpuVolSramUncorrectable", ID: "3"}, sop.Verdict{Name: sop.VerdictExecute, Reason: "confirmed"})
-	book.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, sop.Verdict{Name: sop.VerdictUnconfirmed, Reason: "nothing reports it"})
-	book.Set(prom.Key{Node: "gpu-18", Condition: "GpuVolSramUncorrectable", ID: "0"}, sop.Verdict{
-		Name: sop.VerdictBudget, Reason: "2 of 2 nodes of pool h100 are out of service: gpu-17, gpu-20",
+	book.Set(prom.Key{Node: "gpu-17", Condition: "GpuVolSramUncorrectable", ID: "3"}, policy.Verdict{Name: policy.VerdictExecute, Reason: "confirmed"})
+	book.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "nothing reports it"})
+	book.Set(prom.Key{Node: "gpu-18", Condition: "GpuVolSramUncorrectable", ID: "0"}, policy.Verdict{
+		Name: policy.VerdictBudget, Reason: "2 of 2 nodes of pool h100 are out of service: gpu-17, gpu-20",
 	})
-	book.Set(prom.Key{Node: "gpu-20", Condition: "IBDown", ID: "mlx5_0"}, sop.Verdict{Name: sop.VerdictHumanOwned, Reason: "alice,bob"})
+	book.Set(prom.Key{Node: "gpu-20", Condition: "IBDown", ID: "mlx5_0"}, policy.Verdict{Name: policy.VerdictHumanOwned, Reason: "alice,bob"})
 }
 
 // newTicket is the ID of a ticket that a test has opened: its end is random.

@@ -15,6 +15,7 @@ import (
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/strict"
 	"aegis.io/aegis/ticket"
 )
@@ -237,8 +238,8 @@ func checkURL(field, text string, required bool) error {
 }
 
 // pools returns the pools in the order of the file.
-func (c config) pools() ([]sop.Pool, error) {
-	var pools []sop.Pool
+func (c config) pools() ([]policy.Pool, error) {
+	var pools []policy.Pool
 	var errs []error
 	seen := make(map[string]bool)
 	for i, p := range c.Pools {
@@ -254,8 +255,8 @@ func (c config) pools() ([]sop.Pool, error) {
 }
 
 // pool returns the pool with the defaults of one that says nothing.
-func (p poolConfig) pool(field string) (sop.Pool, error) {
-	pool := sop.DefaultPool()
+func (p poolConfig) pool(field string) (policy.Pool, error) {
+	pool := policy.DefaultPool()
 	pool.Name, pool.Profile = p.Name, cmp.Or(p.Profile, pool.Profile)
 	pool.MaxPercent = valueOr(p.MaxOutOfServicePercent, pool.MaxPercent)
 	pool.MaxNodes = p.MaxOutOfService
@@ -270,7 +271,7 @@ func (p poolConfig) pool(field string) (sop.Pool, error) {
 		errs = append(errs, mistakef(field+".selector", "is not a label selector: %v", err))
 	}
 	for i, w := range p.MaintenanceWindows {
-		window, err := sop.ParseWindow(w.Days, w.From, w.To, w.TimeZone)
+		window, err := policy.ParseWindow(w.Days, w.From, w.To, w.TimeZone)
 		if err != nil {
 			errs = append(errs, mistakef(fmt.Sprintf("%s.maintenanceWindows[%d]", field, i), "is not a window: %v", err))
 		}
@@ -280,7 +281,7 @@ func (p poolConfig) pool(field string) (sop.Pool, error) {
 }
 
 // checkPool names each limit that is out of its range.
-func checkPool(field string, p sop.Pool) error {
+func checkPool(field string, p policy.Pool) error {
 	var errs []error
 	for _, limit := range []struct {
 		name               string
@@ -313,10 +314,10 @@ func valueOr[T any](p *T, fallback T) T {
 }
 
 // settings returns what operators set for all conditions.
-func (c config) settings() (sop.Settings, error) {
+func (c config) settings() (policy.Settings, error) {
 	pools, err := c.pools()
 	if err != nil {
-		return sop.Settings{}, err
+		return policy.Settings{}, err
 	}
-	return sop.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, Pools: pools}, nil
+	return policy.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, Pools: pools}, nil
 }

@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"aegis.io/aegis/rules"
-	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 )
 
 const (
@@ -97,7 +97,7 @@ func TestDefaultsOfPoolsAreDocumented(t *testing.T) {
 		require.NotEmpty(t, rows["pools[]."+field], field)
 		return rows["pools[]."+field][0]
 	}
-	pool := sop.DefaultPool()
+	pool := policy.DefaultPool()
 	for name, want := range map[string]int{
 		"maxOutOfServicePercent": pool.MaxPercent,
 		"maxDestructive":         pool.MaxDestructive,
@@ -147,7 +147,7 @@ func TestDocumentedConditionsLoad(t *testing.T) {
 func TestEveryVerdictIsDocumented(t *testing.T) {
 	t.Parallel()
 	want, got := make(map[string]string), make(map[string]string)
-	for _, name := range sop.VerdictNames() {
+	for _, name := range policy.VerdictNames() {
 		want[string(name)] = name.Change()
 	}
 	for name, cells := range table(t, section(t, operationsPage, "Verdicts")) {

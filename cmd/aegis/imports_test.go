@@ -22,13 +22,14 @@ const modulePath = "aegis.io/aegis"
 // exist: whoever adds one decides where it stands.
 func directions() map[string][]string {
 	table := map[string][]string{
-		"handler":      {"rules", "rules/prom", "strict"},
+		"handler":      {"rules", "rules/prom", "strict", "ticket", "sop/policy"},
 		"rules":        {"rules/prom", "strict"},
 		"rules/prom":   {},
 		"strict":       {},
 		"queue":        {"rules", "rules/prom", "queue/source"},
 		"queue/source": {"rules/prom"},
-		"sop":          {"rules/prom", "ticket", "jobs", "jobs/protocol"},
+		"sop":          {"rules/prom", "ticket", "jobs", "jobs/protocol", "sop/policy"},
+		"sop/policy":   {"rules/prom", "ticket"},
 		// It stands on what is exported alone, as a plugin from outside would.
 		"sop/playbook": {"sop", "sop/policy", "rules/prom", "ticket"},
 		"ticket":       {},
@@ -45,7 +46,7 @@ func directions() map[string][]string {
 		plugins = append(plugins, "sop/"+domain)
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
-	plugins = append(plugins, "sop", "sop/playbook")
+	plugins = append(plugins, "sop", "sop/playbook", "sop/policy")
 	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "queue", "queue/source", "ticket", "jobs", "jobs/host")
 	return table
 }

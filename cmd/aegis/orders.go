@@ -10,6 +10,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -24,7 +25,7 @@ type orders struct {
 	dispatcher *sop.Dispatcher
 	rules      *rules.Store
 	queue      *queue.Queue
-	settings   func() sop.Settings
+	settings   func() policy.Settings
 }
 
 // Pause says whether everything is paused.
@@ -40,7 +41,7 @@ func (o orders) Pause(context.Context) (handler.PauseView, error) {
 
 // SetPause pauses everything.
 func (o orders) SetPause(ctx context.Context, by handler.Order) error {
-	return o.dispatcher.Pause(ctx, sop.Order{By: by.By, Reason: by.Reason})
+	return o.dispatcher.Pause(ctx, policy.Order{By: by.By, Reason: by.Reason})
 }
 
 // Resume ends a pause, unless it is the configuration's.
@@ -93,7 +94,7 @@ func (o orders) SetMode(ctx context.Context, condition, mode string, by handler.
 	if err != nil {
 		return err
 	}
-	return o.dispatcher.SetMode(ctx, name, prom.Mode(mode), sop.Order{By: by.By, Reason: by.Reason})
+	return o.dispatcher.SetMode(ctx, name, prom.Mode(mode), policy.Order{By: by.By, Reason: by.Reason})
 }
 
 // ResetMode gives a condition its configured mode again. One that the catalogue has lost since can be reset by its name.
@@ -127,7 +128,7 @@ func (o orders) ReleaseStorm(ctx context.Context, condition, pool string, by han
 	if err != nil {
 		return err
 	}
-	err = o.dispatcher.ReleaseStorm(ctx, name, pool, sop.Order{By: by.By, Reason: by.Reason})
+	err = o.dispatcher.ReleaseStorm(ctx, name, pool, policy.Order{By: by.By, Reason: by.Reason})
 	if errors.Is(err, sop.ErrNoStorm) {
 		return fmt.Errorf("%w: %w", handler.ErrNotFound, err)
 	}

@@ -22,6 +22,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 )
 
 var update = flag.Bool("update", false, "write what is generated of the pages")
@@ -71,7 +72,7 @@ func newGenerator(t *testing.T) *generator {
 	g.dispatcher = sop.NewDispatcher(sop.Services{
 		Limits:   sop.NewLimits(nil, nil),
 		Nodes:    corelisters.NewNodeLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)),
-		Settings: func() sop.Settings { return sop.Settings{} },
+		Settings: func() policy.Settings { return policy.Settings{} },
 		Logger:   slog.New(slog.DiscardHandler),
 	}, nil, currentCatalogue{rules.NewStore(g.catalogue)}, procedures())
 	return g

@@ -10,7 +10,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules"
-	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -626,7 +626,7 @@ func TestProceduresThatRunOncePerAlert(t *testing.T) {
 				w.await("resolved", w.over)
 				time.Sleep(2 * time.Hour)
 				require.Equal(t, "resolved", w.outcome())
-				require.Equal(t, sop.VerdictTolerated, w.verdict(condition).Name)
+				require.Equal(t, policy.VerdictTolerated, w.verdict(condition).Name)
 
 				w.end(key)
 				time.Sleep(time.Hour)
@@ -648,8 +648,8 @@ func TestProcedureOfAHiddenConditionWaits(t *testing.T) {
 		lost := w.raise("GpuDown", "", 0)
 		w.cured = w.raise("GpuCheckFailed", "", 0)
 		time.Sleep(2 * time.Hour)
-		require.Equal(t, sop.Verdict{Name: sop.VerdictTolerated, Reason: "GpuDown explains it"}, w.verdict("GpuCheckFailed"))
-		require.Equal(t, sop.VerdictObserve, w.verdict("GpuDown").Name)
+		require.Equal(t, policy.Verdict{Name: policy.VerdictTolerated, Reason: "GpuDown explains it"}, w.verdict("GpuCheckFailed"))
+		require.Equal(t, policy.VerdictObserve, w.verdict("GpuDown").Name)
 		require.True(t, w.untouched())
 
 		w.end(lost)
@@ -671,7 +671,7 @@ func TestProcedureOfANodeThatAegisBooted(t *testing.T) {
 		w.raise("NodeHasRestarted", "", 0)
 		time.Sleep(30 * time.Minute)
 		verdict := w.verdict("NodeHasRestarted")
-		require.Equal(t, sop.VerdictTolerated, verdict.Name)
+		require.Equal(t, policy.VerdictTolerated, verdict.Name)
 		require.Contains(t, verdict.Reason, "Aegis booted the node at ")
 		require.True(t, w.untouched())
 	})
@@ -705,7 +705,7 @@ func TestProcedureLeavesADoubtfulNodeToPeople(t *testing.T) {
 		w.await("handed over", w.over)
 		w.raise("GpuHung", "", 0)
 		time.Sleep(2 * time.Hour)
-		require.Equal(t, sop.VerdictHumanOwned, w.verdict("GpuHung").Name)
+		require.Equal(t, policy.VerdictHumanOwned, w.verdict("GpuHung").Name)
 		require.Equal(t, "handed over to host", w.outcome())
 	})
 }
@@ -752,7 +752,7 @@ func TestProcedureLeavesANodeThatAPersonCordoned(t *testing.T) {
 				defer w.start()()
 				w.raise(condition, "", 0)
 				time.Sleep(time.Hour)
-				require.Equal(t, sop.VerdictHumanCordoned, w.verdict(condition).Name)
+				require.Equal(t, policy.VerdictHumanCordoned, w.verdict(condition).Name)
 				require.True(t, w.untouched())
 			})
 		})

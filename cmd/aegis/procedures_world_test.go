@@ -37,6 +37,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -300,7 +301,7 @@ func (w *site) later(after time.Duration, what func()) {
 func (w *site) dispatcher() *sop.Dispatcher {
 	lister := siteNodes{w.client}
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	settings := func() sop.Settings { return sop.Settings{} }
+	settings := func() policy.Settings { return policy.Settings{} }
 	return sop.NewDispatcher(sop.Services{
 		Kube:       w.client,
 		Nodes:      lister,
@@ -660,13 +661,13 @@ func (w *site) ordered() []string {
 }
 
 // verdict returns the last decision on a condition.
-func (w *site) verdict(condition string) sop.Verdict {
+func (w *site) verdict(condition string) policy.Verdict {
 	for _, d := range w.book.Node(siteNode) {
 		if d.Condition == condition {
 			return d.Verdict
 		}
 	}
-	return sop.Verdict{}
+	return policy.Verdict{}
 }
 
 // siteNodes is a cache that never lags.

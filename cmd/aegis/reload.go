@@ -13,14 +13,14 @@ import (
 
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 )
 
 // liveConfig is what can change while the process runs: the catalogue and the settings. All else needs a restart.
 type liveConfig struct {
 	file     string
 	rules    *rules.Store
-	settings atomic.Pointer[sop.Settings]
+	settings atomic.Pointer[policy.Settings]
 
 	mu sync.Mutex
 	// seen digests the files as they were last loaded, or found broken.
@@ -55,7 +55,7 @@ func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, reg prom
 	return l, nil
 }
 
-func (l *liveConfig) current() sop.Settings { return *l.settings.Load() }
+func (l *liveConfig) current() policy.Settings { return *l.settings.Load() }
 
 func (l *liveConfig) loaded() {
 	l.successful.Set(1)

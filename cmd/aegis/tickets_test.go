@@ -29,6 +29,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -174,7 +175,7 @@ func deaths() []death {
 }
 
 func approve(w *site, d *sop.Dispatcher) error {
-	w.await("waits for approval", func(ticket.Record) bool { return w.verdict(w.cured.Condition).Name == sop.VerdictAwaitingApproval })
+	w.await("waits for approval", func(ticket.Record) bool { return w.verdict(w.cured.Condition).Name == policy.VerdictAwaitingApproval })
 	_, err := d.Approve(w.t.Context(), sop.NodeOrder{Node: siteNode, Condition: w.cured.Condition, Device: w.cured.ID, By: "alice"})
 	return err
 }
@@ -187,7 +188,7 @@ func request(w *site, d *sop.Dispatcher) error {
 
 func pause(w *site, d *sop.Dispatcher) error {
 	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Diagnose) > 0 })
-	return d.Pause(w.t.Context(), sop.Order{By: "alice", Reason: "maintenance of the power supply"})
+	return d.Pause(w.t.Context(), policy.Order{By: "alice", Reason: "maintenance of the power supply"})
 }
 
 // watch waits until the ticket is as wanted, as somebody does who looks at it all the time.

@@ -23,6 +23,7 @@ import (
 
 	"aegis.io/aegis/e2e/cluster"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -31,7 +32,7 @@ const renamed = noRules + "serviceAccount: {name: healer}\n"
 
 // Keys under aegis.io/ that are not for Aegis to write.
 const (
-	disable    = sop.DisableLabel
+	disable    = policy.DisableLabel
 	powerState = sop.PowerStateAnnotation
 )
 

@@ -33,16 +33,16 @@ func mutations() []mutation {
 
 func permissions() []mutation {
 	return []mutation{
-		{"sources not asked", permitted, "sop/gate.go", "	sources, err := b.sources(ctx)\n", "	sources, err := Verdict{VerdictExecute, \"\"}, error(nil)\n"},
+		{"sources not asked", permitted, "sop/gate.go", "	sources, err := b.sources(ctx)\n", "	sources, err := policy.Verdict{Name: policy.VerdictExecute}, error(nil)\n"},
 		{"configured and ordered pause ignored", permitted, "sop/gate.go", "if v := pausedBy(settings, orders); v.Name != \"\" {", "if v := pausedBy(settings, orders); false {"},
-		{"exclusion ignored", permitted, "sop/gate.go", "	if excluded(r.Node) {", "	if false {"},
+		{"exclusion ignored", permitted, "sop/gate.go", "	if policy.Excluded(r.Node) {", "	if false {"},
 		{"silence ignored", permitted, "sop/gate.go", "	case f.Permission == prom.PermissionSilenced:", "	case false:"},
 		{"silent Prometheus taken for firing", permitted, "sop/gate.go", "	case f.Evidence == prom.EvidenceUnknown:", "	case false:"},
 		{"silent Alertmanager taken for consent", permitted, "sop/gate.go", "	case f.Permission == prom.PermissionUnknown:", "	case false:"},
 		{"absent alert taken for firing", permitted, "sop/gate.go", "	case f.Evidence == prom.EvidenceAbsent:", "	case false:"},
 		{"contested alert taken for certain", permitted, "sop/decide.go", "	if s.Status.Contested && ", "	if false && "},
 		{"old webhook taken for fresh", permitted, "sop/gate.go", "now.Sub(status.LastSeen) < freshAlert", "now.Sub(status.LastSeen) < 100*freshAlert"},
-		{"isolation not confirmed", permitted, "sop/gate.go", "	return b.refusal.Name == VerdictExecute", "	return true"},
+		{"isolation not confirmed", permitted, "sop/gate.go", "	return b.refusal.Name == policy.VerdictExecute", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/step_job.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
 		{"permission not renewed for an adopted order", permitted, "sop/step_job.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.adopted {", "if first && c.adopted {"},
@@ -83,7 +83,7 @@ func limits() []mutation {
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < b.Policy().MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
 		{"lemon repaired again", bounded, "sop/decide.go", "{attempts, suspect, lemon}", "{attempts, suspect}"},
-		{"storm ignored", bounded, "sop/storm.go", "		if s.is(condition, pool) && s.Released == nil {", "		if false {"},
+		{"storm ignored", bounded, "sop/storm.go", "		if s.Is(condition, pool) && s.Released == nil {", "		if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
 }
@@ -124,10 +124,10 @@ func endings() []mutation {
 
 func orders() []mutation {
 	return []mutation{
-		{"change of the mode ignored", obeyed, "sop/gate.go", "	return b.modeNow(orders, approved), nil", "	return Verdict{}, nil"},
+		{"change of the mode ignored", obeyed, "sop/gate.go", "	return b.modeNow(orders, approved), nil", "	return policy.Verdict{}, nil"},
 		{"approval not waited for", obeyed, "sop/decide.go", "	case s.Status.Policy.Mode == prom.ModeApprove && !rare:\n", "	case false:\n"},
 		{"mode observe not obeyed", obeyed, "sop/decide.go", "	case requested(s.Status):\n", "	case requested(s.Status), s.Status.Policy.Mode == prom.ModeObserve:\n"},
-		{"maintenance windows ignored", obeyed, "sop/gate.go", "reason := pool.outsideWindows(time.Now()); reason != \"\" {", "reason := pool.outsideWindows(time.Now()); false {"},
+		{"maintenance windows ignored", obeyed, "sop/gate.go", "reason := pool.OutsideWindows(time.Now()); reason != \"\" {", "reason := pool.OutsideWindows(time.Now()); false {"},
 		{"pause not known to a cordon", obeyed, "sop/step_cordon.go", "pausedBy(settings, b.services.Orders.Last()); v.Name != \"\" {", "pausedBy(settings, b.services.Orders.Last()); false {"},
 	}
 }

@@ -1,4 +1,4 @@
-package sop
+package policy
 
 import (
 	"time"
@@ -14,7 +14,7 @@ const DisableLabel = "aegis.io/disable"
 type Settings struct {
 	// Paused holds everything that may disturb workload, on every node.
 	Paused bool
-	// ManageControlPlane allows to repair nodes of the control plane.
+	// ManageControlPlane allows Aegis to repair control-plane nodes.
 	ManageControlPlane bool
 	// Pools are the groups of nodes with limits of their own. A node belongs to the first one that selects it.
 	Pools []Pool
@@ -64,8 +64,8 @@ func (s Settings) PoolOf(node *corev1.Node) Pool {
 	return DefaultPool()
 }
 
-// poolNamed returns the pool of the name, the default one if there is none.
-func (s Settings) poolNamed(name string) Pool {
+// PoolNamed returns the pool of the name, the default one if there is none.
+func (s Settings) PoolNamed(name string) Pool {
 	for _, p := range s.Pools {
 		if p.Name == name {
 			return p
@@ -74,8 +74,8 @@ func (s Settings) poolNamed(name string) Pool {
 	return DefaultPool()
 }
 
-// allowed is how many of the pool's nodes may be out of service.
-func (p Pool) allowed(size int) int {
+// Allowed is how many of the pool's nodes may be out of service.
+func (p Pool) Allowed(size int) int {
 	n := size * p.MaxPercent / 100
 	if p.MaxNodes > 0 {
 		n = min(n, p.MaxNodes)
@@ -83,23 +83,17 @@ func (p Pool) allowed(size int) int {
 	return max(1, n)
 }
 
-// profile returns the healthcheck profile of the node.
-func (s Services) profile(node string) string {
-	object, err := s.Nodes.Get(node)
-	if err != nil {
-		return DefaultPool().Profile
-	}
-	return s.Settings().PoolOf(object).Profile
-}
+// Excluded reports whether a person has taken the node out of the hands of Aegis.
+func Excluded(node *corev1.Node) bool { return node.Labels[DisableLabel] == "true" }
 
-func excluded(node *corev1.Node) bool { return node.Labels[DisableLabel] == "true" }
+// ExcludedReason says so in words.
+func ExcludedReason() string { return "the node has the label " + DisableLabel + "=true" }
 
-func excludedReason() string { return "the node has the label " + DisableLabel + "=true" }
+// HumanCordonedReason says why Aegis leaves a node alone that a person has cordoned.
+func HumanCordonedReason() string { return "a person has cordoned the node" }
 
-func humanCordonedReason() string { return "a person has cordoned the node" }
-
-// isControlPlane reports whether the node runs, or may run, the control plane.
-func isControlPlane(node *corev1.Node) bool {
+// IsControlPlane reports whether the node runs, or may run, the control plane.
+func IsControlPlane(node *corev1.Node) bool {
 	for _, key := range []string{
 		"node-role.kubernetes.io/control-plane",
 		"node-role.kubernetes.io/master",

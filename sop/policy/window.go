@@ -1,4 +1,4 @@
-package sop
+package policy
 
 import (
 	"fmt"
@@ -55,8 +55,8 @@ func (w Window) next(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// outsideWindows says why nothing disruptive may begin on nodes of the pool now. Empty means that it may.
-func (p Pool) outsideWindows(now time.Time) string {
+// OutsideWindows says why nothing disruptive may begin on nodes of the pool now. Empty means that it may.
+func (p Pool) OutsideWindows(now time.Time) string {
 	if len(p.Windows) == 0 || slices.ContainsFunc(p.Windows, func(w Window) bool { return w.open(now) }) {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package sop
+package policy
 
 import (
 	"testing"
@@ -66,12 +66,12 @@ func TestBadWindows(t *testing.T) {
 func TestPoolWithoutWindowsIsAlwaysOpen(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	require.Empty(t, Pool{}.outsideWindows(now))
+	require.Empty(t, Pool{}.OutsideWindows(now))
 	late, err := ParseWindow(nil, "22:00", "23:00", "Europe/Berlin")
 	require.NoError(t, err)
 	early, err := ParseWindow(nil, "20:00", "21:00", "Europe/Berlin")
 	require.NoError(t, err)
 	pool := Pool{Name: "a100", Windows: []Window{late, early}}
-	require.Equal(t, "outside the maintenance windows of pool a100, the next one opens at Mon 2026-11-23 20:00 CET", pool.outsideWindows(now))
-	require.Empty(t, pool.outsideWindows(now.Add(7*time.Hour+30*time.Minute)))
+	require.Equal(t, "outside the maintenance windows of pool a100, the next one opens at Mon 2026-11-23 20:00 CET", pool.OutsideWindows(now))
+	require.Empty(t, pool.OutsideWindows(now.Add(7*time.Hour+30*time.Minute)))
 }

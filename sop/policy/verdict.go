@@ -1,4 +1,6 @@
-package sop
+// Package policy says what may be done to a node now, and why not. It is pure: it knows no client and no clock, so that the same
+// facts always give the same verdict.
+package policy
 
 import "time"
 
