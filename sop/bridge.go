@@ -170,6 +170,9 @@ func (b *ApiBridge) Status() prom.AegisNodeStatus { return b.status.Clone() }
 // Policy returns what the procedure may do.
 func (b *ApiBridge) Policy() prom.Policy { return b.status.Policy }
 
+// Snapshot returns the node as the journal has last seen it, nil while the steps are only planned. It is read-only.
+func (b *ApiBridge) Snapshot() *corev1.Node { return b.journal.record.Node }
+
 // Logger returns the logger of the incident.
 func (b *ApiBridge) Logger() *slog.Logger { return b.logger }
 

@@ -3,6 +3,7 @@ package sop
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -77,6 +78,20 @@ func (l *Limits) Room(name string) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.room(name)
+}
+
+// Held returns the nodes whose place in the budget is reserved by a procedure that runs, and those on which a destructive step of
+// this process is in flight, each sorted.
+func (l *Limits) Held() (reserved, inFlight []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, r := range l.reserved {
+		if r.released.IsZero() {
+			reserved = append(reserved, name)
+		}
+	}
+	slices.Sort(reserved)
+	return reserved, slices.Sorted(maps.Keys(l.inFlight))
 }
 
 // Release ends the reservation of a node whose procedure ended and left it cordoned, or not.

@@ -1,16 +1,16 @@
-package sop
+package sop_test
 
 import (
 	"fmt"
 	"slices"
 	"time"
 
+	"aegis.io/aegis/sop/soptest"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/sop/policy"
-	"aegis.io/aegis/ticket"
 )
 
 // What has to hold when something is ordered, evicted or deleted: it is permitted, journaled, and within the limits.
@@ -25,50 +25,45 @@ func (i *invariants) ordered(p *simProcess, r jobs.Request) {
 		i.violated("p%d orders %s on %s, which is not in the journal", p.id, order, r.Node)
 	}
 	action := stepOf(r)
-	if action.Destructive() {
+	if destructive(action) {
 		i.harmed[r.Node] = time.Now()
 	}
-	if action == ticket.Healthcheck || action == ticket.Diagnose {
+	if action == actHealthcheck || action == actDiagnose {
 		return
 	}
 	i.disruptive(p, r.Node, order)
 	if owner := i.owned[r.Node]; owner.aegis && owner.id != r.Incident && p.idle(r.Node, owner.at) > simThought {
 		i.violated("p%d orders %s on %s, whose ticket is %s", p.id, order, r.Node, owner.id)
 	}
-	if !action.Destructive() {
+	if !destructive(action) {
 		return
 	}
-	i.destroys(p, r.Node)
-	if action == ticket.Reboot {
+	i.tooMany(p, r.Node)
+	if action == actReboot {
 		i.booted(p, r, order)
 	}
 }
 
 // runs reports whether the ticket on the node shows the step of the Job as running.
 func (i *invariants) runs(r jobs.Request) bool {
-	t := ticket.ReadNode(i.c.nodes[r.Node]).Ticket
+	t := recordOf(i.c.Nodes[r.Node]).ticket
 	if t == nil {
 		return false
 	}
-	n := r.Attempt
-	if n > resetAttempts {
-		n -= resetAttempts
-	}
-	s, known := t.Outcome(stepOf(r), n)
-	return known && s.Status == ticket.Running
+	return t.outcome(stepOf(r), r.Attempt%resetJobs).Status == isRunning
 }
 
 // stepOf returns the step that a Job carries out.
-func stepOf(r jobs.Request) ticket.Action {
+func stepOf(r jobs.Request) string {
 	if r.Action == jobs.ActionRemedy && r.Args[0] == "ResetGPU" {
-		return ticket.Reset
+		return actReset
 	}
-	return ticket.Action(r.Action)
+	return string(r.Action)
 }
 
 // booted judges how often the node is booted, and how soon again. What people removed, or have looked at since, is forgotten.
 func (i *invariants) booted(p *simProcess, r jobs.Request, order string) {
-	if !slices.Contains(r.Args, i.c.nodes[r.Node].Status.NodeInfo.BootID) && p.idle(r.Node, i.bootSince[r.Node]) > simThought {
+	if !slices.Contains(r.Args, i.c.Nodes[r.Node].Status.NodeInfo.BootID) && p.idle(r.Node, i.bootSince[r.Node]) > simThought {
 		i.violated("p%d orders %s on %s, which is on another boot", p.id, order, r.Node)
 	}
 	boot := fmt.Sprint(r.Incident, r.Args)
@@ -77,31 +72,31 @@ func (i *invariants) booted(p *simProcess, r jobs.Request, order string) {
 	}
 	i.boots[boot] = order
 	incident := i.incidents[r.Incident]
-	bounds := simCatalogue{}.Status(r.Node, incident.key.Condition, "", 0).Policy
+	policy := policyOf(incident.key.Condition)
 	n := 1
 	for _, earlier := range i.reboots[r.Node] {
 		age := time.Since(earlier.at)
 		if i.lookedAt(r.Node, earlier.at) {
 			continue
 		}
-		if i.incidents[earlier.incident].removed || age >= bounds.AttemptWindow {
+		if i.incidents[earlier.incident].removed || age >= policy.AttemptWindow {
 			continue
 		}
 		n++
-		if earlier.incident != r.Incident && !incident.requested && age < bounds.Cooldown {
+		if earlier.incident != r.Incident && !incident.requested && age < policy.Cooldown {
 			i.violated("p%d boots %s again after %s", p.id, r.Node, age)
 		}
 	}
 	i.reboots[r.Node] = append(i.reboots[r.Node], simBoot{incident: r.Incident, at: time.Now()})
-	if n > bounds.MaxReboots {
-		i.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, bounds.AttemptWindow, bounds.MaxReboots)
+	if n > policy.MaxReboots {
+		i.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, policy.AttemptWindow, policy.MaxReboots)
 	}
 }
 
 // lookedAt reports whether an incident of the node went to people after that, who have given the node back since.
 func (i *invariants) lookedAt(node string, after time.Time) bool {
-	return slices.ContainsFunc(ticket.ReadNode(i.c.nodes[node]).History.Incidents, func(in ticket.Incident) bool {
-		return in.Outcome != outcomeResolved && isolated(in) && in.Closed.After(after)
+	return slices.ContainsFunc(recordOf(i.c.Nodes[node]).history, func(in simIncidentPast) bool {
+		return in.Outcome != closedWell && in.repaired() && in.closed().After(after)
 	})
 }
 
@@ -109,11 +104,11 @@ func (i *invariants) lookedAt(node string, after time.Time) bool {
 func (i *invariants) restarted(p *simProcess, pod *corev1.Pod) {
 	node := pod.Spec.NodeName
 	i.disruptive(p, node, "restart of "+pod.Name)
-	t := ticket.ReadNode(i.c.nodes[node]).Ticket
+	t := recordOf(i.c.Nodes[node]).ticket
 	if t == nil {
 		return
 	}
-	restart := fmt.Sprintf("restart %d of ticket %s", t.Count(ticket.RestartPod), t.ID)
+	restart := fmt.Sprintf("restart %d of ticket %s", t.count(actRestartPod), t.ID)
 	if i.orders[restart]++; i.orders[restart] > 1 {
 		i.violated("p%d deletes another pod on %s for %s", p.id, node, restart)
 	}
@@ -122,8 +117,8 @@ func (i *invariants) restarted(p *simProcess, pod *corev1.Pod) {
 // disruptive judges what disturbs workload by whether it was permitted.
 func (i *invariants) disruptive(p *simProcess, node, what string) {
 	forbidden := map[string]time.Time{
-		"paused": i.c.began(statePaused), statePauseOrdered: i.c.began(statePauseOrdered), stateOrdersBroken: i.c.began(stateOrdersBroken),
-		"excluded": i.c.began(excludedState(node)), "it leads no more": p.deposed,
+		"paused": i.c.Began(statePaused), statePauseOrdered: i.c.Began(statePauseOrdered), stateOrdersBroken: i.c.Began(stateOrdersBroken),
+		"excluded": i.c.Began(excludedState(node)), "it leads no more": p.deposed,
 	}
 	owner := i.owned[node]
 	if !owner.aegis {
@@ -144,17 +139,17 @@ func (i *invariants) disruptive(p *simProcess, node, what string) {
 
 // unconfirmed adds since when the sources do not permit to act on the condition of the incident.
 func (i *invariants) unconfirmed(incident *simIncident, forbidden map[string]time.Time) {
-	forbidden[statePrometheusDown] = i.c.began(statePrometheusDown)
-	forbidden[stateAlertmanagerDown] = i.c.began(stateAlertmanagerDown)
-	forbidden["silenced"] = i.c.began(silenceOf(incident.key))
-	s := i.c.conditions[incident.key]
+	forbidden[soptest.PrometheusDown] = i.c.Began(soptest.PrometheusDown)
+	forbidden[soptest.AlertmanagerDown] = i.c.Began(soptest.AlertmanagerDown)
+	forbidden["silenced"] = i.c.Began(soptest.SilenceOf(incident.key))
+	s := i.c.Faults[incident.key]
 	if s == nil || incident.suspect {
 		// What a check of ours has found outweighs a silent alert.
 		return
 	}
-	forbidden[stateUnlisted] = i.c.began(stateUnlisted)
-	if s.firing().IsZero() {
-		forbidden["the alert does not fire"] = s.changed
+	forbidden[soptest.AlertmanagerForgot] = i.c.Began(soptest.AlertmanagerForgot)
+	if s.Firing().IsZero() {
+		forbidden["the alert does not fire"] = s.Changed
 	}
 }
 
@@ -163,28 +158,24 @@ func (i *invariants) unwanted(p *simProcess, incident *simIncident, forbidden ma
 	for _, mode := range []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove} {
 		if mode != prom.ModeApprove || !incident.approved {
 			state := modeState(incident.key.Condition, mode)
-			forbidden[state] = i.c.began(state)
+			forbidden[state] = i.c.Began(state)
 		}
 	}
-	if node := i.c.nodes[incident.key.Node]; node != nil {
-		forbidden["the maintenance window is closed"] = i.closed(i.c.settings.PoolOf(node))
+	if node := i.c.Nodes[incident.key.Node]; node != nil {
+		forbidden["the maintenance window is closed"] = i.closed(i.c.poolOf(node))
 	}
 }
 
 // closed returns since when the windows of the pool are closed, zero while one is open. Those of the simulation open and close
 // on the same day, as all of it happens on one.
-func (i *invariants) closed(pool policy.Pool) time.Time {
-	since := i.c.start
-	for _, w := range pool.Windows {
-		opens, closes := i.c.start.Add(time.Duration(w.From)*time.Minute), i.c.start.Add(time.Duration(w.To)*time.Minute)
-		if now := time.Now(); !now.Before(opens) && now.Before(closes) {
-			return time.Time{}
-		} else if !now.Before(closes) {
-			since = latest(since, closes)
-		}
-	}
-	if len(pool.Windows) == 0 {
+func (i *invariants) closed(pool simPoolSettings) time.Time {
+	since := i.c.Start()
+	opens, closes := since.Add(time.Duration(pool.opens)*time.Minute), since.Add(time.Duration(pool.closes)*time.Minute)
+	switch now := time.Now(); {
+	case pool.closes == 0, !now.Before(opens) && now.Before(closes):
 		return time.Time{}
+	case !now.Before(closes):
+		return closes
 	}
 	return since
 }
@@ -192,26 +183,26 @@ func (i *invariants) closed(pool policy.Pool) time.Time {
 // stormy judges whether the condition has come over so many nodes at once that it is held. The nodes count of which the process
 // has known for long enough.
 func (i *invariants) stormy(p *simProcess, key prom.Key, what string) {
-	node := p.cache.shown[key.Node]
+	node := p.cache.Shown[key.Node]
 	incident := i.incidents[i.owned[key.Node].id]
 	if node == nil || incident != nil && incident.approved || i.c.mode(key.Condition) != prom.ModeAuto {
 		return
 	}
-	pool := i.c.settings.PoolOf(node)
-	if i.calmed(key.Condition, pool.Name) || p.idle(key.Node, i.c.modeSet[key.Condition]) < simHeard {
+	pool := i.c.poolOf(node)
+	if i.calmed(key.Condition, pool.name) || p.idle(key.Node, i.c.modeSet[key.Condition]) < simHeard {
 		return
 	}
-	limit := pool.StormNodes
-	if most := crowd(i.onsets(p, key, pool), pool.StormWindow); limit > 0 && most > limit {
-		i.violated("p%d %s although %s came over %d nodes of pool %s at once, %d allowed", p.id, what, key.Condition, most, pool.Name, limit)
+	limit := pool.stormNodes
+	if most := crowd(i.onsets(p, key, pool), pool.stormWindow); limit > 0 && most > limit {
+		i.violated("p%d %s although %s came over %d nodes of pool %s at once, %d allowed", p.id, what, key.Condition, most, pool.name, limit)
 	}
 }
 
 // onsets returns when the condition began on the nodes of the pool on which the process knows it for long enough.
-func (i *invariants) onsets(p *simProcess, key prom.Key, pool policy.Pool) []time.Time {
+func (i *invariants) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []time.Time {
 	var onsets []time.Time
-	for name, node := range p.cache.shown {
-		if i.c.settings.PoolOf(node).Name != pool.Name || peopleLookAfter(node) || time.Since(i.owned[name].at) < simHeard {
+	for name, node := range p.cache.Shown {
+		if i.c.poolOf(node).name != pool.name || inCareOfPeople(node) || time.Since(i.owned[name].at) < simHeard {
 			continue
 		}
 		is := func(s prom.AegisNodeStatus) bool { return s.Condition == key.Condition }
@@ -229,8 +220,16 @@ func (i *invariants) onsets(p *simProcess, key prom.Key, pool policy.Pool) []tim
 
 // calmed reports whether a person has released the storm.
 func (i *invariants) calmed(condition, pool string) bool {
-	orders, err := parseOrders(i.c.lease.Annotations)
-	return err != nil || slices.ContainsFunc(orders.Storms, func(s policy.Storm) bool { return s.Is(condition, pool) && s.Released != nil })
+	orders, err := ordersOf(i.c.Lease)
+	if err != nil {
+		return true
+	}
+	for _, s := range orders.storms {
+		if s.Condition == condition && s.Pool == pool && s.Released != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // crowd returns how many of the times lie within one span at most.
@@ -248,18 +247,18 @@ func crowd(times []time.Time, span time.Duration) int {
 	return most
 }
 
-// destroys judges how many destructive steps are in flight in the pool.
-func (i *invariants) destroys(p *simProcess, node string) {
-	pool := i.c.settings.PoolOf(i.c.nodes[node])
+// tooMany judges how many destructive steps are in flight in the pool.
+func (i *invariants) tooMany(p *simProcess, node string) {
+	pool := i.c.poolOf(i.c.Nodes[node])
 	var busy []string
 	for other, step := range i.destroying {
-		seen := p.cache.sees(other).destroyed
+		seen := p.seen(other).destroyed
 		known := step.process == p.id || !seen.IsZero() && p.idle(node, seen) > simThought
-		if other != node && known && i.c.settings.PoolOf(i.c.nodes[other]).Name == pool.Name {
+		if other != node && known && i.c.poolOf(i.c.Nodes[other]).name == pool.name {
 			busy = append(busy, other)
 		}
 	}
-	if len(busy) >= pool.MaxDestructive {
-		i.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.MaxDestructive)
+	if len(busy) >= pool.maxDestructive {
+		i.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.maxDestructive)
 	}
 }

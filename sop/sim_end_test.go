@@ -1,12 +1,12 @@
-package sop
+package sop_test
 
 import (
 	"fmt"
 	"slices"
 
+	"aegis.io/aegis/sop/soptest"
+
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/sop/policy"
-	"aegis.io/aegis/ticket"
 )
 
 // What has to hold in the end: nothing is left undone, and nothing was lost.
@@ -14,11 +14,11 @@ import (
 // unfinished names what is left to do once the world has settled: conditions without a verdict that is true, tickets that
 // nobody owns, and nodes that were forgotten.
 func (i *invariants) unfinished(p *simProcess) []string {
-	left := append(i.lost(), i.withheld(p)...)
-	for name, node := range i.c.nodes {
-		left = append(left, i.unfinishedOn(p, name, ticket.ReadNode(node))...)
-		if !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "" {
-			left = append(left, fmt.Sprintf("%s is in service and has the owner note %s", name, node.Annotations[ticket.OwnerAnnotation]))
+	left := i.lost()
+	for name, node := range i.c.Nodes {
+		left = append(left, i.unfinishedOn(p, name, recordOf(node))...)
+		if !node.Spec.Unschedulable && node.Annotations[soptest.OwnerAnnotation] != "" {
+			left = append(left, fmt.Sprintf("%s is in service and has the owner note %s", name, node.Annotations[soptest.OwnerAnnotation]))
 		}
 	}
 	slices.Sort(left)
@@ -26,13 +26,13 @@ func (i *invariants) unfinished(p *simProcess) []string {
 }
 
 // unfinishedOn names what is left to do on one node.
-func (i *invariants) unfinishedOn(p *simProcess, name string, r ticket.Record) []string {
-	verdicts := make(map[prom.Key]policy.Verdict)
+func (i *invariants) unfinishedOn(p *simProcess, name string, r simRecord) []string {
+	verdicts := make(map[prom.Key]string)
 	for _, d := range p.book.Node(name) {
-		verdicts[prom.Key{Node: name, Condition: d.Condition, ID: d.ID}] = d.Verdict
+		verdicts[prom.Key{Node: name, Condition: d.Condition, ID: d.ID}] = string(d.Verdict.Name)
 	}
-	t := r.Ticket
-	if t != nil && t.Open() && t.Owned() {
+	t := r.ticket
+	if t != nil && t.open() && t.owned() {
 		// Its verdict is that of the node: the other conditions are decided on when it has ended.
 		key := prom.Key{Node: name, Condition: t.Condition, ID: t.Device}
 		if v := verdicts[key]; i.over(t, key) || !i.justified(v, key, r) {
@@ -41,22 +41,22 @@ func (i *invariants) unfinishedOn(p *simProcess, name string, r ticket.Record) [
 		return i.undecided(name, verdicts)
 	}
 	var left []string
-	for key, s := range i.c.conditions {
-		if key.Node == name && s.holds && !i.justified(verdicts[key], key, r) {
+	for key, s := range i.c.Faults {
+		if key.Node == name && s.Holds && !i.justified(verdicts[key], key, r) {
 			left = append(left, fmt.Sprintf("%s %s holds on %s, verdict %v", key.Condition, key.ID, name, verdicts[key]))
 		}
 	}
-	if t == nil && hasTaint(r.Node) && IsReady(r.Node) {
+	if t == nil && hasTaint(r.node) && soptest.Ready(r.node) {
 		left = append(left, name+" is ready and has the out-of-service taint")
 	}
 	return left
 }
 
 // undecided names what holds on the node without any verdict.
-func (i *invariants) undecided(name string, verdicts map[prom.Key]policy.Verdict) []string {
+func (i *invariants) undecided(name string, verdicts map[prom.Key]string) []string {
 	var left []string
-	for key, s := range i.c.conditions {
-		if key.Node == name && s.holds && verdicts[key].Name == "" {
+	for key, s := range i.c.Faults {
+		if key.Node == name && s.Holds && verdicts[key] == "" {
 			left = append(left, fmt.Sprintf("nothing is said of %s %s on %s", key.Condition, key.ID, name))
 		}
 	}
@@ -64,22 +64,20 @@ func (i *invariants) undecided(name string, verdicts map[prom.Key]policy.Verdict
 }
 
 // over reports whether the condition of the ticket has gone away, so that nothing holds the return of the node.
-func (i *invariants) over(t *ticket.Ticket, key prom.Key) bool {
-	s, incident := i.c.conditions[key], i.incidents[t.ID]
-	return incident != nil && !incident.suspect && !incident.requested && (s == nil || !s.holds)
+func (i *invariants) over(t *simTicket, key prom.Key) bool {
+	s, incident := i.c.Faults[key], i.incidents[t.ID]
+	return incident != nil && !incident.suspect && !incident.requested && (s == nil || !s.Holds)
 }
 
 // withheld names what runs that have ended have not given back.
-func (i *invariants) withheld(p *simProcess) []string {
-	p.limits.mu.Lock()
-	defer p.limits.mu.Unlock()
+func (i *invariants) withheld(p *simProcess, reserved, inFlight []string) []string {
 	var left []string
-	for name, r := range p.limits.reserved {
-		if r.released.IsZero() && p.running[name] == 0 {
+	for _, name := range reserved {
+		if p.running[name] == 0 {
 			left = append(left, "the reservation of "+name+" was not given back")
 		}
 	}
-	for name := range p.limits.inFlight {
+	for _, name := range inFlight {
 		if p.running[name] == 0 {
 			left = append(left, "the destructive slot of "+name+" was not given back")
 		}
@@ -92,13 +90,13 @@ func (i *invariants) withheld(p *simProcess) []string {
 func (i *invariants) lost() []string {
 	var lost []string
 	for id, incident := range i.incidents {
-		node := i.c.nodes[incident.key.Node]
+		node := i.c.Nodes[incident.key.Node]
 		if node == nil || node.UID != incident.uid || incident.removed {
 			continue
 		}
-		r := ticket.ReadNode(node)
-		closed := slices.ContainsFunc(r.History.Incidents, func(in ticket.Incident) bool { return in.ID == id })
-		open := r.Ticket != nil && r.Ticket.ID == id && r.Ticket.Open()
+		r := recordOf(node)
+		closed := slices.ContainsFunc(r.history, func(in simIncidentPast) bool { return in.ID == id })
+		open := r.ticket != nil && r.ticket.ID == id && r.ticket.open()
 		if !closed && !open {
 			lost = append(lost, fmt.Sprintf("ticket %s on %s was lost", id, incident.key.Node))
 		}
@@ -107,48 +105,46 @@ func (i *invariants) lost() []string {
 }
 
 // justified reports whether the verdict is a reason to do nothing that is true of the node.
-func (i *invariants) justified(v policy.Verdict, key prom.Key, r ticket.Record) bool {
-	name := r.Node.Name
-	pool := i.c.settings.PoolOf(r.Node)
-	switch v.Name {
-	case policy.VerdictIgnored, policy.VerdictObserve, policy.VerdictAwaitingApproval:
-		modes := map[policy.VerdictName]prom.Mode{
-			policy.VerdictIgnored: prom.ModeOff, policy.VerdictObserve: prom.ModeObserve, policy.VerdictAwaitingApproval: prom.ModeApprove,
-		}
-		return i.c.mode(key.Condition) == modes[v.Name]
-	case policy.VerdictPaused:
+func (i *invariants) justified(verdict string, key prom.Key, r simRecord) bool {
+	name := r.node.Name
+	pool := i.c.poolOf(r.node)
+	switch verdict {
+	case "ignored", "observe", "awaiting_approval":
+		modes := map[string]prom.Mode{"ignored": prom.ModeOff, "observe": prom.ModeObserve, "awaiting_approval": prom.ModeApprove}
+		return i.c.mode(key.Condition) == modes[verdict]
+	case "paused":
 		return !i.closed(pool).IsZero()
-	case policy.VerdictStorm:
+	case "storm":
 		return i.widespread(key.Condition, pool)
-	case policy.VerdictHumanOwned:
-		return r.Broken != nil || r.Ticket != nil && r.Ticket.Open() && !r.Ticket.Owned()
-	case policy.VerdictInProgress, policy.VerdictDuplicate:
-		return r.Ticket != nil && r.Ticket.Open()
-	case policy.VerdictHumanCordoned:
-		return r.Node.Spec.Unschedulable && i.cordoner[name].person
-	case policy.VerdictTolerated:
+	case "human_owned":
+		return r.broken || r.ticket != nil && r.ticket.open() && !r.ticket.owned()
+	case "in_progress", "duplicate":
+		return r.ticket != nil && r.ticket.open()
+	case "human_cordoned":
+		return r.node.Spec.Unschedulable && i.cordoner[name].person
+	case "tolerated":
 		return i.urgent(name)
-	case policy.VerdictBudget:
+	case "budget":
 		return i.full(name)
 	}
 	return false
 }
 
 // widespread reports whether the condition still holds on so many nodes that its storm goes on.
-func (i *invariants) widespread(condition string, pool policy.Pool) bool {
+func (i *invariants) widespread(condition string, pool simPoolSettings) bool {
 	n := 0
-	for key, s := range i.c.conditions {
-		if s.holds && key.Condition == condition && i.c.settings.PoolOf(i.c.nodes[key.Node]).Name == pool.Name {
+	for key, s := range i.c.Faults {
+		if s.Holds && key.Condition == condition && i.c.poolOf(i.c.Nodes[key.Node]).name == pool.name {
 			n++
 		}
 	}
-	return n > pool.StormNodes/2
+	return n > pool.stormNodes/2
 }
 
 // urgent reports whether a condition holds on the node that goes before others.
 func (i *invariants) urgent(name string) bool {
-	for key, s := range i.c.conditions {
-		if key.Node == name && s.holds && key.Condition != simCordon && key.Condition != simNote {
+	for key, s := range i.c.Faults {
+		if key.Node == name && s.Holds && key.Condition != simCordon && key.Condition != simNote {
 			return true
 		}
 	}
@@ -157,10 +153,10 @@ func (i *invariants) urgent(name string) bool {
 
 // full reports whether the pool has no room for the node.
 func (i *invariants) full(name string) bool {
-	pool := i.c.settings.PoolOf(i.c.nodes[name])
+	pool := i.c.poolOf(i.c.Nodes[name])
 	size, out := 0, 0
-	for other, node := range i.c.nodes {
-		if i.c.settings.PoolOf(node).Name != pool.Name {
+	for other, node := range i.c.Nodes {
+		if i.c.poolOf(node).name != pool.name {
 			continue
 		}
 		size++
@@ -168,5 +164,5 @@ func (i *invariants) full(name string) bool {
 			out++
 		}
 	}
-	return out >= pool.Allowed(size)
+	return out >= pool.allowed(size)
 }

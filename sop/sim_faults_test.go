@@ -1,4 +1,4 @@
-package sop
+package sop_test
 
 import (
 	"context"
@@ -7,10 +7,11 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	"aegis.io/aegis/sop/policy"
+
+	"aegis.io/aegis/sop/soptest"
 
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/sop/policy"
 )
 
 // What befalls the machines, and what is between Aegis and them.
@@ -51,8 +52,8 @@ func (s *schedule) drawUnseen() {
 	s.sick = append(s.sick, simOutbreak{node: key.Node, condition: key.Condition, at: begin})
 	s.drawCourse(key, begin)
 	s.at(begin, func() {
-		if c := s.conditions[key]; c != nil {
-			c.unseen = true
+		if c := s.Faults[key]; c != nil {
+			c.Unseen = true
 		}
 	})
 }
@@ -73,19 +74,20 @@ func (s *schedule) drawCourse(key prom.Key, begin time.Duration) {
 		}
 	}
 	if key.Condition == simDevices && s.rng.IntN(2) == 0 {
-		remedies = map[string]int{"plugin": 1 + s.rng.IntN(2)}
+		remedies = map[string]int{soptest.RestartPod: 1 + s.rng.IntN(2)}
 	}
 	raise := func() {
-		if s.nodes[key.Node] == nil {
+		if s.Nodes[key.Node] == nil {
 			return
 		}
-		s.hold(key, true)
-		s.conditions[key].remedies = maps.Clone(remedies)
+		s.Hold(key, true)
+		s.Faults[key].Remedies = maps.Clone(remedies)
+		s.Faults[key].Unseen = s.Faults[key].Unseen || key.Condition == simDevices
 	}
 	s.at(begin, raise)
 	for at := begin; s.rng.IntN(4) == 0; {
 		at += s.within(20 * time.Minute)
-		s.at(at, func() { s.hold(key, false) })
+		s.at(at, func() { s.Hold(key, false) })
 		at += s.within(20 * time.Minute)
 		s.at(at, raise)
 	}
@@ -93,42 +95,23 @@ func (s *schedule) drawCourse(key prom.Key, begin time.Duration) {
 		s.at(begin+8*time.Minute+s.within(20*time.Minute), raise)
 	}
 	if s.rng.IntN(2) == 0 || len(remedies) == 0 {
-		s.at(begin+s.within(2*time.Hour), func() { s.hold(key, false) })
+		s.at(begin+s.within(2*time.Hour), func() { s.Hold(key, false) })
 	}
 }
 
 // drawNotReady draws a node that falls silent, and perhaps comes back. Some are seen to be without power, and not all of those
 // come back on the same boot.
 func (s *schedule) drawNotReady(name string, begin time.Duration) {
-	s.at(begin, func() { s.edit(name, func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) }) })
+	s.at(begin, func() { s.Silent(name) })
 	lasts := s.within(time.Hour)
 	if s.rng.IntN(2) == 0 {
-		s.at(begin+s.within(10*time.Minute), func() { s.power(name, "off") })
+		s.at(begin+s.within(10*time.Minute), func() { s.SetPower(name, "off") })
 		lasts += 10 * time.Minute
 	}
 	if s.rng.IntN(4) > 0 {
-		s.at(begin+lasts, func() { s.recover(name) })
-		s.at(begin+lasts+s.within(time.Minute), func() { s.power(name, "on") })
+		s.at(begin+lasts, func() { s.Recover(name) })
+		s.at(begin+lasts+s.within(time.Minute), func() { s.SetPower(name, "on") })
 	}
-}
-
-// power has somebody who can see the power supply of a node say so.
-func (s *schedule) power(name, state string) {
-	s.logf("world: the power of %s is %s", name, state)
-	s.edit(name, func(n *corev1.Node) {
-		n.Annotations = cloned(n.Annotations)
-		n.Annotations[PowerStateAnnotation] = state
-	})
-}
-
-// recover makes a node ready again, with another boot if it was without power.
-func (s *schedule) recover(name string) {
-	s.edit(name, func(n *corev1.Node) {
-		if n.Annotations[PowerStateAnnotation] == "off" {
-			n.Status.NodeInfo.BootID = bootAfter(n)
-		}
-		setReady(n, corev1.ConditionTrue)
-	})
 }
 
 // drawStorm draws a fault that comes over many nodes at about the same time.
@@ -143,7 +126,7 @@ func (s *schedule) drawStorm() {
 		}
 	}
 	if s.rng.IntN(2) == 0 {
-		pool := fmt.Sprint("pool-", s.rng.IntN(len(s.settings.Pools)))
+		pool := fmt.Sprint("pool-", s.rng.IntN(len(s.pools)))
 		s.at(begin+s.within(time.Hour), func() {
 			d := s.leader.dispatcher
 			s.leader.obey("release storm", pool, func(ctx context.Context) error {
@@ -156,8 +139,8 @@ func (s *schedule) drawStorm() {
 // drawState draws a state of the world that lasts for a while.
 func (s *schedule) drawState(state string, most time.Duration) {
 	_, at := s.trouble()
-	s.at(at, func() { s.enter(state) })
-	s.at(at+s.within(most), func() { s.leave(state) })
+	s.at(at, func() { s.Enter(state) })
+	s.at(at+s.within(most), func() { s.Leave(state) })
 }
 
 func (s *schedule) drawSilence() {
@@ -165,51 +148,35 @@ func (s *schedule) drawSilence() {
 	name, at := s.trouble()
 	until := at + s.within(2*time.Hour)
 	for _, kind := range kinds {
-		state := silenceOf(prom.Key{Node: name, Condition: kind})
-		s.at(at, func() { s.enter(state) })
-		s.at(until, func() { s.leave(state) })
+		state := soptest.SilenceOf(prom.Key{Node: name, Condition: kind})
+		s.at(at, func() { s.Enter(state) })
+		s.at(until, func() { s.Leave(state) })
 	}
 }
 
 func (s *schedule) drawBlindness() {
-	states := []string{statePrometheusDown, stateAlertmanagerDown, stateUnlisted}
+	states := []string{soptest.PrometheusDown, soptest.AlertmanagerDown, soptest.AlertmanagerForgot}
 	s.drawState(states[s.rng.IntN(len(states))], time.Hour)
 }
 
 func (s *schedule) drawOutage() {
 	_, at := s.trouble()
-	s.at(at, func() { s.setOutage(true) })
-	s.at(at+s.within(20*time.Minute), func() { s.setOutage(false) })
-}
-
-// setOutage takes the API server away, or brings it back, with the watches on it.
-func (s *schedule) setOutage(on bool) {
-	s.faulty.outage = on
-	s.logf("world: API server down %t", on)
-	if on {
-		return
-	}
-	s.mended = time.Now()
-	for _, p := range s.processes {
-		if !p.cache.broken {
-			p.cache.mend()
-		}
-	}
+	s.at(at, func() { s.SetOutage(true) })
+	s.at(at+s.within(20*time.Minute), func() { s.SetOutage(false) })
 }
 
 // drawBrokenWatch has the leader's cache stand still for a while.
 func (s *schedule) drawBrokenWatch() {
 	_, at := s.trouble()
-	var cache *simCache
+	var cache *soptest.Cache
 	s.at(at, func() {
 		cache = s.leader.cache
-		cache.broken = true
-		s.logf("p%d: its watch breaks", s.leader.id)
+		cache.Break()
 	})
 	s.at(at+s.within(20*time.Minute), func() {
-		cache.mend()
-		s.mended = time.Now()
-		s.logf("world: the watch works again")
+		cache.Mend()
+		s.Mended = time.Now()
+		s.Logf("world: the watch works again")
 	})
 }
 
@@ -221,13 +188,14 @@ func (s *schedule) drawReplacement() {
 }
 
 func (s *schedule) replaceNode(name string, after time.Duration) {
-	node := s.nodes[name]
+	node := s.Nodes[name]
 	if node == nil {
 		return
 	}
-	s.deleteNode(name)
-	if s.chance("created "+name) < 0.8 {
-		s.later(after, func() { s.createNode(name, node.Labels[simPool]) })
+	s.Set(excludedState(name), false)
+	s.DeleteNode(name)
+	if s.Chance("created "+name) < 0.8 {
+		s.Later(after, func() { s.AddMachine(name, map[string]string{simPool: node.Labels[simPool]}) })
 	}
 }
 
@@ -240,28 +208,28 @@ func (s *schedule) drawEcho() {
 	s.sick = append(s.sick, simOutbreak{node: key.Node, condition: key.Condition, at: begin})
 	var startsAt time.Time
 	s.at(begin, func() {
-		s.enter(silenceOf(key))
-		s.hold(key, true)
+		s.Enter(soptest.SilenceOf(key))
+		s.Hold(key, true)
 		startsAt = time.Now().Add(simPending)
 	})
 	heard := begin + simPending + time.Second
-	s.at(heard, func() { s.webhook(key, startsAt, true) })
+	s.at(heard, func() { s.Webhook(key, startsAt, true) })
 	over := heard + time.Minute + s.within(10*time.Minute)
 	blind := over
 	switch which {
 	case 0:
-		s.at(over-time.Second, func() { s.hold(key, false); s.webhook(key, startsAt, false) })
-		s.at(over+time.Second, func() { s.webhook(key, startsAt, true) })
+		s.at(over-time.Second, func() { s.Hold(key, false); s.Webhook(key, startsAt, false) })
+		s.at(over+time.Second, func() { s.Webhook(key, startsAt, true) })
 	case 1:
 		s.at(over-time.Second, func() { s.replaceNode(key.Node, time.Second) })
-		s.at(over+10*time.Second, func() { s.webhook(key, startsAt, true) })
+		s.at(over+10*time.Second, func() { s.Webhook(key, startsAt, true) })
 	default:
 		blind = heard + time.Second
 		over += 3 * time.Minute
 	}
-	s.at(blind, func() { s.enter(statePrometheusDown) })
-	s.at(over, func() { s.leave(silenceOf(key)) })
-	s.at(over+s.within(10*time.Minute)+time.Minute, func() { s.leave(statePrometheusDown); s.hold(key, false) })
+	s.at(blind, func() { s.Enter(soptest.PrometheusDown) })
+	s.at(over, func() { s.Leave(soptest.SilenceOf(key)) })
+	s.at(over+s.within(10*time.Minute)+time.Minute, func() { s.Leave(soptest.PrometheusDown); s.Hold(key, false) })
 }
 
 // drawForeignBoot has a node boot that nobody of Aegis told to.
@@ -271,9 +239,8 @@ func (s *schedule) drawForeignBoot() {
 }
 
 func (s *schedule) bootForeign(name string) {
-	if s.chance("cured by a boot "+name) < 0.5 {
-		s.fix(name, "reboot")
+	if s.Chance("cured by a boot "+name) < 0.5 {
+		s.Fix(name, "reboot")
 	}
-	s.logf("world: %s boots by itself", name)
-	s.edit(name, func(n *corev1.Node) { n.Status.NodeInfo.BootID = bootAfter(n) })
+	s.Reboot(name)
 }

@@ -1,4 +1,4 @@
-package sop
+package sop_test
 
 import (
 	"fmt"
@@ -6,12 +6,14 @@ import (
 	"strings"
 	"time"
 
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/soptest"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/ticket"
 )
 
 // What has to hold whatever happens. Most of it is checked at every write, by the truth of that instant and by what
@@ -42,7 +44,7 @@ type invariants struct {
 	boots                     map[string]string
 	reboots                   map[string][]simBoot
 	// destroying is which process journaled that a destructive step runs on the node, and when.
-	destroying map[string]simStep
+	destroying map[string]simDestroying
 }
 
 // cordon is who took a node out of service.
@@ -74,7 +76,7 @@ type simBoot struct {
 	at       time.Time
 }
 
-type simStep struct {
+type simDestroying struct {
 	process int
 	at      time.Time
 }
@@ -85,13 +87,13 @@ func newInvariants(c *cluster) *invariants {
 		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
 		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
 		orders: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
-		destroying: make(map[string]simStep),
+		destroying: make(map[string]simDestroying),
 	}
 }
 
 func (i *invariants) violated(format string, args ...any) {
-	i.violations = append(i.violations, time.Since(i.c.start).Truncate(time.Millisecond).String()+": "+fmt.Sprintf(format, args...))
-	i.c.logf("VIOLATED: "+format, args...)
+	i.violations = append(i.violations, time.Since(i.c.Start()).Truncate(time.Millisecond).String()+": "+fmt.Sprintf(format, args...))
+	i.c.Logf("VIOLATED: "+format, args...)
 }
 
 // since notes in the map since when something is so.
@@ -107,17 +109,17 @@ func since(at map[string]time.Time, name string, is bool) {
 // changed follows what a node has become, whoever wrote it.
 func (i *invariants) changed(before, after *corev1.Node) {
 	name := after.Name
-	since(i.outSince, name, after.Spec.Unschedulable || !IsReady(after))
-	since(i.aliveSince, name, IsReady(after) || after.Annotations[PowerStateAnnotation] != "off")
+	since(i.outSince, name, after.Spec.Unschedulable || !soptest.Ready(after))
+	since(i.aliveSince, name, soptest.Ready(after) || after.Annotations[soptest.PowerAnnotation] != "off")
 	if before == nil || before.Status.NodeInfo.BootID != after.Status.NodeInfo.BootID {
 		i.bootSince[name] = time.Now()
 	}
-	if before != nil && before.Annotations[ticket.Annotation] == after.Annotations[ticket.Annotation] {
+	if before != nil && before.Annotations[soptest.TicketAnnotation] == after.Annotations[soptest.TicketAnnotation] {
 		return
 	}
 	now := ownership{at: time.Now()}
-	if t := ticket.ReadNode(after).Ticket; t != nil {
-		now.id, now.aegis = t.ID, t.Open() && t.Owned()
+	if t := recordOf(after).ticket; t != nil {
+		now.id, now.aegis = t.ID, t.open() && t.owned()
 	}
 	if was := i.owned[name]; was.id != now.id || was.aegis != now.aegis {
 		i.owned[name] = now
@@ -146,22 +148,22 @@ func (i *invariants) written(p *simProcess, before, after *corev1.Node, sent tim
 	case was && !is:
 		i.uncordoned(p, before)
 	case !was && is:
-		i.c.logf("p%d cordons %s", p.id, name)
+		i.c.Logf("p%d cordons %s", p.id, name)
 		i.cordoned(p, name, sent)
 		i.cordoner[name] = cordon{process: p.id, sent: sent}
 	}
 	if hasTaint(after) && !hasTaint(before) {
 		i.tainted(p, before)
 	}
-	if before.Annotations[ticket.Annotation] == after.Annotations[ticket.Annotation] {
+	if before.Annotations[soptest.TicketAnnotation] == after.Annotations[soptest.TicketAnnotation] {
 		return
 	}
-	i.ticketWritten(p, ticket.ReadNode(before), ticket.ReadNode(after))
-	if _, runs := runningDestructive(after); !runs {
+	i.ticketWritten(p, recordOf(before), recordOf(after))
+	if !destroys(after) {
 		delete(i.destroying, name)
-	} else if _, ran := runningDestructive(before); !ran {
-		i.destroys(p, name)
-		i.destroying[name] = simStep{process: p.id, at: time.Now()}
+	} else if !destroys(before) {
+		i.tooMany(p, name)
+		i.destroying[name] = simDestroying{process: p.id, at: time.Now()}
 	}
 }
 
@@ -170,16 +172,16 @@ func hasTaint(n *corev1.Node) bool {
 }
 
 // ticketWritten judges a write to the ticket of a node. Steps of one ticket follow each other, and none is left open.
-func (i *invariants) ticketWritten(p *simProcess, old, current ticket.Record) {
-	t := old.Ticket
-	if current.Ticket != nil && len(current.Ticket.Running()) > 1 {
-		i.violated("p%d runs several steps of ticket %s: %v", p.id, current.Ticket.ID, current.Ticket.Running())
+func (i *invariants) ticketWritten(p *simProcess, old, current simRecord) {
+	t := old.ticket
+	if current.ticket != nil && len(current.ticket.running()) > 1 {
+		i.violated("p%d runs several steps of ticket %s: %v", p.id, current.ticket.ID, current.ticket.running())
 	}
-	if t != nil && t.Owned() && !released(t) && current.Ticket == nil && len(t.Running()) > 0 {
-		i.violated("p%d closes ticket %s while it runs %v", p.id, t.ID, t.Running())
+	if t != nil && t.owned() && !t.handedOver() && current.ticket == nil && len(t.running()) > 0 {
+		i.violated("p%d closes ticket %s while it runs %v", p.id, t.ID, t.running())
 	}
 	i.replaced(p, old, current)
-	if current.Ticket == nil || !current.Ticket.Open() {
+	if current.ticket == nil || !current.ticket.open() {
 		return
 	}
 	i.opened(p, current)
@@ -188,14 +190,14 @@ func (i *invariants) ticketWritten(p *simProcess, old, current ticket.Record) {
 
 // replaced makes sure that nothing was written over a ticket of people, except that one which only told them of a condition, and
 // which Aegis itself had given to them, may go, and that the API writes what they have ordered.
-func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
-	name, t := old.Node.Name, old.Ticket
+func (i *invariants) replaced(p *simProcess, old, current simRecord) {
+	name, t := old.node.Name, old.ticket
 	switch {
-	case old.Broken != nil:
+	case old.broken:
 		i.violated("p%d writes over the broken ticket on %s", p.id, name)
-	case t == nil || !t.Open() || t.Owned() || p.ordering[name] > 0:
-	case current.Ticket == nil && toldTeam(t):
-	case gaveWay(t, current.Ticket) && current.Ticket.Count(ticket.HandOver) == 0:
+	case t == nil || !t.open() || t.owned() || p.ordering[name] > 0:
+	case current.ticket == nil && t.onlyTold(policyOf(t.Condition).Team):
+	case gaveWay(t, current.ticket) && current.ticket.count(actHandOver) == 0:
 	default:
 		i.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, name)
 	}
@@ -204,7 +206,7 @@ func (i *invariants) replaced(p *simProcess, old, current ticket.Record) {
 // marked makes sure that the marks are all that their patch changes.
 func (i *invariants) marked(p *simProcess, before, after *corev1.Node) {
 	same := after.Spec.Unschedulable == before.Spec.Unschedulable && len(after.Spec.Taints) == len(before.Spec.Taints)
-	for _, key := range []string{ticket.Annotation, ticket.HistoryAnnotation, ticket.OwnerAnnotation} {
+	for _, key := range []string{soptest.TicketAnnotation, soptest.HistoryAnnotation, soptest.OwnerAnnotation} {
 		same = same && after.Annotations[key] == before.Annotations[key]
 	}
 	if !same {
@@ -213,32 +215,27 @@ func (i *invariants) marked(p *simProcess, before, after *corev1.Node) {
 }
 
 // gaveWay reports whether the ticket that only told people of a condition was replaced by that of a repair.
-func gaveWay(note, repair *ticket.Ticket) bool {
-	return repair != nil && repair.ID != note.ID && repair.Owned() && toldTeam(note)
-}
-
-// toldTeam reports whether the ticket is as Aegis left it with the team that it told.
-func toldTeam(t *ticket.Ticket) bool {
-	return noted(t, simCatalogue{}.Status("", t.Condition, "", 0).Policy.Team)
+func gaveWay(note, repair *simTicket) bool {
+	return repair != nil && repair.ID != note.ID && repair.owned() && note.onlyTold(policyOf(note.Condition).Team)
 }
 
 // opened judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
-func (i *invariants) opened(p *simProcess, r ticket.Record) {
-	t, name := r.Ticket, r.Node.Name
+func (i *invariants) opened(p *simProcess, r simRecord) {
+	t, name := r.ticket, r.node.Name
 	if known := i.incidents[t.ID]; known != nil {
-		if known.uid != r.Node.UID {
+		if known.uid != r.node.UID {
 			i.violated("p%d writes ticket %s of another machine on %s", p.id, t.ID, name)
 		}
 		known.approved = t.ApprovedBy != ""
 		return
 	}
-	i.c.logf("p%d opens ticket %s for %s %s on %s", p.id, t.ID, t.Condition, t.Device, name)
+	i.c.Logf("p%d opens ticket %s for %s %s on %s", p.id, t.ID, t.Condition, t.Device, name)
 	incident := &simIncident{
-		key: prom.Key{Node: name, Condition: t.Condition, ID: t.Device}, uid: r.Node.UID,
-		requested: strings.HasPrefix(t.Origin, requestedPrefix), approved: t.ApprovedBy != "",
+		key: prom.Key{Node: name, Condition: t.Condition, ID: t.Device}, uid: r.node.UID,
+		requested: strings.HasPrefix(t.Origin, askedFor), approved: t.ApprovedBy != "",
 	}
 	i.incidents[t.ID] = incident
-	if begun, runs := p.begun[name]; runs && begun.machine != r.Node.UID {
+	if begun, runs := p.begun[name]; runs && begun.machine != r.node.UID {
 		i.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, name)
 	}
 	if incident.requested {
@@ -259,39 +256,39 @@ func (i *invariants) opened(p *simProcess, r ticket.Record) {
 
 // allowed judges the beginning of an incident by the mode of its condition: the process follows what people order.
 func (i *invariants) allowed(p *simProcess, incident *simIncident) {
-	for _, mode := range []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove} {
-		at := i.c.began(modeState(incident.key.Condition, mode))
+	for _, mode := range lowModes() {
+		at := i.c.Began(modeState(incident.key.Condition, mode))
 		if at.IsZero() || mode == prom.ModeApprove && incident.approved {
 			continue
 		}
 		// It looks at the orders again and again; in an outage, for as long as that lasts, it cannot.
-		if p.idle(incident.key.Node, latest(at, i.c.mended)) > simHeard && !i.c.faulty.outage {
+		if p.idle(incident.key.Node, latest(at, i.c.Mended)) > simHeard && !i.c.Weather.Outage {
 			i.violated("p%d opens a ticket for %s on %s in mode %s", p.id, incident.key.Condition, incident.key.Node, mode)
 		}
 	}
 }
 
 // repeated judges the beginning of an incident by how often the node was repaired: too often, and people look at it.
-func (i *invariants) repeated(p *simProcess, r ticket.Record) {
-	t := r.Ticket
-	status := simCatalogue{}.Status(r.Node.Name, t.Condition, t.Device, 0)
-	pool := i.c.settings.PoolOf(r.Node)
-	if status.Policy.Workload == prom.WorkloadKeep || status.Priority == 1 || t.SOP == ExhaustedSOP || t.ApprovedBy != "" {
+func (i *invariants) repeated(p *simProcess, r simRecord) {
+	t := r.ticket
+	status := simCatalogue{}.Status(r.node.Name, t.Condition, t.Device, 0)
+	pool := i.c.poolOf(r.node)
+	if status.Policy.Workload == prom.WorkloadKeep || status.Priority == 1 || t.SOP == sop.ExhaustedSOP || t.ApprovedBy != "" {
 		return
 	}
-	all, same := repairsOf(r.History, t.Condition, pool.IncidentWindow)
-	if pool.MaxIncidents > 0 && all >= pool.MaxIncidents || pool.MaxRepeats > 0 && same >= pool.MaxRepeats {
-		i.violated("p%d repairs the lemon %s again, %d times before, %d for %s", p.id, r.Node.Name, all, same, t.Condition)
+	all, same := repairsOf(r.history, t.Condition, pool.incidentWindow)
+	if pool.maxIncidents > 0 && all >= pool.maxIncidents || pool.maxRepeats > 0 && same >= pool.maxRepeats {
+		i.violated("p%d repairs the lemon %s again, %d times before, %d for %s", p.id, r.node.Name, all, same, t.Condition)
 	}
 }
 
 // repairsOf counts the repairs of a node since people last had it: all, and the last ones in a row for the condition.
-func repairsOf(h *ticket.History, condition string, within time.Duration) (all, same int) {
-	for _, past := range slices.Backward(h.Incidents) {
-		if !past.Isolated && len(past.Destructive) == 0 {
+func repairsOf(history []simIncidentPast, condition string, within time.Duration) (all, same int) {
+	for _, past := range slices.Backward(history) {
+		if !past.repaired() {
 			continue
 		}
-		if past.Outcome != outcomeResolved || time.Since(past.Closed) > within {
+		if past.Outcome != closedWell || time.Since(past.closed()) > within {
 			break
 		}
 		if all++; same == all-1 && past.Condition == condition {
@@ -302,19 +299,16 @@ func repairsOf(h *ticket.History, condition string, within time.Duration) (all, 
 }
 
 // preempted judges that a ticket goes over to another condition: one that is more urgent, and never in the middle of an act.
-func (i *invariants) preempted(p *simProcess, old, t *ticket.Ticket, incident *simIncident) {
+func (i *invariants) preempted(p *simProcess, old, t *simTicket, incident *simIncident) {
 	if old == nil || old.ID != t.ID || old.Condition == t.Condition && old.Device == t.Device {
 		return
 	}
-	i.c.logf("p%d turns ticket %s from %s to %s", p.id, t.ID, old.Condition, t.Condition)
-	urgency := func(condition string) int {
-		return prom.BandOf(simCatalogue{}.Status("", condition, "", 0).Priority).Urgency()
-	}
+	i.c.Logf("p%d turns ticket %s from %s to %s", p.id, t.ID, old.Condition, t.Condition)
 	if urgency(t.Condition) >= urgency(old.Condition) {
 		i.violated("p%d leaves %s of ticket %s for %s", p.id, old.Condition, t.ID, t.Condition)
 	}
-	for _, s := range old.Running() {
-		if s.Action.Destructive() || s.Action == ticket.Remedy || s.Action == ticket.RestartPod || s.Action == ticket.Uncordon {
+	for _, s := range old.running() {
+		if destructive(s.Action) || s.Action == actRemedy || s.Action == actRestartPod || s.Action == actUncordon {
 			i.violated("p%d leaves ticket %s in the middle of %s", p.id, t.ID, s.Action)
 		}
 	}
@@ -322,52 +316,50 @@ func (i *invariants) preempted(p *simProcess, old, t *ticket.Ticket, incident *s
 }
 
 // journaled judges the steps that a write adds or ends.
-func (i *invariants) journaled(p *simProcess, old *ticket.Ticket, r ticket.Record) {
-	t, incident := r.Ticket, i.incidents[r.Ticket.ID]
+func (i *invariants) journaled(p *simProcess, old *simTicket, r simRecord) {
+	t, incident := r.ticket, i.incidents[r.ticket.ID]
 	i.preempted(p, old, t, incident)
-	count := func(a ticket.Action) int {
+	count := func(a string) int {
 		if old == nil || old.ID != t.ID {
 			return 0
 		}
-		return old.Count(a)
+		return old.count(a)
 	}
-	if t.Count(ticket.Cordon) > count(ticket.Cordon) {
-		i.isolated(p, incident, count(ticket.Cordon) == 0 && (old == nil || old.ID != t.ID))
+	if t.count(actCordon) > count(actCordon) {
+		i.isolated(p, incident, count(actCordon) == 0 && (old == nil || old.ID != t.ID))
 	}
-	for _, action := range []ticket.Action{ticket.Verify, ticket.Healthcheck, ticket.Reset, ticket.Remedy, ticket.Reboot} {
-		last, _ := t.Outcome(action, t.Count(action))
-		if last.Status == ticket.Failed && t.Count(action) > t.Past[action] {
+	for _, action := range []string{actVerify, actHealthcheck, actReset, actRemedy, actReboot} {
+		if t.last(action).Status == isFailed && t.count(action) > t.Past[action] {
 			incident.suspect = true
 		}
 	}
 	i.concluded(p, old, t)
-	if n := count(ticket.HandOver); n > 0 && t.Count(ticket.HandOver) > n && p.ordering[r.Node.Name] == 0 {
+	if n := count(actHandOver); n > 0 && t.count(actHandOver) > n && p.ordering[r.node.Name] == 0 {
 		i.violated("p%d hands ticket %s over again, which people had given back", p.id, t.ID)
 	}
-	verified, _ := t.Outcome(ticket.Verify, t.Count(ticket.Verify))
-	running := old != nil && slices.ContainsFunc(old.Running(), func(s ticket.Step) bool { return s.Action == ticket.Verify })
-	if running && verified.Status == ticket.Succeeded {
+	running := old != nil && slices.ContainsFunc(old.running(), func(s simStep) bool { return s.Action == actVerify })
+	if running && t.last(actVerify).Status == isSucceeded {
 		i.verified(p, incident)
 	}
 }
 
 // concluded judges the end of a step that is carried out by a Job: it rests on the Job that was ordered for it.
-func (i *invariants) concluded(p *simProcess, old, t *ticket.Ticket) {
+func (i *invariants) concluded(p *simProcess, old, t *simTicket) {
 	if old == nil || old.ID != t.ID {
 		return
 	}
-	for _, running := range old.Running() {
-		action, attempt := string(running.Action), old.Count(running.Action)
+	for _, running := range old.running() {
+		action, attempt := running.Action, old.count(running.Action)
 		switch running.Action {
-		case ticket.Healthcheck, ticket.Diagnose, ticket.Remedy:
-		case ticket.Reset:
-			action, attempt = jobs.ActionRemedy, resetAttempts+attempt
+		case actHealthcheck, actDiagnose, actRemedy:
+		case actReset:
+			action, attempt = jobs.ActionRemedy, resetJobs+attempt
 		default:
 			continue
 		}
-		end, _ := t.Outcome(running.Action, old.Count(running.Action))
-		concluded := end.Status == ticket.Succeeded || end.Code != 0
-		if concluded && end.Status != ticket.Running && i.orders[orderOf(action, attempt, t.ID)] == 0 {
+		end := t.outcome(running.Action, old.count(running.Action))
+		concluded := end.Status == isSucceeded || end.Code != 0
+		if concluded && end.Status != isRunning && i.orders[orderOf(action, attempt, t.ID)] == 0 {
 			i.violated("p%d ends step %s of ticket %s by a Job that was not ordered for it", p.id, running.Action, t.ID)
 		}
 	}
@@ -379,32 +371,32 @@ func orderOf(action string, attempt int, incident string) string {
 }
 
 // entered judges the beginning of a run: it is the only one on its node, and it knows what the process wrote there last.
-func (i *invariants) entered(p *simProcess, b *ApiBridge) {
-	node := b.Node()
+func (i *invariants) entered(p *simProcess, begins *corev1.Node) {
+	node := begins.Name
 	if p.running[node]++; p.running[node] > 1 {
 		i.violated("p%d runs two procedures on %s", p.id, node)
 	}
-	p.begun[node] = simRun{machine: b.journal.record.Node.UID, at: time.Now()}
-	begins, last := b.journal.record.Node, p.wrote[node]
+	p.begun[node] = simRun{machine: begins.UID, at: time.Now()}
+	last := p.wrote[node]
 	if last.node == nil || last.node.UID != begins.UID || time.Since(last.at) < time.Second {
 		return
 	}
-	if newer(last.node.ResourceVersion, begins.ResourceVersion) {
+	if soptest.Newer(last.node.ResourceVersion, begins.ResourceVersion) {
 		i.violated("p%d begins on %s from version %s, and wrote %s itself", p.id, node, begins.ResourceVersion, last.node.ResourceVersion)
 	}
 }
 
 // letGo judges that a procedure ends soon after people have taken its node out of the hands of Aegis, and the process sees it.
 func (i *invariants) letGo(p *simProcess) {
-	if p.dead || i.c.faulty.outage {
+	if p.client.Dead || i.c.Weather.Outage {
 		return
 	}
 	for name, run := range p.begun {
-		taken := p.cache.sees(name).taken
+		taken := p.seen(name).taken
 		if taken.IsZero() {
 			continue
 		}
-		if since := latest(latest(taken, i.c.mended), run.at); p.idle(name, since) > simHeard {
+		if since := latest(latest(taken, i.c.Mended), run.at); p.idle(name, since) > simHeard {
 			i.violated("p%d goes on with %s, which people have taken out of its hands", p.id, name)
 		}
 	}
@@ -416,8 +408,15 @@ func (i *invariants) left(p *simProcess, node string) {
 }
 
 // accepted judges the answer to a request: what was promised is on the node.
-func (i *invariants) accepted(p *simProcess, r HealResult) {
+func (i *invariants) accepted(p *simProcess, r sop.HealResult) {
 	if i.incidents[r.Ticket] == nil {
 		i.violated("p%d promised ticket %q, which was never written", p.id, r.Ticket)
+	}
+}
+
+// jobEnded notes when a healthcheck has found the node fit.
+func (i *invariants) jobEnded(job *soptest.Job) {
+	if job.Request.Action == jobs.ActionHealthcheck && job.Result.Phase == jobs.PhaseSucceeded {
+		i.passed[job.Request.Node] = time.Now()
 	}
 }

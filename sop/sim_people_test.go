@@ -1,4 +1,4 @@
-package sop
+package sop_test
 
 import (
 	"context"
@@ -6,11 +6,11 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	"aegis.io/aegis/sop/policy"
+
+	"aegis.io/aegis/sop"
 
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/sop/policy"
-	"aegis.io/aegis/ticket"
 )
 
 // What people do meanwhile.
@@ -50,27 +50,27 @@ func (s *schedule) drawOrderedPause() {
 	_, at := s.trouble()
 	end := at + s.within(time.Hour)
 	if s.rng.IntN(2) == 0 {
-		s.at(at, func() { s.editLease(PausedAnnotation, "moving racks") })
+		s.at(at, func() { s.EditLease(pausedAnnotation, "moving racks") })
 	} else {
 		s.at(at, func() {
 			d := s.leader.dispatcher
 			s.leader.obey("pause", "", func(ctx context.Context) error { return d.Pause(ctx, policy.Order{By: "alice"}) })
 		})
 	}
-	s.at(end, func() { s.editLease(PausedAnnotation, "") })
+	s.at(end, func() { s.EditLease(pausedAnnotation, "") })
 }
 
 // drawBrokenOrders has people write orders that cannot be read.
 func (s *schedule) drawBrokenOrders() {
 	_, at := s.trouble()
-	s.at(at, func() { s.editLease(StormsAnnotation, "{") })
-	s.at(at+s.within(time.Hour), func() { s.editLease(StormsAnnotation, "") })
+	s.at(at, func() { s.EditLease(stormsAnnotation, "{") })
+	s.at(at+s.within(time.Hour), func() { s.EditLease(stormsAnnotation, "") })
 }
 
 // orderFor has people write an order on the Lease, and take it back after a while.
 func (s *schedule) orderFor(lasts time.Duration, key, value string) {
-	s.editLease(key, value)
-	s.later(lasts, func() { s.editLease(key, "") })
+	s.EditLease(key, value)
+	s.Later(lasts, func() { s.EditLease(key, "") })
 }
 
 // modesText is how people write the mode of one condition on the Lease.
@@ -94,7 +94,7 @@ func (s *schedule) drawPersonalOrder() {
 
 // order has the person ask for it over the API of the leader.
 func (s *schedule) order(name string, which int) {
-	d, o := s.leader.dispatcher, NodeOrder{Node: name, By: "alice", Reason: "it is mine"}
+	d, o := s.leader.dispatcher, sop.NodeOrder{Node: name, By: "alice", Reason: "it is mine"}
 	switch which {
 	case 0:
 		for _, status := range s.leader.queue.Statuses(name) {
@@ -128,7 +128,7 @@ func (s *schedule) drawRecordon() {
 
 // recordon makes the cordon of a node that of a person, who has undone the one that was there.
 func (s *schedule) recordon(name string) {
-	if s.nodes[name] != nil && s.nodes[name].Spec.Unschedulable {
+	if s.Cordoned(name) {
 		s.personUncordons(name)
 		s.personCordons(name)
 	}
@@ -155,34 +155,24 @@ func (s *schedule) drawUncordon() {
 }
 
 func (s *schedule) personCordons(name string) {
-	if s.nodes[name] == nil || s.nodes[name].Spec.Unschedulable {
-		return
+	if !s.Cordoned(name) {
+		s.invariants.cordoner[name] = cordon{person: true}
+		s.Cordon(name)
 	}
-	s.logf("person cordons %s", name)
-	s.invariants.cordoner[name] = cordon{person: true}
-	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = true })
 }
 
 func (s *schedule) personUncordons(name string) {
-	if s.nodes[name] == nil || !s.nodes[name].Spec.Unschedulable {
-		return
+	if s.Cordoned(name) {
+		delete(s.invariants.cordoner, name)
+		s.Uncordon(name)
 	}
-	s.logf("person uncordons %s", name)
-	delete(s.invariants.cordoner, name)
-	s.edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = false })
 }
 
 // claim makes the cordon of a node a person's own.
 func (s *schedule) claim(name string) {
-	if s.nodes[name] == nil || !s.nodes[name].Spec.Unschedulable {
-		return
+	if s.Claim(name, "alice") {
+		s.invariants.cordoner[name] = cordon{person: true}
 	}
-	s.logf("person claims the cordon of %s", name)
-	s.invariants.cordoner[name] = cordon{person: true}
-	s.edit(name, func(n *corev1.Node) {
-		n.Annotations = cloned(n.Annotations)
-		n.Annotations[ticket.OwnerAnnotation] = "alice"
-	})
 }
 
 // drawTakeOver has people take over whatever tickets there are then, and mostly give them back.
@@ -191,37 +181,21 @@ func (s *schedule) drawTakeOver() {
 	all := func(who string) func() {
 		return func() {
 			for _, name := range s.names {
-				s.supervise(name, who)
+				s.Supervise(name, who)
 			}
 		}
 	}
 	s.at(at, all("alice,bob"))
 	if s.rng.IntN(3) > 0 {
-		s.at(at+s.within(time.Hour), all(ticket.Self))
+		s.at(at+s.within(time.Hour), all(aegisSelf))
 	}
 }
 
-func (s *schedule) ticketOn(name string) *ticket.Ticket {
-	if s.nodes[name] == nil {
+func (s *schedule) ticketOn(name string) *simTicket {
+	if s.Nodes[name] == nil {
 		return nil
 	}
-	return ticket.ReadNode(s.nodes[name]).Ticket
-}
-
-// supervise sets the supervisor of the ticket on the node.
-func (s *schedule) supervise(name, who string) {
-	t := s.ticketOn(name)
-	if t == nil {
-		return
-	}
-	t.Supervisor = who
-	text, err := t.Encode()
-	if err != nil {
-		s.invariants.violated("ticket of %s cannot be edited: %v", name, err)
-		return
-	}
-	s.logf("person sets the supervisor on %s to %s", name, who)
-	s.edit(name, func(n *corev1.Node) { n.Annotations[ticket.Annotation] = text })
+	return recordOf(s.Nodes[name]).ticket
 }
 
 // drawNoteInHand has people told of something on a node that is soon to fall ill, and one of them take it in hand before.
@@ -229,10 +203,10 @@ func (s *schedule) drawNoteInHand() {
 	o := s.sick[s.rng.IntN(len(s.sick))]
 	key := prom.Key{Node: o.node, Condition: simNote}
 	at := max(0, o.at-2*time.Minute-s.within(10*time.Minute))
-	s.at(at, func() { s.hold(key, true) })
-	s.at(at+2*time.Minute, func() { s.supervise(o.node, "alice") })
+	s.at(at, func() { s.Hold(key, true) })
+	s.at(at+2*time.Minute, func() { s.Supervise(o.node, "alice") })
 	if s.rng.IntN(2) == 0 {
-		s.at(at+s.within(2*time.Hour), func() { s.hold(key, false) })
+		s.at(at+s.within(2*time.Hour), func() { s.Hold(key, false) })
 	}
 }
 
@@ -254,8 +228,7 @@ func (s *schedule) remove(name string) {
 	if known := s.invariants.incidents[t.ID]; known != nil {
 		known.removed = true
 	}
-	s.logf("person removes ticket %s on %s", t.ID, name)
-	s.edit(name, func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+	s.RemoveTicket(name)
 }
 
 func (s *schedule) drawExclusion() {
@@ -265,16 +238,16 @@ func (s *schedule) drawExclusion() {
 }
 
 func (s *schedule) exclude(name string) {
-	if s.nodes[name] == nil {
+	if s.Nodes[name] == nil {
 		return
 	}
-	s.enter(excludedState(name))
-	s.edit(name, func(n *corev1.Node) { n.Labels[policy.DisableLabel] = "true" })
+	s.Enter(excludedState(name))
+	s.Exclude(name, true)
 }
 
 func (s *schedule) include(name string) {
-	s.leave(excludedState(name))
-	s.edit(name, func(n *corev1.Node) { delete(n.Labels, policy.DisableLabel) })
+	s.Leave(excludedState(name))
+	s.Exclude(name, false)
 }
 
 func (s *schedule) drawPause() {
@@ -284,10 +257,10 @@ func (s *schedule) drawPause() {
 }
 
 func (s *schedule) setPaused(paused bool) {
-	s.settings.Paused = paused
+	s.cluster.paused = paused
 	if paused {
-		s.enter(statePaused)
+		s.Enter(statePaused)
 	} else {
-		s.leave(statePaused)
+		s.Leave(statePaused)
 	}
 }

@@ -1,24 +1,17 @@
-package sop
+package sop_test
 
 import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
-
-	"aegis.io/aegis/ticket"
-
-	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/soptest"
 )
 
 const (
@@ -56,11 +49,10 @@ type simOutbreak struct {
 
 // newSchedule draws a cluster and its misfortunes.
 func newSchedule(seed uint64, verbose bool) *schedule {
-	s := &schedule{cluster: newCluster(seed), rng: rand.New(rand.NewPCG(seed, 1))}
-	s.verbose = verbose
-	s.faulty = faultiness{
-		failing: s.rng.Float64() * 0.08, losing: s.rng.Float64() * 0.06, slow: s.rng.Float64() * 0.04,
-		lag: time.Duration(s.rng.Int64N(int64(simMaxLag))), badChecks: s.rng.Float64() * 0.3, badPower: s.rng.Float64() * 0.2,
+	s := &schedule{cluster: newCluster(seed, verbose), rng: rand.New(rand.NewPCG(seed, 1))}
+	s.Weather = soptest.Weather{
+		Failing: s.rng.Float64() * 0.08, Losing: s.rng.Float64() * 0.06, Slow: s.rng.Float64() * 0.04,
+		Lag: time.Duration(s.rng.Int64N(int64(simMaxLag))), BadChecks: s.rng.Float64() * 0.3, BadPower: s.rng.Float64() * 0.2,
 	}
 	s.drawNodes()
 	for range 1 + s.rng.IntN(6) {
@@ -92,63 +84,55 @@ func (s *schedule) drawNodes() {
 	pools := 1 + s.rng.IntN(2)
 	for i := range pools {
 		name := fmt.Sprint("pool-", i)
-		s.settings.Pools = append(s.settings.Pools, policy.Pool{
-			Name: name, Selector: labels.SelectorFromSet(labels.Set{simPool: name}), Profile: name,
-			MaxPercent: 10 + s.rng.IntN(60), MaxDestructive: 1 + s.rng.IntN(2),
-			StormNodes: []int{0, 0, 1, 2, 3}[s.rng.IntN(5)], StormWindow: 10 * time.Minute, StormRelease: 5 * time.Minute,
-			MaxIncidents: []int{0, 2, 3}[s.rng.IntN(3)], MaxRepeats: []int{0, 1, 2}[s.rng.IntN(3)], IncidentWindow: 24 * time.Hour,
-			Windows: s.windows(),
-		})
+		pool := simPoolSettings{
+			name: name, maxPercent: 10 + s.rng.IntN(60), maxDestructive: 1 + s.rng.IntN(2),
+			stormNodes: []int{0, 0, 1, 2, 3}[s.rng.IntN(5)], stormWindow: 10 * time.Minute, stormRelease: 5 * time.Minute,
+			maxIncidents: []int{0, 2, 3}[s.rng.IntN(3)], maxRepeats: []int{0, 1, 2}[s.rng.IntN(3)], incidentWindow: 24 * time.Hour,
+		}
+		pool.opens, pool.closes = s.window()
+		s.pools = append(s.pools, pool)
 	}
 	for i := range 3 + s.rng.IntN(6) {
 		name := fmt.Sprint("n", i)
 		s.names = append(s.names, name)
-		s.plugins[name] = []simDaemon{{pods: 1}, {pods: 1}, {pods: 1}, {}, {pods: 2}, {pods: 1, unready: true}, {pods: 1, late: true}}[s.rng.IntN(7)]
-		s.createNode(name, fmt.Sprint("pool-", s.rng.IntN(pools)))
+		daemon := []soptest.Daemon{{Pods: 1}, {Pods: 1}, {Pods: 1}, {}, {Pods: 2}, {Pods: 1, Unready: true}, {Pods: 1, Late: true}}[s.rng.IntN(7)]
+		daemon.Labels = map[string]string{simPlugin: "plugin"}
+		s.Daemons[name] = daemon
+		s.Do(func() { s.AddMachine(name, map[string]string{simPool: fmt.Sprint("pool-", s.rng.IntN(pools))}) })
 		for k := range s.rng.IntN(3) {
 			s.drawPod(fmt.Sprint(name, "-pod-", k), name)
 		}
 	}
 }
 
-// windows draws when disruptive steps may begin; mostly at any time.
-func (s *schedule) windows() []policy.Window {
+// window draws when disruptive steps may begin; mostly at any time.
+func (s *schedule) window() (opens, closes int) {
 	if s.rng.IntN(5) > 0 {
-		return nil
+		return 0, 0
 	}
-	from := s.rng.IntN(120)
-	return []policy.Window{{From: from, To: from + 30 + s.rng.IntN(240), Location: time.UTC}}
+	opens = s.rng.IntN(120)
+	return opens, opens + 30 + s.rng.IntN(240)
 }
 
 // drawPod draws a pod, some of them held by a disruption budget for a while.
 func (s *schedule) drawPod(name, node string) {
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "train", UID: types.UID(name), Labels: map[string]string{}},
-		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "main"}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
-	}
+	gpus := int64(0)
 	if s.rng.IntN(2) == 0 {
-		pod.Spec.Containers[0].Resources.Limits = corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}
+		gpus = 8
 	}
-	s.pods[name] = pod
+	s.Do(func() { s.AddPod(soptest.NewPod("train", name, node, gpus)) })
 	if s.rng.IntN(4) > 0 {
 		return
 	}
-	pod.Labels["held"] = "budget"
-	s.at(s.instant(), func() {
-		free := pod.DeepCopy()
-		delete(free.Labels, "held")
-		if s.pods[name] != nil {
-			s.pods[name] = free
-		}
-	})
+	s.Do(func() { s.HoldPod("train", name, true) })
+	s.at(s.instant(), func() { s.HoldPod("train", name, false) })
 }
 
 // at plans something that happens under the cluster's lock.
 func (s *schedule) at(at time.Duration, do func()) {
 	s.events = append(s.events, simEvent{at: at, do: func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.Lock()
+		defer s.Unlock()
 		do()
 	}})
 }
@@ -170,31 +154,22 @@ func (s *schedule) within(most time.Duration) time.Duration {
 	return time.Second + time.Duration(s.rng.Int64N(int64(most)))
 }
 
-// cloned returns a copy that can be written to.
-func cloned(m map[string]string) map[string]string {
-	if m == nil {
-		return make(map[string]string)
-	}
-	return maps.Clone(m)
-}
-
 // drawCrash lets the leader die at one of its next writes.
 func (s *schedule) drawCrash() {
 	_, at := s.trouble()
 	writes, landed := 1+s.rng.IntN(8), s.rng.IntN(2) == 0
-	s.at(at, func() { s.leader.crashAt, s.leader.landed = s.leader.writes+writes, landed })
+	s.at(at, func() { c := s.leader.client; c.CrashAt, c.Landed = c.Writes+writes, landed })
 }
 
 // crash lets the leader die at once.
 func (s *schedule) crash() {
-	s.logf("p%d dies", s.leader.id)
-	s.leader.dead = true
-	s.leader.stop(errSimDead)
+	s.Logf("p%d dies", s.leader.id)
+	s.leader.client.Die()
 }
 
 // drawUpgrade stops the leader as an upgrade does, or as the loss of the lease does.
 func (s *schedule) drawUpgrade() {
-	cause := []error{ErrStopping, ErrLeaseLost}[s.rng.IntN(2)]
+	cause := []error{sop.ErrStopping, sop.ErrLeaseLost}[s.rng.IntN(2)]
 	_, at := s.trouble()
 	s.events = append(s.events, simEvent{at: at, do: func() { s.replace(cause) }})
 }
@@ -208,23 +183,23 @@ func (s *schedule) replace(cause error) {
 }
 
 func (s *schedule) lead(p *simProcess) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Lock()
+	defer s.Unlock()
 	s.leader = p
 }
 
 // elect replaces a leader that has died, after a while.
 func (s *schedule) elect(ctx context.Context) {
 	for sleep(ctx, 10*time.Second) == nil {
-		s.mu.Lock()
-		dead := s.leader.dead
-		vacant := s.between("vacancy", 0, 2*time.Minute)
-		if s.chance("long vacancy") < 0.2 {
+		s.Lock()
+		dead := s.leader.client.Dead
+		vacant := s.Between("vacancy", 0, 2*time.Minute)
+		if s.Chance("long vacancy") < 0.2 {
 			vacant *= 10
 		}
-		s.mu.Unlock()
+		s.Unlock()
 		if dead && sleep(ctx, vacant) == nil {
-			s.replace(errSimDead)
+			s.replace(soptest.ErrDead)
 		}
 	}
 }
@@ -234,8 +209,8 @@ func (s *schedule) elect(ctx context.Context) {
 func (s *schedule) drawOverlap() {
 	lasts := []time.Duration{0, 2 * time.Minute}[s.rng.IntN(2)] + s.within(time.Minute)
 	begin := func() { s.background.Go(func() { s.overlap(lasts) }) }
-	verbs := []string{verbPatch, verbObserve, verbGet}
-	steps := []ticket.Action{ticket.Diagnose, ticket.Diagnose, ticket.Drain, ticket.WaitIdle, ticket.Verify, ticket.Healthcheck}
+	verbs := []soptest.Verb{soptest.VerbPatch, soptest.VerbObserve, soptest.VerbGet}
+	steps := []string{actDiagnose, actDiagnose, actDrain, actWaitIdle, actVerify, actHealthcheck}
 	switch s.rng.IntN(4) {
 	case 0:
 		_, at := s.trouble()
@@ -253,7 +228,7 @@ func (s *schedule) overlap(lasts time.Duration) {
 	s.lead(s.startProcess())
 	s.office.Unlock()
 	time.Sleep(lasts)
-	first.end(ErrLeaseLost)
+	first.end(sop.ErrLeaseLost)
 }
 
 // run lets everything happen, waits for the world to settle, and returns what was violated.
@@ -272,65 +247,66 @@ func (s *schedule) run() []string {
 	election.Wait()
 	s.pacify()
 	violations := s.settle()
-	s.leader.end(ErrStopping)
+	s.leader.end(sop.ErrStopping)
 	return violations
 }
 
 // sleepUntil lets time pass, and reports whether all is well so far.
 func (s *schedule) sleepUntil(at time.Duration) bool {
-	time.Sleep(at - time.Since(s.start))
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	time.Sleep(at - time.Since(s.Start()))
+	s.Lock()
+	defer s.Unlock()
 	return len(s.invariants.violations) == 0
 }
 
 // pacify ends all misfortune but the faults that are there, and starts a leader if there is none.
 func (s *schedule) pacify() {
-	s.mu.Lock()
-	s.logf("world: settles")
-	s.setOutage(false)
-	s.faulty = faultiness{lag: time.Second}
+	s.Lock()
+	s.Logf("world: settles")
+	s.SetOutage(false)
+	s.Weather = soptest.Weather{Lag: time.Second}
 	for _, p := range s.processes {
-		p.cache.mend()
+		p.cache.Mend()
 	}
-	s.editLease(PausedAnnotation, "")
-	if s.on(stateOrdersBroken) {
-		s.editLease(StormsAnnotation, "")
+	s.EditLease(pausedAnnotation, "")
+	if s.On(stateOrdersBroken) {
+		s.EditLease(stormsAnnotation, "")
 	}
-	for state := range s.states {
+	for _, state := range s.States() {
 		if !strings.HasPrefix(state, "mode ") {
-			s.leave(state)
+			s.Leave(state)
 		}
 	}
-	s.settings.Paused = false
-	clear(s.meddlers)
+	s.cluster.paused = false
+	s.ForgetMoments()
 	for _, name := range s.names {
-		if s.nodes[name] != nil && policy.Excluded(s.nodes[name]) {
+		if s.Nodes[name] != nil && excluded(s.Nodes[name]) {
 			s.include(name)
 		}
 	}
-	s.leader.crashAt = 0
-	dead := s.leader.dead
+	s.leader.client.CrashAt = 0
+	dead := s.leader.client.Dead
 	processes := slices.Clone(s.processes)
-	s.mu.Unlock()
+	s.Unlock()
 	s.background.Wait()
 	for _, p := range processes {
 		if p != s.leader && p.ctx.Err() == nil {
-			p.end(ErrLeaseLost)
+			p.end(sop.ErrLeaseLost)
 		}
 	}
 	if dead {
-		s.replace(errSimDead)
+		s.replace(soptest.ErrDead)
 	}
 }
 
 // settle waits until nothing is left to do.
 func (s *schedule) settle() []string {
 	for began := time.Now(); ; time.Sleep(5 * time.Minute) {
-		s.mu.Lock()
+		reserved, inFlight := s.leader.limits.Held()
+		s.Lock()
 		violations := slices.Clone(s.invariants.violations)
-		left := s.invariants.unfinished(s.leader)
-		s.mu.Unlock()
+		left := append(s.invariants.unfinished(s.leader), s.invariants.withheld(s.leader, reserved, inFlight)...)
+		s.Unlock()
 		switch {
 		case len(violations) > 0, len(left) == 0:
 			return violations

@@ -1,4 +1,4 @@
-package sop
+package sop_test
 
 import (
 	"maps"
@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/ticket"
 )
 
 // What has to hold when a node is taken out of service, returned, or given up.
@@ -16,14 +15,14 @@ import (
 // isolated judges the step cordon: nobody else's cordon is taken for an own one, and what the process knows does not forbid it.
 func (i *invariants) isolated(p *simProcess, incident *simIncident, begins bool) {
 	name := incident.key.Node
-	sight := p.cache.sees(name)
+	sight := p.seen(name)
 	if by := i.cordoner[name]; by.person && !sight.foreign.IsZero() && p.idle(name, sight.foreign) > simThought {
 		i.violated("p%d takes the cordon of a person on %s for its own", p.id, name)
 	}
-	if !sight.excluded.IsZero() && p.idle(name, sight.excluded) > simThought && i.c.on(excludedState(name)) {
+	if !sight.excluded.IsZero() && p.idle(name, sight.excluded) > simThought && i.c.On(excludedState(name)) {
 		i.violated("p%d cordons the excluded node %s", p.id, name)
 	}
-	if !p.paused.IsZero() && p.idle(name, p.paused) > simThought {
+	if !p.toldOff.IsZero() && p.idle(name, p.toldOff) > simThought {
 		i.violated("p%d cordons %s although everything is paused", p.id, name)
 	}
 	if begins && !incident.requested {
@@ -44,7 +43,7 @@ func (i *invariants) founded(p *simProcess, incident *simIncident) {
 		both = told.listed
 	}
 	fresh := time.Since(latest(told.webhook, both)) < freshAlert+simThought+recentFinding
-	created := i.c.nodes[name].CreationTimestamp.Time
+	created := i.c.Nodes[name].CreationTimestamp.Time
 	if told.startsAt.Before(created) && time.Since(created) < newNode && told.webhook.After(both) {
 		// It may be about a machine that had the name before.
 		fresh = false
@@ -62,7 +61,7 @@ func (i *invariants) founded(p *simProcess, incident *simIncident) {
 
 // verified judges the end of a verification: every answer for long enough was that the condition is gone.
 func (i *invariants) verified(p *simProcess, incident *simIncident) {
-	policy := simCatalogue{}.Status(incident.key.Node, incident.key.Condition, incident.key.ID, 0).Policy
+	policy := policyOf(incident.key.Condition)
 	if clear := time.Since(latest(p.tellOf(incident.key).present, p.began)); clear < policy.ClearFor {
 		i.violated("p%d takes %s on %s for repaired after %s", p.id, incident.key.Condition, incident.key.Node, clear)
 	}
@@ -72,16 +71,16 @@ func (i *invariants) verified(p *simProcess, incident *simIncident) {
 // service when it sent the write, and those that it had taken out itself.
 func (i *invariants) cordoned(p *simProcess, name string, sent time.Time) {
 	known := func(node string) bool {
-		at := p.cache.sees(node).out
+		at := p.seen(node).out
 		return !at.IsZero() && at.Before(sent)
 	}
-	if out := p.cache.sees(name).out; !out.IsZero() && !out.After(sent) {
+	if out := p.seen(name).out; !out.IsZero() && !out.After(sent) {
 		return
 	}
-	pool := i.c.settings.PoolOf(i.c.nodes[name])
+	pool := i.c.poolOf(i.c.Nodes[name])
 	size, out := 0, []string{}
-	for _, other := range slices.Sorted(maps.Keys(p.cache.shown)) {
-		if i.c.settings.PoolOf(p.cache.shown[other]).Name != pool.Name {
+	for _, other := range slices.Sorted(maps.Keys(p.cache.Shown)) {
+		if i.c.poolOf(p.cache.Shown[other]).name != pool.name {
 			continue
 		}
 		size++
@@ -92,8 +91,8 @@ func (i *invariants) cordoned(p *simProcess, name string, sent time.Time) {
 			out = append(out, other)
 		}
 	}
-	if len(out) >= pool.Allowed(size) {
-		i.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.Allowed(size), size, pool.Name, out)
+	if len(out) >= pool.allowed(size) {
+		i.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.name, out)
 	}
 }
 
@@ -101,12 +100,12 @@ func (i *invariants) cordoned(p *simProcess, name string, sent time.Time) {
 // process knows of keeps it out of service.
 func (i *invariants) uncordoned(p *simProcess, node *corev1.Node) {
 	name := node.Name
-	i.c.logf("p%d uncordons %s", p.id, name)
+	i.c.Logf("p%d uncordons %s", p.id, name)
 	if by := i.cordoner[name]; by.person {
 		i.violated("p%d undoes the cordon of a person on %s", p.id, name)
 	}
 	delete(i.cordoner, name)
-	t := ticket.ReadNode(node).Ticket
+	t := recordOf(node).ticket
 	if t == nil {
 		i.violated("p%d uncordons %s without a ticket", p.id, name)
 		return
@@ -121,7 +120,7 @@ func (i *invariants) uncordoned(p *simProcess, node *corev1.Node) {
 }
 
 // kept judges a return by what the process knows of the node besides.
-func (i *invariants) kept(p *simProcess, name string, t *ticket.Ticket) {
+func (i *invariants) kept(p *simProcess, name string, t *simTicket) {
 	for _, s := range p.queue.Statuses(name) {
 		keeps := s.Priority < 100 && s.Policy.Workload != prom.WorkloadKeep && s.Condition != simCordon
 		other := s.Condition != t.Condition || s.ID != t.Device
@@ -133,13 +132,13 @@ func (i *invariants) kept(p *simProcess, name string, t *ticket.Ticket) {
 }
 
 // fit reports whether the last word on the node of the ticket is a passed healthcheck.
-func fit(t *ticket.Ticket) bool {
+func fit(t *simTicket) bool {
 	passed := false
 	for _, s := range t.Workflows {
 		switch {
-		case s.Action == ticket.Healthcheck:
-			passed = s.Status == ticket.Succeeded
-		case s.Action.Destructive(), s.Action == ticket.Cordon:
+		case s.Action == actHealthcheck:
+			passed = s.Status == isSucceeded
+		case destructive(s.Action), s.Action == actCordon:
 			passed = false
 		}
 	}
@@ -147,13 +146,13 @@ func fit(t *ticket.Ticket) bool {
 }
 
 // cleared reports whether the condition of the ticket was seen to be gone since the node was last shaken or isolated.
-func cleared(t *ticket.Ticket) bool {
+func cleared(t *simTicket) bool {
 	gone := false
 	for _, s := range t.Workflows {
 		switch {
-		case s.Action == ticket.Verify:
-			gone = s.Status == ticket.Succeeded
-		case s.Action.Destructive(), s.Action == ticket.Cordon:
+		case s.Action == actVerify:
+			gone = s.Status == isSucceeded
+		case destructive(s.Action), s.Action == actCordon:
 			gone = false
 		}
 	}
@@ -162,7 +161,7 @@ func cleared(t *ticket.Ticket) bool {
 
 // tainted judges the taint that has Kubernetes give up what runs on the node: it is proven to be powered off.
 func (i *invariants) tainted(p *simProcess, node *corev1.Node) {
-	i.c.logf("p%d taints %s", p.id, node.Name)
+	i.c.Logf("p%d taints %s", p.id, node.Name)
 	if alive, is := i.aliveSince[node.Name]; is && p.idle(node.Name, alive) > simThought {
 		i.violated("p%d taints %s, which is not down", p.id, node.Name)
 	}

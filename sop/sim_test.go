@@ -1,4 +1,4 @@
-package sop
+package sop_test
 
 import (
 	"flag"
@@ -74,7 +74,7 @@ func simulated(t *testing.T, seed uint64, verbose bool) (violations, lines []str
 	synctest.Test(t, func(*testing.T) {
 		s := newSchedule(seed, verbose)
 		violations = s.run()
-		lines = s.lines
+		lines = s.Lines()
 	})
 	return violations, lines
 }

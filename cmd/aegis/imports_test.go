@@ -32,9 +32,11 @@ func directions() map[string][]string {
 		"sop/policy":   {"rules/prom", "ticket"},
 		// It stands on what is exported alone, as a plugin from outside would.
 		"sop/playbook": {"sop", "sop/policy", "rules/prom", "ticket"},
-		"ticket":       {},
-		"jobs":         {"jobs/protocol"},
-		"jobs/host":    {"jobs/protocol"},
+		// The fake cluster of the tests. No package that is part of the product imports it, so it is in no list.
+		"sop/soptest": {"rules/prom", "queue/source", "jobs", "jobs/protocol"},
+		"ticket":      {},
+		"jobs":        {"jobs/protocol"},
+		"jobs/host":   {"jobs/protocol"},
 		// What the step Jobs and the host agree on. It holds nothing that only one side needs.
 		"jobs/protocol": {},
 	}
@@ -91,6 +93,14 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		"against the direction": {
 			tree: fstest.MapFS{"rules/load.go": source("rules", modulePath+"/queue")},
 			want: []string{"rules/load.go: package rules must not import queue"},
+		},
+		"the product imports the fake cluster": {
+			tree: fstest.MapFS{"sop/limits.go": source("sop", modulePath+"/sop/soptest")},
+			want: []string{"sop/limits.go: package sop must not import sop/soptest"},
+		},
+		"the fake cluster imports what it tests": {
+			tree: fstest.MapFS{"sop/soptest/node.go": source("soptest", modulePath+"/sop")},
+			want: []string{"sop/soptest/node.go: package sop/soptest must not import sop"},
 		},
 		"one plugin imports another": {
 			tree: fstest.MapFS{"sop/gpu/hung.go": source("gpu", modulePath+"/sop", modulePath+"/sop/node")},

@@ -1,0 +1,171 @@
+package soptest
+
+import (
+	"maps"
+	"regexp"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// What the product writes on a Node, as people see it.
+const (
+	// TicketAnnotation holds the open ticket, HistoryAnnotation the past incidents, OwnerAnnotation who has cordoned the node.
+	TicketAnnotation  = "aegis.io/ticketing"
+	HistoryAnnotation = "aegis.io/ticket-history"
+	OwnerAnnotation   = "aegis.io/cordoned-by"
+	// PowerAnnotation is where somebody who can see the power supply says whether it is on.
+	PowerAnnotation = "aegis.io/power-state"
+	// DisableLabel is on nodes that Aegis is to leave alone.
+	DisableLabel = "aegis.io/disable"
+)
+
+// supervisor is the line of a ticket that says whose it is.
+var supervisor = regexp.MustCompile(`(?m)^supervisor: .*$`)
+
+// annotate sets an annotation of the node.
+func annotate(node *corev1.Node, key, value string) {
+	node.Annotations = cloned(node.Annotations)
+	node.Annotations[key] = value
+}
+
+// cloned returns a copy that can be written to.
+func cloned(m map[string]string) map[string]string {
+	if m == nil {
+		return make(map[string]string)
+	}
+	return maps.Clone(m)
+}
+
+// Cordoned reports whether the node is there and unschedulable.
+func (c *Cluster) Cordoned(name string) bool {
+	return c.Nodes[name] != nil && c.Nodes[name].Spec.Unschedulable
+}
+
+// Cordon has a person cordon a node. It reports whether that changed anything, as all of the following do.
+func (c *Cluster) Cordon(name string) bool {
+	if c.Nodes[name] == nil || c.Cordoned(name) {
+		return false
+	}
+	c.Logf("person cordons %s", name)
+	c.Edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	return true
+}
+
+// Uncordon has a person put a node back into service.
+func (c *Cluster) Uncordon(name string) bool {
+	if !c.Cordoned(name) {
+		return false
+	}
+	c.Logf("person uncordons %s", name)
+	c.Edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = false })
+	return true
+}
+
+// Claim has a person note on a cordoned node that its cordon is theirs.
+func (c *Cluster) Claim(name, who string) bool {
+	if !c.Cordoned(name) {
+		return false
+	}
+	c.Logf("person claims the cordon of %s", name)
+	c.Edit(name, func(n *corev1.Node) { annotate(n, OwnerAnnotation, who) })
+	return true
+}
+
+// Supervise has a person edit the supervisor of the ticket on a node.
+func (c *Cluster) Supervise(name, who string) bool {
+	text, found := c.ticketText(name)
+	if !found {
+		return false
+	}
+	c.Logf("person sets the supervisor on %s to %s", name, who)
+	text = supervisor.ReplaceAllLiteralString(text, "supervisor: "+who)
+	c.Edit(name, func(n *corev1.Node) { annotate(n, TicketAnnotation, text) })
+	return true
+}
+
+// RemoveTicket has a person remove the ticket of a node.
+func (c *Cluster) RemoveTicket(name string) bool {
+	if _, found := c.ticketText(name); !found {
+		return false
+	}
+	c.Logf("person removes the ticket on %s", name)
+	c.Edit(name, func(n *corev1.Node) { delete(n.Annotations, TicketAnnotation) })
+	return true
+}
+
+func (c *Cluster) ticketText(name string) (text string, found bool) {
+	if c.Nodes[name] == nil {
+		return "", false
+	}
+	text, found = c.Nodes[name].Annotations[TicketAnnotation]
+	return text, found
+}
+
+// Exclude has a person tell Aegis to leave a node alone, or not any more.
+func (c *Cluster) Exclude(name string, excluded bool) bool {
+	if c.Nodes[name] == nil {
+		return false
+	}
+	c.Edit(name, func(n *corev1.Node) {
+		n.Labels = cloned(n.Labels)
+		if n.Labels[DisableLabel] = "true"; !excluded {
+			delete(n.Labels, DisableLabel)
+		}
+	})
+	return true
+}
+
+// SetPower has somebody who can see the power supply of a node say so: "on" or "off".
+func (c *Cluster) SetPower(name, state string) {
+	c.Logf("world: the power of %s is %s", name, state)
+	c.Edit(name, func(n *corev1.Node) { annotate(n, PowerAnnotation, state) })
+}
+
+// Silent lets the kubelet of a node fall silent.
+func (c *Cluster) Silent(name string) {
+	c.Edit(name, func(n *corev1.Node) { SetReady(n, false) })
+}
+
+// Recover makes a node ready again, on another boot if it was without power.
+func (c *Cluster) Recover(name string) {
+	c.Edit(name, func(n *corev1.Node) {
+		if n.Annotations[PowerAnnotation] == "off" {
+			n.Status.NodeInfo.BootID = BootAfter(n)
+		}
+		SetReady(n, true)
+	})
+}
+
+// Reboot has a node boot that Aegis has not told to.
+func (c *Cluster) Reboot(name string) {
+	c.Logf("world: %s boots by itself", name)
+	c.Edit(name, func(n *corev1.Node) { n.Status.NodeInfo.BootID = BootAfter(n) })
+}
+
+// EditLease has a person set an annotation of the Lease of the election with kubectl. Empty removes it.
+func (c *Cluster) EditLease(key, value string) {
+	lease := c.Lease.DeepCopy()
+	lease.Annotations = cloned(lease.Annotations)
+	if lease.Annotations[key] = value; value == "" {
+		delete(lease.Annotations, key)
+	}
+	c.putLease(lease)
+}
+
+// Elect makes the identity the holder of the Lease of the election.
+func (c *Cluster) Elect(identity string) {
+	lease := c.Lease.DeepCopy()
+	lease.Spec.HolderIdentity = &identity
+	c.putLease(lease)
+}
+
+func (c *Cluster) putLease(lease *coordinationv1.Lease) {
+	c.held()
+	c.version++
+	lease.ResourceVersion = versionText(c.version)
+	c.Lease = lease
+	if c.Observer.LeaseChanged != nil {
+		c.Observer.LeaseChanged(lease)
+	}
+}
