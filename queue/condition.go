@@ -12,9 +12,7 @@ import (
 // condition is a status with the alerts that feed it.
 type condition struct {
 	status prom.AegisNodeStatus
-	feeds  map[string]feed // By fingerprint.
-	// healAt is when a person asked for it. Zero when nobody did.
-	healAt time.Time
+	feeds  map[string]feed // By fingerprint. There is at least one.
 }
 
 // feed is one firing alert.
@@ -34,26 +32,18 @@ func (f feed) extended(startsAt time.Time) feed {
 	return f
 }
 
-// held reports whether anything still keeps the condition in the queue.
-func (c *condition) held() bool { return len(c.feeds) > 0 || !c.healAt.IsZero() }
-
-// healed reports whether a person asked for the condition.
-func (c *condition) healed() bool { return !c.healAt.IsZero() }
-
-// merge takes what an observation says of the status. What a person asked for stays as it was asked for.
+// merge takes what an observation says of the status.
 func (c *condition) merge(seen prom.AegisNodeStatus, now time.Time) {
 	s := &c.status
 	s.LastSeen, s.Msg, s.Value = now, seen.Msg, seen.Value
 	if seen.PciBdf != "" {
 		s.PciBdf = seen.PciBdf
 	}
-	if !c.healed() {
-		if len(c.feeds) > 1 {
-			// Several alerts, one fault: the strongest decides, whichever was heard last.
-			seen.XID = s.XID.Stronger(seen.XID)
-		}
-		reclassify(s, seen)
+	if len(c.feeds) > 1 {
+		// Several alerts, one fault: the strongest decides, whichever was heard last.
+		seen.XID = s.XID.Stronger(seen.XID)
 	}
+	reclassify(s, seen)
 }
 
 // reclassify takes the fields that the catalogue decides.
@@ -70,9 +60,9 @@ func reclassify(s *prom.AegisNodeStatus, from prom.AegisNodeStatus) {
 // derive computes the fields that follow from the feeds.
 func (c *condition) derive() {
 	c.status.Alerts = slices.Sorted(maps.Keys(c.feeds))
-	c.status.FirstSeen = c.healAt
-	// One alert that fires beyond doubt is enough, and so is a person.
-	c.status.Contested = !c.healed()
+	c.status.FirstSeen = time.Time{}
+	// One alert that fires beyond doubt is enough.
+	c.status.Contested = true
 	for _, f := range c.feeds {
 		if c.status.FirstSeen.IsZero() || f.earliest.Before(c.status.FirstSeen) {
 			c.status.FirstSeen = f.earliest

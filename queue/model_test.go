@@ -17,7 +17,6 @@ import (
 // model is the queue as one would write it without a thought for speed: everything is found by looking at everything.
 type model struct {
 	base  map[prom.Key]prom.AegisNodeStatus // What was reported last, and who was first.
-	heals map[prom.Key]time.Time
 	feeds map[string]modelFeed
 	ended map[string]time.Time // The latest start of an alert's episode that has ended.
 	nodes map[string]modelNode
@@ -37,7 +36,6 @@ type modelNode struct {
 func newModel() *model {
 	return &model{
 		base:  make(map[prom.Key]prom.AegisNodeStatus),
-		heals: make(map[prom.Key]time.Time),
 		feeds: make(map[string]modelFeed),
 		ended: make(map[string]time.Time),
 		nodes: make(map[string]modelNode),
@@ -47,11 +45,7 @@ func newModel() *model {
 // view computes a status from its feeds.
 func (m *model) view(key prom.Key) prom.AegisNodeStatus {
 	s := m.base[key]
-	healAt, healed := m.heals[key]
-	s.Node, s.Condition, s.ID, s.FirstSeen, s.Alerts, s.Contested = key.Node, key.Condition, key.ID, healAt, nil, !healed
-	if healed {
-		s.Origin = prom.OriginHeal
-	}
+	s.Node, s.Condition, s.ID, s.FirstSeen, s.Alerts, s.Contested = key.Node, key.Condition, key.ID, time.Time{}, nil, true
 	for _, fingerprint := range slices.Sorted(maps.Keys(m.feeds)) {
 		f := m.feeds[fingerprint]
 		if f.key != key {
@@ -94,7 +88,7 @@ func (m *model) do(operation func()) {
 	before := m.views()
 	operation()
 	for key := range m.base {
-		if m.view(key).Alerts == nil && m.heals[key].IsZero() {
+		if m.view(key).Alerts == nil {
 			delete(m.base, key)
 		}
 	}
@@ -139,10 +133,7 @@ func (m *model) observe(o prom.Observation) {
 		if !known {
 			s = o.Status
 		}
-		s.LastSeen, s.Msg = time.Now(), o.Status.Msg
-		if m.heals[f.key].IsZero() {
-			s.Priority = o.Status.Priority
-		}
+		s.LastSeen, s.Msg, s.Priority = time.Now(), o.Status.Msg, o.Status.Priority
 		m.base[f.key] = s
 	})
 }
@@ -154,22 +145,11 @@ func (m *model) end(fingerprint string, startsAt time.Time) {
 	delete(m.feeds, fingerprint)
 }
 
-func (m *model) heal(s prom.AegisNodeStatus) {
+func (m *model) confirm(key prom.Key, fingerprint string) {
 	m.do(func() {
-		s.LastSeen = time.Now()
-		m.base[s.Key()] = s
-		m.heals[s.Key()] = time.Now()
-	})
-	m.touch(s.Node)
-}
-
-func (m *model) confirm(key prom.Key, fingerprints []string) {
-	m.do(func() {
-		for fingerprint, f := range m.feeds {
-			if f.key == key && (len(fingerprints) == 0 || slices.Contains(fingerprints, fingerprint)) {
-				f.contested = false
-				m.feeds[fingerprint] = f
-			}
+		if f, ok := m.feeds[fingerprint]; ok && f.key == key {
+			f.contested = false
+			m.feeds[fingerprint] = f
 		}
 	})
 }
@@ -181,13 +161,6 @@ func (m *model) withdraw(key prom.Key) {
 				m.end(fingerprint, time.Time{})
 			}
 		}
-	})
-}
-
-func (m *model) forget(key prom.Key) {
-	m.do(func() {
-		maps.DeleteFunc(m.feeds, func(_ string, f modelFeed) bool { return f.key == key })
-		delete(m.heals, key)
 	})
 }
 
@@ -256,11 +229,10 @@ func (d *driver) key() prom.Key {
 	return prom.Key{Node: d.node(), Condition: string(rune('A' + d.IntN(3))), ID: []string{"", "1"}[d.IntN(2)]}
 }
 
-func (d *driver) fingerprints() []string {
-	all := []string{"f0", "f1", "f2", "f3", "f4", "f5"}
-	d.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	return all[:d.IntN(len(all))]
-}
+func (d *driver) fingerprint() string { return fmt.Sprint("f", d.IntN(6)) }
+
+// now is later than all that was done so far, as if a pass of resync began.
+func (d *driver) now() time.Time { return time.Now().Add(time.Nanosecond) }
 
 func (d *driver) status() prom.AegisNodeStatus {
 	key := d.key()
@@ -274,7 +246,7 @@ func (d *driver) status() prom.AegisNodeStatus {
 
 func (d *driver) observation() prom.Observation {
 	return prom.Observation{
-		Fingerprint: fmt.Sprint("f", d.IntN(6)),
+		Fingerprint: d.fingerprint(),
 		Status:      d.status(),
 		Firing:      d.IntN(3) > 0,
 		StartsAt:    d.epoch.Add(time.Duration(d.IntN(8)) * time.Minute),
@@ -284,38 +256,28 @@ func (d *driver) observation() prom.Observation {
 // step makes one operation on the queue and on the model, and names it.
 func (d *driver) step(t *testing.T) string {
 	t.Helper()
-	switch d.IntN(16) {
+	switch d.IntN(14) {
 	default:
 		o := d.observation()
 		d.queue.Observe(o)
 		d.model.observe(o)
 		return fmt.Sprintf("observe %+v", o)
-	case 0:
-		s := d.status()
-		d.queue.Heal(s)
-		d.model.heal(s)
-		return fmt.Sprintf("heal %+v", s)
-	case 1:
-		key, fingerprints := d.key(), d.fingerprints()
-		d.queue.Confirm(key, fingerprints...)
-		d.model.confirm(key, fingerprints)
-		return fmt.Sprintf("confirm %v %v", key, fingerprints)
+	case 0, 1:
+		key, fingerprint := d.key(), d.fingerprint()
+		d.queue.confirm(key, d.now(), fingerprint)
+		d.model.confirm(key, fingerprint)
+		return fmt.Sprintf("confirm %v %v", key, fingerprint)
 	case 2:
 		key := d.key()
-		d.queue.Withdraw(key)
+		d.queue.withdraw(key, d.now())
 		d.model.withdraw(key)
 		return fmt.Sprintf("withdraw %v", key)
 	case 3:
-		key := d.key()
-		d.queue.Forget(key)
-		d.model.forget(key)
-		return fmt.Sprintf("forget %v", key)
-	case 4:
 		node := d.node()
 		d.queue.Touch(node)
 		d.model.touch(node)
 		return "touch " + node
-	case 5:
+	case 4:
 		shift := d.IntN(3)
 		classify := func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
 			s.Priority = (s.Priority*(shift+1) + len(s.Condition) + int(s.Condition[0])) % 1200
@@ -324,7 +286,7 @@ func (d *driver) step(t *testing.T) string {
 		d.queue.Reprioritise(classify)
 		d.model.reprioritise(classify)
 		return fmt.Sprint("reprioritise ", shift)
-	case 6, 7, 8:
+	case 5, 6, 7:
 		want := d.model.next()
 		item := take(t, d.queue)
 		require.Equal(t, want, item.Node, "next")
@@ -332,12 +294,12 @@ func (d *driver) step(t *testing.T) string {
 			require.Equal(t, d.model.statuses(want), item.Statuses, "next")
 		}
 		return "next " + want
-	case 9, 10:
+	case 8, 9:
 		node, after := d.node(), time.Duration(d.IntN(4)-1)*time.Minute
 		d.queue.Done(node, after)
 		d.model.done(node, after)
 		return fmt.Sprintf("done %s %s", node, after)
-	case 11:
+	case 10:
 		time.Sleep(time.Duration(d.IntN(90)) * time.Second)
 		return "sleep"
 	}
@@ -346,7 +308,6 @@ func (d *driver) step(t *testing.T) string {
 // check compares all that can be seen.
 func (d *driver) check(t *testing.T, trace string) {
 	t.Helper()
-	require.Equal(t, d.model.size(), d.queue.Len(), trace)
 	items := d.queue.Snapshot()
 	require.Len(t, items, d.model.size(), trace)
 	require.True(t, slices.IsSortedFunc(items, compareItems), trace)

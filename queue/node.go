@@ -47,7 +47,7 @@ func (q *Queue) Done(node string, after time.Duration) {
 	case n.changed:
 		q.makeDue(n)
 	case after > 0:
-		n.dueAt = time.Now().Add(after)
+		n.dueAt = q.clock.Now().Add(after)
 		q.waiting.Set(n.name, n)
 		q.arm()
 	case n.conditions.Len() == 0:
@@ -83,7 +83,7 @@ func (q *Queue) makeDue(n *node) {
 func (q *Queue) wake() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := time.Now()
+	now := q.clock.Now()
 	for n, ok := q.waiting.Peek(); ok && !n.dueAt.After(now); n, ok = q.waiting.Peek() {
 		q.makeDue(n)
 	}
@@ -93,13 +93,14 @@ func (q *Queue) wake() {
 // arm sets the timer to the first node that waits. A timer that fires too early does no harm.
 func (q *Queue) arm() {
 	n, ok := q.waiting.Peek()
-	switch {
-	case !ok:
-	case q.timer == nil:
-		q.timer = time.AfterFunc(time.Until(n.dueAt), q.wake)
-	default:
-		q.timer.Reset(time.Until(n.dueAt))
+	if !ok {
+		return
 	}
+	if q.timer != nil {
+		q.timer.Stop()
+	}
+	// In a goroutine of its own: a clock that a test or a replay moves calls back while it holds its lock.
+	q.timer = q.clock.AfterFunc(n.dueAt.Sub(q.clock.Now()), func() { go q.wake() })
 }
 
 // node returns the node of that name, a new one if need be. A new one must be made due, or it stays for ever.

@@ -192,7 +192,7 @@ func (p *pass) has(s prom.AegisNodeStatus) bool {
 	})
 }
 
-// absent returns the statuses fed by alerts that were in the queue before the pass and that no source has.
+// absent returns the statuses that were in the queue before the pass and that no source has.
 func (p *pass) absent(queued []Item) []prom.AegisNodeStatus {
 	if !p.complete() {
 		return nil
@@ -200,7 +200,7 @@ func (p *pass) absent(queued []Item) []prom.AegisNodeStatus {
 	var absent []prom.AegisNodeStatus
 	for _, item := range queued {
 		for _, s := range item.Statuses {
-			if len(s.Alerts) > 0 && s.LastSeen.Before(p.began) && !p.has(s) {
+			if s.LastSeen.Before(p.began) && !p.has(s) {
 				absent = append(absent, s)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/rules/prom"
 )
@@ -21,8 +22,10 @@ const defaultContestedMemory = 8192
 type Options struct {
 	// Registerer takes the metrics. Nil means none.
 	Registerer prometheus.Registerer
-	// Logger hears of what the queue refuses. Nil discards.
+	// Logger hears when resolved alerts cannot be remembered. Nil discards.
 	Logger *slog.Logger
+	// Clock tells the time and wakes nodes that are due later. Nil means the wall clock.
+	Clock clock.WithDelayedExecution
 	// ContestedMemory is how many resolved alerts are remembered, to notice those that fire again with an old start.
 	// 0 means 8192.
 	ContestedMemory int
@@ -34,7 +37,7 @@ type Options struct {
 // Queue is the one place where conditions are merged. It is safe for concurrent use, and nothing that holds its lock
 // does I/O or waits.
 type Queue struct {
-	logger  *slog.Logger
+	clock   clock.WithDelayedExecution
 	metrics *metrics
 
 	mu       sync.Mutex
@@ -43,7 +46,7 @@ type Queue struct {
 	waiting  *heap[string, *node] // Due later and not in flight, the earliest first.
 	fed      map[string]prom.Key  // Which condition an alert feeds, by fingerprint.
 	resolved *lru.Cache[string, resolution]
-	timer    *time.Timer // Fires when the first of waiting is due.
+	timer    clock.Timer // Fires when the first of waiting is due.
 	moreDue  *sync.Cond
 }
 
@@ -77,12 +80,12 @@ func New(o Options) *Queue {
 	}
 	// The only error is a size that is not positive.
 	resolved, err := lru.New[string, resolution](size)
-	logger := cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "queue")
 	if err != nil {
+		logger := cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "queue")
 		logger.Error("no memory of resolved alerts", "err", err)
 	}
 	q := &Queue{
-		logger:   logger,
+		clock:    cmp.Or[clock.WithDelayedExecution](o.Clock, clock.RealClock{}),
 		nodes:    make(map[string]*node),
 		ready:    newHeap[string](func(a, b *node) bool { return a.compare(b) < 0 }),
 		waiting:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
@@ -102,7 +105,7 @@ func (q *Queue) Observe(obs ...prom.Observation) { q.merge(time.Time{}, obs) }
 func (q *Queue) merge(asOf time.Time, obs []prom.Observation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := time.Now()
+	now := q.clock.Now()
 	for _, o := range obs {
 		q.metrics.observations[q.observe(o, asOf, now)].Inc()
 	}
@@ -224,9 +227,9 @@ func (q *Queue) detach(key prom.Key, fingerprint string) {
 	q.settle(n, key, c)
 }
 
-// settle puts a changed condition in its place, or removes it when nothing holds it any more.
+// settle puts a changed condition in its place, or removes it when nothing feeds it any more.
 func (q *Queue) settle(n *node, key prom.Key, c *condition) {
-	if c.held() {
+	if len(c.feeds) > 0 {
 		c.derive()
 		n.conditions.Fix(key)
 	} else {
@@ -235,91 +238,42 @@ func (q *Queue) settle(n *node, key prom.Key, c *condition) {
 	q.change(n)
 }
 
-// Heal adds a condition that a person or a script asks to be repaired. It stays until Forget.
-func (q *Queue) Heal(s prom.AegisNodeStatus) {
-	if s.Node == "" || s.Condition == "" {
-		q.logger.Warn("Refused a heal without node or condition", "node", s.Node, "condition", s.Condition)
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	now, n, key := time.Now(), q.node(s.Node), s.Key()
-	c, known := n.conditions.Get(key)
-	if !known {
-		c = newCondition(s.Clone())
-	}
-	c.healAt = now
-	if !s.FirstSeen.IsZero() {
-		c.healAt = s.FirstSeen
-	}
-	reclassify(&c.status, s)
-	c.status.Msg, c.status.Value, c.status.LastSeen, c.status.Origin = s.Msg, s.Value, now, prom.OriginHeal
-	c.derive()
-	n.conditions.Set(key, c)
-	q.change(n)
-}
-
-// Confirm ends the doubt about alerts that fired again with an old start: the sources of truth have them. Without
-// fingerprints it confirms every alert that feeds the condition.
-func (q *Queue) Confirm(key prom.Key, fingerprints ...string) {
-	q.confirm(key, time.Time{}, fingerprints)
-}
-
-// confirm confirms what became contested before asOf, when the sources were read: later doubts are not theirs to
-// settle. A zero asOf confirms in any case.
-func (q *Queue) confirm(key prom.Key, asOf time.Time, fingerprints []string) {
+// confirm ends the doubt about an alert that fired again with an old start, if it arose before asOf, when the sources of truth were
+// read and had the alert: later doubts are not theirs to settle.
+func (q *Queue) confirm(key prom.Key, asOf time.Time, fingerprint string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n, c, ok := q.find(key)
 	if !ok {
 		return
 	}
-	before := essenceOf(c.status)
-	for fingerprint, f := range c.feeds {
-		named := len(fingerprints) == 0 || slices.Contains(fingerprints, fingerprint)
-		if named && (asOf.IsZero() || f.contestedAt.Before(asOf)) {
-			f.contestedAt = time.Time{}
-			c.feeds[fingerprint] = f
-		}
+	f, feeds := c.feeds[fingerprint]
+	if !feeds || !f.contestedAt.Before(asOf) {
+		return
 	}
+	before := essenceOf(c.status)
+	f.contestedAt = time.Time{}
+	c.feeds[fingerprint] = f
 	c.derive()
 	if essenceOf(c.status) != before {
 		q.change(n)
 	}
 }
 
-// Withdraw removes every alert that feeds the condition, as if each had resolved. What a person asked for stays.
-func (q *Queue) Withdraw(key prom.Key) { q.withdraw(key, time.Time{}) }
-
-// withdraw withdraws the condition unless it was reported at asOf or later, and reports whether it did. A zero asOf
-// withdraws in any case.
+// withdraw removes every alert that feeds the condition, as if each had resolved, unless the condition was reported at asOf or later.
+// It reports whether it did.
 func (q *Queue) withdraw(key prom.Key, asOf time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	_, c, ok := q.find(key)
-	if !ok || !asOf.IsZero() && !c.status.LastSeen.Before(asOf) {
+	if !ok || !c.status.LastSeen.Before(asOf) {
 		return false
 	}
-	now := time.Now()
+	now := q.clock.Now()
 	for _, fingerprint := range c.status.Alerts {
 		q.resolve(fingerprint, time.Time{}, now)
 	}
 	return true
-}
-
-// Forget removes the condition whatever its origin. If an alert still fires, its next heartbeat brings it back.
-func (q *Queue) Forget(key prom.Key) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n, c, ok := q.find(key)
-	if !ok {
-		return
-	}
-	for fingerprint := range c.feeds {
-		delete(q.fed, fingerprint)
-	}
-	n.conditions.Delete(key)
-	q.change(n)
 }
 
 // Reprioritise applies a new catalogue to every status. The function returns the status with the fields that the
@@ -383,11 +337,4 @@ func compareItems(a, b Item) int {
 		return cmp.Or(cmp.Compare(min(len(b.Statuses), 1), min(len(a.Statuses), 1)), cmp.Compare(a.Node, b.Node))
 	}
 	return cmp.Or(compareStatuses(a.Statuses[0], b.Statuses[0]), cmp.Compare(a.Node, b.Node))
-}
-
-// Len returns the number of nodes in the queue: those with conditions, and those that are due or in flight.
-func (q *Queue) Len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.nodes)
 }

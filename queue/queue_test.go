@@ -117,7 +117,7 @@ func TestNextHandsOutTheMostUrgentNode(t *testing.T) {
 		}
 		require.Empty(t, take(t, q).Node)
 		require.Equal(t, want, nodesOf(q.Snapshot()), "those in flight are shown")
-		require.Equal(t, 5, q.Len())
+		require.Len(t, q.Snapshot(), 5)
 	})
 }
 
@@ -274,13 +274,13 @@ func TestContested(t *testing.T) {
 func TestConfirmEndsTheContest(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		fingerprints []string
-		want         bool
+		fingerprint string
+		early       bool // The sources were read no later than when the doubt arose.
+		want        bool
 	}{
-		"of the alert":     {fingerprints: []string{"1"}},
-		"of all":           {},
-		"of several":       {fingerprints: []string{"0", "1"}},
-		"of another alert": {fingerprints: []string{"2"}, want: true},
+		"of the alert":                      {fingerprint: "1"},
+		"of another alert":                  {fingerprint: "2", want: true},
+		"from before the alert fired again": {fingerprint: "1", early: true, want: true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -290,7 +290,10 @@ func TestConfirmEndsTheContest(t *testing.T) {
 				o := firing("1", "n1", "A")
 				q.Observe(o, resolved(o), o)
 				take(t, q)
-				q.Confirm(o.Status.Key(), tt.fingerprints...)
+				if !tt.early {
+					time.Sleep(time.Second)
+				}
+				q.confirm(o.Status.Key(), time.Now(), tt.fingerprint)
 				require.Equal(t, tt.want, only(t, q, "n1").Contested)
 				q.Done("n1", 0)
 				require.Equal(t, tt.want, take(t, q).Node == "", "a confirmation is a change")
@@ -310,8 +313,9 @@ func TestOneAlertBeyondDoubtIsEnough(t *testing.T) {
 		require.False(t, only(t, q, "n1").Contested)
 		q.Observe(resolved(sure))
 		require.True(t, only(t, q, "n1").Contested)
-		q.Confirm(prom.Key{Node: "n2"}, "1")
-		q.Confirm(prom.Key{Node: "n1", Condition: "B"}, "1")
+		time.Sleep(time.Second)
+		q.confirm(prom.Key{Node: "n2"}, time.Now(), "1")
+		q.confirm(prom.Key{Node: "n1", Condition: "B"}, time.Now(), "1")
 		require.True(t, only(t, q, "n1").Contested)
 	})
 }
@@ -364,64 +368,7 @@ func TestWhatNamesNoNodeOrConditionIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Options{})
 		q.Observe(firing("1", "", "A"), firing("2", "n1", ""))
-		q.Heal(prom.AegisNodeStatus{Condition: "A"})
-		q.Heal(prom.AegisNodeStatus{Node: "n1"})
-		require.Zero(t, q.Len())
-	})
-}
-
-func TestHealStaysUntilForget(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		q := New(Options{})
-		heal := prom.AegisNodeStatus{Node: "n1", Condition: "A", SOP: "gpu/hung", Priority: 3, Msg: "by hand"}
-		key := heal.Key()
-		q.Heal(heal)
-		s := only(t, q, "n1")
-		require.Equal(t, prom.OriginHeal, s.Origin)
-		require.Equal(t, time.Now(), s.FirstSeen)
-		require.Equal(t, time.Now(), s.LastSeen)
-		require.Empty(t, s.Alerts)
-		q.Withdraw(key)
-		require.Len(t, q.Statuses("n1"), 1)
-
-		o := with(firing("1", "n1", "A"), 40)
-		o.Status.SOP = "gpu/other"
-		q.Observe(o)
-		s = only(t, q, "n1")
-		require.Equal(t, "gpu/hung", s.SOP, "what was asked for stays")
-		require.Equal(t, 3, s.Priority)
-		require.Equal(t, prom.OriginHeal, s.Origin)
-		require.Equal(t, []string{"1"}, s.Alerts)
-		q.Observe(resolved(o))
-		require.Empty(t, only(t, q, "n1").Alerts)
-
-		q.Forget(key)
-		require.Empty(t, q.Statuses("n1"))
-		require.Equal(t, Item{Node: "n1", Statuses: []prom.AegisNodeStatus{}}, take(t, q))
-		q.Done("n1", 0)
-		require.Zero(t, q.Len())
-	})
-}
-
-func TestHealOfAnAlertedConditionTakesItOver(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		q := New(Options{})
-		o := firing("1", "n1", "A")
-		q.Observe(o, resolved(o), o)
-		take(t, q)
-		time.Sleep(time.Minute)
-		q.Heal(prom.AegisNodeStatus{Node: "n1", Condition: "A", SOP: "node/other", Priority: 5})
-		s := only(t, q, "n1")
-		require.Equal(t, prom.OriginHeal, s.Origin)
-		require.Equal(t, "node/other", s.SOP)
-		require.Equal(t, o.StartsAt, s.FirstSeen)
-		require.False(t, s.Contested, "a person asks for it")
-		q.Done("n1", 0)
-		require.Equal(t, "n1", take(t, q).Node, "a heal is a change")
-		q.Withdraw(o.Status.Key())
-		require.Equal(t, prom.OriginHeal, only(t, q, "n1").Origin)
+		require.Empty(t, q.Snapshot())
 	})
 }
 
@@ -432,8 +379,9 @@ func TestWithdrawIsAsIfEveryAlertResolved(t *testing.T) {
 		a, b := firing("1", "n1", "A"), firing("2", "n1", "A")
 		q.Observe(a, b)
 		take(t, q)
-		q.Withdraw(prom.Key{Node: "n1", Condition: "B"})
-		q.Withdraw(a.Status.Key())
+		time.Sleep(time.Second)
+		require.False(t, q.withdraw(prom.Key{Node: "n1", Condition: "B"}, time.Now()))
+		require.True(t, q.withdraw(a.Status.Key(), time.Now()))
 		require.Empty(t, q.Statuses("n1"))
 		q.Done("n1", 0)
 		require.Equal(t, "n1", take(t, q).Node)
@@ -456,23 +404,8 @@ func TestWithdrawSparesWhatWasReportedSince(t *testing.T) {
 	})
 }
 
-func TestForgetDoesNotMakeTheNextHeartbeatContested(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		q := New(Options{})
-		o := firing("1", "n1", "A")
-		q.Observe(o)
-		q.Forget(prom.Key{Node: "n2", Condition: "A"})
-		q.Forget(o.Status.Key())
-		require.Empty(t, q.Statuses("n1"))
-		q.Observe(o)
-		require.False(t, only(t, q, "n1").Contested)
-	})
-}
-
 func TestDone(t *testing.T) {
 	t.Parallel()
-	key := prom.Key{Node: "n1", Condition: "A"}
 	tests := map[string]struct {
 		meanwhile func(q *Queue) // While the node is in flight.
 		after     time.Duration
@@ -482,11 +415,11 @@ func TestDone(t *testing.T) {
 		"without a time, never":                {want: -1},
 		"with a negative time, never":          {after: -time.Second, want: -1},
 		"after a time":                         {after: time.Minute, want: time.Minute},
-		"a change in flight is due at once":    {meanwhile: func(q *Queue) { q.Withdraw(key) }, after: time.Minute},
+		"a change in flight is due at once":    {meanwhile: func(q *Queue) { q.Observe(resolved(firing("1", "n1", "A"))) }, after: time.Minute},
 		"and without a time":                   {meanwhile: func(q *Queue) { q.Observe(firing("2", "n1", "B")) }},
 		"a touch in flight is due at once":     {meanwhile: func(q *Queue) { q.Touch("n1") }, after: time.Minute},
 		"a change afterwards is due at once":   {after: time.Minute, then: func(q *Queue) { q.Observe(firing("2", "n1", "B")) }},
-		"a withdrawal afterwards too":          {then: func(q *Queue) { q.Withdraw(key) }},
+		"a resolution afterwards too":          {then: func(q *Queue) { q.Observe(resolved(firing("1", "n1", "A"))) }},
 		"a touch afterwards too":               {then: func(q *Queue) { q.Touch("n1") }},
 		"the same priority is no change":       {meanwhile: func(q *Queue) { q.Reprioritise(same) }, want: -1},
 		"another priority is a change":         {meanwhile: func(q *Queue) { q.Reprioritise(urgent) }},
@@ -544,7 +477,6 @@ func TestDueAgainEvenWithoutConditions(t *testing.T) {
 		require.Equal(t, "n1", item.Node)
 		require.Equal(t, time.Minute, time.Since(start))
 		q.Done("n1", 0)
-		require.Zero(t, q.Len())
 		require.Empty(t, q.Snapshot())
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
@@ -61,6 +62,8 @@ type ResyncOptions struct {
 	Registerer prometheus.Registerer
 	// Logger hears when a source stops to answer and when it answers again. Nil discards.
 	Logger *slog.Logger
+	// Clock tells the time, and when a pass is due. Nil means the wall clock.
+	Clock clock.WithTicker
 }
 
 // Resync reads the sources of truth, in passes that never overlap, and corrects the queue.
@@ -70,6 +73,7 @@ type Resync struct {
 	sources    []namedSource
 	interval   time.Duration
 	timeout    time.Duration
+	clock      clock.WithTicker
 	logger     *slog.Logger
 	metrics    *resyncMetrics
 	labels     *labelMemory
@@ -105,6 +109,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		sources:    sources,
 		interval:   cmp.Or(o.Interval, defaultInterval),
 		timeout:    cmp.Or(o.Timeout, defaultTimeout),
+		clock:      cmp.Or[clock.WithTicker](o.Clock, clock.RealClock{}),
 		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "resync"),
 		metrics:    newResyncMetrics(o.Registerer),
 		labels:     newLabelMemory(),
@@ -140,15 +145,15 @@ func (r *Resync) Run(ctx context.Context) error {
 	defer r.running.Unlock()
 	r.synced.Store(false)
 	r.misses = nil // Time has passed: what was absent then is no row with what is absent now.
-	ticker := time.NewTicker(r.interval)
+	ticker := r.clock.NewTicker(r.interval)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		began := time.Now()
+		began := r.clock.Now()
 		r.pass(ctx)
-		rest(ctx, min(time.Since(began), maxRest))
+		r.rest(ctx, min(r.clock.Since(began), maxRest))
 		select {
 		case <-ctx.Done():
-		case <-ticker.C:
+		case <-ticker.C():
 		case <-r.trigger:
 		}
 	}
@@ -157,12 +162,15 @@ func (r *Resync) Run(ctx context.Context) error {
 }
 
 // rest leaves the sources as much time as a pass took them, when many ask for the next one: those share it.
-func rest(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
+func (r *Resync) rest(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := r.clock.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-	case <-timer.C:
+	case <-timer.C():
 	}
 }
 
@@ -180,13 +188,13 @@ func (r *Resync) Trigger() {
 // Observe returns what a pass finds about the status that begins after the call. Whoever calls before it begins
 // shares it. Without an answer before the context ends, nothing is known.
 func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
-	r.labels.need(key, time.Now())
+	r.labels.need(key, r.clock.Now())
 	p := r.await()
 	select {
 	case <-p.done:
 		return r.finding(p, key)
 	case <-ctx.Done():
-		return unknownFinding(time.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
+		return unknownFinding(r.clock.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
 	}
 }
 
@@ -224,7 +232,7 @@ func (r *Resync) begin() *pass {
 	case <-r.trigger:
 	default:
 	}
-	p.began = time.Now()
+	p.began = r.clock.Now()
 	return p
 }
 
@@ -244,11 +252,11 @@ func (r *Resync) pass(ctx context.Context) {
 		r.enter(p)
 	}
 	queued := r.queue.items()
-	r.labels.update(p.labels, queued, time.Now())
+	r.labels.update(p.labels, queued, r.clock.Now())
 	r.withdraw(p, queued)
-	r.metrics.duration.Observe(time.Since(p.began).Seconds())
+	r.metrics.duration.Observe(r.clock.Since(p.began).Seconds())
 	if p.complete() {
-		r.metrics.succeeded(time.Now())
+		r.metrics.succeeded(r.clock.Now())
 	}
 	r.synced.Store(true)
 	r.mu.Lock()
@@ -299,7 +307,7 @@ func (r *Resync) enter(p *pass) {
 	})
 	r.queue.merge(p.began, entering)
 	for _, o := range entering {
-		r.queue.confirm(o.Status.Key(), p.began, []string{identity(o)})
+		r.queue.confirm(o.Status.Key(), p.began, identity(o))
 	}
 }
 

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/strict"
@@ -87,6 +90,8 @@ type ResolverOptions struct {
 	Cluster string
 	// Logger is told of each alias that is used, once. Nil discards.
 	Logger *slog.Logger
+	// Clock tells whether an alert has ended. Nil means the wall clock.
+	Clock clock.PassiveClock
 }
 
 // Resolver translates alerts into observations.
@@ -96,6 +101,7 @@ type Resolver struct {
 	nodeLabels []string
 	cluster    string
 	logger     *slog.Logger
+	clock      clock.PassiveClock
 	// warned holds the aliases that were warned of.
 	warned sync.Map
 }
@@ -106,11 +112,14 @@ func NewResolver(o ResolverOptions) *Resolver {
 	if labels == nil {
 		labels = []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
 	}
-	logger := o.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
+	return &Resolver{
+		store:      o.Store,
+		nodes:      o.Nodes,
+		nodeLabels: labels,
+		cluster:    o.Cluster,
+		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "rules"),
+		clock:      cmp.Or[clock.PassiveClock](o.Clock, clock.RealClock{}),
 	}
-	return &Resolver{store: o.Store, nodes: o.Nodes, nodeLabels: labels, cluster: o.Cluster, logger: logger}
 }
 
 // warnOfAlias tells once of each alias that alerts use. The aliases are those of the catalogue, so that nobody can make it tell
@@ -134,7 +143,7 @@ func (r *Resolver) Resolve(a prom.Alert) (prom.Observation, error) {
 	if drop != nil {
 		return prom.Observation{}, drop
 	}
-	now := time.Now()
+	now := r.clock.Now()
 	status.PciBdf = pciOf(a.Labels)
 	status.Msg = message(a.Annotations)
 	status.Value = strict.Clean(a.Annotations["value"], maxValueRunes)

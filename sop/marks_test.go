@@ -60,12 +60,12 @@ func TestMarks(t *testing.T) {
 
 		// A mark stays while the sources are silent, and goes with its condition.
 		w.source.set(prom.Finding{Evidence: prom.EvidenceUnknown})
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Hung"})
-		w.queue.Withdraw(first.Status.Key())
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Hung"})
+		w.withdraw(first.Status.Key())
 		time.Sleep(time.Minute)
 		require.JSONEq(t, `{"gpu": ["3"], "ib": ["mlx5_0"]}`, w.node().Annotations[DeviceErrorsAnnotation])
-		w.queue.Withdraw(third.Status.Key())
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Quiet", ID: "mlx5_0"})
+		w.withdraw(third.Status.Key())
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Quiet", ID: "mlx5_0"})
 		time.Sleep(time.Minute)
 		n = w.node()
 		require.NotContains(t, n.Annotations, DeviceErrorsAnnotation)

@@ -47,11 +47,11 @@ func TestNoteIsMadeOnce(t *testing.T) {
 		require.Equal(t, policy.VerdictTolerated, w.verdict("Watch"))
 
 		// It comes again: after a while that is worth another note, at once it is not.
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
 		time.Sleep(time.Minute)
 		w.raise("Watch")
 		w.await("noted again", func(r ticket.Record) bool { return len(r.History.Incidents) == 2 })
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Watch"})
 		time.Sleep(time.Minute)
 		w.raise("Watch")
 		time.Sleep(20 * time.Minute)
@@ -80,7 +80,7 @@ func TestNoteGivesWayToARepair(t *testing.T) {
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == jobs.ActionReboot {
 				w.source.gone()
-				w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Note"})
+				w.withdraw(prom.Key{Node: nodeA, Condition: "Note"})
 			}
 		}
 		w.raise("Note")
@@ -112,7 +112,7 @@ func TestNoteGivesWayToARequest(t *testing.T) {
 		require.Equal(t, result.Ticket, w.record().Ticket.ID)
 		require.Equal(t, []string{"Note superseded"}, outcomes(w.record()))
 		w.source.gone()
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Note"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Note"})
 		w.run("resolved", resolved)
 		require.Equal(t, []string{"Note superseded", "Reboot resolved"}, outcomes(w.record()))
 	})
@@ -164,7 +164,7 @@ func TestThreshold(t *testing.T) {
 		for n := range 2 {
 			w.raise("Reboot")
 			w.await("noted", func(r ticket.Record) bool { return len(r.History.Incidents) == n+1 })
-			w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
+			w.withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
 			time.Sleep(2 * time.Hour)
 		}
 		require.Empty(t, w.jobs.order)
@@ -247,7 +247,7 @@ func TestHiddenConditionWaits(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, policy.VerdictTolerated, w.verdict("Reset"))
 		require.Empty(t, w.jobs.order)
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Cause"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Cause"})
 		w.await("repaired", resolved)
 	})
 }

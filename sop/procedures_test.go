@@ -244,7 +244,7 @@ func TestNoteLeavesTheNodeInService(t *testing.T) {
 
 		// Once the fault is gone the ticket goes too: nobody has to clean up after a cable that was plugged in again.
 		w.source.gone()
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Note"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Note"})
 		w.run("closed", func(r ticket.Record) bool { return r.Ticket == nil })
 		require.Equal(t, "withdrawn", w.record().History.Incidents[0].Outcome)
 	})

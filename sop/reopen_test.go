@@ -35,7 +35,7 @@ func TestHealthcheckOpensItsCondition(t *testing.T) {
 		id := w.record().Ticket.ID
 		w.await("found", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Condition == "GpuNvlinkError" })
 		w.source.gone()
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
 		require.Equal(t, id, w.record().Ticket.ID)
 		w.await("repaired", func(r ticket.Record) bool { return resolved(r) && len(r.History.Incidents) == 1 })
 		incident := w.record().History.Incidents[0]

@@ -161,7 +161,7 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 
 		w.source.gone()
 		for _, name := range w.names() {
-			w.queue.Withdraw(prom.Key{Node: name, Condition: "Reboot"})
+			w.withdraw(prom.Key{Node: name, Condition: "Reboot"})
 		}
 		time.Sleep(time.Hour)
 		require.Zero(t, w.cordoned())

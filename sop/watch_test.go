@@ -54,8 +54,8 @@ func TestMoreUrgentConditionPreempts(t *testing.T) {
 		require.Contains(t, r.Ticket.Workflows[2].Message, "interrupted: Ready is more urgent")
 		time.Sleep(time.Minute)
 		w.source.gone()
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Ready"})
-		w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Ready"})
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
 		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionTrue) })
 		w.await("resolved", resolved)
 		require.Equal(t, []string{
@@ -169,8 +169,8 @@ func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == jobs.ActionReboot {
 				w.source.gone()
-				w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
-				w.queue.Withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
+				w.withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
+				w.withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
 			}
 		}
 		w.await("resolved", resolved)

@@ -155,6 +155,18 @@ func (w *world) raiseOn(node, condition string) {
 	})
 }
 
+// withdraw ends every alert that feeds the condition.
+func (w *world) withdraw(key prom.Key) {
+	for _, s := range w.queue.Statuses(key.Node) {
+		if s.Key() != key {
+			continue
+		}
+		for _, fingerprint := range s.Alerts {
+			w.queue.Observe(prom.Observation{Fingerprint: fingerprint, Status: s})
+		}
+	}
+}
+
 // patch applies a patch as the API server does: a failed test is an invalid request.
 func (w *world) patch(action k8stesting.Action) (bool, runtime.Object, error) {
 	if p, ok := action.(k8stesting.PatchAction); ok && p.GetPatchType() == types.MergePatchType {

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/rules/prom"
 )
@@ -41,8 +44,8 @@ type PrometheusOptions struct {
 	MaxAge time.Duration
 	// Timeout bounds one request. 0 means 10 seconds.
 	Timeout time.Duration
-	// Now is asked for the time only when an answer does not tell when it was evaluated. Nil means time.Now.
-	Now func() time.Time
+	// Clock is asked for the time only when an answer does not tell when it was evaluated. Nil means the wall clock.
+	Clock clock.PassiveClock
 }
 
 // Prometheus reads the alerts of one Prometheus, or of what speaks its API: Thanos, VictoriaMetrics.
@@ -50,7 +53,7 @@ type Prometheus struct {
 	client *client
 	canary string
 	maxAge time.Duration
-	now    func() time.Time
+	clock  clock.PassiveClock
 }
 
 // NewPrometheus returns a client. It sends nothing yet.
@@ -62,17 +65,12 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 	if o.MaxAge < 0 {
 		return nil, fmt.Errorf("prometheus: negative maximum age %s", o.MaxAge)
 	}
-	p := &Prometheus{client: c, canary: o.Canary, maxAge: o.MaxAge, now: o.Now}
-	if p.canary == "" {
-		p.canary = defaultCanary
-	}
-	if p.maxAge == 0 {
-		p.maxAge = defaultMaxAge
-	}
-	if p.now == nil {
-		p.now = time.Now
-	}
-	return p, nil
+	return &Prometheus{
+		client: c,
+		canary: cmp.Or(o.Canary, defaultCanary),
+		maxAge: cmp.Or(o.MaxAge, defaultMaxAge),
+		clock:  cmp.Or[clock.PassiveClock](o.Clock, clock.RealClock{}),
+	}, nil
 }
 
 // Alerts returns the alerts that are pending or firing, one for each set of labels, with StartsAt unknown. An error
@@ -122,7 +120,7 @@ func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
 // age is measured on the clock of the server, which dated the sample and its evaluation.
 func (p *Prometheus) age(s sample) time.Duration {
 	if s.evaluatedAt.IsZero() {
-		return p.now().Sub(s.at)
+		return p.clock.Since(s.at)
 	}
 	return s.evaluatedAt.Sub(s.at)
 }

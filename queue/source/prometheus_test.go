@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"aegis.io/aegis/rules/prom"
 )
@@ -190,7 +191,7 @@ func TestPrometheusJudgesAgeWithoutTheClockOfThisHost(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, err := NewPrometheus(PrometheusOptions{URL: "http://h", Now: func() time.Time { return tt.now }})
+			p, err := NewPrometheus(PrometheusOptions{URL: "http://h", Clock: clocktesting.NewFakePassiveClock(tt.now)})
 			require.NoError(t, err)
 			_, err = p.judge([]byte(tt.body))
 			if tt.stale {
