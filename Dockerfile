@@ -4,7 +4,10 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=unknown
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /aegis ./cmd/aegis
+ARG REVISION=unknown
+ARG BRANCH=unknown
+RUN info=github.com/prometheus/common/version && CGO_ENABLED=0 go build -trimpath \
+    -ldflags "-s -w -X $info.Version=${VERSION} -X $info.Revision=${REVISION} -X $info.Branch=${BRANCH}" -o /aegis ./cmd/aegis
 
 # Nothing but the binary: `aegis op` runs the tools of the host.
 FROM scratch

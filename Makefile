@@ -2,7 +2,11 @@
 
 GO            ?= go
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION      ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BRANCH        ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
 IMAGE         ?= aegis:$(VERSION)
+BUILDINFO     := github.com/prometheus/common/version
+LDFLAGS       := -s -w -X $(BUILDINFO).Version=$(VERSION) -X $(BUILDINFO).Revision=$(REVISION) -X $(BUILDINFO).Branch=$(BRANCH)
 FUZZTIME      ?= 30s
 E2E_TIMEOUT   ?= 45m
 LINT_VERSION  := v2.15.0
@@ -16,7 +20,7 @@ help: ## Explain the verbs.
 
 .PHONY: build
 build: ## Build bin/aegis, one static binary.
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/aegis ./cmd/aegis
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/aegis ./cmd/aegis
 
 .PHONY: test
 test: ## Run all tests: units with the race detector, then end to end against a real control plane.
@@ -78,7 +82,7 @@ chaos: ## Let everything go wrong at once for DURATION (10m) on 100 nodes, and c
 
 .PHONY: image
 image: ## Build the container image IMAGE (aegis:VERSION).
-	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg BRANCH=$(BRANCH) -t $(IMAGE) .
 
 # A tool of its own: its dependencies have no place in go.mod. It takes minutes, once.
 $(GOLANGCI_LINT):

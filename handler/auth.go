@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"aegis.io/aegis/web"
 )
 
 // maxTokenFileBytes bounds what is read for every request that needs a token.
@@ -38,42 +40,70 @@ type TokenFile struct {
 	Roles []Role `json:"roles"`
 }
 
-// Auth tells who may do what. The zero value, without token files, lets everyone read and only loopback write.
-type Auth struct {
-	files []TokenFile
+// Grant says what a user, or the holder of a client certificate, may do.
+type Grant struct {
+	// Name is the user's, or one that the certificate has: its common name or an alternative name.
+	Name  string
+	Roles []Role
 }
 
-// NewAuth returns an Auth for the tokens of the files. Each file is read again for each request, so that a new token
-// holds, and an old one does not, from the moment the file changes. The error names everything that is wrong.
-func NewAuth(files []TokenFile) (*Auth, error) {
+// AuthOptions says who may do what.
+type AuthOptions struct {
+	Tokens []TokenFile
+	// Users and Certificates are proven in front of the handler, see package web.
+	Users, Certificates []Grant
+}
+
+// Auth tells who may do what. The zero value lets everyone read and only loopback write.
+type Auth struct {
+	files               []TokenFile
+	users, certificates []Grant
+}
+
+// NewAuth returns an Auth. Each file of tokens is read again for each request, so that a new token holds, and an old one does
+// not, from the moment the file changes. The error names everything that is wrong.
+func NewAuth(o AuthOptions) (*Auth, error) {
 	var errs []error
-	for _, f := range files {
-		errs = append(errs, f.validate())
+	for _, f := range o.Tokens {
+		errs = append(errs, checkRoles(fmt.Sprintf("token file %q", f.File), f.Roles), f.Check())
+	}
+	for _, g := range o.Users {
+		errs = append(errs, checkRoles(fmt.Sprintf("user %q", g.Name), g.Roles))
+	}
+	for _, g := range o.Certificates {
+		errs = append(errs, checkRoles(fmt.Sprintf("certificate %q", g.Name), g.Roles))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Auth{files: slices.Clone(files)}, nil
+	return &Auth{files: slices.Clone(o.Tokens), users: slices.Clone(o.Users), certificates: slices.Clone(o.Certificates)}, nil
 }
 
-func (f TokenFile) validate() error {
+// Roles returns all roles.
+func Roles() []Role { return []Role{RoleAlerts, RoleView, RoleHeal} }
+
+func checkRoles(whose string, roles []Role) error {
 	var errs []error
-	if len(f.Roles) == 0 {
-		errs = append(errs, fmt.Errorf("token file %q has no roles, want alerts, view or heal", f.File))
+	if len(roles) == 0 {
+		errs = append(errs, fmt.Errorf("%s has no roles, want alerts, view or heal", whose))
 	}
-	for _, role := range f.Roles {
-		if !slices.Contains([]Role{RoleAlerts, RoleView, RoleHeal}, role) {
-			errs = append(errs, fmt.Errorf("token file %q has the unknown role %q, want alerts, view or heal", f.File, role))
+	for _, role := range roles {
+		if !slices.Contains(Roles(), role) {
+			errs = append(errs, fmt.Errorf("%s has the unknown role %q, want alerts, view or heal", whose, role))
 		}
-	}
-	if _, err := f.tokens(); err != nil {
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (f TokenFile) grants(need Role) bool {
-	return slices.Contains(f.Roles, need) || need == RoleView && slices.Contains(f.Roles, RoleHeal)
+// grants reports whether the roles include one.
+func grants(roles []Role, need Role) bool {
+	return slices.Contains(roles, need) || need == RoleView && slices.Contains(roles, RoleHeal)
+}
+
+// Check says why the tokens of the file cannot be read.
+func (f TokenFile) Check() error {
+	_, err := f.tokens()
+	return err
 }
 
 // tokens returns the hashes of the file's tokens. A file without any is an error: it may be half written, and saying
@@ -131,20 +161,37 @@ func (f TokenFile) holds(token string) (bool, error) {
 	return found == 1, nil
 }
 
-// authorize returns who sent the request. The error is a problem when they may not do what needs the role.
+// authorize returns who sent the request. The error is a problem when they may not do what needs the role. A token goes before
+// a user, and a user before a certificate: the connection may be that of a proxy.
 func (a *Auth) authorize(r *http.Request, need Role) (string, error) {
-	if len(a.files) == 0 {
+	caller := web.CallerOf(r.Context())
+	if len(a.files)+len(a.users)+len(a.certificates) == 0 && !caller.Passwords {
 		return authorizeLoopback(r, need)
 	}
+	name, err := a.byToken(r, need)
+	if name != "" {
+		return name, nil
+	}
+	if name := a.byCaller(caller, need); name != "" {
+		return name, checkOrigin(r, need)
+	}
+	if err != nil {
+		return "", err
+	}
+	return "", a.refusal(caller, need)
+}
+
+// byToken returns the name of the file that holds the token of the request. Without any token it returns nothing.
+func (a *Auth) byToken(r *http.Request, need Role) (string, error) {
 	token, ok := bearerToken(r.Header)
-	if !ok {
-		return "", problemf(http.StatusUnauthorized, `this needs the header "Authorization: Bearer <token>" with a token of role %s`, need)
+	if !ok || len(a.files) == 0 {
+		return "", nil
 	}
 	known, unreadable := false, error(nil)
 	for _, f := range a.files {
 		match, err := f.holds(token)
 		unreadable = errors.Join(unreadable, err)
-		if match && f.grants(need) {
+		if match && grants(f.Roles, need) {
 			return filepath.Base(f.File), nil
 		}
 		known = known || match
@@ -156,6 +203,43 @@ func (a *Auth) authorize(r *http.Request, need Role) (string, error) {
 		return "", problemf(http.StatusForbidden, "the token lacks the role %s", need)
 	default:
 		return "", problemf(http.StatusUnauthorized, "the token is not known")
+	}
+}
+
+// byCaller returns the name of the user or of the certificate that has the role, or nothing.
+func (a *Auth) byCaller(caller web.Caller, need Role) string {
+	for _, g := range a.users {
+		if caller.User != "" && g.Name == caller.User && grants(g.Roles, need) {
+			return g.Name
+		}
+	}
+	for _, g := range a.certificates {
+		if slices.Contains(caller.Names, g.Name) && grants(g.Roles, need) {
+			return g.Name
+		}
+	}
+	return ""
+}
+
+func (a *Auth) refusal(caller web.Caller, need Role) error {
+	switch {
+	case caller.User != "":
+		return problemf(http.StatusForbidden, "the user %.64q lacks the role %s", caller.User, need)
+	case len(caller.Names) > 0:
+		return problemf(http.StatusForbidden, "the client certificate of %.64q lacks the role %s", caller.Names[0], need)
+	case len(a.users) > 0 || caller.Passwords:
+		return problemf(http.StatusUnauthorized, "this needs a user, a client certificate or a bearer token with the role %s", need)
+	case len(a.certificates) > 0:
+		return problemf(http.StatusUnauthorized, "this needs a client certificate or a bearer token with the role %s", need)
+	}
+	return problemf(http.StatusUnauthorized, `this needs the header "Authorization: Bearer <token>" with a token of role %s`, need)
+}
+
+// challenge says by what a request may prove who sent it.
+func (a *Auth) challenge(header http.Header) {
+	header.Set("WWW-Authenticate", `Bearer realm="aegis"`)
+	if len(a.users) > 0 {
+		header.Add("WWW-Authenticate", `Basic realm="aegis"`)
 	}
 }
 
@@ -175,9 +259,17 @@ func authorizeLoopback(r *http.Request, need Role) (string, error) {
 	if err != nil || !peer.Addr().IsLoopback() {
 		return "", problemf(http.StatusForbidden, "without token files only loopback may do this; configure a token with the role %s", need)
 	}
+	return identityLoopback, checkOrigin(r, need)
+}
+
+// checkOrigin refuses what a page of another origin has a browser write: it sends passwords and certificates of its own accord.
+func checkOrigin(r *http.Request, need Role) error {
+	if need == RoleView {
+		return nil
+	}
 	var browsers http.CrossOriginProtection
 	if err := browsers.Check(r); err != nil {
-		return "", problemf(http.StatusForbidden, "this came from a page of another origin: %w", err)
+		return problemf(http.StatusForbidden, "this came from a page of another origin: %w", err)
 	}
-	return identityLoopback, nil
+	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/web"
 )
 
 // tokenFile writes a file of tokens.
@@ -23,7 +25,7 @@ func tokenFile(t testing.TB, name, text string) string {
 // tokens returns an Auth with one token.
 func tokens(t testing.TB, token string, roles ...Role) *Auth {
 	t.Helper()
-	auth, err := NewAuth([]TokenFile{{File: tokenFile(t, "oncall", token+"\n"), Roles: roles}})
+	auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{{File: tokenFile(t, "oncall", token+"\n"), Roles: roles}}})
 	require.NoError(t, err)
 	return auth
 }
@@ -115,11 +117,11 @@ func (u unreadable) Read([]byte) (int, error) {
 
 func TestIdentityIsTheFile(t *testing.T) {
 	t.Parallel()
-	auth, err := NewAuth([]TokenFile{
+	auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{
 		{File: tokenFile(t, "alertmanager", "# the webhook\n\na1\na2 # the next one\n"), Roles: []Role{RoleAlerts}},
 		{File: tokenFile(t, "oncall", "h1\n"), Roles: []Role{RoleHeal}},
 		{File: tokenFile(t, "console", "v1\r\nh1\r\n"), Roles: []Role{RoleView}},
-	})
+	}})
 	require.NoError(t, err)
 	f := newFixture(t, func(o *Options) { o.Auth = auth })
 	r := withToken(httptest.NewRequest(http.MethodPost, "/api/v1/heal", strings.NewReader(`{"node":"n","sop":"s"}`)), "h1")
@@ -142,7 +144,7 @@ func TestIdentityIsTheFile(t *testing.T) {
 func TestTokensRotate(t *testing.T) {
 	t.Parallel()
 	path := tokenFile(t, "oncall", "old-1\n")
-	auth, err := NewAuth([]TokenFile{{File: path, Roles: []Role{RoleView}}})
+	auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{{File: path, Roles: []Role{RoleView}}}})
 	require.NoError(t, err)
 	status := func(token string) int {
 		if _, err := auth.authorize(withToken(httptest.NewRequest(http.MethodGet, "/", nil), token), RoleView); err != nil {
@@ -175,7 +177,7 @@ func TestTokensRotate(t *testing.T) {
 func TestOrdersFollowARotatedFile(t *testing.T) {
 	t.Parallel()
 	path := tokenFile(t, "oncall", "old\n")
-	auth, err := NewAuth([]TokenFile{{File: path, Roles: []Role{RoleHeal}}})
+	auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{{File: path, Roles: []Role{RoleHeal}}}})
 	require.NoError(t, err)
 	f := newFixture(t, func(o *Options) { o.Auth = auth })
 	pause := func(token string) int {
@@ -192,10 +194,10 @@ func TestOrdersFollowARotatedFile(t *testing.T) {
 func TestUnreadableTokenFileStaysAPrivateMatter(t *testing.T) {
 	t.Parallel()
 	gone := tokenFile(t, "gone", "g1\n")
-	auth, err := NewAuth([]TokenFile{
+	auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{
 		{File: gone, Roles: []Role{RoleView}},
 		{File: tokenFile(t, "there", "t1\n"), Roles: []Role{RoleView}},
-	})
+	}})
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(gone))
 	f := newFixture(t, func(o *Options) { o.Auth = auth })
@@ -211,11 +213,11 @@ func TestUnreadableTokenFileStaysAPrivateMatter(t *testing.T) {
 func TestNewAuthNamesEverythingWrong(t *testing.T) {
 	t.Parallel()
 	spaced := tokenFile(t, "spaced", "# fine\nhunter2 hunter3\n")
-	auth, err := NewAuth([]TokenFile{
+	auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{
 		{File: "/nowhere/token", Roles: []Role{RoleView}},
 		{File: tokenFile(t, "empty", "\n# nothing\n"), Roles: []Role{"admin"}},
 		{File: spaced},
-	})
+	}})
 	require.Nil(t, auth)
 	require.ErrorContains(t, err, "open /nowhere/token: no such file or directory")
 	require.ErrorContains(t, err, "holds no token")
@@ -236,10 +238,10 @@ func TestTokensAreNeverTold(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			auth, err := NewAuth([]TokenFile{
+			auth, err := NewAuth(AuthOptions{Tokens: []TokenFile{
 				{File: tokenFile(t, "oncall", "right-s3cret\n"), Roles: []Role{RoleHeal, RoleAlerts}},
 				{File: tokenFile(t, "console", "weak-s3cret\n"), Roles: []Role{RoleView}},
-			})
+			}})
 			require.NoError(t, err)
 			f := newFixture(t, func(o *Options) { o.Auth = auth })
 			change(f)
@@ -312,4 +314,100 @@ func FuzzParseTokens(f *testing.F) {
 		hashes, err := parseTokens("file", text)
 		require.Equal(t, err == nil, len(hashes) > 0)
 	})
+}
+
+// asked is a request of a caller whom the front of the listener has identified.
+func asked(caller web.Caller) *http.Request {
+	r := routeCase{method: http.MethodPost, path: "/api/v1/pause", body: `{"reason":"a switch is replaced"}`}.request()
+	r.RemoteAddr = "127.0.0.1:4711"
+	return r.WithContext(web.WithCaller(r.Context(), caller))
+}
+
+func TestUsersAndCertificatesHaveRoles(t *testing.T) {
+	t.Parallel()
+	auth, err := NewAuth(AuthOptions{
+		Tokens:       []TokenFile{{File: tokenFile(t, "oncall", "h1\n"), Roles: []Role{RoleHeal}}},
+		Users:        []Grant{{"alice", []Role{RoleHeal}}, {"bob", []Role{RoleView}}},
+		Certificates: []Grant{{"alertmanager", []Role{RoleAlerts}}, {"console.example.com", []Role{RoleHeal}}},
+	})
+	require.NoError(t, err)
+	tests := map[string]struct {
+		caller web.Caller
+		token  string
+		by     string
+		status int
+		says   string
+	}{
+		"user":                             {caller: web.Caller{User: "alice", Passwords: true}, by: "alice"},
+		"user without the role":            {caller: web.Caller{User: "bob"}, status: 403, says: `the user "bob" lacks the role heal`},
+		"user of no role":                  {caller: web.Caller{User: "carol"}, status: 403, says: `the user "carol" lacks the role heal`},
+		"alternative name":                 {caller: web.Caller{Names: []string{"x", "console.example.com"}}, by: "console.example.com"},
+		"certificate without the role":     {caller: web.Caller{Names: []string{"alertmanager"}}, status: 403, says: `the client certificate of "alertmanager" lacks the role heal`},
+		"names of another case":            {caller: web.Caller{Names: []string{"Console.example.com"}}, status: 403, says: "lacks the role"},
+		"a token goes before":              {caller: web.Caller{Names: []string{"console.example.com"}}, token: "h1", by: "oncall"},
+		"a certificate makes up for it":    {caller: web.Caller{Names: []string{"console.example.com"}}, token: "wrong", by: "console.example.com"},
+		"nobody":                           {status: 401, says: "this needs a user, a client certificate or a bearer token with the role heal"},
+		"an empty name is nobody's":        {caller: web.Caller{User: "", Names: []string{""}}, status: 403, says: "lacks the role"},
+		"wrong token, nothing else proven": {token: "wrong", status: 401, says: "the token is not known"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := asked(tt.caller)
+			if tt.token != "" {
+				withToken(r, tt.token)
+			}
+			by, err := auth.authorize(r, RoleHeal)
+			require.Equal(t, tt.by, by)
+			if tt.status == 0 {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, tt.says)
+			require.Equal(t, tt.status, problemOf(err).status)
+		})
+	}
+}
+
+// A listener with users trusts no address, even when none of the users has a role.
+func TestPasswordsEndTheTrustInLoopback(t *testing.T) {
+	t.Parallel()
+	auth := &Auth{}
+	_, err := auth.authorize(asked(web.Caller{}), RoleHeal)
+	require.NoError(t, err)
+	for _, need := range Roles() {
+		_, err = auth.authorize(asked(web.Caller{Passwords: true}), need)
+		require.Equal(t, http.StatusUnauthorized, problemOf(err).status)
+		_, err = auth.authorize(asked(web.Caller{Passwords: true, User: "alice"}), need)
+		require.Equal(t, http.StatusForbidden, problemOf(err).status)
+	}
+}
+
+// A browser sends passwords and certificates to a page's target without being asked.
+func TestPagesOfOthersCannotUseAPassword(t *testing.T) {
+	t.Parallel()
+	auth, err := NewAuth(AuthOptions{Users: []Grant{{"alice", []Role{RoleHeal}}}})
+	require.NoError(t, err)
+	r := asked(web.Caller{User: "alice"})
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	_, err = auth.authorize(r, RoleHeal)
+	require.Equal(t, http.StatusForbidden, problemOf(err).status)
+	_, err = auth.authorize(r, RoleView)
+	require.NoError(t, err)
+}
+
+func TestChallenge(t *testing.T) {
+	t.Parallel()
+	header := http.Header{}
+	(&Auth{}).challenge(header)
+	require.Equal(t, []string{`Bearer realm="aegis"`}, header.Values("WWW-Authenticate"))
+	(&Auth{users: []Grant{{Name: "alice"}}}).challenge(header)
+	require.Equal(t, []string{`Bearer realm="aegis"`, `Basic realm="aegis"`}, header.Values("WWW-Authenticate"))
+}
+
+func TestBadGrants(t *testing.T) {
+	t.Parallel()
+	_, err := NewAuth(AuthOptions{Users: []Grant{{Name: "alice"}}, Certificates: []Grant{{Name: "am", Roles: []Role{"root"}}}})
+	require.ErrorContains(t, err, `user "alice" has no roles, want alerts, view or heal`)
+	require.ErrorContains(t, err, `certificate "am" has the unknown role "root", want alerts, view or heal`)
 }

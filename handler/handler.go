@@ -224,10 +224,19 @@ func (h *Handler) Telemetry() http.Handler {
 	return router
 }
 
+// The paths of the probes.
+const (
+	pathHealthy = "/-/healthy"
+	pathReady   = "/-/ready"
+)
+
+// OpenPaths are those of the probes: a kubelet has neither a certificate nor a password to show.
+func OpenPaths() []string { return []string{pathHealthy, pathReady} }
+
 func (h *Handler) probes() []route {
 	return []route{
-		{name: "healthy", method: http.MethodGet, pattern: "/-/healthy", serve: serveHealthy, codes: []int{200}},
-		{name: "ready", method: http.MethodGet, pattern: "/-/ready", serve: h.serveReady, codes: []int{200, 503}},
+		{name: "healthy", method: http.MethodGet, pattern: pathHealthy, serve: serveHealthy, codes: []int{200}},
+		{name: "ready", method: http.MethodGet, pattern: pathReady, serve: h.serveReady, codes: []int{200, 503}},
 	}
 }
 

@@ -88,7 +88,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, re reply, err e
 func (h *Handler) refusal(w http.ResponseWriter, r *http.Request, p *problem) reply {
 	switch p.status {
 	case http.StatusUnauthorized:
-		w.Header().Set("WWW-Authenticate", `Bearer realm="aegis"`)
+		h.auth.challenge(w.Header())
 	case http.StatusRequestEntityTooLarge:
 		// What is left of the body is not worth reading.
 		w.Header().Set("Connection", "close")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -27,6 +28,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/ticket"
+	"aegis.io/aegis/web"
 )
 
 // callTimeout ends a call to the API server on a connection that went dead. Watches have no such bound.
@@ -44,6 +46,7 @@ type app struct {
 	resync     *queue.Resync
 	dispatcher *sop.Dispatcher
 	handler    *handler.Handler
+	web        *web.Front
 	events     record.EventBroadcaster
 
 	// leading is true while this process may act, stopping once it is to end.
@@ -57,7 +60,7 @@ type clients struct {
 
 func newClients(base *rest.Config, renewDeadline time.Duration) (clients, error) {
 	make := func(name string, timeout time.Duration) (kubernetes.Interface, error) {
-		config := rest.AddUserAgent(rest.CopyConfig(base), "aegis/"+version+" "+name)
+		config := rest.AddUserAgent(rest.CopyConfig(base), "aegis/"+versionText()+" "+name)
 		// Client-side throttling would only hide from the API server's own fairness what is waiting.
 		config.QPS = -1
 		config.Timeout = timeout
@@ -82,14 +85,19 @@ func newClients(base *rest.Config, renewDeadline time.Duration) (clients, error)
 }
 
 // newApp wires the service. Nothing runs yet.
-func newApp(file string, cfg config, catalogue *rules.Catalogue, base *rest.Config, logger *slog.Logger) (*app, error) {
+func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest.Config, logger *slog.Logger) (*app, error) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	live, err := newLiveConfig(file, cfg, catalogue, registry)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		versioncollector.NewCollector("aegis"))
+	front, err := newFront(flags.webConfig, cfg, registry, logger)
 	if err != nil {
 		return nil, err
 	}
-	a := &app{cfg: cfg, config: live, logger: logger}
+	live, err := newLiveConfig(flags.config, cfg, catalogue, front, registry)
+	if err != nil {
+		return nil, err
+	}
+	a := &app{cfg: cfg, config: live, web: front, logger: logger}
 	if a.clients, err = newClients(base, cfg.LeaderElection.RenewDeadline); err != nil {
 		return nil, err
 	}
@@ -132,6 +140,18 @@ func newApp(file string, cfg config, catalogue *rules.Catalogue, base *rest.Conf
 		Logger:     logger,
 	})
 	return a, err
+}
+
+// newFront reads the web configuration, and makes sure that whoever has a role by it can prove to be it.
+func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.Logger) (*web.Front, error) {
+	front, err := web.New(web.Options{File: file, Open: handler.OpenPaths(), Registerer: reg, Logger: logger})
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	if err := front.Check(namesOf(cfg.Auth.Users), namesOf(cfg.Auth.Certificates)); err != nil {
+		return nil, &usageError{err}
+	}
+	return front, nil
 }
 
 func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
@@ -221,10 +241,6 @@ func (a *app) telemetry(reg prometheus.Registerer) {
 		}
 		return 0
 	})
-	factory.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "aegis_build_info",
-		Help: "Always 1; the label says which version runs.",
-	}, []string{"version"}).WithLabelValues(version).Set(1)
 }
 
 // ready says whether this replica takes alerts, and else why not.

@@ -12,10 +12,12 @@ import (
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/strict"
+	"aegis.io/aegis/web"
 )
 
 // check reads the files without any cluster and says everything that is wrong with them. An aegis.yaml brings the files
-// that it names with it; all others are conditions.yaml files, each later one overriding the earlier ones.
+// that it names with it, and a web configuration its certificates; all others are conditions.yaml files, each later one
+// overriding the earlier ones.
 func check(files []string, stdout io.Writer) error {
 	if len(files) == 0 {
 		return usageErrorf("check: no file named")
@@ -23,14 +25,16 @@ func check(files []string, stdout io.Writer) error {
 	var conditions []string
 	var errs []error
 	for _, file := range files {
-		ours, err := isConfig(file)
+		kind, err := kindOf(file)
 		switch {
 		case err != nil:
 			errs = append(errs, err)
-		case ours:
+		case kind == kindConfig:
 			named, err := checkConfig(file)
 			errs = append(errs, err)
 			conditions = append(conditions, named...)
+		case kind == kindWeb:
+			errs = append(errs, web.CheckFile(file))
 		default:
 			conditions = append(conditions, file)
 		}
@@ -45,22 +49,36 @@ func check(files []string, stdout io.Writer) error {
 	return nil
 }
 
-// isConfig tells an aegis.yaml from a conditions.yaml by their top-level keys. A file that is not YAML is left to the
-// loader of conditions, which says where it is broken.
-func isConfig(file string) (bool, error) {
+// kind is what a file configures.
+type kind int
+
+const (
+	kindConditions kind = iota
+	kindConfig
+	kindWeb
+)
+
+// kindOf tells an aegis.yaml, a web configuration and a conditions.yaml apart by their top-level keys. A file that is not YAML is
+// left to the loader of conditions, which says where it is broken.
+func kindOf(file string) (kind, error) {
 	raw, err := strict.ReadFile(file)
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", file, err)
+		return 0, fmt.Errorf("%s: %w", file, err)
 	}
 	root, ok := strict.NewDecoder(file).Document(raw, "")
 	if !ok {
-		return false, nil
+		return kindConditions, nil
 	}
-	if listed := strict.Field(root, "conditions"); listed != nil && listsNames(listed) {
-		return true, nil
-	}
+	has := func(key string) bool { return strict.Field(root, key) != nil }
 	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "cluster", "paused"}
-	return slices.ContainsFunc(own, func(key string) bool { return strict.Field(root, key) != nil }), nil
+	listed := strict.Field(root, "conditions")
+	switch {
+	case slices.ContainsFunc(own, has), listed != nil && listsNames(listed):
+		return kindConfig, nil
+	case slices.ContainsFunc(web.Keys(), has):
+		return kindWeb, nil
+	}
+	return kindConditions, nil
 }
 
 // listsNames reports whether the node is a list of file names.
@@ -71,9 +89,14 @@ func listsNames(n *yaml.Node) bool {
 // checkConfig checks an aegis.yaml and returns the conditions files that it names.
 func checkConfig(file string) ([]string, error) {
 	c, err := loadConfig(file)
-	_, authErr := newAuth(c)
-	_, jobsErr := jobs.LoadTemplates(c.Jobs.Templates)
-	return c.Conditions, errors.Join(err, authErr, jobsErr)
+	errs := []error{err}
+	for _, t := range c.Auth.Tokens {
+		if t.File != "" {
+			errs = append(errs, handler.TokenFile{File: t.File}.Check())
+		}
+	}
+	_, err = jobs.LoadTemplates(c.Jobs.Templates)
+	return c.Conditions, errors.Join(append(errs, err)...)
 }
 
 // loadCatalogue reads the catalogue and makes sure that every procedure it names exists.
@@ -86,9 +109,15 @@ func loadCatalogue(o rules.Options) (*rules.Catalogue, error) {
 }
 
 func newAuth(c config) (*handler.Auth, error) {
-	var files []handler.TokenFile
+	var o handler.AuthOptions
 	for _, t := range c.Auth.Tokens {
-		files = append(files, handler.TokenFile{File: t.File, Roles: t.Roles})
+		o.Tokens = append(o.Tokens, handler.TokenFile{File: t.File, Roles: t.Roles})
 	}
-	return handler.NewAuth(files)
+	for _, g := range c.Auth.Users {
+		o.Users = append(o.Users, handler.Grant{Name: g.Name, Roles: g.Roles})
+	}
+	for _, g := range c.Auth.Certificates {
+		o.Certificates = append(o.Certificates, handler.Grant{Name: g.Name, Roles: g.Roles})
+	}
+	return handler.NewAuth(o)
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,23 @@ type windowConfig struct {
 }
 
 type authConfig struct {
-	Tokens []tokenConfig `yaml:"tokens"`
+	Tokens       []tokenConfig `yaml:"tokens"`
+	Users        []grantConfig `yaml:"users"`
+	Certificates []grantConfig `yaml:"certificates"`
+}
+
+type grantConfig struct {
+	Name  string         `yaml:"name"`
+	Roles []handler.Role `yaml:"roles"`
+}
+
+// namesOf returns whom the grants are for.
+func namesOf(grants []grantConfig) []string {
+	var all []string
+	for _, g := range grants {
+		all = append(all, g.Name)
+	}
+	return all
 }
 
 type tokenConfig struct {
@@ -223,7 +240,46 @@ func (c config) validate() error {
 			l.LeaseDuration, l.RenewDeadline, l.RetryPeriod))
 	}
 	_, err := c.pools()
-	return errors.Join(append(errs, err)...)
+	return errors.Join(append(errs, c.Auth.validate(), err)...)
+}
+
+func (a authConfig) validate() error {
+	var errs []error
+	for i, t := range a.Tokens {
+		field := fmt.Sprintf("auth.tokens[%d]", i)
+		if t.File == "" {
+			errs = append(errs, mistakef(field+".file", "is missing"))
+		}
+		errs = append(errs, checkRoles(field, t.Roles))
+	}
+	return errors.Join(append(errs, checkGrants("auth.users", a.Users), checkGrants("auth.certificates", a.Certificates))...)
+}
+
+func checkGrants(field string, grants []grantConfig) error {
+	var errs []error
+	seen := make(map[string]bool)
+	for i, g := range grants {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if g.Name == "" || seen[g.Name] {
+			errs = append(errs, mistakef(at+".name", "%q is empty or used twice", g.Name))
+		}
+		seen[g.Name] = true
+		errs = append(errs, checkRoles(at, g.Roles))
+	}
+	return errors.Join(errs...)
+}
+
+func checkRoles(field string, roles []handler.Role) error {
+	if len(roles) == 0 {
+		return mistakef(field+".roles", "is missing, %s", strict.Hint("", handler.Roles()))
+	}
+	var errs []error
+	for i, role := range roles {
+		if !slices.Contains(handler.Roles(), role) {
+			errs = append(errs, mistakef(fmt.Sprintf("%s.roles[%d]", field, i), "is the unknown role %q, %s", role, strict.Hint(string(role), handler.Roles())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func checkURL(field, text string, required bool) error {

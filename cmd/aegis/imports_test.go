@@ -22,10 +22,11 @@ const modulePath = "aegis.io/aegis"
 // exist: whoever adds one decides where it stands.
 func directions() map[string][]string {
 	table := map[string][]string{
-		"handler":      {"rules", "rules/prom", "strict", "ticket", "sop/policy"},
+		"handler":      {"rules", "rules/prom", "strict", "ticket", "sop/policy", "web"},
 		"rules":        {"rules/prom", "strict"},
 		"rules/prom":   {},
 		"strict":       {},
+		"web":          {"strict"},
 		"queue":        {"rules", "rules/prom", "queue/source"},
 		"queue/source": {"rules/prom"},
 		"sop":          {"rules/prom", "ticket", "jobs", "jobs/protocol", "sop/policy"},
@@ -49,7 +50,7 @@ func directions() map[string][]string {
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
 	plugins = append(plugins, "sop", "sop/playbook", "sop/policy")
-	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "queue", "queue/source", "ticket", "jobs", "jobs/host")
+	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "web", "queue", "queue/source", "ticket", "jobs", "jobs/host")
 	return table
 }
 

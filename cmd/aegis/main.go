@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,8 @@ import (
 	// The time zones of maintenance windows; an image of nothing but this program has none.
 	_ "time/tzdata"
 
+	"github.com/prometheus/common/version"
+
 	"aegis.io/aegis/jobs/host"
 )
 
@@ -25,8 +28,8 @@ const (
 	exitUsage   = 2
 )
 
-// version is set by the linker.
-var version = "unknown"
+// versionText is what the linker has set, see the Makefile.
+func versionText() string { return cmp.Or(version.Version, "unknown") }
 
 const usage = `aegis keeps the nodes of AI and HPC clusters in service.
 
@@ -58,7 +61,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "op":
 		return host.Run(ctx, rest, host.Options{Stdout: stdout, Stderr: stderr})
 	case "version":
-		return printed(fmt.Fprintln(stdout, "aegis", version))
+		return printed(fmt.Fprintln(stdout, "aegis", versionText()))
 	case "help", "-h", "--help":
 		return printed(io.WriteString(stdout, usage))
 	case "":

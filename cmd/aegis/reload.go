@@ -2,8 +2,10 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,12 +16,14 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/web"
 )
 
 // liveConfig is what can change while the process runs: the catalogue and the settings. All else needs a restart.
 type liveConfig struct {
 	file     string
 	rules    *rules.Store
+	web      *web.Front
 	settings atomic.Pointer[policy.Settings]
 
 	mu sync.Mutex
@@ -30,7 +34,7 @@ type liveConfig struct {
 	successful, successTime prometheus.Gauge
 }
 
-func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, reg prometheus.Registerer) (*liveConfig, error) {
+func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, front *web.Front, reg prometheus.Registerer) (*liveConfig, error) {
 	settings, err := cfg.settings()
 	if err != nil {
 		return nil, err
@@ -39,6 +43,7 @@ func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, reg prom
 	l := &liveConfig{
 		file:       file,
 		rules:      rules.NewStore(catalogue),
+		web:        front,
 		conditions: cfg.Conditions,
 		successful: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "aegis_config_last_reload_successful",
@@ -75,7 +80,7 @@ func (l *liveConfig) changed() bool {
 // digest takes the content of all files into one sum. A file that cannot be read counts with its error.
 func (l *liveConfig) digest() [sha256.Size]byte {
 	var content []byte
-	for _, name := range append([]string{l.file}, l.conditions...) {
+	for _, name := range slices.Concat([]string{l.file}, l.conditions, l.web.Files()) {
 		if name == "" {
 			continue
 		}
@@ -88,15 +93,24 @@ func (l *liveConfig) digest() [sha256.Size]byte {
 	return sha256.Sum256(content)
 }
 
-// load reads everything anew and swaps it in, or changes nothing.
-func (l *liveConfig) load() (err error) {
+// load reads everything anew and swaps it in. A bad file changes nothing, but renewed certificates do not wait until somebody
+// has repaired aegis.yaml. It reports whether there are another catalogue and other settings.
+func (l *liveConfig) load() (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	defer func() {
-		if err != nil {
-			l.successful.Set(0)
-		}
-	}()
+	l.seen = l.digest()
+	webErr := l.web.Reload()
+	err := l.loadConfig()
+	if webErr != nil || err != nil {
+		l.successful.Set(0)
+		return err == nil, errors.Join(webErr, err)
+	}
+	l.seen = l.digest() // Other files may have been named.
+	l.loaded()
+	return true, nil
+}
+
+func (l *liveConfig) loadConfig() error {
 	cfg, err := loadConfig(l.file)
 	if err != nil {
 		return err
@@ -112,14 +126,13 @@ func (l *liveConfig) load() (err error) {
 	l.conditions = cfg.Conditions
 	l.rules.Swap(catalogue)
 	l.settings.Store(&settings)
-	l.seen = l.digest()
-	l.loaded()
 	return nil
 }
 
 // reload takes a changed configuration into use, for the conditions that are queued already as well.
 func (a *app) reload() error {
-	if err := a.config.load(); err != nil {
+	swapped, err := a.config.load()
+	if !swapped {
 		return err
 	}
 	a.queue.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
@@ -130,5 +143,5 @@ func (a *app) reload() error {
 	})
 	a.dispatcher.Reconsider()
 	a.logger.Info("configuration loaded", "conditions", len(a.config.rules.Current().Conditions()))
-	return nil
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/signal"
 	"sync"
@@ -34,6 +35,8 @@ const (
 type serveFlags struct {
 	config, kubeconfig      string
 	listen, telemetryListen string
+	webConfig               string
+	pprof                   bool
 	logFormat, logLevel     string
 }
 
@@ -45,6 +48,8 @@ func parseServe(args []string, stderr io.Writer) (serveFlags, error) {
 	set.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig `file`; none means the service account of the pod")
 	set.StringVar(&f.listen, "listen", "127.0.0.1:8080", "`address` of the webhook and the API")
 	set.StringVar(&f.telemetryListen, "telemetry-listen", "127.0.0.1:9090", "`address` of metrics and probes")
+	set.StringVar(&f.webConfig, "web.config.file", "", "web configuration `file` of exporter-toolkit: TLS, client certificates and users of both addresses; none means plain HTTP")
+	set.BoolVar(&f.pprof, "pprof", false, "serve /debug/pprof/ on the address of metrics and probes")
 	set.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	set.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	if err := set.Parse(args); err != nil {
@@ -96,11 +101,11 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	app, err := newApp(flags.config, cfg, catalogue, kube, logger)
+	app, err := newApp(flags, cfg, catalogue, kube, logger)
 	if err != nil {
 		return err
 	}
-	return app.run(ctx, flags.listen, flags.telemetryListen)
+	return app.run(ctx, flags)
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
@@ -119,32 +124,33 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 }
 
 // run serves, leads when elected, and stops in order: first no new work, then the running steps, then the listeners.
-func (a *app) run(ctx context.Context, listen, telemetry string) error {
-	api, err := net.Listen("tcp", listen)
+func (a *app) run(ctx context.Context, flags serveFlags) error {
+	api, err := net.Listen("tcp", flags.listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	probes, err := net.Listen("tcp", telemetry)
+	probes, err := net.Listen("tcp", flags.telemetryListen)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen: %w", err), api.Close())
 	}
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
 	servers := []*http.Server{
-		handler.NewServer(listen, a.handler.Routes()),
-		handler.NewServer(telemetry, a.handler.Telemetry()),
+		handler.NewServer(flags.listen, a.handler.Routes()),
+		handler.NewServer(flags.telemetryListen, withProfiles(a.handler.Telemetry(), flags.pprof)),
 	}
 	failed := make(chan error, len(servers)+1)
 	var background sync.WaitGroup
 	for i, listener := range []net.Listener{api, probes} {
 		background.Go(func() {
-			if err := servers[i].Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			// Roles guard the API. Metrics and profiles have none, so they ask for a password themselves.
+			if err := a.web.Serve(listener, servers[i], i == 1); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serve %s: %w", listener.Addr(), err)
 			}
 		})
 	}
 	background.Go(func() { a.watchConfig(work) })
-	a.logger.InfoContext(ctx, "serving", "version", version, "listen", api.Addr().String(), "telemetry", probes.Addr().String())
+	a.logger.InfoContext(ctx, "serving", "version", versionText(), "listen", api.Addr().String(), "telemetry", probes.Addr().String())
 
 	done := make(chan error, 1)
 	go func() { done <- a.work(work) }()
@@ -160,6 +166,21 @@ func (a *app) run(ctx context.Context, listen, telemetry string) error {
 	err = errors.Join(err, a.awaitStop(done), shutdown(ctx, servers))
 	background.Wait()
 	return err
+}
+
+// withProfiles adds the profiles of the running process to its metrics.
+func withProfiles(next http.Handler, enabled bool) http.Handler {
+	if !enabled {
+		return next
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", next)
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
 }
 
 // awaitStop waits until the work has stopped. What takes longer is found in the journal by the next leader.
