@@ -11,12 +11,16 @@ FUZZTIME      ?= 30s
 E2E_TIMEOUT   ?= 45m
 LINT_VERSION  := v2.15.0
 GOLANGCI_LINT := bin/golangci-lint-$(LINT_VERSION)
+VULN_VERSION  := v1.9.0
+GOVULNCHECK   := bin/govulncheck-$(VULN_VERSION)
+# Where VULNDB names no database, the one of the newest module golang.org/x/vulndb is taken.
+VULNDB        ?=
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Explain the verbs.
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/aegis, one static binary.
@@ -58,6 +62,20 @@ fmt: $(GOLANGCI_LINT) ## Format the Go files of both modules.
 	$(GOLANGCI_LINT) fmt ./...
 	cd e2e && ../$(GOLANGCI_LINT) fmt --config ../.golangci.yml ./...
 
+.PHONY: update
+update: ## Write the golden files and the generated tables of the documentation anew. The tests fail while one is stale.
+	$(GO) test $$(grep -l 'flag.Bool("update"' $$(find . -name '*_test.go' -not -path './e2e/*') | xargs -n1 dirname | sort -u) -update
+	git --no-pager diff --stat
+
+.PHONY: vulncheck
+vulncheck: $(GOVULNCHECK) ## Look for known vulnerabilities in the code that is called. Needs the module proxy, or VULNDB=file:///DIR.
+	@set -e; db='$(VULNDB)'; if [ -z "$$db" ]; then \
+		dir=$$($(GO) mod download -json golang.org/x/vulndb@latest | sed -n 's/.*"Dir": "\(.*\)".*/\1/p'); \
+		rm -rf .cache/vulndb; mkdir -p .cache/vulndb; \
+		$(GO) run golang.org/x/vulndb/cmd/indexdb@latest -vulns "$$dir/data/osv" -out .cache/vulndb; \
+		db='file://$(CURDIR)/.cache/vulndb'; \
+	fi; $(GOVULNCHECK) -db "$$db" ./...
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (30s).
 	@set -e; for file in $$(grep -l '^func Fuzz' $$(find . -name '*_test.go' -not -path './e2e/*')); do \
@@ -84,7 +102,11 @@ chaos: ## Let everything go wrong at once for DURATION (10m) on 100 nodes, and c
 image: ## Build the container image IMAGE (aegis:VERSION).
 	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg BRANCH=$(BRANCH) -t $(IMAGE) .
 
-# A tool of its own: its dependencies have no place in go.mod. It takes minutes, once.
+# Tools of their own: their dependencies have no place in go.mod. The linter takes minutes, once.
 $(GOLANGCI_LINT):
 	GOBIN='$(CURDIR)/bin' $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	mv bin/golangci-lint $@
+
+$(GOVULNCHECK):
+	GOBIN='$(CURDIR)/bin' $(GO) install golang.org/x/vuln/cmd/govulncheck@$(VULN_VERSION)
+	mv bin/govulncheck $@
