@@ -67,6 +67,10 @@ update: ## Write the golden files and the generated tables of the documentation 
 	$(GO) test $$(grep -l 'flag.Bool("update"' $$(find . -name '*_test.go' -not -path './e2e/*') | xargs -n1 dirname | sort -u) -update
 	git --no-pager diff --stat
 
+.PHONY: record
+record: ## Write the tickets that VERSION leaves behind to testdata/tickets, before its release.
+	$(GO) test -count=1 -run 'TestTicketsAreResumed$$' ./cmd/aegis -record $(VERSION)
+
 .PHONY: vulncheck
 vulncheck: $(GOVULNCHECK) ## Look for known vulnerabilities in the code that is called. Needs the module proxy, or VULNDB=file:///DIR.
 	@set -e; db='$(VULNDB)'; if [ -z "$$db" ]; then \
