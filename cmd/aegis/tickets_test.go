@@ -403,7 +403,7 @@ func (d death) check(t *testing.T, catalogue *rules.Catalogue, left remains) {
 		return
 	}
 	last := len(left.jobs) - 1
-	interrupted := requestOf(left.jobs[last])
+	interrupted := requestOf(t, left.jobs[last])
 	left.jobs = left.jobs[:last]
 	t.Run("before its job", func(t *testing.T) {
 		d.resume(t, catalogue, left, append([]string{operation(interrupted)}, d.orders...))
@@ -482,7 +482,7 @@ func (d death) restore(w *site, left remains) {
 	}
 	w.faults[w.cured] = !d.gone
 	for i, job := range left.jobs {
-		r := requestOf(job)
+		r := requestOf(w.t, job)
 		require.Equal(w.t, job.Name, r.Name(), "the Job of an earlier version is not found any more")
 		o := order{r, w.ask(operation(r))}
 		w.requests[job.Name] = o
@@ -533,8 +533,10 @@ func (w *site) remember(t *ticket.Ticket) {
 }
 
 // requestOf returns the request that a Job was made for.
-func requestOf(job batchv1.Job) jobs.Request {
-	attempt, _ := strconv.Atoi(job.Labels["aegis.io/attempt"])
+func requestOf(t *testing.T, job batchv1.Job) jobs.Request {
+	t.Helper()
+	attempt, err := strconv.Atoi(job.Labels["aegis.io/attempt"])
+	require.NoError(t, err)
 	// The first two arguments, op and its action, are the template's.
 	args := job.Spec.Template.Spec.Containers[0].Args[2:]
 	return jobs.Request{
