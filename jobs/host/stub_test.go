@@ -142,7 +142,10 @@ func (a answer) act(self string) (int, error) {
 		return 0, err
 	}
 	if a.Signal != 0 {
-		return 0, syscall.Kill(os.Getpid(), syscall.Signal(a.Signal))
+		err := syscall.Kill(os.Getpid(), syscall.Signal(a.Signal))
+		// The kernel may take its time; the tool must not end by itself before.
+		<-time.After(time.Minute)
+		return 0, err
 	}
 	return a.Exit, nil
 }
