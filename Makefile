@@ -23,8 +23,8 @@ help: ## Explain the verbs.
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/aegis, one static binary.
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/aegis ./cmd/aegis
+build: ## Build bin/aegis and bin/aegis-op, two static binaries.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/aegis ./cmd/aegis-op
 
 .PHONY: test
 test: ## Run all tests: units with the race detector, then end to end against a real control plane.

@@ -73,8 +73,8 @@ func TestRenderKeepsHostileArgumentsPlain(t *testing.T) {
 	read := job.DeepCopy()
 	require.NoError(t, yaml.UnmarshalStrict(raw, read))
 	args := read.Spec.Template.Spec.Containers[0].Args
-	want := append([]string{"op", "reboot"}, hostile...)
-	want[5] = "'$${IFS}`id`'" // read by the kubelet as one dollar sign
+	want := append([]string{"reboot"}, hostile...)
+	want[4] = "'$${IFS}`id`'" // read by the kubelet as one dollar sign
 	require.Equal(t, want, args)
 
 	read.Spec.Template.Spec.Containers[0].Args = plain.Spec.Template.Spec.Containers[0].Args
@@ -86,7 +86,7 @@ func TestRenderKeepsKubeletFromExpandingArguments(t *testing.T) {
 	request.Args = []string{"$(NODE_NAME)", "$$(NODE_NAME)", "$"}
 	job, err := loadEmbedded(t).Render(request, renderOptions())
 	require.NoError(t, err)
-	require.Equal(t, []string{"$$(NODE_NAME)", "$$$$(NODE_NAME)", "$$"}, job.Spec.Template.Spec.Containers[0].Args[2:])
+	require.Equal(t, []string{"$$(NODE_NAME)", "$$$$(NODE_NAME)", "$$"}, job.Spec.Template.Spec.Containers[0].Args[1:])
 }
 
 func TestRenderRefusesInvalidRequests(t *testing.T) {

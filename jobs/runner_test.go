@@ -124,7 +124,7 @@ func TestEnsureCreatesOnce(t *testing.T) {
 	list, err := client.BatchV1().Jobs(healing).List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
 	require.Len(t, list.Items, 1)
-	require.Equal(t, []string{"op", "reboot", "--boot-id", "b1"}, list.Items[0].Spec.Template.Spec.Containers[0].Args)
+	require.Equal(t, []string{"reboot", "--boot-id", "b1"}, list.Items[0].Spec.Template.Spec.Containers[0].Args)
 }
 
 func TestEnsureAdopts(t *testing.T) {

@@ -29,6 +29,8 @@ var embedded embed.FS
 const (
 	// containerName is the container of a template that runs the operation.
 	containerName = "op"
+	// hostProgram is the program of the image that runs operations. Its entry point does so too, with the argument op before.
+	hostProgram = "/aegis-op"
 	// The names in the embedded templates that Render replaces. A template with another name keeps it.
 	placeholderImage          = "aegis:latest"
 	placeholderServiceAccount = "aegis-op"
@@ -232,10 +234,18 @@ func podProblems(action string, pod *corev1.PodSpec) problems {
 	}
 	p.unless(op.RestartPolicy == nil && len(op.RestartPolicyRules) == 0,
 		"container %q has a restart policy of its own: leave it out", containerName)
-	// Another image or command has an entry point of its own.
-	ours := op.Image == placeholderImage && len(op.Command) == 0
-	p.unless(!ours || slices.Equal(op.Args, []string{"op", action}),
-		"container %q has the arguments %q: must be [op, %s]", containerName, op.Args, action)
+	if op.Image != placeholderImage {
+		return p
+	}
+	switch {
+	case len(op.Command) == 0:
+		p.unless(slices.Equal(op.Args, []string{"op", action}),
+			"container %q has the arguments %q: must be [op, %s]", containerName, op.Args, action)
+	case slices.Equal(op.Command, []string{hostProgram}):
+		p.unless(slices.Equal(op.Args, []string{action}),
+			"container %q runs %s with the arguments %q: must be [%s]", containerName, hostProgram, op.Args, action)
+	}
+	// Another image or command has arguments of its own.
 	return p
 }
 

@@ -84,8 +84,8 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 			require.Equal(t, "op", op.Name)
 			require.Equal(t, "aegis:latest", op.Image)
 			require.Equal(t, corev1.PullIfNotPresent, op.ImagePullPolicy)
-			require.Empty(t, op.Command)
-			require.Equal(t, []string{"op", action}, op.Args)
+			require.Equal(t, []string{"/aegis-op"}, op.Command)
+			require.Equal(t, []string{action}, op.Args)
 			require.Equal(t, corev1.TerminationMessageReadFile, op.TerminationMessagePolicy)
 			require.Equal(t, new(true), op.SecurityContext.Privileged)
 			mounts := []corev1.VolumeMount{{
@@ -208,9 +208,21 @@ func TestLoadTemplatesReportsOneMistake(t *testing.T) {
 		},
 		{
 			"another action",
-			[]string{"args: [op, reboot]", "args: [op, shutdown]"},
+			[]string{"args: [reboot]", "args: [shutdown]"},
+			"",
+			`container "op" runs /aegis-op with the arguments ["shutdown"]: must be [reboot]`,
+		},
+		{
+			"another action of the entry point",
+			[]string{"command: [/aegis-op]", "", "args: [reboot]", "args: [op, shutdown]"},
 			"",
 			`container "op" has the arguments ["op" "shutdown"]: must be [op, reboot]`,
+		},
+		{
+			"the entry point without op",
+			[]string{"command: [/aegis-op]", ""},
+			"",
+			`container "op" has the arguments ["reboot"]: must be [op, reboot]`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -247,9 +259,22 @@ func TestLoadTemplatesReportsAllMistakesAtOnce(t *testing.T) {
 	}
 }
 
+// A template that a site has mounted may start the operation through the entry point of the image.
+func TestLoadTemplatesTakesTheEntryPoint(t *testing.T) {
+	dir := t.TempDir()
+	mounted(t, dir, ActionReboot, "command: [/aegis-op]", "", "args: [reboot]", "args: [op, reboot]")
+	templates, err := LoadTemplates(dir)
+	require.NoError(t, err)
+	job, err := templates.Render(reboot(), renderOptions())
+	require.NoError(t, err)
+	op := job.Spec.Template.Spec.Containers[0]
+	require.Empty(t, op.Command)
+	require.Equal(t, append([]string{"op"}, append([]string{"reboot"}, reboot().Args...)...), op.Args)
+}
+
 func TestLoadTemplatesLeavesForeignEntryPointsAlone(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot, "image: aegis:latest", "image: example.com/kured:1", "args: [op, reboot]", "args: [--now]")
+	mounted(t, dir, ActionReboot, "image: aegis:latest", "image: example.com/kured:1", "args: [reboot]", "args: [--now]")
 	_, err := LoadTemplates(dir)
 	require.NoError(t, err)
 }

@@ -50,6 +50,7 @@ func directions() map[string][]string {
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
 	plugins = append(plugins, "sop", "sop/playbook", "sop/policy")
+	table["cmd/aegis-op"] = []string{"jobs/host"}
 	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "web", "queue", "queue/source", "ticket", "jobs", "jobs/host")
 	return table
 }

@@ -61,6 +61,7 @@ func targets() []target {
 		{name: "alertmanager", dir: "e2e", pkg: "./cmd/alertmanager", args: plain},
 		{name: "hosttool", dir: "e2e", pkg: "./cmd/hosttool", args: plain, static: true},
 		{name: "aegis", dir: ".", pkg: "./cmd/aegis", args: plain, static: true},
+		{name: "aegis-op", dir: ".", pkg: "./cmd/aegis-op", args: plain, static: true},
 	}
 }
 

@@ -161,7 +161,7 @@ func withRaceDetector(t *testing.T, dir string) string {
 	for _, p := range programs {
 		from, to := filepath.Join(root, "bin", p.Name()), filepath.Join(bin, p.Name())
 		switch p.Name() {
-		case "aegis":
+		case "aegis", "aegis-op":
 		case "hosttool":
 			// It goes into the root folders of the hosts, from which a link does not lead out.
 			program, err := os.ReadFile(from)
@@ -172,7 +172,7 @@ func withRaceDetector(t *testing.T, dir string) string {
 		}
 	}
 	require.NoError(t, os.Symlink(filepath.Join(root, "charts"), filepath.Join(dir, "charts")))
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-race", "-o", filepath.Join(bin, "aegis"), "./cmd/aegis")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-race", "-o", bin+"/", "./cmd/aegis", "./cmd/aegis-op")
 	cmd.Dir = root
 	output, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(output))

@@ -35,8 +35,8 @@ const (
 
 func TestMain(m *testing.M) {
 	// The pods of node operations run this binary in place of Aegis.
-	if len(os.Args) > 2 && os.Args[1] == "op" {
-		os.Exit(operate(os.Args[2]))
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		os.Exit(operate(os.Args[1]))
 	}
 	os.Exit(run(m))
 }
@@ -101,7 +101,7 @@ func start(t *testing.T, nodes ...cluster.Node) fixture {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	sim, err := nodesim.Start(t.Context(), nodesim.Options{
-		Client: c.Client(), Dir: dir, Aegis: self, HostTool: "../../bin/hosttool", BootTime: 2 * time.Second, LeaseDuration: 4 * time.Second,
+		Client: c.Client(), Dir: dir, AegisOp: self, HostTool: "../../bin/hosttool", BootTime: 2 * time.Second, LeaseDuration: 4 * time.Second,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sim.Stop()) })

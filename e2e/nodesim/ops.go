@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 
 const (
 	opContainer = "op"
+	entrypoint  = "/aegis"
 	// lostExitCode is what containerd reports for a container that the boot took away.
 	lostExitCode = 255
 	// maxMessage is what a kubelet keeps of a termination message.
@@ -37,6 +39,7 @@ const (
 type op struct {
 	Op
 	uid     types.UID
+	program string
 	child   *proc.Process
 	message string
 	reason  string
@@ -122,7 +125,7 @@ func (h *host) startLocked(p *corev1.Pod) {
 		if c.Name != opContainer {
 			continue
 		}
-		for _, arg := range c.Args {
+		for _, arg := range commandOf(&c) {
 			// What a kubelet does to an escaped dollar.
 			o.Args = append(o.Args, strings.ReplaceAll(arg, "$$", "$"))
 		}
@@ -130,14 +133,45 @@ func (h *host) startLocked(p *corev1.Pod) {
 			env = append(env, e.Name+"="+e.Value)
 		}
 	}
-	if len(o.Args) > 1 {
-		o.Action = o.Args[1]
+	if len(o.Args) > 0 {
+		o.program, o.Args = o.Args[0], o.Args[1:]
 	}
+	o.Action = actionOf(o.Args)
 	h.current[p.UID] = o
 	h.ops = append(h.ops, o)
 	h.noteLocked("operation %s", strings.Join(o.Args, " "))
 	boot := h.bootID
 	h.sim.running.Go(func() { h.run(o, env, boot) })
+}
+
+// commandOf returns what the container runs: its image has the entry point of Aegis.
+func commandOf(c *corev1.Container) []string {
+	if len(c.Command) == 0 {
+		return append([]string{entrypoint}, c.Args...)
+	}
+	return slices.Concat(c.Command, c.Args)
+}
+
+// actionOf returns the operation that the arguments ask either program for.
+func actionOf(args []string) string {
+	if len(args) > 0 && args[0] == "op" {
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// binary returns the program of the image that is at the path.
+func (s *Sim) binary(program string) (string, error) {
+	switch program {
+	case entrypoint:
+		return s.options.Aegis, nil
+	case "/aegis-op":
+		return s.options.AegisOp, nil
+	}
+	return "", fmt.Errorf("exec: %q: no such file in the image", program)
 }
 
 // run is the container: it ends when the operation, the host or the simulation does.
@@ -161,6 +195,10 @@ func (h *host) run(o *op, env []string, boot string) {
 }
 
 func (h *host) launch(o *op, env []string, boot string) (*proc.Process, error) {
+	program, err := h.sim.binary(o.program)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := h.prepareRoot()
 	if err != nil {
 		return nil, err
@@ -172,7 +210,7 @@ func (h *host) launch(o *op, env []string, boot string) (*proc.Process, error) {
 	}
 	// The pod mounts the root of the host somewhere; here it is where it is.
 	o.child, err = proc.Start(proc.Options{
-		Path: h.sim.options.Aegis, Args: o.Args, Log: o.Log,
+		Path: program, Args: o.Args, Log: o.Log,
 		Env: append(env, "AEGIS_HOST_ROOT="+dir, "NODE_NAME="+h.name),
 	})
 	h.sim.wake(h.name)

@@ -47,8 +47,8 @@ type Options struct {
 	Client kubernetes.Interface
 	// Dir takes the root folders of the hosts and the logs of operations.
 	Dir string
-	// Aegis is the binary of Aegis, HostTool the one that stands for the hosts' tools.
-	Aegis, HostTool string
+	// Aegis and AegisOp are the programs of Aegis's image, HostTool the one that stands for the hosts' tools.
+	Aegis, AegisOp, HostTool string
 	// BootTime is how long a boot takes. The default is 3s.
 	BootTime time.Duration
 	// Heartbeat is how often a kubelet renews its Lease. The default is 1s.
