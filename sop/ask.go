@@ -12,53 +12,77 @@ import (
 
 // HasCordoned reports whether this incident has cordoned the node, be it for the condition that it was about before a preemption,
 // and whatever became of that cordon.
-func (b *ApiBridge) HasCordoned() bool {
-	if b.plan != nil {
-		return b.calls[ticket.Cordon] > 0
-	}
-	t := b.journal.ticket()
+func (b *ApiBridge) HasCordoned() bool { return b.executor.hasCordoned() }
+
+func (e *journaled) hasCordoned() bool {
+	t := e.journal.ticket()
 	return t != nil && t.Count(ticket.Cordon) > 0
+}
+
+// Unharmed reports whether this incident found the node in service and has taken no destructive step on it. A cordon of an earlier
+// incident may be there because the hardware is in doubt.
+func (b *ApiBridge) Unharmed() bool { return b.executor.unharmed() }
+
+func (e *journaled) unharmed() bool {
+	if t := e.journal.ticket(); t != nil && t.Count(ticket.Uncordon) > t.Past[ticket.Uncordon] {
+		// It was decided before, and the note may be gone with the cordon.
+		return t.Count(ticket.Healthcheck) == t.Past[ticket.Healthcheck]
+	}
+	note := e.journal.record.Node.Annotations[ticket.OwnerAnnotation]
+	return !e.journal.disrupted() && note == ownerPrefix+e.journal.incident.id
+}
+
+// Full reports whether no pod that wants a GPU can come to the node anyway, so that a cordon would change nothing. An incident that
+// has cordoned the node keeps to that.
+func (b *ApiBridge) Full(ctx context.Context) (bool, error) { return b.executor.full(ctx) }
+
+func (e *journaled) full(ctx context.Context) (bool, error) {
+	if e.hasCordoned() {
+		return false, nil
+	}
+	return e.gpusTaken(ctx)
 }
 
 // Vanished reports whether the fault has gone while the procedure waited, so that nobody has to be called for it. What was decided
 // before a restart is not decided anew.
-func (b *ApiBridge) Vanished(ctx context.Context) bool {
-	if b.plan != nil || b.healing() || b.suspicion != "" {
+func (b *ApiBridge) Vanished(ctx context.Context) bool { return b.executor.vanished(ctx) }
+
+func (e *journaled) vanished(ctx context.Context) bool {
+	if e.healing() || e.suspicion != "" {
 		return false
 	}
-	if _, returning := b.journal.outcome(ticket.Verify, b.calls[ticket.Verify]+1); returning {
+	if _, returning := e.journal.outcome(ticket.Verify, e.calls[ticket.Verify]+1); returning {
 		return true
 	}
-	if t := b.journal.ticket(); t != nil && len(t.Running()) > 0 {
+	if t := e.journal.ticket(); t != nil && len(t.Running()) > 0 {
 		return false
 	}
-	if _, leaving := b.journal.outcome(ticket.Shutdown, b.calls[ticket.Shutdown]+1); leaving {
+	if _, leaving := e.journal.outcome(ticket.Shutdown, e.calls[ticket.Shutdown]+1); leaving {
 		return false
 	}
-	return withdrawn(b.services.Source.Observe(ctx, b.status.Key()))
+	return withdrawn(e.services.Source.Observe(ctx, e.status.Key()))
 }
 
 // RebootsLeft reports whether the incident may boot the node once more: reboots of other incidents within the attempt
 // window count. A reboot that was begun is always gone on with.
-func (b *ApiBridge) RebootsLeft() bool {
-	if b.plan != nil {
-		return true
-	}
-	t := b.journal.ticket()
-	next := b.calls[ticket.Reboot] + 1
-	if _, begun := b.journal.outcome(ticket.Reboot, next); begun {
+func (b *ApiBridge) RebootsLeft() bool { return b.executor.rebootsLeft() }
+
+func (e *journaled) rebootsLeft() bool {
+	t := e.journal.ticket()
+	next := e.calls[ticket.Reboot] + 1
+	if _, begun := e.journal.outcome(ticket.Reboot, next); begun {
 		return true
 	}
 	if t == nil {
 		return false
 	}
-	used := rebootsSince(b.journal.record.History, time.Now().Add(-b.Policy().AttemptWindow), t.ID)
+	used := rebootsSince(e.journal.record.History, time.Now().Add(-e.status.Policy.AttemptWindow), t.ID)
 	for n := 1; n <= t.Count(ticket.Reboot); n++ {
 		if s, _ := t.Outcome(ticket.Reboot, n); s.Status != ticket.Canceled {
 			used++
 		}
 	}
-	return used < b.Policy().MaxReboots
+	return used < e.status.Policy.MaxReboots
 }
 
 // Suspect remembers that a check of ours found the node sick. From here on a silent alert is no reason to stop, because the
@@ -67,9 +91,6 @@ func (b *ApiBridge) Suspect(why string) { b.suspicion = why }
 
 // Suspicion returns what Suspect was told last. Empty means that nothing speaks against the node but its alert.
 func (b *ApiBridge) Suspicion() string { return b.suspicion }
-
-// Reason returns why the incident was opened, in the words of its ticket.
-func (b *ApiBridge) Reason() string { return b.journal.incident.reason }
 
 // Clear says what happens to the pods from here on, instead of what the policy says.
 func (b *ApiBridge) Clear(w prom.Workload) {

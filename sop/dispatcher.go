@@ -49,7 +49,7 @@ type Catalogue interface {
 
 // Dispatcher decides on the conditions of one node after the other and runs one procedure per node at a time.
 type Dispatcher struct {
-	services  Services
+	services  environment
 	queue     Queue
 	catalogue Catalogue
 	table     Table
@@ -67,12 +67,10 @@ type Dispatcher struct {
 
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
-	s.isolation = newPrecedence()
-	s.catalogue = c
-	s.table = t
-	s.storms = &stormWatch{nodes: s.Nodes, settings: s.Settings, statuses: s.statuses}
+	storms := &stormWatch{nodes: s.Nodes, settings: s.Settings, statuses: s.statuses}
 	d := &Dispatcher{
-		services: s, queue: q, catalogue: c, table: t, storms: s.storms, ordered: make(chan struct{}, 1),
+		services: environment{Services: s, catalogue: c, table: t, isolation: newPrecedence(), storms: storms},
+		queue:    q, catalogue: c, table: t, storms: storms, ordered: make(chan struct{}, 1),
 		written: make(map[string]*corev1.Node), active: make(map[string]context.CancelCauseFunc),
 	}
 	s.Limits.latest = d.latest
@@ -316,8 +314,10 @@ type visit struct {
 // at again. A condition that they do not confirm, or whose procedure may not begin, stands in nobody's way.
 func (v *visit) run(ctx context.Context) time.Duration {
 	for i, c := range v.candidates {
-		r := &run{dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c]}
-		r.begun = func() { v.begun(i) }
+		r := &run{
+			dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c],
+			begun: func() { v.begun(i) },
+		}
 		if again, refused := r.do(ctx); !refused {
 			return again
 		}
@@ -350,15 +350,9 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	d := r.dispatcher
 	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	bridge := newBridge(d.services, r.status, r.record, r.incident())
-	bridge.begun = sync.OnceFunc(r.begun)
-	if d.givesWay(r.record.Ticket, r.status) {
-		bridge.journal.note = r.record.Ticket.ID
-	}
-	if !bridge.journal.opened() {
-		bridge.settled = d.services.isolation.enter()
-		defer func() { bridge.settled() }()
-	}
+	a := r.assignment()
+	defer a.hooks.settled()
+	bridge := newBridge(d.services, a)
 	defer func() {
 		last := bridge.journal.record.Node
 		d.wrote(last)
@@ -391,6 +385,22 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 func (r *run) refused(v policy.Verdict) {
 	r.dispatcher.services.Metrics.sop(sopRefused)
 	r.dispatcher.tell(r.status, v)
+}
+
+// assignment returns what the procedure is to do. An incident that is new takes its turn among those that isolate a node.
+func (r *run) assignment() assignment {
+	d, t := r.dispatcher, r.record.Ticket
+	a := assignment{
+		status: r.status, record: r.record, incident: r.incident(),
+		hooks: hooks{begun: sync.OnceFunc(r.begun), settled: func() {}},
+	}
+	if d.givesWay(t, r.status) {
+		a.note = t.ID
+	}
+	if t == nil || t.ID != a.incident.id {
+		a.hooks.settled = d.services.isolation.enter()
+	}
+	return a
 }
 
 // incident returns the incident of the open ticket, or a new one.

@@ -229,12 +229,12 @@ func (d *drainer) budgetsOf(ctx context.Context, pod *corev1.Pod) ([]string, err
 }
 
 // workloadPods lists the pods on the node that are workload and wanted, the critical ones last.
-func (b *ApiBridge) workloadPods(ctx context.Context, wanted func(*corev1.Pod) bool) ([]corev1.Pod, error) {
-	list, err := b.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", b.node).String(),
+func (s *scene) workloadPods(ctx context.Context, wanted func(*corev1.Pod) bool) ([]corev1.Pod, error) {
+	list, err := s.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.node).String(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list pods of node %s: %w", b.node, err)
+		return nil, fmt.Errorf("list pods of node %s: %w", s.node, err)
 	}
 	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !isWorkload(&p) || !wanted(&p) })
 	slices.SortFunc(pods, func(x, y corev1.Pod) int {
@@ -275,17 +275,13 @@ func holdsGPU(pod *corev1.Pod) bool {
 	})
 }
 
-// Full reports whether no pod that wants a GPU can come to the node anyway, so that a cordon would change nothing. An incident that
-// has cordoned the node keeps to that.
-func (b *ApiBridge) Full(ctx context.Context) (bool, error) {
-	if b.plan != nil || b.HasCordoned() {
-		return false, nil
-	}
-	node, err := b.liveNode(ctx)
+// gpusTaken reports whether every GPU of the node is held by a pod.
+func (s *scene) gpusTaken(ctx context.Context) (bool, error) {
+	node, err := s.liveNode(ctx)
 	if err != nil {
 		return false, err
 	}
-	pods, err := b.workloadPods(ctx, holdsGPU)
+	pods, err := s.workloadPods(ctx, holdsGPU)
 	if err != nil {
 		return false, err
 	}

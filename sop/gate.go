@@ -36,8 +36,12 @@ func (e *heldError) Error() string { return fmt.Sprintf("%s: %s", e.verdict.Name
 
 // Confirm asks the sources anew whether the condition holds and may be acted on. An incident that has begun, or that a
 // person asked for, needs no confirmation: each of its disruptive steps asks for itself.
-func (b *ApiBridge) Confirm(ctx context.Context) bool {
-	if b.plan != nil || b.journal.opened() || b.healing() {
+func (b *ApiBridge) Confirm(ctx context.Context) bool { return b.executor.confirm(ctx) }
+
+func (e *journaled) confirm(ctx context.Context) bool { return e.bridge.confirm(ctx) }
+
+func (b *ApiBridge) confirm(ctx context.Context) bool {
+	if b.journal.opened() || b.healing() {
 		return true
 	}
 	b.refusal = confirm(time.Now(), b.status, b.findingForCordon(ctx))

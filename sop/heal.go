@@ -141,15 +141,13 @@ func (d *Dispatcher) Plan(ctx context.Context, status prom.AegisNodeStatus) ([]s
 	if !found {
 		return nil, fmt.Errorf("there is no procedure %q", status.SOP)
 	}
-	plan := []string{}
-	bridge := newBridge(d.services, status, ticket.Record{}, incident{})
-	bridge.plan = &plan
+	plan := dryRun{steps: []string{}}
 	sop := factory()
-	if err := sop.CreateInstance(ctx, bridge); err != nil {
+	if err := sop.CreateInstance(ctx, newPlan(d.services, status, &plan)); err != nil {
 		return nil, fmt.Errorf("create procedure %s: %w", status.SOP, err)
 	}
 	if err := sop.Execute(ctx, status.Node, &status); err != nil {
 		return nil, fmt.Errorf("plan procedure %s: %w", status.SOP, err)
 	}
-	return plan, nil
+	return plan.steps, nil
 }

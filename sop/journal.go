@@ -96,6 +96,12 @@ func (j *journal) outcome(action ticket.Action, n int) (ticket.Step, bool) {
 	return j.record.Ticket.Outcome(action, n)
 }
 
+// disrupted reports whether the incident has taken a destructive step.
+func (j *journal) disrupted() bool {
+	t := j.ticket()
+	return t != nil && t.Count(ticket.Reboot)+t.Count(ticket.Reset)+t.Count(ticket.Shutdown) > 0
+}
+
 // bootID returns the boot that the incident is about.
 func (j *journal) bootID() string {
 	if j.opened() {

@@ -20,10 +20,13 @@ func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
 
 // Note closes the incident as noted. It is the only step of its procedure, and one write.
 func (b *ApiBridge) Note(ctx context.Context) error {
-	if b.plan != nil {
-		*b.plan = append(*b.plan, "note")
-		return nil
-	}
+	return b.do(ctx, step{action: noteStep, ends: true, write: b.note})
+}
+
+// noteStep names the step in a plan. No ticket has it, because a note leaves none open.
+const noteStep ticket.Action = "note"
+
+func (b *ApiBridge) note(ctx context.Context, _ int) error {
 	b.begun()
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		if err := b.journal.leavesNote(r); err != nil {

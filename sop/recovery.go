@@ -23,9 +23,11 @@ func recoveryClass(recovery string) prom.XIDClass {
 
 // Recovery returns what the driver of the GPU asks for, as the diagnosis of this incident has read it. Empty means that it asks for
 // nothing, or that nobody knows.
-func (b *ApiBridge) Recovery() prom.XIDClass {
-	t := b.journal.ticket()
-	if b.plan != nil || t == nil || t.Recovery == "" {
+func (b *ApiBridge) Recovery() prom.XIDClass { return b.executor.recovery() }
+
+func (e *journaled) recovery() prom.XIDClass {
+	t := e.journal.ticket()
+	if t == nil || t.Recovery == "" {
 		return ""
 	}
 	return recoveryClass(t.Recovery)

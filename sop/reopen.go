@@ -38,25 +38,29 @@ type reopenedError struct{ condition string }
 func (e *reopenedError) Error() string { return "the healthcheck found " + e.condition }
 
 // foundBy returns the condition that a failed healthcheck has found, if Aegis may repair it.
-func (b *ApiBridge) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
+func (e *journaled) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 	condition := foundByHealthcheck()[failure.Code]
-	if condition == "" || failure.Hardware == "" || condition == b.status.Condition {
+	if condition == "" || failure.Hardware == "" || condition == e.status.Condition {
 		return prom.AegisNodeStatus{}, false
 	}
-	status := b.services.Orders.Last().Apply(b.services.catalogue.Status(b.node, condition, "", 0))
+	status := e.services.Orders.Last().Apply(e.services.catalogue.Status(e.node, condition, "", 0))
 	// A note would close itself: no alert reports what only a healthcheck has found.
-	repairs := b.services.table[status.SOP] != nil && !b.services.table.onlyTells(status.SOP)
+	repairs := e.services.table[status.SOP] != nil && !e.services.table.onlyTells(status.SOP)
 	return status, status.Policy.Mode.Acts() && repairs
 }
 
 // Reopen goes on with the condition that a healthcheck has found, under that condition's own policy and on the same ticket. What
 // keeps work off the node is kept. A finding that Aegis may not act on is the failure that it was.
 func (b *ApiBridge) Reopen(ctx context.Context, failure *StepError) error {
-	found, may := b.foundBy(failure)
+	return b.executor.reopen(ctx, failure)
+}
+
+func (e *journaled) reopen(ctx context.Context, failure *StepError) error {
+	found, may := e.foundBy(failure)
 	if !may {
 		return failure
 	}
-	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
+	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
 		t.Past = pastOf(t)
 		t.Condition, t.Device, t.SOP, t.Origin = found.Condition, "", found.SOP, originHealthcheck
 		// The reason is what makes the node suspect after a restart. The message may have gone with the length of the ticket.
@@ -68,6 +72,6 @@ func (b *ApiBridge) Reopen(ctx context.Context, failure *StepError) error {
 	if err != nil {
 		return fmt.Errorf("go on with %s: %w", found.Condition, err)
 	}
-	b.event(corev1.EventTypeWarning, "AegisFound", "%s: the healthcheck found %s: %s", b.status.Condition, found.Condition, failure.Message)
+	e.event(corev1.EventTypeWarning, "AegisFound", "%s: the healthcheck found %s: %s", e.status.Condition, found.Condition, failure.Message)
 	return &reopenedError{found.Condition}
 }

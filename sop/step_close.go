@@ -22,11 +22,12 @@ const (
 // HandOver gives the node to people: the team becomes the supervisor of the ticket, and Aegis does nothing more on the node
 // until they give it back.
 func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
-	b.calls[ticket.HandOver]++
-	if b.plan != nil {
-		*b.plan = append(*b.plan, planned(step{action: ticket.HandOver, detail: "team " + team}))
-		return nil
-	}
+	return b.do(ctx, step{action: ticket.HandOver, detail: "team " + team, ends: true, write: func(ctx context.Context, _ int) error {
+		return b.handOver(ctx, team, why)
+	}})
+}
+
+func (b *ApiBridge) handOver(ctx context.Context, team, why string) error {
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		if err := b.journal.leavesNote(r); err != nil {
 			return err
@@ -53,11 +54,10 @@ func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
 
 // Resolve closes the incident: a summary goes into the history and the ticket is removed, in one write.
 func (b *ApiBridge) Resolve(ctx context.Context) error {
-	b.calls[ticket.Resolve]++
-	if b.plan != nil {
-		*b.plan = append(*b.plan, planned(step{action: ticket.Resolve}))
-		return nil
-	}
+	return b.do(ctx, step{action: ticket.Resolve, ends: true, write: b.resolve})
+}
+
+func (b *ApiBridge) resolve(ctx context.Context, _ int) error {
 	took := time.Since(b.journal.ticketCreated())
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		c.Ticket, c.RemoveTicket = nil, true
@@ -73,9 +73,9 @@ func (b *ApiBridge) Resolve(ctx context.Context) error {
 	return nil
 }
 
-func (b *ApiBridge) ended(ctx context.Context, how string) {
-	b.result = how
-	b.logger.InfoContext(ctx, "incident ended", "outcome", how, "reason", b.journal.incident.reason)
+func (s *scene) ended(ctx context.Context, how string) {
+	s.result = how
+	s.logger.InfoContext(ctx, "incident ended", "outcome", how, "reason", s.journal.incident.reason)
 }
 
 // entered returns the history with the incident of the ticket in it.

@@ -32,18 +32,10 @@ func uncordoned(node *corev1.Node) bool {
 // Cordon isolates the node: ticket, owner note and spec.unschedulable in one write. A node that is cordoned already keeps
 // the cordon that it has, and whose it is. Taking one more node out of service needs room in the pool's budget.
 func (b *ApiBridge) Cordon(ctx context.Context) error {
-	b.calls[ticket.Cordon]++
-	n := b.calls[ticket.Cordon]
-	if b.plan != nil {
-		*b.plan = append(*b.plan, planned(step{action: ticket.Cordon}))
-		return nil
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if prior, known := b.journal.outcome(ticket.Cordon, n); known {
-		return replay(step{action: ticket.Cordon}, prior)
-	}
+	return b.do(ctx, step{action: ticket.Cordon, write: b.cordon})
+}
+
+func (b *ApiBridge) cordon(ctx context.Context, n int) error {
 	defer b.settled()
 	if err := b.services.Orders.Confirm(ctx, 2*b.services.Timing.Hold); err != nil {
 		return err
@@ -121,7 +113,7 @@ func (b *ApiBridge) toldSince() policy.Verdict {
 // Uncordon returns the node to service after a passed healthcheck. It waits a while for other conditions that would take
 // the node out again; if one stays, the node is left cordoned and the step is canceled.
 func (b *ApiBridge) Uncordon(ctx context.Context) error {
-	if b.plan == nil && !b.checked {
+	if !b.checked {
 		return fmt.Errorf("uncordon node %s: no healthcheck has passed since the last repair", b.node)
 	}
 	return b.uncordon(ctx)
@@ -133,20 +125,6 @@ func (b *ApiBridge) UncordonUnharmed(ctx context.Context) error {
 		return fmt.Errorf("uncordon node %s: a healthcheck has to pass first", b.node)
 	}
 	return b.uncordon(ctx)
-}
-
-// Unharmed reports whether this incident found the node in service and has taken no destructive step on it. A cordon of an earlier
-// incident may be there because the hardware is in doubt.
-func (b *ApiBridge) Unharmed() bool {
-	if b.plan != nil {
-		return true
-	}
-	if t := b.journal.ticket(); t != nil && t.Count(ticket.Uncordon) > t.Past[ticket.Uncordon] {
-		// It was decided before, and the note may be gone with the cordon.
-		return t.Count(ticket.Healthcheck) == t.Past[ticket.Healthcheck]
-	}
-	note := b.journal.record.Node.Annotations[ticket.OwnerAnnotation]
-	return !b.disrupted() && note == ownerPrefix+b.journal.incident.id
 }
 
 func (b *ApiBridge) uncordon(ctx context.Context) error {
@@ -199,15 +177,6 @@ func blocks(s prom.AegisNodeStatus) bool {
 	band := prom.BandOf(s.Priority)
 	acting := s.Policy.Mode == prom.ModeAuto || s.Policy.Mode == prom.ModeApprove
 	return acting && (band == prom.BandNotReady || band == prom.BandEmergency && s.Policy.Workload != prom.WorkloadKeep)
-}
-
-// disrupted reports whether the incident has taken a destructive step.
-func (b *ApiBridge) disrupted() bool {
-	t := b.journal.ticket()
-	if t == nil {
-		return false
-	}
-	return t.Count(ticket.Reboot)+t.Count(ticket.Reset)+t.Count(ticket.Shutdown) > 0
 }
 
 // outOfServiceTaint makes Kubernetes release the volumes and delete the pods of a node that is down. Kubernetes does not look at

@@ -104,13 +104,15 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Reco
 		return prom.AegisNodeStatus{}, false
 	}
 	r.Ticket = nil
+	// Only what never changes is read of a status that the procedure may be changing.
+	urgency := prom.BandOf(b.status.Priority).Urgency()
 	statuses := d.services.statuses(b.node)
 	for i, s := range statuses {
 		if prom.BandOf(s.Priority) == prom.BandCordon {
 			// The cordon is that of this incident, which takes it back itself.
 			continue
 		}
-		if urgencyOf(s) >= b.urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != policy.VerdictExecute {
+		if urgencyOf(s) >= urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != policy.VerdictExecute {
 			continue
 		}
 		if judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {

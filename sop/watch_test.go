@@ -243,7 +243,9 @@ func TestStaleLeaseIsToldByOurClock(t *testing.T) {
 			}
 		}
 		w := newWorld(t, testPolicy(), renewed())
-		b := newBridge(w.dispatcher().services, w.Status(nodeA, "Ready", "", 0), ticket.ReadNode(w.node()), incident{id: "t1"})
+		b := newBridge(w.dispatcher().services, assignment{
+			status: w.Status(nodeA, "Ready", "", 0), record: ticket.ReadNode(w.node()), incident: incident{id: "t1"},
+		})
 		stale := func() bool {
 			is, why := b.leaseStale(t.Context())
 			require.NotEmpty(t, why)

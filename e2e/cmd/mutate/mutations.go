@@ -56,8 +56,8 @@ func permissions() []mutation {
 func repetitions() []mutation {
 	return []mutation{
 		{
-			"finished steps not replayed", once, "sop/bridge.go", "	prior, known := b.journal.outcome(s.action, c.n)\n",
-			"	if t := b.journal.ticket(); t != nil {\n		c.n = t.Count(s.action) + 1\n	}\n	prior, known := b.journal.outcome(s.action, c.n)\n",
+			"finished steps not replayed", once, "sop/executor.go", "	prior, known := e.journal.outcome(s.action, c.n)\n",
+			"	if t := e.journal.ticket(); t != nil {\n		c.n = t.Count(s.action) + 1\n	}\n	prior, known := e.journal.outcome(s.action, c.n)\n",
 		},
 		{
 			"name of a Job not deterministic", once, "jobs/request.go", "	attempt := strconv.Itoa(r.Attempt)\n",
@@ -65,7 +65,7 @@ func repetitions() []mutation {
 		},
 		{"name of a Job without its attempt", once, "jobs/request.go", "	attempt := strconv.Itoa(r.Attempt)\n", "	attempt := strconv.Itoa(min(r.Attempt, 1))\n"},
 		{
-			"step not journaled before the act", once, "sop/bridge.go", "	if err := b.journal.begin(ctx, s, *c); err != nil {",
+			"step not journaled before the act", once, "sop/executor.go", "	if err := e.journal.begin(ctx, s, *c); err != nil {",
 			"	if err := ctx.Err(); err != nil {",
 		},
 		{"successor of a restarted pod deleted too", once, "sop/step_pod.go", "		return string(pod.UID) == r.chosen.uid\n", "		return true\n"},
@@ -80,7 +80,7 @@ func limits() []mutation {
 		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !IsReady(node)", "	return node.Spec.Unschedulable"},
 		{"own reservations not counted", bounded, "sop/limits.go", "!IsReady(node) || l.holds(node)", "!IsReady(node)"},
 		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
-		{"reboots not counted", bounded, "sop/ask.go", "	return used < b.Policy().MaxReboots\n", "	return true\n"},
+		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
 		{"lemon repaired again", bounded, "sop/decide.go", "{attempts, suspect, lemon}", "{attempts, suspect}"},
 		{"storm ignored", bounded, "sop/storm.go", "		if s.Is(condition, pool) && s.Released == nil {", "		if false {"},
@@ -137,6 +137,6 @@ func leadership() []mutation {
 		{"lost Lease not noticed", single, "sop/orders.go", "identity != \"\" && (holder == nil || *holder != identity) {", "false && holder == nil {"},
 		{"node handed out twice", single, "queue/node.go", "	if n.inFlight {\n		n.changed = true\n		return\n	}\n", ""},
 		{"reboot left in the middle", single, "sop/watch.go", "	case ticket.Wait, ticket.WaitIdle,", "	case ticket.Reboot, ticket.Wait, ticket.WaitIdle,"},
-		{"preempted by what is less urgent", single, "sop/watch.go", "if urgencyOf(s) >= b.urgency || ", "if urgencyOf(s) == b.urgency || "},
+		{"preempted by what is less urgent", single, "sop/watch.go", "if urgencyOf(s) >= urgency || ", "if urgencyOf(s) == urgency || "},
 	}
 }

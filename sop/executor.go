@@ -1,0 +1,203 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// call is one step as its action sees it.
+type call struct {
+	// n numbers the calls of the action in the incident, from 1.
+	n int
+	// began is when the step was journaled as Running.
+	began time.Time
+	// adopted is true when an earlier run began the step.
+	adopted bool
+	// target is the pod that the journal says that the step is applied to.
+	target podTarget
+}
+
+// outcome is how a step ended well.
+type outcome struct {
+	message  string
+	findings ticket.Findings
+	// update changes the ticket in the same write that records the outcome. May be nil.
+	update func(t *ticket.Ticket)
+}
+
+// step is one action of a procedure.
+type step struct {
+	action ticket.Action
+	// detail says in a plan and in the journal what the action is applied to.
+	detail string
+	// gated steps may disturb workload. They begin only when the sources permit it, and a withdrawn condition cancels them.
+	gated bool
+	// ends is true of a step that ends the incident. It is never replayed, because what has ended is not resumed.
+	ends bool
+	// prepare finds out, before the step is journaled, what exactly it is applied to. May be nil.
+	prepare func(ctx context.Context) (podTarget, error)
+	// act does the work, or goes on with it when adopted.
+	act func(ctx context.Context, c call) (outcome, error)
+	// write, instead of act, does the work and journals it in one write of the ticket. The number is that of the call.
+	write func(ctx context.Context, n int) error
+}
+
+// executor carries out the steps of a procedure, and answers what the procedure asks between them.
+type executor interface {
+	execute(ctx context.Context, s step) error
+	// The answers stand for the questions of ApiBridge that have their names.
+	confirm(ctx context.Context) bool
+	hasCordoned() bool
+	unharmed() bool
+	full(ctx context.Context) (bool, error)
+	vanished(ctx context.Context) bool
+	rebootsLeft() bool
+	recovery() prom.XIDClass
+	reopen(ctx context.Context, failure *StepError) error
+}
+
+// journaled is the executor that acts. Each step is written on the ticket before it is begun, and once it has ended.
+type journaled struct {
+	*scene
+	bridge *ApiBridge
+	// calls counts the calls of each action in this run; a step is identified by action and number.
+	calls map[ticket.Action]int
+}
+
+// execute carries out a step: replay, else permission, else journal, act, journal.
+func (e *journaled) execute(ctx context.Context, s step) error {
+	e.calls[s.action]++
+	c := call{n: e.calls[s.action]}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if s.ends {
+		return s.write(ctx, c.n)
+	}
+	prior, known := e.journal.outcome(s.action, c.n)
+	switch {
+	case known && prior.Status != ticket.Running:
+		return replay(s, prior)
+	case s.write != nil:
+		return s.write(ctx, c.n)
+	}
+	return e.carryOut(ctx, s, c, prior, known)
+}
+
+// carryOut begins the step or adopts the one that an earlier run began, and journals how it ends.
+func (e *journaled) carryOut(ctx context.Context, s step, c call, prior ticket.Step, known bool) error {
+	defer e.interruptible.Store(false)
+	e.interruptible.Store(!known)
+	release, err := e.begin(ctx, s, &c, prior, known)
+	defer release()
+	switch {
+	case errors.Is(err, ErrWithdrawn) && !e.journal.opened():
+		return errNeverBegan
+	case err != nil:
+		return e.finish(ctx, s, c, outcome{}, err)
+	}
+	e.interruptible.Store(interruptible(s.action))
+	o, err := s.act(ctx, c)
+	return e.finish(ctx, s, c, o, err)
+}
+
+// begin journals the step as Running, or takes up the one that is. The returned function gives back what the step holds.
+func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Step, known bool) (func(), error) {
+	if known {
+		e.begun()
+		c.adopted, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
+		e.logger.InfoContext(ctx, "step adopted", "action", s.action, "call", c.n)
+		return e.services.Limits.adopt(e.node, s.action), nil
+	}
+	release := func() {}
+	if s.gated {
+		var err error
+		if release, err = e.bridge.admit(ctx, s.action); err != nil {
+			return release, err
+		}
+	}
+	e.begun()
+	admitted := time.Now()
+	if s.prepare != nil {
+		var err error
+		if c.target, err = s.prepare(ctx); err != nil {
+			return release, err
+		}
+	}
+	e.settled()
+	e.services.isolation.giveWay(ctx)
+	c.began = time.Now()
+	e.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)
+	if err := e.journal.begin(ctx, s, *c); err != nil {
+		return release, err
+	}
+	e.interruptible.Store(interruptible(s.action))
+	if s.gated && time.Since(admitted) > permissionAge {
+		// The write took long; what was permitted before it may be forbidden by now. The slot is taken already.
+		_, err := e.bridge.admit(ctx, s.action)
+		return release, err
+	}
+	return release, nil
+}
+
+// finish journals how the step ended and turns the end into the step's error.
+func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err error) error {
+	ended := ticket.Step{Action: s.action, Status: ticket.Succeeded, Message: o.message, Findings: o.findings}
+	var failure *StepError
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrWithdrawn):
+		ended.Status, ended.Message = ticket.Canceled, err.Error()
+		o.update = e.takeBoot
+	case errors.As(err, &failure):
+		failure.Action = s.action
+		if s.gated {
+			// Canceled is how a replay knows a withdrawn condition.
+			failure.Status = ticket.Failed
+		}
+		ended.Status, ended.Message, ended.Findings = failure.Status, failure.Message, failure.Findings
+	default:
+		return err
+	}
+	writeCtx, cancel := e.lastWrite(ctx)
+	defer cancel()
+	if writeErr := e.journal.finish(writeCtx, c.n, ended, o.update); writeErr != nil {
+		return fmt.Errorf("journal step %s: %w", s.action, writeErr)
+	}
+	e.services.Metrics.step(s.action, ended.Status)
+	e.logger.InfoContext(ctx, "step ended", "action", s.action, "call", c.n, "status", ended.Status, "detail", ended.Message)
+	return err
+}
+
+// takeBoot makes a boot that was none of ours the one that the incident is about from here on.
+func (e *journaled) takeBoot(t *ticket.Ticket) {
+	if e.booted != "" {
+		t.BootID = e.booted
+	}
+}
+
+// lastWrite returns a context in which the outcome of a step can still be written while this process stops. Once the
+// lease is lost another process may be writing, so then there is none.
+func (e *journaled) lastWrite(ctx context.Context) (context.Context, context.CancelFunc) {
+	if errors.Is(context.Cause(ctx), ErrStopping) {
+		return context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	}
+	return context.WithCancel(ctx)
+}
+
+// replay returns what the finished step had returned.
+func replay(s step, prior ticket.Step) error {
+	switch {
+	case prior.Status == ticket.Succeeded:
+		return nil
+	case prior.Status == ticket.Canceled && s.gated:
+		return ErrWithdrawn
+	default:
+		return &StepError{Action: s.action, Status: prior.Status, Findings: prior.Findings, Message: prior.Message}
+	}
+}

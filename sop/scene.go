@@ -1,0 +1,118 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// hooks are how a run tells its dispatcher how it gets on.
+type hooks struct {
+	// begun is called when the first step of the run begins or is adopted.
+	begun func()
+	// settled is called once the node is cordoned, or another step begins: then nobody has to give way to it any more.
+	settled func()
+}
+
+// assignment is what a run is to do.
+type assignment struct {
+	status prom.AegisNodeStatus
+	// record is the node as it was last seen.
+	record   ticket.Record
+	incident incident
+	// note is the ticket that the incident may take the place of. Empty when there is none.
+	note  string
+	hooks hooks
+}
+
+// scene is what all steps of one incident share: the node, its condition, and its ticket.
+type scene struct {
+	services environment
+	node     string
+	status   prom.AegisNodeStatus
+	logger   *slog.Logger
+	journal  *journal
+	hooks
+	// suspicion is why the node is sick although its alert may be silent: a check of ours failed.
+	suspicion string
+	// booted is the boot ID of a boot that was none of ours, once one was seen.
+	booted string
+	// result is how the incident ended. Empty while it has not.
+	result string
+	// interruptible is true while the run may be left for something more urgent.
+	interruptible atomic.Bool
+	// keeps is true while the incident has the node cordoned.
+	keeps atomic.Bool
+}
+
+func newScene(e environment, a assignment) *scene {
+	s := &scene{
+		services: e,
+		node:     a.status.Node,
+		status:   a.status,
+		logger:   e.Logger.With("node", a.status.Node, "condition", a.status.Condition, "ticket", a.incident.id),
+		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note},
+		hooks:    a.hooks,
+	}
+	if t := s.journal.ticket(); t != nil && t.Origin == originHealthcheck {
+		s.suspicion = t.Reason
+	}
+	return s
+}
+
+// healing reports whether a person or a script asked for the repair, so that no alert has to vouch for it.
+func (s *scene) healing() bool { return s.journal.incident.requested() }
+
+// event tells people who look at the node what happened.
+func (s *scene) event(kind, reason, format string, args ...any) {
+	s.services.Recorder.Eventf(nodeReference(s.journal.record.Node), kind, reason, format, args...)
+}
+
+// liveNode reads the node from the API server, past any cache.
+func (s *scene) liveNode(ctx context.Context) (*corev1.Node, error) {
+	node, err := s.services.Kube.CoreV1().Nodes().Get(ctx, s.node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, ticket.ErrNodeGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get node %s: %w", s.node, err)
+	}
+	if node.UID != s.journal.record.Node.UID {
+		return nil, ticket.ErrRecreated
+	}
+	return node, nil
+}
+
+// poll calls done until it says true, fails, or the context ends. Errors that may pass are done's own business.
+func (s *scene) poll(ctx context.Context, done func(context.Context) (bool, error)) error {
+	for {
+		ok, err := done(ctx)
+		if ok || err != nil {
+			return err
+		}
+		if err := sleep(ctx, s.services.Timing.Poll); err != nil {
+			return err
+		}
+	}
+}
+
+// sleep waits and returns the cause when the context ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,92 @@
+package sop
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+// Source answers whether a condition still holds and may be acted on.
+type Source interface {
+	// Observe asks now: the answer is never older than the question.
+	Observe(ctx context.Context, key prom.Key) prom.Finding
+	// Last returns the last answer, which may be of any age.
+	Last(key prom.Key) prom.Finding
+}
+
+// JobRunner runs privileged operations on nodes.
+type JobRunner interface {
+	Ensure(ctx context.Context, r jobs.Request) (name string, created bool, err error)
+	Status(ctx context.Context, name string) (jobs.Result, error)
+	Follow(ctx context.Context, name string) (jobs.Result, error)
+}
+
+// Conditions lists the conditions that hold on a node now, the most urgent first.
+type Conditions interface {
+	Statuses(node string) []prom.AegisNodeStatus
+}
+
+// Timing holds the intervals of the steps.
+type Timing struct {
+	// Poll is how often a running step looks whether it is done.
+	Poll time.Duration
+	// Hold is how often a procedure that waits for a permission asks again.
+	Hold time.Duration
+	// LeaseStale is the age from which the Lease of a node no longer shows that its kubelet lives.
+	LeaseStale time.Duration
+}
+
+// DefaultTiming returns the intervals for a cluster of real machines.
+func DefaultTiming() Timing {
+	return Timing{Poll: 2 * time.Second, Hold: 10 * time.Second, LeaseStale: time.Minute}
+}
+
+// Services is what the steps work with. All fields are needed.
+type Services struct {
+	Kube       kubernetes.Interface
+	Nodes      corelisters.NodeLister
+	Tickets    *ticket.Store
+	Jobs       JobRunner
+	Source     Source
+	Conditions Conditions
+	Recorder   record.EventRecorder
+	Limits     *Limits
+	Orders     *OrderStore
+	Book       *Book
+	Settings   func() policy.Settings
+	Timing     Timing
+	Metrics    *Metrics
+	Logger     *slog.Logger
+}
+
+// environment is what the procedures of one dispatcher work with: what its caller gave, and what it made of that.
+type environment struct {
+	Services
+	catalogue Catalogue
+	table     Table
+	isolation *precedence
+	storms    *stormWatch
+}
+
+// profile returns the healthcheck profile of the node.
+func (s Services) profile(node string) string {
+	object, err := s.Nodes.Get(node)
+	if err != nil {
+		return policy.DefaultPool().Profile
+	}
+	return s.Settings().PoolOf(object).Profile
+}
+
+// statuses returns what holds on the node, the most urgent first, each with the mode that people have ordered.
+func (s Services) statuses(node string) []prom.AegisNodeStatus {
+	return s.Orders.Last().ApplyAll(s.Conditions.Statuses(node))
+}
