@@ -67,7 +67,7 @@ type Dispatcher struct {
 
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
-	storms := &stormWatch{nodes: s.Nodes, settings: s.Settings, statuses: s.statuses}
+	storms := &stormWatch{nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
 	d := &Dispatcher{
 		services: environment{Services: s, catalogue: c, table: t, isolation: newPrecedence(), storms: storms},
 		queue:    q, catalogue: c, table: t, storms: storms, ordered: make(chan struct{}, 1),
@@ -118,7 +118,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	}
 	node = d.latest(node)
 	d.storms.look(d.services.Orders.Last().Storms)
-	record := ticket.ReadNode(node)
+	record := d.services.Tickets.Read(node)
 	if upkeep := d.upkeep(node, record, statuses); upkeep != nil {
 		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, upkeep) })
 		return

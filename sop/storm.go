@@ -39,17 +39,18 @@ func (f front) surge() int {
 
 // fronts sums up where conditions hold that Aegis would act on. Nodes that people look after do not count: they may be waiting
 // for spare parts since long ago.
-func fronts(nodes []*corev1.Node, settings policy.Settings, statuses func(node string) []prom.AegisNodeStatus) []front {
+func (w *stormWatch) fronts(nodes []*corev1.Node, settings policy.Settings) []front {
 	sizes := make(map[string]int)
 	found := make(map[[2]string]*front)
 	for _, node := range nodes {
 		pool := settings.PoolOf(node)
 		sizes[pool.Name]++
-		if peopleLookAfter(node) {
+		statuses := w.statuses(node.Name)
+		if len(statuses) == 0 || w.peopleLookAfter(node) {
 			continue
 		}
 		seen := make(map[string]bool)
-		for _, s := range statuses(node.Name) {
+		for _, s := range statuses {
 			if seen[s.Condition] || !canStorm(s) {
 				continue
 			}
@@ -72,8 +73,9 @@ func fronts(nodes []*corev1.Node, settings policy.Settings, statuses func(node s
 	return list
 }
 
-func peopleLookAfter(node *corev1.Node) bool {
-	return policy.Excluded(node) || ownedByPeople(Situation{Record: ticket.ReadNode(node)}).Name != ""
+func (w *stormWatch) peopleLookAfter(node *corev1.Node) bool {
+	t, broken := w.tickets.Ticket(node)
+	return policy.Excluded(node) || ownedByPeople(Situation{Record: ticket.Record{Ticket: t, Broken: broken}}).Name != ""
 }
 
 // canStorm leaves out what is not acted on, and the return of nodes to service, which nothing holds.
@@ -151,6 +153,7 @@ const stormEvery = time.Second
 // stormWatch knows the storms that go on. It is safe for concurrent use.
 type stormWatch struct {
 	nodes    corelisters.NodeLister
+	tickets  *ticket.Store
 	settings func() policy.Settings
 	statuses func(node string) []prom.AegisNodeStatus
 
@@ -174,7 +177,7 @@ func (w *stormWatch) look(written []policy.Storm) {
 	}
 	w.looked = now
 	settings := w.settings()
-	w.active = w.forecast.next(now, joined(w.active, written), fronts(nodes, settings, w.statuses), settings)
+	w.active = w.forecast.next(now, joined(w.active, written), w.fronts(nodes, settings), settings)
 }
 
 // forget drops what is known: a new term learns from the Lease what goes on.

@@ -36,7 +36,7 @@ func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.Can
 		if err != nil {
 			continue
 		}
-		record := ticket.ReadNode(node)
+		record := b.services.Tickets.Read(node)
 		d.judgeNew(b, record)
 		if err := b.edited(ctx, record); err != nil {
 			cancel(err)

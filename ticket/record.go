@@ -13,7 +13,8 @@ type Record struct {
 	HistoryBroken error        // Why the history cannot be read. A new one is written beside it then.
 }
 
-// ReadNode parses the annotations of a node. It never fails: what cannot be read is reported in the record.
+// ReadNode parses the annotations of a node. It never fails: what cannot be read is reported in the record. Who looks at the same
+// nodes again and again has a Reader, which does the same.
 func ReadNode(n *corev1.Node) Record {
 	r := Record{Node: n, History: &History{}}
 	if text, ok := n.Annotations[Annotation]; ok {

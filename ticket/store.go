@@ -42,6 +42,7 @@ type StoreOptions struct {
 type Store struct {
 	client corev1client.NodesGetter
 	logger *slog.Logger
+	reader *Reader
 }
 
 // NewStore returns a store that writes through the client.
@@ -49,8 +50,14 @@ func NewStore(o StoreOptions) *Store {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Store{client: o.Client, logger: o.Logger.With("component", "ticket")}
+	return &Store{client: o.Client, logger: o.Logger.With("component", "ticket"), reader: NewReader()}
 }
+
+// Read returns the record of a node that is at hand, such as one from a cache.
+func (s *Store) Read(n *corev1.Node) Record { return s.reader.Node(n) }
+
+// Ticket returns the ticket of a node that is at hand, nil if there is none, and why it cannot be read.
+func (s *Store) Ticket(n *corev1.Node) (*Ticket, error) { return s.reader.Ticket(n) }
 
 // Get reads the record of a node from the API server, once.
 func (s *Store) Get(ctx context.Context, node string) (Record, error) {
@@ -61,7 +68,7 @@ func (s *Store) Get(ctx context.Context, node string) (Record, error) {
 	case err != nil:
 		return Record{}, fmt.Errorf("get node %q: %w", node, err)
 	}
-	return ReadNode(n), nil
+	return s.Read(n), nil
 }
 
 // Update lets mutate decide on a change and writes it as one JSON patch, under the condition that nobody changed the
@@ -78,6 +85,7 @@ func (s *Store) Get(ctx context.Context, node string) (Record, error) {
 func (s *Store) Update(ctx context.Context, node string, base *corev1.Node, mutate func(r Record, c *Change) error) (Record, error) {
 	u := &update{
 		nodes:   s.client.Nodes(),
+		reader:  s.reader,
 		logger:  s.logger.With("node", node),
 		name:    node,
 		mutate:  mutate,
@@ -97,6 +105,7 @@ func (s *Store) Update(ctx context.Context, node string, base *corev1.Node, muta
 // update is one call of Update.
 type update struct {
 	nodes   corev1client.NodeInterface
+	reader  *Reader
 	logger  *slog.Logger
 	name    string
 	mutate  func(r Record, c *Change) error
@@ -127,7 +136,7 @@ func (u *update) run(ctx context.Context, base *corev1.Node) (Record, error) {
 			return Record{}, err
 		}
 		if u.landed(fresh) {
-			return ReadNode(fresh), nil
+			return u.reader.Node(fresh), nil
 		}
 		if r, done, err := u.round(ctx, fresh, true); done || err != nil {
 			return r, err
@@ -140,7 +149,7 @@ func (u *update) round(ctx context.Context, n *corev1.Node, fresh bool) (r Recor
 	if ctx.Err() != nil {
 		return Record{}, false, u.ended(ctx, nil)
 	}
-	r = ReadNode(n)
+	r = u.reader.Node(n)
 	w, err := u.decide(r)
 	switch {
 	case err != nil && !fresh:
@@ -154,7 +163,7 @@ func (u *update) round(ctx context.Context, n *corev1.Node, fresh bool) (r Recor
 	}
 	written, err := u.patch(ctx, w)
 	if err == nil {
-		return ReadNode(written), true, nil
+		return u.reader.Node(written), true, nil
 	}
 	return Record{}, false, u.judge(ctx, w, err)
 }
