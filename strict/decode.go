@@ -19,6 +19,9 @@ import (
 // simpleUnmarshaler is a yaml.Unmarshaler of earlier versions of the library, which Prometheus' types still are.
 type simpleUnmarshaler interface{ UnmarshalYAML(func(any) error) error }
 
+// maxDigits is how long a number may be that no reader of YAML prints in another way.
+const maxDigits = 15
+
 var (
 	unmarshalers = []reflect.Type{
 		reflect.TypeFor[yaml.Unmarshaler](), reflect.TypeFor[simpleUnmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler](),
@@ -85,13 +88,9 @@ func (d *Decoder) kind(n *yaml.Node, path string, to reflect.Value) {
 	case reflect.Slice:
 		d.items(n, path, to)
 	case reflect.String:
-		if text, ok := d.Text(n, named(path)); ok {
-			to.SetString(text)
-		}
+		d.text(n, path, to)
 	case reflect.Bool:
-		value := to.Bool()
-		d.Boolean(n, named(path), &value)
-		to.SetBool(value)
+		d.truth(n, path, to)
 	case reflect.Int, reflect.Int32, reflect.Int64:
 		d.number(n, path, to)
 	case reflect.Float64:
@@ -99,6 +98,28 @@ func (d *Decoder) kind(n *yaml.Node, path string, to reflect.Value) {
 	default:
 		d.foreign(n, path, to)
 	}
+}
+
+// text takes a plain number, such as the name of a cluster that is one, as it is written: every reader of YAML would print it so.
+func (d *Decoder) text(n *yaml.Node, path string, to reflect.Value) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" && len(n.Value) <= maxDigits && decimal.MatchString(n.Value) {
+		to.SetString(n.Value)
+		return
+	}
+	if text, ok := d.Text(n, named(path)); ok {
+		to.SetString(text)
+	}
+}
+
+// truth also takes the words that YAML had before version 1.2.
+func (d *Decoder) truth(n *yaml.Node, path string, to reflect.Value) {
+	if n.Kind == yaml.ScalarNode && n.Style == 0 && oldTruth.MatchString(n.Value) {
+		to.SetBool(strings.HasPrefix(strings.ToLower(n.Value), "y") || strings.EqualFold(n.Value, "on"))
+		return
+	}
+	value := to.Bool()
+	d.Boolean(n, named(path), &value)
+	to.SetBool(value)
 }
 
 func (d *Decoder) number(n *yaml.Node, path string, to reflect.Value) {

@@ -111,6 +111,21 @@ rest:
 	require.Equal(t, map[string]any{"gpu": 8, "ib": 9}, s.Rest["more"])
 }
 
+// What earlier readers of the same files took is taken still.
+func TestDecodeIsNoStricterThanItMustBe(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{"yes": true, "on": true, "Y": true, "true": true, "no": false, "off": false, "False": false} {
+		s, err := decode(t, "paused: "+text+"\nhost: 7\n")
+		require.NoError(t, err, text)
+		require.Equal(t, want, s.Paused, text)
+		require.Equal(t, "7", s.Inline.Host)
+	}
+	for _, number := range []string{"007", "0x7", "1_0", "7.0", "1e3", "1234567890123456"} {
+		_, err := decode(t, "host: "+number)
+		require.EqualError(t, err, "f:1:7: host must be text, so write "+number+" in quotes, is the number "+number)
+	}
+}
+
 func TestDecodeKeepsWhatHasNoValue(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "# nothing", "names:\nshare: ~\n"} {
@@ -146,7 +161,7 @@ func TestDecodeMistakes(t *testing.T) {
 			},
 		},
 		"truth values of old": {
-			"host: no\nnames: [on, \"on\"]\npaused: yes\n",
+			"host: no\nnames: [on, \"on\"]\npaused: \"yes\"\n",
 			[]string{
 				`f:1:7: host must be text, so write no in quotes, is the text "no"`,
 				`f:2:9: names[0] must be text, so write on in quotes, is the text "on"`,
@@ -158,7 +173,7 @@ func TestDecodeMistakes(t *testing.T) {
 			[]string{"f:2:3: clients[0]: at most one of password and password_file must be set"},
 		},
 		"no secret is repeated": {
-			"clients:\n- hunter2\n- password_file: [hunter2]\n- retries: hunter2\n- password: {hunter2: hunter2}\n- proxy_url: \"http://u:hunter2@[\"\n- password_file: 5\n",
+			"clients:\n- hunter2\n- password_file: [hunter2]\n- retries: hunter2\n- password: {hunter2: hunter2}\n- proxy_url: \"http://u:hunter2@[\"\n- password_file: 5.0\n",
 			[]string{
 				"f:2:3: clients[0] must be a mapping, is a value of another kind",
 				"f:3:18: clients[1].password_file must be text, is a list",

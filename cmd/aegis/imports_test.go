@@ -37,7 +37,7 @@ func directions() map[string][]string {
 		"sop/soptest": {"rules/prom", "queue/source", "jobs", "jobs/protocol"},
 		"ticket":      {},
 		"jobs":        {"jobs/protocol"},
-		"jobs/host":   {"jobs/protocol"},
+		"jobs/host":   {"jobs/protocol", "strict"},
 		// What the step Jobs and the host agree on. It holds nothing that only one side needs.
 		"jobs/protocol": {},
 	}

@@ -128,7 +128,7 @@ func TestBadConfigs(t *testing.T) {
 		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", ":1:29: pools[0].selector is not a label selector: "},
 		{"too much", "pools: [{name: a, maxOutOfServicePercent: 101}]", "0 to 100"},
 		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "pools[0].maxDestructive is 0, must be from 1 to"},
-		{"number in place of text", "cluster: 7", ":1:10: cluster must be text, so write 7 in quotes, is the number 7"},
+		{"number in place of text", "cluster: 007", ":1:10: cluster must be text, so write 007 in quotes, is the number 007"},
 		{"text in place of a number", "pools: [{name: a, maxDestructive: two}]", `:1:35: pools[0].maxDestructive must be a whole number, is the text "two"`},
 		{"text in place of a list", "nodeLabels: node", `:1:13: nodeLabels must be a list, is the text "node"`},
 		{"alias of itself", "pools: &p [*p]", `:1:12: the YAML alias "p" stands for itself`},

@@ -92,7 +92,7 @@ func TestPageListsTheProfileAndTheDirectories(t *testing.T) {
 	t.Parallel()
 	var fields []string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[expectation]()) {
-		if tag := f.Tag.Get("json"); tag != "" {
+		if tag := f.Tag.Get("yaml"); tag != "" {
 			fields = append(fields, tag)
 		}
 	}

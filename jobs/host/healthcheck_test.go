@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/strict"
 )
 
 func gpuArgs(more ...string) []string {
@@ -320,13 +321,13 @@ func TestHealthcheckProfile(t *testing.T) {
 		{"too few NVLinks", "nvlinks: 18\n", nil, 24, "1 NVLinks of 18"},
 		{"flag overrides", "gpus: 8\n", []string{"--gpus", "2"}, 0, ""},
 		{"no GPUs wanted", "gpus: 0\n", nil, 2, "0 GPUs expected, 2 on the PCI bus"},
-		{"unknown field", "gpu: 8\n", nil, 70, `unknown field "gpu"`},
-		{"negative", "gpus: -1\ncpus: -2\n", nil, 70, "gpus is negative cpus is negative"},
+		{"unknown field", "gpu: 8\n", nil, 70, `p.yaml:1:1: unknown field "gpu" in the file, did you mean "gpus"?`},
+		{"negative", "gpus: -1\ncpus: -2\n", nil, 70, "p.yaml:2:7: cpus is negative"},
 		{"no name", "apiServer: https://a\n", nil, 70, "must be the name of a host"},
 		{"name of the API server", "apiServer: other.test\n", nil, 7, "other.test of the API server does not resolve"},
 		{"link layer", "ibLinkLayer: Token Ring\n", nil, 70, "must be InfiniBand or Ethernet"},
 		{"no YAML", "{", nil, 70, "p.yaml"},
-		{"too long", strings.Repeat("#", maxProfile+1), nil, 70, "at most 65536 are allowed"},
+		{"too long", strings.Repeat("#", strict.MaxBytes+1), nil, 70, "larger than 1 MiB"},
 		{"unknown check", "require: [gpu-cuont]\n", nil, 70, `required check "gpu-cuont" does not exist`},
 		{"required but not there", "require: [site:burn]\n", nil, 70, `required check "site:burn" does not exist`},
 	} {
@@ -506,8 +507,8 @@ func FuzzParsers(f *testing.F) {
 			}
 		}
 		e := new(expectation)
-		if decodeProfile([]byte(text), e) == nil {
-			require.NoError(t, e.validate())
+		if decodeProfile("p.yaml", []byte(text), e) == nil {
+			e.validate(func(_, format string, args ...any) { t.Errorf(format, args...) })
 		}
 		var log xidLog
 		log.line(text)

@@ -2,56 +2,52 @@ package host
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"sigs.k8s.io/yaml"
+	"aegis.io/aegis/strict"
 )
-
-// maxProfile is far above what any profile holds.
-const maxProfile = 64 << 10
 
 // expectation is what a node of a pool must have. A nil or zero value expects nothing.
 type expectation struct {
 	// GPUs is the number of GPUs.
-	GPUs *int `json:"gpus"`
+	GPUs *int `yaml:"gpus"`
 	// NVLinks is the number of active NVLinks of each GPU.
-	NVLinks int `json:"nvlinks"`
+	NVLinks int `yaml:"nvlinks"`
 	// NVLinkGBps is the least speed of a link.
-	NVLinkGBps float64 `json:"nvlinkGBps"`
+	NVLinkGBps float64 `yaml:"nvlinkGBps"`
 	// Persistence says that the persistence mode of every GPU must be on.
-	Persistence bool `json:"persistence"`
+	Persistence bool `yaml:"persistence"`
 	// DCGMDiag says that the short diagnosis of DCGM is run, which takes minutes.
-	DCGMDiag bool `json:"dcgmDiag"`
+	DCGMDiag bool `yaml:"dcgmDiag"`
 	// IB is the number of RDMA devices whose ports have the link layer.
-	IB *int `json:"ib"`
+	IB *int `yaml:"ib"`
 	// IBDevices names the devices that count; empty means all.
-	IBDevices []string `json:"ibDevices"`
+	IBDevices []string `yaml:"ibDevices"`
 	// IBLinkLayer is InfiniBand or Ethernet.
-	IBLinkLayer string `json:"ibLinkLayer"`
+	IBLinkLayer string `yaml:"ibLinkLayer"`
 	// IBRateGbps is the least rate of a port.
-	IBRateGbps float64 `json:"ibRateGbps"`
+	IBRateGbps float64 `yaml:"ibRateGbps"`
 	// GPFS lists the file systems that must be mounted, by device or mount point.
-	GPFS []string `json:"gpfs"`
+	GPFS []string `yaml:"gpfs"`
 	// CPUs is the number of CPUs that must be online.
-	CPUs int `json:"cpus"`
+	CPUs int `yaml:"cpus"`
 	// MemoryGiB is the size of the memory.
-	MemoryGiB float64 `json:"memoryGiB"`
+	MemoryGiB float64 `yaml:"memoryGiB"`
 	// Interfaces names the network interfaces that must be up.
-	Interfaces []string `json:"interfaces"`
+	Interfaces []string `yaml:"interfaces"`
 	// InterfaceMbps is the least speed of those.
-	InterfaceMbps int `json:"interfaceMbps"`
+	InterfaceMbps int `yaml:"interfaceMbps"`
 	// APIServer is the name of the API server that must resolve. The default is that in the configuration of the kubelet.
-	APIServer string `json:"apiServer"`
+	APIServer string `yaml:"apiServer"`
 	// ReadOnlyRoot says that the root file system is meant to be read-only.
-	ReadOnlyRoot bool `json:"readOnlyRoot"`
+	ReadOnlyRoot bool `yaml:"readOnlyRoot"`
 	// KubeletUnits and RuntimeUnits are the systemd units of which one must be active.
-	KubeletUnits []string `json:"kubeletUnits"`
-	RuntimeUnits []string `json:"runtimeUnits"`
+	KubeletUnits []string `yaml:"kubeletUnits"`
+	RuntimeUnits []string `yaml:"runtimeUnits"`
 	// Require names the checks that must not be skipped.
-	Require []string `json:"require"`
+	Require []string `yaml:"require"`
 
 	// bootID is the boot that must still be running, empty when any will do.
 	bootID string
@@ -70,24 +66,24 @@ func loadProfile(dir, name string) (*expectation, error) {
 	if err != nil && (name != noProfile || !errors.Is(err, os.ErrNotExist)) {
 		return nil, err
 	}
-	if err := decodeProfile(raw, e); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+	if err := decodeProfile(file, raw, e); err != nil {
+		return nil, err
 	}
 	return e, nil
 }
 
-func decodeProfile(raw []byte, e *expectation) error {
-	if len(raw) > maxProfile {
-		return fmt.Errorf("is %d bytes long: at most %d are allowed", len(raw), maxProfile)
+func decodeProfile(file string, raw []byte, e *expectation) error {
+	d := strict.NewDecoder(file)
+	d.Aliases = true
+	if root, ok := d.Document(raw, ""); ok {
+		d.Decode(root, e)
 	}
-	if err := yaml.UnmarshalStrict(raw, e); err != nil {
-		return err
-	}
-	return e.validate()
+	e.validate(d.FailAt)
+	return d.Err()
 }
 
-func (e *expectation) validate() error {
-	var errs []error
+// validate says which fields have a value that nothing can have.
+func (e *expectation) validate(fail func(field, format string, args ...any)) {
 	for _, n := range []struct {
 		name  string
 		value float64
@@ -102,18 +98,17 @@ func (e *expectation) validate() error {
 		{"interfaceMbps", float64(e.InterfaceMbps)},
 	} {
 		if n.value < 0 {
-			errs = append(errs, fmt.Errorf("%s is negative", n.name))
+			fail(n.name, "%s is negative", n.name)
 		}
 	}
 	switch e.IBLinkLayer {
 	case "", "InfiniBand", "Ethernet":
 	default:
-		errs = append(errs, fmt.Errorf("ibLinkLayer %.64q: must be InfiniBand or Ethernet", e.IBLinkLayer))
+		fail("ibLinkLayer", "ibLinkLayer %.64q: must be InfiniBand or Ethernet", e.IBLinkLayer)
 	}
 	if e.APIServer != "" && !hostName.MatchString(e.APIServer) {
-		errs = append(errs, fmt.Errorf("apiServer %.64q: must be the name of a host, without port", e.APIServer))
+		fail("apiServer", "apiServer %.64q: must be the name of a host, without port", e.APIServer)
 	}
-	return errors.Join(errs...)
 }
 
 func count(n *int) float64 {
