@@ -45,7 +45,7 @@ func TestSecurityPageNamesValuesOfTheChart(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(docs, "security.md"))
 	require.NoError(t, err)
 	for _, value := range []string{
-		"jobs.namespace", "rbac.deletePodsNamespaces", "networkPolicy.enabled", "networkPolicy.operators", "auth.secretName",
+		"jobs.namespace", "rbac.deletePodsNamespaces", "networkPolicy.enabled", "networkPolicy.operators", "auth.secretName", "web.secretName",
 	} {
 		require.Contains(t, string(page), value)
 		require.True(t, hasValue(t, value), value)

@@ -25,9 +25,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* aegis.yaml: what the chart knows, under what the values say. */}}
 {{- define "aegis.config" -}}
+{{- $conditions := list "/etc/aegis/conditions.yaml" }}
+{{- range $name, $_ := .Values.conditionFiles }}
+{{- $conditions = append $conditions (printf "/etc/aegis/conditions-%s.yaml" $name) }}
+{{- end }}
 {{- $config := dict
   "mode" .Values.mode
-  "conditions" (list "/etc/aegis/conditions.yaml")
+  "conditions" $conditions
   "prometheus" .Values.prometheus
   "alertmanagers" .Values.alertmanagers
   "jobs" (dict
@@ -39,15 +43,46 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
     "enabled" true
     "namespace" .Release.Namespace
     "name" (include "aegis.name" .)) -}}
+{{- $auth := dict }}
 {{- if .Values.auth.secretName }}
 {{- $tokens := list }}
 {{- range .Values.auth.tokens }}
 {{- $tokens = append $tokens (dict "file" (printf "/etc/aegis-tokens/%s" .key) "roles" .roles) }}
 {{- end }}
-{{- $_ := set $config "auth" (dict "tokens" $tokens) }}
+{{- $_ := set $auth "tokens" $tokens }}
+{{- end }}
+{{- range $section := list "users" "certificates" }}
+{{- with get $.Values.auth $section }}
+{{- $_ := set $auth $section . }}
+{{- end }}
+{{- end }}
+{{- if $auth }}
+{{- $_ := set $config "auth" $auth }}
 {{- end }}
 {{- include "aegis.validate" . }}
-{{- mergeOverwrite $config (deepCopy .Values.config) | toYaml }}
+{{- $config = mergeOverwrite $config (deepCopy .Values.config) }}
+{{- /* Helm reads an unquoted off as false. */}}
+{{- if kindIs "bool" $config.mode }}
+{{- $_ := set $config "mode" (ternary "on" "off" $config.mode) }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* Whether the listeners speak TLS. */}}
+{{- define "aegis.scheme" -}}
+{{- ternary "HTTPS" "HTTP" (and (ne .Values.web.secretName "") .Values.web.tls) -}}
+{{- end }}
+
+{{/* conditions.yaml: all of its sections that the values have. */}}
+{{- define "aegis.conditions" -}}
+{{- $file := dict "conditions" .Values.conditions }}
+{{- with .Values.defaults }}
+{{- $_ := set $file "defaults" . }}
+{{- end }}
+{{- with .Values.xids }}
+{{- $_ := set $file "xids" . }}
+{{- end }}
+{{- toYaml $file }}
 {{- end }}
 
 {{/* Binds a role to the service account of Aegis: (list root kind role namespace); without a namespace in the whole cluster. */}}
