@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +17,7 @@ import (
 	"aegis.io/aegis/jobs/protocol"
 )
 
-// answer is what a stub tool does when it is called with certain arguments.
+// answer is what a stub tool does when it is called with certain arguments. The program in testdata/stub reads it.
 type answer struct {
 	Out  string
 	Err  string
@@ -38,116 +36,32 @@ type answer struct {
 	Signal int
 }
 
-// TestMain makes the test binary stand in for every tool of the host: under another name it plays that tool, from the
-// answers in a file beside it.
+// TestMain builds the program that stands in for every tool of the host.
 func TestMain(m *testing.M) {
-	if tool := filepath.Base(os.Args[0]); !strings.HasSuffix(tool, ".test") {
-		code, err := play(os.Args[0], os.Args[1:])
-		if err != nil {
+	os.Exit(run(m))
+}
+
+// stub is the path of that program.
+var stub string //nolint:gochecknoglobals // TestMain has no other way to hand it to the tests.
+
+func run(m *testing.M) (code int) {
+	dir, err := os.MkdirTemp("", "aegis-stub-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			code = 99
+			code = 1
 		}
-		// os.Exit waits a second for the race detector, which is too long for a tool.
-		syscall.Exit(code)
+	}()
+	stub = filepath.Join(dir, "stub")
+	if out, err := exec.Command("go", "build", "-o", stub, "./testdata/stub").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the stub of the host's tools: %v\n%s", err, out)
+		return 1
 	}
-	os.Exit(m.Run())
-}
-
-// play answers with the next of the answers for the arguments; the last one repeats.
-func play(self string, args []string) (int, error) {
-	call := strings.Join(args, " ")
-	if call == "sleep" {
-		time.Sleep(time.Hour)
-	}
-	if err := record(self+".log", call); err != nil {
-		return 0, err
-	}
-	data, err := os.ReadFile(self + ".json")
-	if err != nil {
-		return 0, err
-	}
-	var answers map[string][]answer
-	if err := json.Unmarshal(data, &answers); err != nil {
-		return 0, err
-	}
-	list, ok := answers[call]
-	if !ok {
-		list = answers["*"]
-	}
-	if len(list) == 0 {
-		return 0, fmt.Errorf("unexpected arguments %q", call)
-	}
-	log, err := os.ReadFile(self + ".log")
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for line := range strings.Lines(string(log)) {
-		if strings.TrimSuffix(line, "\n") == call {
-			n++
-		}
-	}
-	return list[min(n, len(list))-1].act(self)
-}
-
-func record(file, line string) error {
-	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, line)
-	return errors.Join(err, f.Close())
-}
-
-// given returns what the tool was given, where it matters.
-func (a answer) given() (string, error) {
-	if a.Stdin == "" {
-		return "", nil
-	}
-	text, err := io.ReadAll(os.Stdin)
-	return string(text), err
-}
-
-func (a answer) act(self string) (int, error) {
-	if a.Hang != "" || a.Linger {
-		child := exec.Command(self, "sleep")
-		child.Stdout, child.Stderr = os.Stdout, os.Stderr
-		if err := child.Start(); err != nil {
-			return 0, err
-		}
-		if a.Hang != "" {
-			if err := os.WriteFile(a.Hang, fmt.Append(nil, child.Process.Pid), 0o644); err != nil {
-				return 0, err
-			}
-			time.Sleep(time.Hour)
-		}
-		if err := os.WriteFile(self+".pid", fmt.Append(nil, child.Process.Pid), 0o644); err != nil {
-			return 0, err
-		}
-	}
-	if len(a.Restore) == 2 {
-		if err := os.WriteFile(a.Restore[0], []byte(a.Restore[1]), 0o644); err != nil {
-			return 0, err
-		}
-	}
-	if given, err := a.given(); given != a.Stdin || err != nil {
-		return 0, fmt.Errorf("was given %q, %w", given, err)
-	}
-	for range a.Repeat + 1 {
-		if _, err := io.WriteString(os.Stdout, a.Out); err != nil {
-			return 0, err
-		}
-	}
-	if _, err := io.WriteString(os.Stderr, a.Err); err != nil {
-		return 0, err
-	}
-	if a.Signal != 0 {
-		err := syscall.Kill(os.Getpid(), syscall.Signal(a.Signal))
-		// The kernel may take its time; the tool must not end by itself before.
-		<-time.After(time.Minute)
-		return 0, err
-	}
-	return a.Exit, nil
+	return m.Run()
 }
 
 // node is a host root whose tools are stubs.
@@ -295,11 +209,9 @@ func (n *node) tool(tool, call string, answers ...answer) {
 func (n *node) executable(file, call string, answers ...answer) {
 	if n.tools[file] == nil {
 		n.tools[file] = make(map[string][]answer)
-		self, err := os.Executable()
-		require.NoError(n.t, err)
 		require.NoError(n.t, os.MkdirAll(filepath.Dir(n.path(file)), 0o755))
-		if os.Link(self, n.path(file)) != nil {
-			data, err := os.ReadFile(self)
+		if os.Link(stub, n.path(file)) != nil {
+			data, err := os.ReadFile(stub)
 			require.NoError(n.t, err)
 			require.NoError(n.t, os.WriteFile(n.path(file), data, 0o755))
 		}
