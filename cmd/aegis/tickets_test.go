@@ -537,10 +537,12 @@ func requestOf(t *testing.T, job batchv1.Job) jobs.Request {
 	t.Helper()
 	attempt, err := strconv.Atoi(job.Labels["aegis.io/attempt"])
 	require.NoError(t, err)
-	// The first two arguments, op and its action, are the template's.
-	args := job.Spec.Template.Spec.Containers[0].Args[2:]
+	action := job.Labels["aegis.io/action"]
+	// What comes before are the arguments of the template.
+	args := job.Spec.Template.Spec.Containers[0].Args
+	args = args[slices.Index(args, action)+1:]
 	return jobs.Request{
-		Action: job.Labels["aegis.io/action"], Node: job.Annotations["aegis.io/node"], Incident: job.Labels["aegis.io/incident"],
+		Action: action, Node: job.Annotations["aegis.io/node"], Incident: job.Labels["aegis.io/incident"],
 		Attempt: attempt, Args: args,
 	}
 }
