@@ -62,14 +62,14 @@ func TestRoles(t *testing.T) {
 // requireUnknownToken checks that loopback is nothing special where there are tokens.
 func requireUnknownToken(t *testing.T, f *fixture, rt routeCase) {
 	t.Helper()
-	before := len(f.orders.taken)
+	before := len(f.commander.taken)
 	r := withToken(rt.request(), "guess")
 	r.RemoteAddr = "127.0.0.1:4711"
 	refused := record(f.routes, r)
 	require.Equal(t, http.StatusUnauthorized, refused.code)
 	require.Equal(t, "the token is not known", refused.problem(t))
 	require.Equal(t, `Bearer realm="aegis"`, refused.header.Get("WWW-Authenticate"))
-	require.Len(t, f.orders.taken, before)
+	require.Len(t, f.commander.taken, before)
 }
 
 func TestProbesNeedNoToken(t *testing.T) {
@@ -124,10 +124,10 @@ func TestIdentityIsTheFile(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	f := newFixture(t, func(o *Options) { o.Auth = auth })
-	r := withToken(httptest.NewRequest(http.MethodPost, "/api/v1/heal", strings.NewReader(`{"node":"n","sop":"s"}`)), "h1")
+	r := withToken(httptest.NewRequest(http.MethodPost, "/api/v1/heal", strings.NewReader(`{"node":"n","condition":"GpuHung"}`)), "h1")
 	r.Header.Set("Content-Type", "application/json")
 	require.Equal(t, http.StatusAccepted, record(f.routes, r).code)
-	require.Equal(t, "oncall", f.healer.requests[0].By)
+	require.Equal(t, "oncall", f.commander.heals[0].By)
 	require.Contains(t, f.log.String(), "by=oncall")
 
 	for token, want := range map[string]string{"a1": "alertmanager", "a2": "alertmanager"} {
@@ -188,7 +188,7 @@ func TestOrdersFollowARotatedFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("new\n"), 0o600))
 	require.Equal(t, http.StatusUnauthorized, pause("old"))
 	require.Equal(t, http.StatusOK, pause("new"))
-	require.Len(t, f.orders.taken, 2)
+	require.Len(t, f.commander.taken, 2)
 }
 
 func TestUnreadableTokenFileStaysAPrivateMatter(t *testing.T) {
@@ -233,8 +233,8 @@ func TestTokensAreNeverTold(t *testing.T) {
 	failing := errors.New("the API server is away")
 	for name, change := range map[string]func(*fixture){
 		"it works":  func(*fixture) {},
-		"it fails":  func(f *fixture) { f.orders.err, f.orders.readErr, f.healer.err = failing, failing, failing },
-		"it panics": func(f *fixture) { f.handler.orders, f.handler.healer, f.handler.nodes = nil, nil, nil },
+		"it fails":  func(f *fixture) { f.commander.err, f.commander.nodeErr = failing, failing },
+		"it panics": func(f *fixture) { f.handler.commander, f.handler.nodes = nil, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -254,8 +254,8 @@ func TestTokensAreNeverTold(t *testing.T) {
 			}
 			require.Contains(t, f.log.String(), "request served")
 			require.NotContains(t, f.log.String(), "s3cret")
-			require.NotContains(t, strings.Join(f.orders.taken, "\n"), "s3cret")
-			for _, r := range f.healer.requests {
+			require.NotContains(t, strings.Join(f.commander.taken, "\n"), "s3cret")
+			for _, r := range f.commander.heals {
 				require.Equal(t, "oncall", r.By)
 			}
 		})

@@ -9,14 +9,9 @@ import (
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/util/duration"
-)
 
-// Values of the views that change what is worth telling.
-const (
-	verdictIgnored   = "ignored"
-	verdictTolerated = "tolerated"
-	statusResolving  = "resolving"
-	stepRunning      = "Running"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 // explain says in words why the node has, or has not, been healed: one line for each condition and one for the ticket.
@@ -55,14 +50,14 @@ func byTelling(a, b ConditionView) int {
 
 // quiet is 1 for a condition that is left alone, whatever comes.
 func (c ConditionView) quiet() int {
-	if c.Verdict == verdictIgnored || c.Verdict == verdictTolerated {
+	if c.Verdict == policy.VerdictIgnored || c.Verdict == policy.VerdictTolerated {
 		return 1
 	}
 	return 0
 }
 
 func (c ConditionView) explain(now time.Time) string {
-	line := ofDevice(c.Condition, c.Device) + ": " + cmp.Or(c.Verdict, "not decided yet") + lasting(c.VerdictSince, now)
+	line := ofDevice(c.Condition, c.Device) + ": " + cmp.Or(string(c.Verdict), "not decided yet") + lasting(c.VerdictSince, now)
 	if c.Reason != "" {
 		line += ": " + c.Reason
 	}
@@ -89,8 +84,8 @@ func (t TicketView) explain(now time.Time) string {
 		strings.TrimSpace("ticket "+t.ID) + ": " + ofDevice(t.Condition, t.Device),
 		"with " + cmp.Or(t.Supervisor, "nobody"),
 	}
-	if t.Status != "" && t.Status != statusResolving {
-		parts = append(parts, "status "+t.Status)
+	if t.Status != "" && t.Status != ticket.StatusResolving {
+		parts = append(parts, "status "+string(t.Status))
 	}
 	parts = append(parts, t.explainStep(now))
 	if t.Hold != "" {
@@ -102,15 +97,15 @@ func (t TicketView) explain(now time.Time) string {
 // explainStep tells the step that runs, or else the last one.
 func (t TicketView) explainStep(now time.Time) string {
 	for _, s := range slices.Backward(t.Workflows) {
-		if s.Status == stepRunning {
-			return "step " + s.Action + " running" + lasting(s.At, now)
+		if s.Status == ticket.Running {
+			return "step " + string(s.Action) + " running" + lasting(s.At, now)
 		}
 	}
 	if len(t.Workflows) == 0 {
 		return "no step yet"
 	}
 	last := t.Workflows[len(t.Workflows)-1]
-	line := fmt.Sprintf("last step %s %s%s", last.Action, strings.ToLower(last.Status), ago(last.At, now))
+	line := fmt.Sprintf("last step %s %s%s", last.Action, strings.ToLower(string(last.Status)), ago(last.At, now))
 	if last.Message != "" {
 		line += " (" + last.Message + ")"
 	}

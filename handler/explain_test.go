@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
 func TestExplain(t *testing.T) {
@@ -107,21 +110,21 @@ func TestExplain(t *testing.T) {
 func TestExplainIsServedAsText(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		view := NodeView{Name: "gpu-17", Conditions: []ConditionView{
-			{Condition: "GpuHung", Verdict: "cooldown", VerdictSince: time.Now()},
-			{Condition: "FanSlow", Priority: 200, Verdict: "tolerated", Reason: "<b>"},
-		}}
-		f := newFixture(t, serving(view))
+		f := newFixture(t)
+		f.holds("gpu-17", "GpuHung", "")
+		f.book.Set(prom.Key{Node: "gpu-17", Condition: "GpuHung"}, policy.Verdict{Name: policy.VerdictCooldown, Reason: "<b>"})
+		f.book.Set(prom.Key{Node: "gpu-17", Condition: "FanSlow"}, policy.Verdict{Name: policy.VerdictTolerated})
 		time.Sleep(90 * time.Second)
 		got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17/explain"}.request())
 		require.Equal(t, http.StatusOK, got.code)
-		require.Equal(t, "GpuHung: cooldown for 90s\nFanSlow: tolerated: <b>\n", got.body)
+		cooldown := "GpuHung: cooldown for 90s: <b>; changes when " + policy.VerdictCooldown.Change()
+		require.Equal(t, cooldown+"\nFanSlow: tolerated for 90s; changes when "+policy.VerdictTolerated.Change()+"\n", got.body)
 		require.Equal(t, "text/plain; charset=utf-8", got.header.Get("Content-Type"))
 		require.Equal(t, "nosniff", got.header.Get("X-Content-Type-Options"), "no browser may take it for a page")
 
 		for _, path := range []string{"/api/v1/nodes/gpu-17", "/api/v1/nodes"} {
 			got = record(f.routes, routeCase{method: http.MethodGet, path: path}.request())
-			require.Contains(t, got.body, `"explanation":"GpuHung: cooldown for 90s"`)
+			require.Contains(t, got.body, `"explanation":"GpuHung: cooldown for 90s: `)
 		}
 	})
 }

@@ -15,19 +15,22 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/utils/clock"
 
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
-// Errors that a Healer, Nodes or Orders wraps to say what is wrong with a request. Any other error means that the answer is
-// not known now and that asking again may help.
+// Errors that say what is wrong with a request. Any other error means that the answer is not known now and that asking again
+// may help.
 var (
-	// ErrNotFound says that the node, the condition, the procedure or the storm does not exist.
-	ErrNotFound = errors.New("not found")
-	// ErrConflict says that the state of the node does not allow it.
-	ErrConflict = errors.New("conflict")
-	// ErrInvalid says that the request can never be carried out.
-	ErrInvalid = errors.New("invalid request")
+	// errNotFound says that the node, the condition, the procedure or the storm does not exist.
+	errNotFound = errors.New("not found")
+	// errConflict says that the state of the node does not allow it.
+	errConflict = errors.New("conflict")
+	// errInvalid says that the request can never be carried out.
+	errInvalid = errors.New("invalid request")
 )
 
 const (
@@ -57,12 +60,18 @@ type Options struct {
 	Sink Sink
 	// Translator turns alerts into observations.
 	Translator Translator
-	// Healer takes the requests to heal a node.
-	Healer Healer
-	// Nodes tells what is known of a node. Where it also has List, all nodes can be asked for.
+	// Commander carries out what people ask for.
+	Commander Commander
+	// Nodes lists the nodes.
 	Nodes Nodes
-	// Orders takes what people order while the service runs.
-	Orders Orders
+	// Conditions tells what holds on the nodes.
+	Conditions Conditions
+	// Verdicts keeps what was decided about it.
+	Verdicts Verdicts
+	// Catalogue holds the conditions that are known.
+	Catalogue *rules.Store
+	// Settings returns what is configured now.
+	Settings func() policy.Settings
 	// Ready says whether this process leads and has seen the state of the world, and else why not.
 	Ready func() (bool, string)
 	// Reload reads the configuration again.
@@ -78,6 +87,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Gatherer is what /metrics exposes.
 	Gatherer prometheus.Gatherer
+	// Clock tells the time. The default is the real one.
+	Clock clock.PassiveClock
 	// Logger takes what goes wrong. The default discards it.
 	Logger *slog.Logger
 }
@@ -90,9 +101,12 @@ func (o Options) validate() error {
 	}{
 		{"Sink", o.Sink == nil},
 		{"Translator", o.Translator == nil},
-		{"Healer", o.Healer == nil},
+		{"Commander", o.Commander == nil},
 		{"Nodes", o.Nodes == nil},
-		{"Orders", o.Orders == nil},
+		{"Conditions", o.Conditions == nil},
+		{"Verdicts", o.Verdicts == nil},
+		{"Catalogue", o.Catalogue == nil},
+		{"Settings", o.Settings == nil},
 		{"Ready", o.Ready == nil},
 		{"Reload", o.Reload == nil},
 		{"Resync", o.Resync == nil},
@@ -109,15 +123,19 @@ func (o Options) validate() error {
 type Handler struct {
 	sink        Sink
 	translator  Translator
-	healer      Healer
+	commander   Commander
 	nodes       Nodes
-	orders      Orders
+	conditions  Conditions
+	verdicts    Verdicts
+	catalogue   *rules.Store
+	settings    func() policy.Settings
 	ready       func() (bool, string)
 	reload      func() error
 	resync      func()
 	auth        *Auth
 	maxInFlight int
 	gatherer    prometheus.Gatherer
+	clock       clock.PassiveClock
 	logger      *slog.Logger
 	metrics     *metrics
 }
@@ -136,15 +154,19 @@ func New(o Options) (*Handler, error) {
 	return &Handler{
 		sink:        o.Sink,
 		translator:  o.Translator,
-		healer:      o.Healer,
+		commander:   o.Commander,
 		nodes:       o.Nodes,
-		orders:      o.Orders,
+		conditions:  o.Conditions,
+		verdicts:    o.Verdicts,
+		catalogue:   o.Catalogue,
+		settings:    o.Settings,
 		ready:       o.Ready,
 		reload:      o.Reload,
 		resync:      o.Resync,
 		auth:        cmp.Or(o.Auth, &Auth{}),
 		maxInFlight: o.MaxInFlight,
 		gatherer:    o.Gatherer,
+		clock:       cmp.Or(o.Clock, clock.PassiveClock(clock.RealClock{})),
 		logger:      o.Logger.With("component", "handler"),
 		metrics:     newMetrics(o.Registerer),
 	}, nil
@@ -174,7 +196,7 @@ func (h *Handler) Routes() http.Handler {
 }
 
 func (h *Handler) all() []route {
-	return slices.Concat(h.probes(), h.requests(), h.questions(), h.nodeOrders(), h.generalOrders())
+	return slices.Concat(h.probes(), h.requests(), h.questions(), h.nodeOrders(), h.clusterOrders())
 }
 
 // requests are the routes by which work comes in.
@@ -200,17 +222,14 @@ func (h *Handler) questions() []route {
 	ask := func(name, pattern string, serve endpoint, codes ...int) route {
 		return route{name: name, method: http.MethodGet, pattern: pattern, role: RoleView, serve: serve, codes: codes}
 	}
-	routes := []route{
+	return []route{
+		ask("nodes", "/api/v1/nodes", h.serveNodes, 200, 503),
 		ask("node", "/api/v1/nodes/{node}", h.serveNode, 200, 404, 503),
 		ask("explain", "/api/v1/nodes/{node}/explain", h.serveExplain, 200, 404, 503),
 		ask("pause", "/api/v1/pause", h.servePause, 200, 503),
 		ask("conditions", "/api/v1/conditions", h.serveConditions, 200, 503),
 		ask("storms", "/api/v1/storms", h.serveStorms, 200, 503),
 	}
-	if all, ok := h.nodes.(lister); ok {
-		routes = append(routes, ask("nodes", "/api/v1/nodes", serveNodes(all), 200, 503))
-	}
-	return routes
 }
 
 // Telemetry returns the metrics and the probes. They need no token, so they belong on a listener of their own.

@@ -5,9 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,17 +22,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 
+	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 var (
 	_ Sink       = (*memorySink)(nil)
 	_ Translator = labelTranslator{}
-	_ Healer     = (*scriptedHealer)(nil)
-	_ Nodes      = nodesOnly{}
-	_ lister     = nodesAndList{}
+	_ Commander  = (*scriptedCommander)(nil)
+	_ Nodes      = brokenNodes{}
+	_ Conditions = (*queue.Queue)(nil)
+	_ Verdicts   = (*sop.Book)(nil)
+	_ Commander  = (*sop.Dispatcher)(nil)
 )
 
 // memorySink keeps what it observes.
@@ -81,91 +92,152 @@ func (labelTranslator) Resolve(a prom.Alert) (prom.Observation, error) {
 	}, nil
 }
 
-// scriptedHealer answers as told and keeps the requests.
-type scriptedHealer struct {
-	mu       sync.Mutex
-	requests []HealRequest
-	err      error
-	hook     func(ctx context.Context) error
+// scriptedCommander answers as told and keeps what it is asked for.
+type scriptedCommander struct {
+	nodes corelisters.NodeLister
+
+	mu    sync.Mutex
+	heals []policy.HealRequest
+	taken []string
+	// orders are in force.
+	orders policy.Orders
+	// err is what every request and order ends with, nodeErr what every look at a node ends with.
+	err, nodeErr error
+	hook         func(ctx context.Context) error
 }
 
-func (s *scriptedHealer) Heal(ctx context.Context, r HealRequest) (HealResult, error) {
+func (s *scriptedCommander) take(ctx context.Context, order string, change func()) error {
 	if s.hook != nil {
 		if err := s.hook(ctx); err != nil {
-			return HealResult{}, err
+			return err
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = append(s.requests, r)
-	if s.err != nil {
-		return HealResult{}, s.err
+	s.taken = append(s.taken, order)
+	if s.err == nil {
+		change()
 	}
-	result := HealResult{Node: r.Node, Condition: r.Condition, Verdict: "execute"}
+	return s.err
+}
+
+func (s *scriptedCommander) Node(name string) (*corev1.Node, error) {
+	if s.nodeErr != nil {
+		return nil, s.nodeErr
+	}
+	return s.nodes.Get(name)
+}
+
+func (s *scriptedCommander) Heal(ctx context.Context, r policy.HealRequest) (policy.HealResult, error) {
+	result := policy.HealResult{Verdict: policy.Verdict{Name: policy.VerdictExecute}}
 	if r.DryRun {
 		result.Plan = []string{"cordon", "reboot"}
 	} else {
-		result.Ticket = "20261123t153000-4f2a91"
+		result.Ticket = someTicket
 	}
-	return result, nil
+	return result, s.take(ctx, "heal "+r.Status.Node, func() { s.heals = append(s.heals, r) })
 }
 
-type nodesOnly struct {
-	views map[string]NodeView
-	err   error
+func (s *scriptedCommander) Approve(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error) {
+	result := policy.HealResult{Ticket: someTicket, Verdict: policy.Verdict{Name: policy.VerdictExecute}}
+	return result, s.take(ctx, fmt.Sprintf("approve %+v", o), func() {})
 }
 
-func (n nodesOnly) Node(_ context.Context, name string) (NodeView, error) {
-	if n.err != nil {
-		return NodeView{}, n.err
-	}
-	view, ok := n.views[name]
-	if !ok {
-		return NodeView{}, ErrNotFound
-	}
-	return view, nil
+func (s *scriptedCommander) Cancel(ctx context.Context, o policy.NodeOrder) error {
+	return s.take(ctx, fmt.Sprintf("cancel %+v", o), func() {})
 }
 
-type nodesAndList struct{ nodesOnly }
-
-func (n nodesAndList) List(context.Context) ([]NodeView, error) {
-	names := slices.Sorted(maps.Keys(n.views))
-	views := make([]NodeView, 0, len(names))
-	for _, name := range names {
-		views = append(views, n.views[name])
-	}
-	return views, n.err
+func (s *scriptedCommander) TakeOver(ctx context.Context, o policy.NodeOrder) error {
+	return s.take(ctx, fmt.Sprintf("takeover %+v", o), func() {})
 }
+
+func (s *scriptedCommander) Release(ctx context.Context, o policy.NodeOrder) error {
+	return s.take(ctx, fmt.Sprintf("release %+v", o), func() {})
+}
+
+func (s *scriptedCommander) Orders() policy.Orders { return s.orders }
+
+func (s *scriptedCommander) Storms() []policy.Storm { return s.orders.Storms }
+
+func (s *scriptedCommander) Pause(ctx context.Context, o policy.Order) error {
+	return s.take(ctx, o.Of("pause"), func() { s.orders.Pause = &o })
+}
+
+func (s *scriptedCommander) Resume(ctx context.Context, by string) error {
+	return s.take(ctx, "resume by "+by, func() { s.orders.Pause = nil })
+}
+
+func (s *scriptedCommander) SetMode(ctx context.Context, condition string, mode prom.Mode, o policy.Order) error {
+	return s.take(ctx, o.Of("mode "+string(mode)+" of "+condition), func() {
+		s.orders.Modes = map[string]policy.ModeOrder{condition: {Mode: mode, Order: o}}
+	})
+}
+
+func (s *scriptedCommander) ResetMode(ctx context.Context, condition, by string) error {
+	return s.take(ctx, "reset of "+condition+" by "+by, func() { s.orders.Modes = nil })
+}
+
+func (s *scriptedCommander) ReleaseStorm(ctx context.Context, condition, pool string, o policy.Order) error {
+	return s.take(ctx, o.Of("storm of "+condition+" in "+pool), func() { s.orders.Storms[0].Released = &o })
+}
+
+// someTicket is the ID of the tickets that a scriptedCommander opens.
+const someTicket = "20261123t153000-4f2a91"
+
+// brokenNodes cannot be listed.
+type brokenNodes struct{ err error }
+
+func (n brokenNodes) List(labels.Selector) ([]*corev1.Node, error) { return nil, n.err }
 
 // fixture is a Handler with everything it talks to.
 type fixture struct {
-	handler  *Handler
-	sink     *memorySink
-	healer   *scriptedHealer
-	orders   *memoryOrders
-	registry *prometheus.Registry
-	log      *bytes.Buffer
-	resyncs  *int
-	routes   http.Handler
+	handler   *Handler
+	sink      *memorySink
+	commander *scriptedCommander
+	nodes     cache.Indexer
+	queue     *queue.Queue
+	book      *sop.Book
+	catalogue *rules.Store
+	settings  policy.Settings
+	registry  *prometheus.Registry
+	log       *bytes.Buffer
+	resyncs   *int
+	routes    http.Handler
 }
 
-// newFixture returns a Handler that is ready, changed by the given functions.
+// builtin returns the catalogue that is built in.
+var builtin = sync.OnceValues(func() (*rules.Catalogue, error) { return rules.Load(rules.Options{Mode: prom.ModeObserve}) })
+
+// newFixture returns a Handler that is ready, changed by the given functions. It knows one node, on which nothing holds.
 func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	t.Helper()
+	catalogue, err := builtin()
+	require.NoError(t, err)
+	nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)
 	f := &fixture{
-		sink:     &memorySink{},
-		healer:   &scriptedHealer{},
-		orders:   &memoryOrders{},
-		registry: prometheus.NewPedanticRegistry(),
-		log:      &bytes.Buffer{},
-		resyncs:  new(int),
+		sink: &memorySink{},
+		commander: &scriptedCommander{
+			nodes:  corelisters.NewNodeLister(nodes),
+			orders: policy.Orders{Storms: []policy.Storm{{Condition: "GpuHung", Pool: "h100", Nodes: 9, Limit: 5}}},
+		},
+		nodes:     nodes,
+		queue:     queue.New(queue.Options{}),
+		book:      sop.NewBook(sop.NewMetrics(nil)),
+		catalogue: rules.NewStore(catalogue),
+		registry:  prometheus.NewPedanticRegistry(),
+		log:       &bytes.Buffer{},
+		resyncs:   new(int),
 	}
+	f.add(t, bareNode("gpu-17"))
 	o := Options{
 		Sink:       f.sink,
 		Translator: labelTranslator{},
-		Healer:     f.healer,
-		Nodes:      nodesAndList{nodesOnly{views: map[string]NodeView{"gpu-17": {Name: "gpu-17", Ready: true}}}},
-		Orders:     f.orders,
+		Commander:  f.commander,
+		Nodes:      f.commander.nodes,
+		Conditions: f.queue,
+		Verdicts:   f.book,
+		Catalogue:  f.catalogue,
+		Settings:   func() policy.Settings { return f.settings },
 		Ready:      func() (bool, string) { return true, "" },
 		Reload:     func() error { return nil },
 		Resync:     func() { *f.resyncs++ },
@@ -176,11 +248,46 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	for _, c := range change {
 		c(&o)
 	}
-	var err error
 	f.handler, err = New(o)
 	require.NoError(t, err)
 	f.routes = f.handler.Routes()
 	return f
+}
+
+// add adds nodes, or changes them.
+func (f *fixture) add(t testing.TB, nodes ...*corev1.Node) {
+	t.Helper()
+	for _, node := range nodes {
+		require.NoError(t, f.nodes.Update(node))
+	}
+}
+
+// holds has the queue hear of a condition.
+func (f *fixture) holds(node, condition, device string) {
+	status := f.catalogue.Current().Status(node, condition, device)
+	f.queue.Observe(prom.Observation{Status: status, Firing: true, StartsAt: time.Date(2026, 11, 23, 15, 0, 0, 0, time.UTC)})
+}
+
+func bareNode(name string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+// ends has every request and order end with the error.
+func ends(err error) func(*Options) {
+	return commands(func(s *scriptedCommander) { s.err = err })
+}
+
+// unseen has every look at a node end with the error.
+func unseen(err error) func(*Options) {
+	return commands(func(s *scriptedCommander) { s.nodeErr = err })
+}
+
+func commands(change func(*scriptedCommander)) func(*Options) {
+	return func(o *Options) {
+		if s, ok := o.Commander.(*scriptedCommander); ok {
+			change(s)
+		}
+	}
 }
 
 func notReady(reason string) func(*Options) {
@@ -294,7 +401,7 @@ func TestNewNamesEveryMissingOption(t *testing.T) {
 	t.Parallel()
 	h, err := New(Options{})
 	require.Nil(t, h)
-	for _, name := range []string{"Sink", "Translator", "Healer", "Nodes", "Orders", "Ready", "Reload", "Resync", "Gatherer"} {
+	for _, name := range []string{"Sink", "Translator", "Commander", "Nodes", "Conditions", "Verdicts", "Catalogue", "Settings", "Ready", "Reload", "Resync", "Gatherer"} {
 		require.ErrorContains(t, err, "option "+name+" is missing")
 	}
 }
@@ -350,9 +457,6 @@ func (tc answerCase) run(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("the API server is away")
-	heals := func(err error) func(*Options) {
-		return func(o *Options) { o.Healer = &scriptedHealer{err: err} }
-	}
 	const heal = `{"node":"gpu-17","condition":"GpuHung"}`
 	noTime := func(r *http.Request) { r.Header.Del("Content-Type") }
 	stranger := func(r *http.Request) { r.RemoteAddr = "192.0.2.1:4711" }
@@ -369,21 +473,20 @@ func TestAnswers(t *testing.T) {
 		"heal dry run":            {method: "POST", path: "/api/v1/heal", body: `{"node":"gpu-17","sop":"gpu/hung","dryRun":true}`, code: 200, says: `"plan":["cordon","reboot"]`},
 		"heal malformed":          {method: "POST", path: "/api/v1/heal", body: `{}`, code: 400, says: "node is missing"},
 		"heal by a stranger":      {method: "POST", path: "/api/v1/heal", body: heal, request: stranger, code: 403, says: "role heal"},
-		"heal of no node":         {method: "POST", path: "/api/v1/heal", body: heal, options: heals(ErrNotFound), code: 404, says: "not found"},
+		"heal of no node":         {method: "POST", path: "/api/v1/heal", body: heal, options: ends(ticket.ErrNodeGone), code: 404, says: `not found: no Node is named "gpu-17"`},
 		"heal by PUT":             {method: "PUT", path: "/api/v1/heal", body: heal, code: 405, says: `method "PUT" is not allowed here`},
-		"heal of a taken node":    {method: "POST", path: "/api/v1/heal", body: heal, options: heals(ErrConflict), code: 409, says: "conflict"},
+		"heal of a taken node":    {method: "POST", path: "/api/v1/heal", body: heal, options: ends(policy.ErrRefused), code: 409, says: "conflict: refused"},
 		"heal too large":          {method: "POST", path: "/api/v1/heal", body: strings.Repeat(" ", maxRequestBytes+1), code: 413, says: "larger than 65536 bytes"},
 		"heal as a form":          {method: "POST", path: "/api/v1/heal", body: heal, request: noTime, code: 415, says: "want application/json"},
-		"heal that is impossible": {method: "POST", path: "/api/v1/heal", body: heal, options: heals(ErrInvalid), code: 422, says: "invalid request"},
+		"heal that is impossible": {method: "POST", path: "/api/v1/heal", body: `{"node":"gpu-17","condition":"Nonsense"}`, code: 422, says: `invalid request: no condition is named "Nonsense"`},
 		"heal not ready":          {method: "POST", path: "/api/v1/heal", body: heal, options: notReady("not synced"), code: 503, says: "not ready: not synced"},
-		"heal not journaled":      {method: "POST", path: "/api/v1/heal", body: heal, options: heals(broken), code: 503, says: "the API server is away"},
+		"heal not journaled":      {method: "POST", path: "/api/v1/heal", body: heal, options: ends(broken), code: 503, says: "the API server is away"},
 		"node":                    {method: "GET", path: "/api/v1/nodes/gpu-17", request: stranger, code: 200, says: `"name":"gpu-17"`},
 		"node that is unknown":    {method: "GET", path: "/api/v1/nodes/gpu-18", code: 404, says: "not found"},
 		"node by DELETE":          {method: "DELETE", path: "/api/v1/nodes/gpu-17", code: 405, says: "use [GET HEAD]"},
-		"node not readable":       {method: "GET", path: "/api/v1/nodes/gpu-17", options: func(o *Options) { o.Nodes = nodesOnly{err: broken} }, code: 503, says: "away"},
-		"nodes":                   {method: "GET", path: "/api/v1/nodes", request: stranger, code: 200, says: `{"nodes":[{"name":"gpu-17"`},
-		"nodes not readable":      {method: "GET", path: "/api/v1/nodes", options: func(o *Options) { o.Nodes = nodesAndList{nodesOnly{err: broken}} }, code: 503, says: "away"},
-		"nodes without a list":    {method: "GET", path: "/api/v1/nodes", options: func(o *Options) { o.Nodes = nodesOnly{} }, code: 404, says: "no such path"},
+		"node not readable":       {method: "GET", path: "/api/v1/nodes/gpu-17", options: unseen(broken), code: 503, says: "away"},
+		"nodes":                   {method: "GET", path: "/api/v1/nodes", request: stranger, code: 200, says: `{"nodes":[]}`},
+		"nodes not readable":      {method: "GET", path: "/api/v1/nodes", options: func(o *Options) { o.Nodes = brokenNodes{broken} }, code: 503, says: "away"},
 		"reload":                  {method: "POST", path: "/-/reload", code: 200, says: `{"reloaded":true}`},
 		"reload by a stranger":    {method: "POST", path: "/-/reload", request: stranger, code: 403, says: "role heal"},
 		"reload by GET":           {method: "GET", path: "/-/reload", code: 405, says: "use [POST]"},
@@ -396,7 +499,7 @@ func TestAnswers(t *testing.T) {
 		"explain":                 {method: "GET", path: "/api/v1/nodes/gpu-17/explain", request: stranger, code: 200, says: "nothing is reported on the node"},
 		"explain an unknown node": {method: "GET", path: "/api/v1/nodes/gpu-18/explain", code: 404, says: "not found"},
 		"explain by POST":         {method: "POST", path: "/api/v1/nodes/gpu-17/explain", code: 405, says: "use [GET HEAD]"},
-		"explain not readable":    {method: "GET", path: "/api/v1/nodes/gpu-17/explain", options: func(o *Options) { o.Nodes = nodesOnly{err: broken} }, code: 503, says: "away"},
+		"explain not readable":    {method: "GET", path: "/api/v1/nodes/gpu-17/explain", options: unseen(broken), code: 503, says: "away"},
 		"elsewhere":               {method: "POST", path: "/", code: 404, says: "no such path"},
 		"a slash too many":        {method: "POST", path: "/api/v1/alerts/", body: oneAlert, code: 404, says: "no such path"},
 		"two slashes":             {method: "POST", path: "//api/v1/alerts", body: oneAlert, code: 404, says: "no such path"},

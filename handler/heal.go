@@ -1,43 +1,14 @@
 package handler
 
 import (
-	"context"
+	"fmt"
 	"net/http"
+	"strings"
+
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
-
-// HealRequest asks for a procedure to be run on a node.
-type HealRequest struct {
-	// Node is the node's name.
-	Node string
-	// Condition is the condition to heal. Empty when SOP is set.
-	Condition string
-	// SOP is the procedure to run. Empty when Condition is set.
-	SOP string
-	// Device names the device, in the form that the condition says. Empty for the whole node.
-	Device string
-	// Reason is why, in the words of who asks.
-	Reason string
-	// DryRun asks for the plan alone.
-	DryRun bool
-	// By is who asks: the base name of the file that holds the token, or "loopback".
-	By string
-}
-
-// HealResult is what became of a HealRequest.
-type HealResult struct {
-	Node      string   `json:"node"`
-	Condition string   `json:"condition"`
-	Ticket    string   `json:"ticket,omitempty"`
-	Verdict   string   `json:"verdict"`
-	Reason    string   `json:"reason,omitempty"`
-	Plan      []string `json:"plan,omitempty"`
-}
-
-// Healer takes requests to heal. Heal returns once the request is journaled on the node, or with the plan of a dry run.
-// Its error wraps ErrNotFound, ErrConflict or ErrInvalid where asking again would not help.
-type Healer interface {
-	Heal(ctx context.Context, r HealRequest) (HealResult, error)
-}
 
 // healBody is the body of a heal request.
 type healBody struct {
@@ -53,6 +24,22 @@ func healFields() []string {
 	return []string{"node", "condition", "sop", "device", "reason", "dryRun"}
 }
 
+// healAnswer is the answer to a heal request and to an approval.
+type healAnswer struct {
+	Node      string             `json:"node"`
+	Condition string             `json:"condition"`
+	Ticket    string             `json:"ticket,omitempty"`
+	Verdict   policy.VerdictName `json:"verdict"`
+	Reason    string             `json:"reason,omitempty"`
+	Plan      []string           `json:"plan,omitempty"`
+}
+
+func newHealAnswer(node, condition string, r policy.HealResult) healAnswer {
+	return healAnswer{
+		Node: node, Condition: condition, Ticket: r.Ticket, Verdict: r.Verdict.Name, Reason: r.Verdict.Reason, Plan: r.Plan,
+	}
+}
+
 // serveHeal answers 202 once the request is journaled, so that it outlives this process.
 func (h *Handler) serveHeal(w http.ResponseWriter, r *http.Request) (reply, error) {
 	if err := h.checkReady(); err != nil {
@@ -66,20 +53,22 @@ func (h *Handler) serveHeal(w http.ResponseWriter, r *http.Request) (reply, erro
 	if err != nil {
 		return reply{}, err
 	}
-	request := HealRequest{
-		Node: body.Node, Condition: body.Condition, SOP: body.SOP, Device: body.Device, Reason: body.Reason,
-		DryRun: body.DryRun, By: identityOf(r.Context()),
-	}
-	result, err := h.healer.Heal(r.Context(), request)
+	status, err := body.status(h.catalogue.Current())
 	if err != nil {
 		return reply{}, err
 	}
-	if request.DryRun {
-		return reply{status: http.StatusOK, body: result}, nil
+	by := identityOf(r.Context())
+	result, err := h.commander.Heal(r.Context(), policy.HealRequest{Status: status, By: by, Reason: body.Reason, DryRun: body.DryRun})
+	if err != nil {
+		return reply{}, judged(body.Node, err)
 	}
-	h.logger.InfoContext(r.Context(), "heal request accepted", "node", request.Node, "condition", result.Condition,
-		"sop", request.SOP, "ticket", result.Ticket, "verdict", result.Verdict, "by", request.By)
-	return reply{status: http.StatusAccepted, body: result}, nil
+	answer := newHealAnswer(body.Node, status.Condition, result)
+	if body.DryRun {
+		return reply{status: http.StatusOK, body: answer}, nil
+	}
+	h.logger.InfoContext(r.Context(), "heal request accepted", "node", answer.Node, "condition", answer.Condition,
+		"sop", body.SOP, "ticket", answer.Ticket, "verdict", answer.Verdict, "by", by)
+	return reply{status: http.StatusAccepted, body: answer}, nil
 }
 
 func decodeHeal(text []byte) (healBody, error) {
@@ -106,4 +95,41 @@ func (b healBody) validate() error {
 		capped{"device", b.Device, maxNameBytes},
 		capped{"reason", b.Reason, maxReasonBytes},
 	)
+}
+
+// status returns the condition that is to be healed, as the catalogue knows it.
+func (b healBody) status(catalogue *rules.Catalogue) (prom.AegisNodeStatus, error) {
+	name := b.Condition
+	if b.SOP != "" {
+		only, err := onlyConditionOf(catalogue, b.SOP)
+		if err != nil {
+			return prom.AegisNodeStatus{}, err
+		}
+		name = only
+	}
+	if _, known := catalogue.Lookup(name); !known {
+		return prom.AegisNodeStatus{}, noCondition(errInvalid, name)
+	}
+	return catalogue.Status(b.Node, name, b.Device), nil
+}
+
+// onlyConditionOf returns the condition that the procedure repairs, if it is only one.
+func onlyConditionOf(catalogue *rules.Catalogue, sop string) (string, error) {
+	var names []string
+	for _, c := range catalogue.Conditions() {
+		if c.SOP == sop {
+			names = append(names, c.Name)
+		}
+	}
+	switch len(names) {
+	case 0:
+		return "", fmt.Errorf("%w: no condition has the procedure %q", errInvalid, sop)
+	case 1:
+		return names[0], nil
+	}
+	return "", fmt.Errorf("%w: procedure %q is that of several conditions, name one: %s", errInvalid, sop, strings.Join(names, ", "))
+}
+
+func noCondition(kind error, name string) error {
+	return fmt.Errorf("%w: no condition is named %q", kind, name)
 }

@@ -11,25 +11,34 @@ import (
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 func TestHealPassesTheRequestOn(t *testing.T) {
 	t.Parallel()
+	catalogue, err := builtin()
+	require.NoError(t, err)
 	for name, tc := range map[string]struct {
 		body string
-		want HealRequest
+		want policy.HealRequest
 	}{
 		"a condition": {
-			`{"node":"gpu-17","condition":"GpuHung","device":"3","reason":"jobs hang"}`,
-			HealRequest{Node: "gpu-17", Condition: "GpuHung", Device: "3", Reason: "jobs hang", By: "loopback"},
+			`{"node":"gpu-17","condition":"GpuCheckFailed","device":"3","reason":"jobs hang"}`,
+			policy.HealRequest{Status: catalogue.Status("gpu-17", "GpuCheckFailed", "3"), Reason: "jobs hang", By: "loopback"},
+		},
+		"a condition in other letters": {
+			`{"node":"gpu-17","condition":"gpuhung"}`,
+			policy.HealRequest{Status: catalogue.Status("gpu-17", "GpuHung", ""), By: "loopback"},
 		},
 		"a procedure": {
 			`{"node":"gpu-17","sop":"gpu/hung","dryRun":false}`,
-			HealRequest{Node: "gpu-17", SOP: "gpu/hung", By: "loopback"},
+			policy.HealRequest{Status: catalogue.Status("gpu-17", "GpuHung", ""), By: "loopback"},
 		},
 		"a dry run": {
 			`{"node":"gpu-17","condition":"GpuHung","dryRun":true}`,
-			HealRequest{Node: "gpu-17", Condition: "GpuHung", DryRun: true, By: "loopback"},
+			policy.HealRequest{Status: catalogue.Status("gpu-17", "GpuHung", ""), DryRun: true, By: "loopback"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -37,8 +46,23 @@ func TestHealPassesTheRequestOn(t *testing.T) {
 			f := newFixture(t)
 			got := post(t, f.serve(t).URL+"/api/v1/heal", tc.body)
 			require.Less(t, got.code, 300, got.body)
-			require.Equal(t, []HealRequest{tc.want}, f.healer.requests)
+			require.Equal(t, []policy.HealRequest{tc.want}, f.commander.heals)
 		})
+	}
+}
+
+func TestHealOfWhatNoCatalogueKnows(t *testing.T) {
+	t.Parallel()
+	for body, says := range map[string]string{
+		`{"node":"gpu-17","condition":"Nonsense"}`:   `invalid request: no condition is named "Nonsense"`,
+		`{"node":"gpu-17","sop":"gpu/nonsense"}`:     `invalid request: no condition has the procedure "gpu/nonsense"`,
+		`{"node":"gpu-17","sop":"gpfs/not-healthy"}`: `invalid request: procedure "gpfs/not-healthy" is that of several conditions, name one: GpfsNodeNotHealthy, `,
+	} {
+		f := newFixture(t)
+		got := record(f.routes, fromLoopback(routeCase{method: http.MethodPost, path: "/api/v1/heal", body: body}.request()))
+		require.Equal(t, http.StatusUnprocessableEntity, got.code)
+		require.Contains(t, got.problem(t), says)
+		require.Empty(t, f.commander.taken)
 	}
 }
 
@@ -86,27 +110,34 @@ func TestHealRefusesWhatItDoesNotUnderstand(t *testing.T) {
 			got := record(f.routes, r)
 			require.Equal(t, http.StatusBadRequest, got.code)
 			require.Contains(t, got.problem(t), tc.says)
-			require.Empty(t, f.healer.requests)
+			require.Empty(t, f.commander.taken)
 		})
 	}
 }
 
 func TestHealErrorsKeepTheirWords(t *testing.T) {
 	t.Parallel()
-	for code, err := range map[int]error{
-		http.StatusNotFound:            fmt.Errorf("node %q: %w", "gpu-99", ErrNotFound),
-		http.StatusConflict:            fmt.Errorf("ticket of alice: %w", ErrConflict),
-		http.StatusUnprocessableEntity: fmt.Errorf("condition has no procedure: %w", ErrInvalid),
-		http.StatusServiceUnavailable:  errors.New("patch node: connection refused"),
+	for name, tc := range map[string]struct {
+		err  error
+		code int
+		says string
+	}{
+		"no node":      {fmt.Errorf("read node: %w", ticket.ErrNodeGone), http.StatusNotFound, `not found: no Node is named "gpu-99"`},
+		"refused":      {fmt.Errorf("%w: human_owned: alice", policy.ErrRefused), http.StatusConflict, "conflict: refused: human_owned: alice"},
+		"changed":      {ticket.ErrConflict, http.StatusConflict, "conflict: " + ticket.ErrConflict.Error()},
+		"another node": {ticket.ErrRecreated, http.StatusConflict, "conflict: " + ticket.ErrRecreated.Error()},
+		"not written":  {errors.New("patch node: connection refused"), http.StatusServiceUnavailable, "patch node: connection refused"},
 	} {
-		f := newFixture(t)
-		f.healer.err = err
-		server := f.serve(t)
-		got := post(t, server.URL+"/api/v1/heal", `{"node":"gpu-99","condition":"GpuHung"}`)
-		server.Close()
-		require.Equal(t, code, got.code)
-		require.Equal(t, err.Error(), got.problem(t))
-		require.Equal(t, code == http.StatusServiceUnavailable, strings.Contains(f.log.String(), "level=ERROR"), "only what an operator can mend is an error in the log")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, ends(tc.err))
+			request := routeCase{method: http.MethodPost, path: "/api/v1/heal", body: `{"node":"gpu-99","condition":"GpuHung"}`}.request()
+			got := record(f.routes, fromLoopback(request))
+			require.Equal(t, tc.code, got.code)
+			require.Equal(t, tc.says, got.problem(t))
+			require.Equal(t, tc.code == http.StatusServiceUnavailable, strings.Contains(f.log.String(), "level=ERROR"),
+				"only what an operator can mend is an error in the log")
+		})
 	}
 }
 
@@ -114,7 +145,7 @@ func TestHealThatTakesTooLongIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
-		f.healer.hook = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		f.commander.hook = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 		r := httptest.NewRequest(http.MethodPost, "/api/v1/heal", strings.NewReader(`{"node":"gpu-17","condition":"GpuHung"}`))
 		r.Header.Set("Content-Type", "application/json")
 		r.RemoteAddr = "127.0.0.1:4711"

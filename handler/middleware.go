@@ -102,9 +102,9 @@ func (h *Handler) instrument(name string, codes []int, next http.Handler) http.H
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-		start := time.Now()
+		start := h.clock.Now()
 		next.ServeHTTP(ww, r)
-		took := time.Since(start)
+		took := h.clock.Since(start)
 		duration.Observe(took.Seconds())
 		h.metrics.requests.WithLabelValues(name, strconv.Itoa(ww.Status())).Inc()
 		h.logger.DebugContext(r.Context(), "request served", "handler", name, "method", r.Method, "path", r.URL.Path,

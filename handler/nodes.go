@@ -1,95 +1,36 @@
 package handler
 
 import (
-	"context"
+	"fmt"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/go-chi/chi/v5"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 )
 
-// Nodes tells what is known of one node. The error wraps ErrNotFound when there is no such node.
+// Nodes lists the nodes of the cluster, as the lister of an informer does.
 type Nodes interface {
-	Node(ctx context.Context, name string) (NodeView, error)
+	List(selector labels.Selector) ([]*corev1.Node, error)
 }
 
-// lister is what Nodes may also be able to do.
-type lister interface {
-	List(ctx context.Context) ([]NodeView, error)
+// Conditions tells what holds on the nodes.
+type Conditions interface {
+	// Statuses returns the conditions of a node, the most urgent first.
+	Statuses(node string) []prom.AegisNodeStatus
+	// NodesByCondition returns, by condition, the number of nodes on which it holds.
+	NodesByCondition() map[string]int
 }
 
-// NodeView is one node as people see it.
-type NodeView struct {
-	Name          string          `json:"name"`
-	Pool          string          `json:"pool,omitempty"`
-	Ready         bool            `json:"ready"`
-	Unschedulable bool            `json:"unschedulable"`
-	BootID        string          `json:"bootID,omitempty"`
-	CordonedBy    string          `json:"cordonedBy,omitempty"`
-	Conditions    []ConditionView `json:"conditions"`
-	// Ticket is nil when none is open.
-	Ticket *TicketView `json:"ticket"`
-	// TicketError says why the node's ticket cannot be read.
-	TicketError string         `json:"ticketError,omitempty"`
-	History     []IncidentView `json:"history"`
-	// Explanation says in one line why the node has, or has not, been healed. The handler fills it in.
-	Explanation string `json:"explanation,omitempty"`
-}
-
-// ConditionView is one condition of a node, and what was decided about it.
-type ConditionView struct {
-	Condition    string    `json:"condition"`
-	Device       string    `json:"device,omitempty"`
-	Priority     int       `json:"priority"`
-	Band         string    `json:"band"`
-	Since        time.Time `json:"since,omitzero"`
-	Message      string    `json:"message,omitempty"`
-	Verdict      string    `json:"verdict,omitempty"`
-	Reason       string    `json:"reason,omitempty"`
-	VerdictSince time.Time `json:"verdictSince,omitzero"`
-	// Change is what would change the verdict, such as "one of them returns".
-	Change string `json:"change,omitempty"`
-}
-
-// TicketView is the open ticket of a node.
-type TicketView struct {
-	ID         string     `json:"id"`
-	Condition  string     `json:"condition"`
-	Device     string     `json:"device,omitempty"`
-	SOP        string     `json:"sop,omitempty"`
-	Reason     string     `json:"reason,omitempty"`
-	Supervisor string     `json:"supervisor"`
-	Status     string     `json:"status"`
-	CreatedAt  time.Time  `json:"createdAt,omitzero"`
-	Hold       string     `json:"hold,omitempty"`
-	Workflows  []StepView `json:"workflows"`
-}
-
-// StepView is one step on a ticket.
-type StepView struct {
-	Action  string    `json:"action"`
-	Status  string    `json:"status"`
-	At      time.Time `json:"at,omitzero"`
-	Message string    `json:"message,omitempty"`
-}
-
-// IncidentView is a past incident of a node.
-type IncidentView struct {
-	ID          string            `json:"id"`
-	Condition   string            `json:"condition"`
-	Device      string            `json:"device,omitempty"`
-	Opened      time.Time         `json:"opened,omitzero"`
-	Closed      time.Time         `json:"closed,omitzero"`
-	Outcome     string            `json:"outcome"`
-	Destructive []DestructiveView `json:"destructive"`
-	SOP         string            `json:"sop,omitempty"`
-}
-
-// DestructiveView is a destructive step of a past incident.
-type DestructiveView struct {
-	Action string    `json:"action"`
-	At     time.Time `json:"at,omitzero"`
+// Verdicts keeps what was decided last.
+type Verdicts interface {
+	// Node returns the verdicts on the conditions of a node.
+	Node(name string) []policy.Decision
 }
 
 // nodeList is the answer to the question for all nodes. An object can grow.
@@ -98,28 +39,64 @@ type nodeList struct {
 }
 
 func (h *Handler) serveNode(_ http.ResponseWriter, r *http.Request) (reply, error) {
-	view, err := h.nodeOf(r)
+	view, err := h.nodeInPath(r)
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusOK, body: view.forPeople(time.Now())}, nil
+	return reply{status: http.StatusOK, body: h.explained(view)}, nil
 }
 
 func (h *Handler) serveExplain(_ http.ResponseWriter, r *http.Request) (reply, error) {
-	view, err := h.nodeOf(r)
+	view, err := h.nodeInPath(r)
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusOK, body: plainText(explain(view, time.Now()))}, nil
+	return reply{status: http.StatusOK, body: plainText(explain(view, h.clock.Now()))}, nil
 }
 
-// nodeOf returns the view of the node in the path.
-func (h *Handler) nodeOf(r *http.Request) (NodeView, error) {
+// serveNodes answers the nodes on which there is something to tell.
+func (h *Handler) serveNodes(http.ResponseWriter, *http.Request) (reply, error) {
+	nodes, err := h.nodes.List(labels.Everything())
+	if err != nil {
+		return reply{}, fmt.Errorf("list nodes: %w", err)
+	}
+	list := nodeList{Nodes: []NodeView{}}
+	for _, node := range nodes {
+		view := h.viewOf(node)
+		if len(view.Conditions) > 0 || view.Ticket != nil || view.TicketError != "" {
+			list.Nodes = append(list.Nodes, h.explained(view))
+		}
+	}
+	return reply{status: http.StatusOK, body: list}, nil
+}
+
+// nodeInPath returns the view of the node in the path.
+func (h *Handler) nodeInPath(r *http.Request) (NodeView, error) {
 	name, err := nameInPath(r, "node")
 	if err != nil {
 		return NodeView{}, err
 	}
-	return h.nodes.Node(r.Context(), name)
+	return h.node(name)
+}
+
+// node returns the view of a node, with what Aegis itself wrote last even if the cache does not show it yet.
+func (h *Handler) node(name string) (NodeView, error) {
+	node, err := h.commander.Node(name)
+	if apierrors.IsNotFound(err) {
+		return NodeView{}, noNode(name)
+	}
+	if err != nil {
+		return NodeView{}, fmt.Errorf("node %s: %w", name, err)
+	}
+	return h.viewOf(node), nil
+}
+
+func noNode(name string) error { return fmt.Errorf("%w: no Node is named %q", errNotFound, name) }
+
+// explained returns the view with its explanation.
+func (h *Handler) explained(v NodeView) NodeView {
+	v.Explanation = mostTelling(v, h.clock.Now())
+	return v
 }
 
 // nameInPath returns the name of something of the kind, which is a part of the path. The router has not decoded it where
@@ -133,50 +110,4 @@ func nameInPath(r *http.Request, kind string) (string, error) {
 		return "", problemf(http.StatusNotFound, "no %s can have such a name", kind)
 	}
 	return name, nil
-}
-
-func serveNodes(all lister) endpoint {
-	return func(_ http.ResponseWriter, r *http.Request) (reply, error) {
-		views, err := all.List(r.Context())
-		if err != nil {
-			return reply{}, err
-		}
-		now := time.Now()
-		list := nodeList{Nodes: make([]NodeView, len(views))}
-		for i, view := range views {
-			list.Nodes[i] = view.forPeople(now)
-		}
-		return reply{status: http.StatusOK, body: list}, nil
-	}
-}
-
-// forPeople returns the view as it is answered.
-func (v NodeView) forPeople(now time.Time) NodeView {
-	v = v.listsSet()
-	v.Explanation = mostTelling(v, now)
-	return v
-}
-
-// listsSet returns the view with empty lists in place of absent ones, so that scripts need no case for null.
-func (v NodeView) listsSet() NodeView {
-	v.Conditions = orEmpty(v.Conditions)
-	if v.Ticket != nil {
-		ticket := *v.Ticket
-		ticket.Workflows = orEmpty(ticket.Workflows)
-		v.Ticket = &ticket
-	}
-	history := make([]IncidentView, len(v.History))
-	for i, incident := range v.History {
-		incident.Destructive = orEmpty(incident.Destructive)
-		history[i] = incident
-	}
-	v.History = history
-	return v
-}
-
-func orEmpty[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
 }

@@ -4,80 +4,178 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
-func fullView() NodeView {
-	at := time.Date(2026, 11, 23, 15, 30, 0, 0, time.UTC)
-	return NodeView{
-		Name: "gpu-17", Pool: "h100", Ready: true, Unschedulable: true, BootID: "5c9f8a4e", CordonedBy: "aegis/20261123t153000-4f2a91",
-		Conditions: []ConditionView{{
-			Condition: "GpuHung", Device: "3", Priority: 3, Band: "Emergency", Since: at, Message: "GPU 3 <hangs>",
-			Verdict: "execute", Reason: "confirmed", VerdictSince: at, Change: "the alert ends",
-		}},
-		Ticket: &TicketView{
-			ID: "20261123t153000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Reason: "hangs", Supervisor: "aegis",
-			Status: "resolving", CreatedAt: at, Hold: "budget",
-			Workflows: []StepView{{Action: "cordon", Status: "Succeeded", At: at, Message: "done"}},
+// ticketed returns a node with the annotations of a ticket and of a history.
+func ticketed(t *testing.T, name string, open *ticket.Ticket, past ...ticket.Incident) *corev1.Node {
+	t.Helper()
+	node := bareNode(name)
+	node.Annotations = make(map[string]string)
+	if open != nil {
+		text, err := open.Encode()
+		require.NoError(t, err)
+		node.Annotations[ticket.Annotation] = text
+	}
+	if len(past) > 0 {
+		text, err := (&ticket.History{Incidents: past}).Encode()
+		require.NoError(t, err)
+		node.Annotations[ticket.HistoryAnnotation] = text
+	}
+	return node
+}
+
+// busyNode is a node under repair.
+func busyNode(t *testing.T) *corev1.Node {
+	t.Helper()
+	at := func(minute int) time.Time { return time.Date(1999, 12, 31, 23, minute, 0, 0, time.UTC) }
+	open := &ticket.Ticket{
+		ID: someTicket, Condition: "GpuCheckFailed", Device: "3", SOP: "gpu/check-failed", Reason: "hangs", Supervisor: ticket.Self,
+		Status: ticket.StatusResolving, CreatedAt: at(30), Hold: "budget",
+		Workflows: []ticket.Step{{Action: ticket.Cordon, Status: ticket.Succeeded, At: at(31), Message: "done"}},
+	}
+	node := ticketed(t, "gpu-17", open, ticket.Incident{
+		ID: "20261101t010203-aa11bb", Condition: "GpuHung", Opened: at(0), Closed: at(10), Outcome: "resolved", SOP: "gpu/hung",
+		Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: at(5)}},
+	})
+	node.Labels = map[string]string{"gpu": "h100"}
+	node.Annotations[ticket.OwnerAnnotation] = "aegis/" + someTicket
+	node.Spec.Unschedulable = true
+	node.Status = corev1.NodeStatus{
+		NodeInfo:   corev1.NodeSystemInfo{BootID: "5c9f8a4e"},
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+	}
+	return node
+}
+
+func TestNodeInFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.settings.Pools = []policy.Pool{{Name: "h100", Selector: labels.SelectorFromSet(labels.Set{"gpu": "h100"})}}
+		f.add(t, busyNode(t))
+		status := f.catalogue.Current().Status("gpu-17", "GpuCheckFailed", "3")
+		status.Msg = "GPU 3 <hangs>"
+		f.queue.Observe(prom.Observation{Status: status, Firing: true, StartsAt: time.Now().Add(-time.Hour)})
+		f.holds("gpu-17", "HighLoad", "")
+		f.book.Set(status.Key(), policy.Verdict{Name: policy.VerdictBudget, Reason: "2 of 2 nodes"})
+		f.book.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed})
+		time.Sleep(time.Minute)
+		got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17"}.request())
+		require.Equal(t, http.StatusOK, got.code)
+		require.JSONEq(t, golden(t, "node.json"), got.body)
+		require.Equal(t, "no-store", got.header.Get("Cache-Control"))
+		require.NotContains(t, got.body, "<", "no browser may take it for a page")
+	})
+}
+
+// TestClock has a node told of by another clock than the host's.
+func TestClock(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
+	f := newFixture(t, func(o *Options) { o.Clock = clocktesting.NewFakePassiveClock(now) })
+	f.add(t, ticketed(t, "gpu-17", nil, ticket.Incident{ID: "y", Condition: "GpuHung", Closed: now.Add(-time.Hour)}))
+	got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17/explain"}.request())
+	require.Equal(t, "nothing is reported on the node; last incident: GpuHung, ended 60m ago\n", got.body)
+	alerts := routeCase{method: http.MethodPost, path: "/api/v1/alerts", body: oneAlert}
+	require.Equal(t, http.StatusOK, record(f.routes, fromLoopback(alerts.request())).code)
+	require.InDelta(t, now.Unix(), testutil.ToFloat64(f.handler.metrics.lastAccepted), 0)
+}
+
+func TestNodeViews(t *testing.T) {
+	t.Parallel()
+	const inProgress = `"verdict":"in_progress","reason":"ticket x for IBDown is being worked on","change":"that ticket is closed"`
+	ours := &ticket.Ticket{ID: "x", Condition: "IBDown", Supervisor: ticket.Self, Status: ticket.StatusCreated}
+	theirs := &ticket.Ticket{ID: "x", Condition: "IBDown", Supervisor: "alice", Status: ticket.StatusAssigned}
+	closed := &ticket.Ticket{ID: "x", Condition: "IBDown", Supervisor: ticket.Self, Status: ticket.StatusClosed}
+	broken := bareNode("n")
+	broken.Annotations = map[string]string{ticket.Annotation: "[]"}
+	for name, tc := range map[string]struct {
+		node     *corev1.Node
+		holds    string
+		verdict  policy.Verdict
+		says     string
+		saysNot  string
+		unlisted bool
+	}{
+		"nothing": {
+			node: bareNode("n"), unlisted: true,
+			says: `{"name":"n","pool":"default","ready":false,"unschedulable":false,"conditions":[],"ticket":null,"history":[],"explanation":"`,
 		},
-		TicketError: "line 3", History: []IncidentView{{
-			ID: "20261101t010203-aa11bb", Condition: "GpuHung", Device: "3", Opened: at, Closed: at, Outcome: "resolved",
-			Destructive: []DestructiveView{{Action: "reboot", At: at}}, SOP: "gpu/hung",
-		}},
+		"a history alone": {
+			node: ticketed(t, "n", nil, ticket.Incident{ID: "y"}), unlisted: true,
+			says: `"history":[{"id":"y","condition":"","outcome":"","destructive":[]}]`,
+		},
+		"a ticket without steps":        {node: ticketed(t, "n", ours), says: `"status":"created","workflows":[]}`},
+		"a broken ticket":               {node: broken, says: `"conditions":[],"ticket":null,"ticketError":"annotation aegis.io/ticketing cannot be read: `},
+		"what is not decided":           {node: bareNode("n"), holds: "HighLoad", says: `"since":"2026-11-23T15:00:00Z"}`},
+		"beside a ticket of Aegis":      {node: ticketed(t, "n", ours), holds: "HighLoad", says: `"since":"2026-11-23T15:00:00Z",` + inProgress},
+		"beside a ticket of people":     {node: ticketed(t, "n", theirs), holds: "HighLoad", says: `"condition":"HighLoad"`, saysNot: "in_progress"},
+		"beside a closed ticket":        {node: ticketed(t, "n", closed), holds: "HighLoad", says: `"condition":"HighLoad"`, saysNot: "in_progress"},
+		"what is decided":               {node: ticketed(t, "n", ours), holds: "GpuHung", verdict: policy.Verdict{Name: policy.VerdictObserve}, says: `"verdict":"observe"`, saysNot: "in_progress"},
+		"what nobody reports any more":  {node: bareNode("n"), verdict: policy.Verdict{Name: policy.VerdictExecute, Reason: "again"}, says: `"priority":3,"band":"Emergency","verdict":"execute","reason":"again"`},
+		"the same, under one key alone": {node: bareNode("n"), holds: "GpuHung", verdict: policy.Verdict{Name: policy.VerdictExecute}, says: `"since"`, saysNot: `},{`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.add(t, tc.node)
+			if tc.holds != "" {
+				f.holds("n", tc.holds, "")
+			}
+			if tc.verdict.Name != "" {
+				f.book.Set(prom.Key{Node: "n", Condition: "GpuHung"}, tc.verdict)
+			}
+			got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/n"}.request())
+			require.Contains(t, got.body, tc.says)
+			if tc.saysNot != "" {
+				require.NotContains(t, got.body, tc.saysNot)
+			}
+			list := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes"}.request())
+			want := `{"nodes":[` + got.body + `]}`
+			if tc.unlisted {
+				want = `{"nodes":[]}`
+			}
+			require.JSONEq(t, want, list.body)
+		})
 	}
 }
 
-func serving(views ...NodeView) func(*Options) {
-	byName := map[string]NodeView{}
-	for _, view := range views {
-		byName[view.Name] = view
-	}
-	return func(o *Options) { o.Nodes = nodesAndList{nodesOnly{views: byName}} }
-}
-
-func TestNodeViewInFull(t *testing.T) {
+// TestNodeThatTheCacheShowsLate asks for a node that Aegis has written since.
+func TestNodeThatTheCacheShowsLate(t *testing.T) {
 	t.Parallel()
-	server := newFixture(t, serving(fullView())).serve(t)
-	got := get(t, server.URL+"/api/v1/nodes/gpu-17")
-	require.Equal(t, http.StatusOK, got.code)
-	require.JSONEq(t, golden(t, "node.json"), got.body)
-	require.Equal(t, "no-store", got.header.Get("Cache-Control"))
-	require.NotContains(t, got.body, "<", "no browser may take it for a page")
-}
-
-func TestNodeViewHasListsInPlaceOfNull(t *testing.T) {
-	t.Parallel()
-	bare := NodeView{Name: "cpu-1"}
-	ticketed := NodeView{Name: "cpu-2", Ticket: &TicketView{ID: "x"}, History: []IncidentView{{ID: "y"}}}
-	server := newFixture(t, serving(bare, ticketed)).serve(t)
-	const first = `{"name":"cpu-1","ready":false,"unschedulable":false,"conditions":[],"ticket":null,"history":[],
-		"explanation":"nothing is reported on the node; no incident is known"}`
-	const second = `{"name":"cpu-2","ready":false,"unschedulable":false,"conditions":[],
-		"ticket":{"id":"x","condition":"","supervisor":"","status":"","workflows":[]},
-		"history":[{"id":"y","condition":"","outcome":"","destructive":[]}],
-		"explanation":"ticket x: , with nobody, no step yet"}`
-	require.JSONEq(t, first, get(t, server.URL+"/api/v1/nodes/cpu-1").body)
-	require.JSONEq(t, `{"nodes":[`+first+","+second+`]}`, get(t, server.URL+"/api/v1/nodes").body)
-	require.Nil(t, ticketed.Ticket.Workflows, "what was served is not changed")
-}
-
-func TestNoNodes(t *testing.T) {
-	t.Parallel()
-	server := newFixture(t, serving()).serve(t)
-	require.JSONEq(t, `{"nodes":[]}`, get(t, server.URL+"/api/v1/nodes").body)
+	f := newFixture(t)
+	late := bareNode("gpu-17")
+	late.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/x"}
+	written := newFixture(t)
+	written.add(t, late)
+	f.commander.nodes = written.commander.nodes
+	require.Contains(t, record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17"}.request()).body, `"cordonedBy":"aegis/x"`)
 }
 
 func TestNodeNames(t *testing.T) {
 	t.Parallel()
-	server := newFixture(t, serving(NodeView{Name: "gpu-17.example.com"}, NodeView{Name: "a b/c"})).serve(t)
+	f := newFixture(t)
+	f.add(t, bareNode("gpu-17.example.com"), bareNode("a b/c"))
+	server := f.serve(t)
 	for path, code := range map[string]int{
 		"gpu-17.example.com":     http.StatusOK,
 		"a%20b%2Fc":              http.StatusOK,
 		"%2567pu-17.example.com": http.StatusNotFound,
-		"gpu-17":                 http.StatusNotFound,
+		"gpu-99":                 http.StatusNotFound,
 		"gpu-17/x":               http.StatusNotFound,
 		"":                       http.StatusNotFound,
 		"%00":                    http.StatusNotFound,
@@ -90,13 +188,11 @@ func TestNodeNames(t *testing.T) {
 
 func TestNodeErrors(t *testing.T) {
 	t.Parallel()
-	for code, err := range map[int]error{
-		http.StatusNotFound:           fmt.Errorf("node %q: %w", "gpu-17", ErrNotFound),
-		http.StatusServiceUnavailable: errors.New("informer has not synced"),
-	} {
-		server := newFixture(t, func(o *Options) { o.Nodes = nodesOnly{err: err} }).serve(t)
-		got := get(t, server.URL+"/api/v1/nodes/gpu-17")
-		require.Equal(t, code, got.code)
-		require.Equal(t, err.Error(), got.problem(t))
-	}
+	f := newFixture(t, unseen(errors.New("the cache is not filled")))
+	got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17"}.request())
+	require.Equal(t, http.StatusServiceUnavailable, got.code)
+	require.Equal(t, "node gpu-17: the cache is not filled", got.problem(t))
+	missing := record(newFixture(t).routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/" + url.PathEscape("gpu<")}.request())
+	require.Equal(t, http.StatusNotFound, missing.code)
+	require.Equal(t, `not found: no Node is named "gpu<"`, missing.problem(t))
 }

@@ -8,101 +8,21 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
-
-var _ Orders = (*memoryOrders)(nil)
-
-// memoryOrders keeps what is ordered.
-type memoryOrders struct {
-	mu    sync.Mutex
-	taken []string
-	pause PauseView
-	mode  string
-	// storms that are released.
-	released string
-	// err is what every order ends with, readErr what every question ends with.
-	err, readErr error
-	hook         func(ctx context.Context) error
-}
-
-func (m *memoryOrders) take(ctx context.Context, order string, change func()) error {
-	if m.hook != nil {
-		if err := m.hook(ctx); err != nil {
-			return err
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.taken = append(m.taken, order)
-	if m.err == nil {
-		change()
-	}
-	return m.err
-}
-
-func (m *memoryOrders) Pause(context.Context) (PauseView, error) { return m.pause, m.readErr }
-
-func (m *memoryOrders) SetPause(ctx context.Context, o Order) error {
-	return m.take(ctx, fmt.Sprintf("pause %+v", o), func() {
-		m.pause = PauseView{Paused: true, By: o.By, Reason: o.Reason, Source: "api"}
-	})
-}
-
-func (m *memoryOrders) Resume(ctx context.Context, by string) error {
-	return m.take(ctx, "resume "+by, func() { m.pause = PauseView{} })
-}
-
-func (m *memoryOrders) Conditions(context.Context) ([]ConditionSummary, error) {
-	c := ConditionSummary{
-		Name: "GpuHung", Type: "gpu", Priority: 3, Band: "Emergency", SOP: "gpu/hung", Mode: "observe", ModeSource: "config", Nodes: 2,
-	}
-	if m.mode != "" {
-		c.Mode, c.ModeSource, c.ModeBy = m.mode, "api", "loopback"
-	}
-	return []ConditionSummary{{Name: "NodeNotReady", Mode: "auto"}, c}, m.readErr
-}
-
-func (m *memoryOrders) SetMode(ctx context.Context, condition, mode string, o Order) error {
-	return m.take(ctx, fmt.Sprintf("mode %s %s %+v", condition, mode, o), func() { m.mode = mode })
-}
-
-func (m *memoryOrders) ResetMode(ctx context.Context, condition, by string) error {
-	return m.take(ctx, "reset "+condition+" "+by, func() { m.mode = "" })
-}
-
-func (m *memoryOrders) Storms(context.Context) ([]StormView, error) {
-	return []StormView{{
-		Condition: "GpuHung", Pool: "h100", Nodes: 9, Limit: 5, Released: m.released != "", ReleasedBy: m.released,
-	}}, m.readErr
-}
-
-func (m *memoryOrders) ReleaseStorm(ctx context.Context, condition, pool string, o Order) error {
-	return m.take(ctx, fmt.Sprintf("storm %s %s %+v", condition, pool, o), func() { m.released = o.By })
-}
-
-func (m *memoryOrders) Approve(ctx context.Context, r NodeOrder) (HealResult, error) {
-	err := m.take(ctx, fmt.Sprintf("approve %+v", r), func() {})
-	return HealResult{Node: r.Node, Condition: r.Condition, Ticket: "20261123t153000-4f2a91", Verdict: "execute"}, err
-}
-
-func (m *memoryOrders) Cancel(ctx context.Context, r NodeOrder) error {
-	return m.take(ctx, fmt.Sprintf("cancel %+v", r), func() {})
-}
-
-func (m *memoryOrders) Adopt(ctx context.Context, r NodeOrder) error {
-	return m.take(ctx, fmt.Sprintf("adopt %+v", r), func() {})
-}
-
-func (m *memoryOrders) Release(ctx context.Context, r NodeOrder) error {
-	return m.take(ctx, fmt.Sprintf("release %+v", r), func() {})
-}
 
 // routeCase is a good request to a route.
 type routeCase struct {
@@ -146,27 +66,27 @@ func orderRoutes() []routeCase {
 		{
 			role: RoleHeal, method: "POST", path: "/api/v1/pause", body: `{"reason":"a switch is replaced"}`,
 			code: 200, says: `{"paused":true,"by":"loopback","reason":"a switch is replaced","source":"api"}`,
-			taken:   "pause {By:loopback Reason:a switch is replaced}",
+			taken:   "pause by loopback: a switch is replaced",
 			missing: "reason is missing, want why everything is paused",
 		},
 		{
-			role: RoleHeal, method: "DELETE", path: "/api/v1/pause", code: 200, says: `{"paused":false}`, taken: "resume loopback",
+			role: RoleHeal, method: "DELETE", path: "/api/v1/pause", code: 200, says: `{"paused":false}`, taken: "resume by loopback",
 		},
 		{
 			role: RoleHeal, method: "PUT", path: "/api/v1/conditions/GpuHung/mode", body: `{"mode":"auto","reason":"proven"}`,
-			code: 200, says: `"mode":"auto","modeSource":"api","modeBy":"loopback","nodes":2}`,
-			taken:   "mode GpuHung auto {By:loopback Reason:proven}",
+			code: 200, says: `"mode":"auto","modeSource":"api","modeBy":"loopback","nodes":0}`,
+			taken:   "mode auto of GpuHung by loopback: proven",
 			missing: "mode is missing, want off, observe, approve or auto",
 		},
 		{
 			role: RoleHeal, method: "DELETE", path: "/api/v1/conditions/GpuHung/mode",
-			code: 200, says: `"mode":"observe","modeSource":"config","nodes":2}`, taken: "reset GpuHung loopback",
+			code: 200, says: `"mode":"observe","modeSource":"config","nodes":0}`, taken: "reset of GpuHung by loopback",
 		},
 		{
 			role: RoleHeal, method: "POST", path: "/api/v1/storms/release", body: `{"condition":"GpuHung","pool":"h100","reason":"it is real"}`,
 			code:    200,
 			says:    `{"storms":[{"condition":"GpuHung","pool":"h100","nodes":9,"limit":5,"released":true,"releasedBy":"loopback"}]}`,
-			taken:   "storm GpuHung h100 {By:loopback Reason:it is real}",
+			taken:   "storm of GpuHung in h100 by loopback: it is real",
 			missing: "condition is missing, want the name of the condition of the storm",
 		},
 		{
@@ -175,21 +95,20 @@ func orderRoutes() []routeCase {
 			taken:   "approve {Node:gpu-17 Condition:GpuHung Device:3 By:loopback Reason:go}",
 			missing: "condition is missing, want the name of the condition whose procedure is approved",
 		},
-		onTicket("cancel"), onTicket("adopt"), onTicket("release"),
+		onTicket("cancel", "cancel"), onTicket("takeover", "takeover"), onTicket("adopt", "takeover"), onTicket("release", "release"),
 	}
 }
 
-func onTicket(order string) routeCase {
+func onTicket(route, order string) routeCase {
 	return routeCase{
-		role: RoleHeal, method: "POST", path: "/api/v1/nodes/gpu-17/" + order, body: `{"reason":"alice is on it"}`,
+		role: RoleHeal, method: "POST", path: "/api/v1/nodes/gpu-17/" + route, body: `{"reason":"alice is on it"}`,
 		code: 200, says: `"explanation":"nothing is reported on the node`,
 		taken: order + " {Node:gpu-17 Condition: Device: By:loopback Reason:alice is on it}",
 	}
 }
 
-func ordersEnd(err error) func(*Options) {
-	return func(o *Options) { o.Orders = &memoryOrders{err: err} }
-}
+// ofNode reports whether the order is about one node.
+func (rt routeCase) ofNode() bool { return strings.HasPrefix(rt.path, "/api/v1/nodes/") }
 
 // TestOrderAnswers puts every order through everything that can happen to it.
 func TestOrderAnswers(t *testing.T) {
@@ -199,13 +118,15 @@ func TestOrderAnswers(t *testing.T) {
 	for _, rt := range orderRoutes() {
 		good := answerCase{method: rt.method, path: rt.path, body: rt.body}
 		cases := map[string]answerCase{
-			"ok":               {code: rt.code, says: rt.says},
-			"not ready":        {options: notReady("not the leader"), code: 503, says: "not ready: not the leader"},
-			"by a stranger":    {request: stranger, code: 403, says: "role heal"},
-			"of what is not":   {options: ordersEnd(fmt.Errorf("no such thing: %w", ErrNotFound)), code: 404, says: "no such thing: not found"},
-			"against the rest": {options: ordersEnd(fmt.Errorf("alice owns it: %w", ErrConflict)), code: 409, says: "alice owns it: conflict"},
-			"impossible":       {options: ordersEnd(ErrInvalid), code: 422, says: "invalid request"},
-			"not written":      {options: ordersEnd(errors.New("the API server is away")), code: 503, says: "the API server is away"},
+			"ok":            {code: rt.code, says: rt.says},
+			"not ready":     {options: notReady("not the leader"), code: 503, says: "not ready: not the leader"},
+			"by a stranger": {request: stranger, code: 403, says: "role heal"},
+			"not written":   {options: ends(errors.New("the API server is away")), code: 503, says: "the API server is away"},
+		}
+		if rt.ofNode() {
+			cases["of what is not"] = answerCase{options: ends(ticket.ErrNodeGone), code: 404, says: `not found: no Node is named "gpu-17"`}
+			refused := fmt.Errorf("%w: human_owned: alice", policy.ErrRefused)
+			cases["against the rest"] = answerCase{options: ends(refused), code: 409, says: "conflict: refused: human_owned: alice"}
 		}
 		if rt.body != "" {
 			cases["unknown field"] = answerCase{body: `{"reasn":"x"}`, code: 400, says: `unknown field "reasn", did you mean "reason"?`}
@@ -243,21 +164,30 @@ func TestOrdersAreRefusedInDetail(t *testing.T) {
 	long := strings.Repeat("x", maxNameBytes+1)
 	const mode, storm = "/api/v1/conditions/GpuHung/mode", "/api/v1/storms/release"
 	for name, tc := range map[string]answerCase{
-		"blank reason":           {method: "POST", path: "/api/v1/pause", body: `{"reason":" \n"}`, code: 400, says: "reason is missing"},
-		"unknown mode":           {method: "PUT", path: mode, body: `{"mode":"on"}`, code: 400, says: `mode is "on", want off, observe, approve or auto`},
-		"mode in capitals":       {method: "PUT", path: mode, body: `{"mode":"AUTO"}`, code: 400, says: `mode is "AUTO", want off`},
-		"mode by POST":           {method: "POST", path: mode, body: `{"mode":"auto"}`, code: 405, says: "use [PUT DELETE]"},
-		"mode of a long name":    {method: "PUT", path: "/api/v1/conditions/" + long + "/mode", body: `{"mode":"auto"}`, code: 404, says: "no condition can have such a name"},
-		"reset of a long name":   {method: "DELETE", path: "/api/v1/conditions/" + long + "/mode", code: 404, says: "no condition can have such a name"},
-		"pause by PUT":           {method: "PUT", path: "/api/v1/pause", body: `{"reason":"x"}`, code: 405, says: "use [GET HEAD POST DELETE]"},
-		"conditions by POST":     {method: "POST", path: "/api/v1/conditions", code: 405, says: "use [GET HEAD]"},
-		"storms by DELETE":       {method: "DELETE", path: "/api/v1/storms", code: 405, says: "use [GET HEAD]"},
-		"storm by GET":           {method: "GET", path: storm, code: 405, says: "use [POST]"},
-		"storm without pool":     {method: "POST", path: storm, body: `{"condition":"GpuHung"}`, code: 400, says: "pool is missing, want the name of the pool of the storm"},
-		"storm of a long pool":   {method: "POST", path: storm, body: `{"condition":"a","pool":"` + long + `"}`, code: 400, says: "pool has 254 bytes, want at most 253"},
-		"approve by GET":         {method: "GET", path: "/api/v1/nodes/gpu-17/approve", code: 405, says: "use [POST]"},
-		"cancel by DELETE":       {method: "DELETE", path: "/api/v1/nodes/gpu-17/cancel", code: 405, says: "use [POST]"},
-		"adopt by GET":           {method: "GET", path: "/api/v1/nodes/gpu-17/adopt", code: 405, says: "use [POST]"},
+		"blank reason":            {method: "POST", path: "/api/v1/pause", body: `{"reason":" \n"}`, code: 400, says: "reason is missing"},
+		"unknown mode":            {method: "PUT", path: mode, body: `{"mode":"on"}`, code: 400, says: `mode is "on", want off, observe, approve or auto`},
+		"mode in capitals":        {method: "PUT", path: mode, body: `{"mode":"AUTO"}`, code: 400, says: `mode is "AUTO", want off`},
+		"mode by POST":            {method: "POST", path: mode, body: `{"mode":"auto"}`, code: 405, says: "use [PUT DELETE]"},
+		"mode of a long name":     {method: "PUT", path: "/api/v1/conditions/" + long + "/mode", body: `{"mode":"auto"}`, code: 404, says: "no condition can have such a name"},
+		"reset of a long name":    {method: "DELETE", path: "/api/v1/conditions/" + long + "/mode", code: 404, says: "no condition can have such a name"},
+		"pause by PUT":            {method: "PUT", path: "/api/v1/pause", body: `{"reason":"x"}`, code: 405, says: "use [GET HEAD POST DELETE]"},
+		"conditions by POST":      {method: "POST", path: "/api/v1/conditions", code: 405, says: "use [GET HEAD]"},
+		"storms by DELETE":        {method: "DELETE", path: "/api/v1/storms", code: 405, says: "use [GET HEAD]"},
+		"storm by GET":            {method: "GET", path: storm, code: 405, says: "use [POST]"},
+		"storm without pool":      {method: "POST", path: storm, body: `{"condition":"GpuHung"}`, code: 400, says: "pool is missing, want the name of the pool of the storm"},
+		"storm of a long pool":    {method: "POST", path: storm, body: `{"condition":"a","pool":"` + long + `"}`, code: 400, says: "pool has 254 bytes, want at most 253"},
+		"approve by GET":          {method: "GET", path: "/api/v1/nodes/gpu-17/approve", code: 405, says: "use [POST]"},
+		"cancel by DELETE":        {method: "DELETE", path: "/api/v1/nodes/gpu-17/cancel", code: 405, says: "use [POST]"},
+		"takeover by GET":         {method: "GET", path: "/api/v1/nodes/gpu-17/takeover", code: 405, says: "use [POST]"},
+		"unknown condition":       {method: "PUT", path: "/api/v1/conditions/Nonsense/mode", body: `{"mode":"auto"}`, code: 404, says: `not found: no condition is named "Nonsense"`},
+		"reset of an unknown one": {method: "DELETE", path: "/api/v1/conditions/Nonsense/mode", code: 404, says: `not found: no condition is named "Nonsense"`},
+		"storm of an unknown one": {method: "POST", path: storm, body: `{"condition":"Nonsense","pool":"a"}`, code: 404, says: `not found: no condition is named "Nonsense"`},
+		"no such storm":           {method: "POST", path: storm, body: `{"condition":"GpuHung","pool":"a"}`, options: ends(policy.ErrNoStorm), code: 404, says: "not found: " + policy.ErrNoStorm.Error()},
+		"approve an unknown one":  {method: "POST", path: "/api/v1/nodes/gpu-17/approve", body: `{"condition":"Nonsense"}`, code: 422, says: `invalid request: no condition is named "Nonsense"`},
+		"a configured pause": {
+			method: "DELETE", path: "/api/v1/pause", options: configuredPause, code: 409,
+			says: "conflict: the configuration pauses everything, set paused to false there",
+		},
 		"release by PUT":         {method: "PUT", path: "/api/v1/nodes/gpu-17/release", code: 405, says: "use [POST]"},
 		"approve of a long name": {method: "POST", path: "/api/v1/nodes/" + long + "/approve", body: `{"condition":"a"}`, code: 404, says: "no node can have such a name"},
 		"cancel of a long name":  {method: "POST", path: "/api/v1/nodes/" + long + "/cancel", code: 404, says: "no node can have such a name"},
@@ -280,7 +210,7 @@ func TestOrdersArrive(t *testing.T) {
 			server := f.serve(t)
 			got := do(t, jsonRequest(t, rt.method, server.URL+rt.path, rt.body))
 			require.Equal(t, rt.code, got.code, got.body)
-			require.Equal(t, []string{rt.taken}, f.orders.taken)
+			require.Equal(t, []string{rt.taken}, f.commander.taken)
 			server.Close()
 			require.Contains(t, f.log.String(), `level=INFO msg="order carried out" component=handler`)
 			require.Contains(t, f.log.String(), "by=loopback")
@@ -290,14 +220,14 @@ func TestOrdersArrive(t *testing.T) {
 
 func TestOrdersWithoutABody(t *testing.T) {
 	t.Parallel()
-	for _, order := range []string{"cancel", "adopt", "release"} {
+	for route, order := range map[string]string{"cancel": "cancel", "takeover": "takeover", "adopt": "takeover", "release": "release"} {
 		for name, body := range map[string]string{"none": "", "blank": "\n", "an empty object": "{}", "null": "null"} {
-			t.Run(order+" "+name, func(t *testing.T) {
+			t.Run(route+" "+name, func(t *testing.T) {
 				t.Parallel()
 				f := newFixture(t)
-				got := post(t, f.serve(t).URL+"/api/v1/nodes/gpu-17/"+order, body)
+				got := post(t, f.serve(t).URL+"/api/v1/nodes/gpu-17/"+route, body)
 				require.Equal(t, http.StatusOK, got.code, got.body)
-				require.Equal(t, []string{order + " {Node:gpu-17 Condition: Device: By:loopback Reason:}"}, f.orders.taken)
+				require.Equal(t, []string{order + " {Node:gpu-17 Condition: Device: By:loopback Reason:}"}, f.commander.taken)
 			})
 		}
 	}
@@ -305,80 +235,108 @@ func TestOrdersWithoutABody(t *testing.T) {
 
 func TestOrdersThatAreRefusedLeaveNoTrace(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	f.orders.err = ErrConflict
+	f := newFixture(t, ends(policy.ErrRefused))
 	for _, rt := range orderRoutes() {
-		require.Equal(t, http.StatusConflict, do(t, jsonRequest(t, rt.method, f.serve(t).URL+rt.path, rt.body)).code)
+		require.GreaterOrEqual(t, record(f.routes, fromLoopback(rt.request())).code, 400)
 	}
+	require.Len(t, f.commander.taken, len(orderRoutes()))
 	require.NotContains(t, f.log.String(), "order carried out")
 }
 
 // TestOrderWithoutSightOfItsEffect must not read as a refusal.
 func TestOrderWithoutSightOfItsEffect(t *testing.T) {
 	t.Parallel()
+	gone := apierrors.NewNotFound(corev1.Resource("nodes"), "gpu-17")
 	for _, rt := range orderRoutes() {
-		if rt.code != http.StatusOK {
+		if !rt.ofNode() || rt.code != http.StatusOK {
 			continue
 		}
 		t.Run(rt.method+" "+rt.path, func(t *testing.T) {
 			t.Parallel()
-			f := newFixture(t, func(o *Options) { o.Nodes = nodesOnly{} })
-			f.orders.readErr = ErrNotFound
-			got := do(t, jsonRequest(t, rt.method, f.serve(t).URL+rt.path, rt.body))
+			f := newFixture(t, unseen(gone))
+			got := record(f.routes, fromLoopback(rt.request()))
 			require.Equal(t, http.StatusServiceUnavailable, got.code)
-			require.Equal(t, "the order is carried out, but what came of it is not known: not found", got.problem(t))
-			require.Len(t, f.orders.taken, 1)
+			require.Equal(t, `the order is carried out, but what came of it is not known: not found: no Node is named "gpu-17"`, got.problem(t))
+			require.Len(t, f.commander.taken, 1)
 		})
 	}
 }
 
+// TestModeOfAConditionThatIsGone has the catalogue lose the condition while its mode is set, and before it is reset.
 func TestModeOfAConditionThatIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	server := f.serve(t)
-	got := do(t, jsonRequest(t, http.MethodPut, server.URL+"/api/v1/conditions/Gone/mode", `{"mode":"off"}`))
-	require.Equal(t, http.StatusServiceUnavailable, got.code)
-	require.Contains(t, got.problem(t), `the order is carried out, but what came of it is not known: condition "Gone": not found`)
-	other := do(t, jsonRequest(t, http.MethodPut, server.URL+"/api/v1/conditions/gpuhung/mode", `{"mode":"off"}`))
-	require.Equal(t, http.StatusOK, other.code)
-	require.Contains(t, other.body, `"name":"GpuHung"`)
+	f.commander.hook = func(context.Context) error { f.catalogue.Swap(&rules.Catalogue{}); return nil }
+	const unknown = `the order is carried out, but what came of it is not known: condition "GpuHung": not found`
+	for _, rt := range []routeCase{
+		{method: http.MethodPut, path: "/api/v1/conditions/GpuHung/mode", body: `{"mode":"off"}`},
+		{method: http.MethodDelete, path: "/api/v1/conditions/GpuHung/mode"},
+	} {
+		got := record(f.routes, fromLoopback(rt.request()))
+		require.Equal(t, http.StatusServiceUnavailable, got.code)
+		require.Equal(t, unknown, got.problem(t))
+	}
+	require.Equal(t, []string{"mode off of GpuHung by loopback", "reset of GpuHung by loopback"}, f.commander.taken)
 }
 
-func TestQuestionsAboutOrders(t *testing.T) {
+// TestModeOfAnotherName takes the name of a condition in other letters and its alias.
+func TestModeOfAnotherName(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	f.orders.pause = PauseView{Paused: true, Source: "config", Since: time.Date(2026, 11, 23, 15, 30, 0, 0, time.UTC)}
-	server := f.serve(t)
-	for path, want := range map[string]string{
-		"pause": `{"paused":true,"since":"2026-11-23T15:30:00Z","source":"config"}`,
-		"conditions": `{"conditions":[
-			{"name":"NodeNotReady","type":"","priority":0,"band":"","mode":"auto","modeSource":"","nodes":0},
-			{"name":"GpuHung","type":"gpu","priority":3,"band":"Emergency","sop":"gpu/hung","mode":"observe","modeSource":"config","nodes":2}]}`,
-		"storms": `{"storms":[{"condition":"GpuHung","pool":"h100","nodes":9,"limit":5,"released":false}]}`,
-	} {
-		require.JSONEq(t, want, get(t, server.URL+"/api/v1/"+path).body)
-		broken := newFixture(t)
-		broken.orders.readErr = errors.New("the Lease cannot be read")
-		got := get(t, broken.serve(t).URL+"/api/v1/"+path)
-		require.Equal(t, http.StatusServiceUnavailable, got.code)
-		require.Equal(t, "the Lease cannot be read", got.problem(t))
+	catalogue, err := builtin()
+	require.NoError(t, err)
+	i := slices.IndexFunc(catalogue.Conditions(), func(c rules.Condition) bool { return len(c.Aliases) > 0 })
+	require.GreaterOrEqual(t, i, 0)
+	condition := catalogue.Conditions()[i]
+	for _, name := range []string{strings.ToLower(condition.Name), condition.Aliases[0]} {
+		f := newFixture(t)
+		got := record(f.routes, fromLoopback(routeCase{method: http.MethodPut, path: "/api/v1/conditions/" + name + "/mode", body: `{"mode":"off"}`}.request()))
+		require.Equal(t, http.StatusOK, got.code)
+		require.Contains(t, got.body, `"name":"`+condition.Name+`"`)
+		require.Equal(t, []string{"mode off of " + condition.Name + " by loopback"}, f.commander.taken)
 	}
 }
 
-func TestNoStormsAndNoConditions(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, func(o *Options) { o.Orders = noneOfThem{&memoryOrders{}} })
-	server := f.serve(t)
-	require.JSONEq(t, `{"storms":[]}`, get(t, server.URL+"/api/v1/storms").body)
-	require.JSONEq(t, `{"conditions":[]}`, get(t, server.URL+"/api/v1/conditions").body)
+// configuredPause has the configuration pause everything.
+func configuredPause(o *Options) {
+	o.Settings = func() policy.Settings { return policy.Settings{Paused: true} }
 }
 
-// noneOfThem knows no storm and no condition.
-type noneOfThem struct{ *memoryOrders }
+func TestQuestionsAboutPauses(t *testing.T) {
+	t.Parallel()
+	ask := routeCase{method: http.MethodGet, path: "/api/v1/pause"}.request
+	f := newFixture(t, configuredPause)
+	require.JSONEq(t, `{"paused":true,"source":"config"}`, record(f.routes, ask()).body)
+	f.commander.orders.Pause = &policy.Order{By: "oncall", At: time.Date(2026, 11, 23, 15, 30, 0, 0, time.UTC)}
+	require.JSONEq(t, `{"paused":true,"by":"oncall","since":"2026-11-23T15:30:00Z","source":"api"}`, record(f.routes, ask()).body,
+		"an order goes before the configuration")
+}
 
-func (noneOfThem) Storms(context.Context) ([]StormView, error) { return nil, nil }
+func TestQuestionsAboutConditions(t *testing.T) {
+	t.Parallel()
+	ask := routeCase{method: http.MethodGet, path: "/api/v1/conditions"}.request
+	f := newFixture(t)
+	for node, devices := range map[string][]string{"gpu-17": {"0", "1"}, "gpu-18": {"0"}} {
+		for _, device := range devices {
+			f.holds(node, "GpuCheckFailed", device)
+		}
+	}
+	f.commander.orders.Modes = map[string]policy.ModeOrder{"GpuHung": {Mode: prom.ModeOff, Order: policy.Order{By: "oncall"}}}
+	got := record(f.routes, ask()).body
+	require.Contains(t, got, `"sop":"gpu/hung","mode":"off","modeSource":"api","modeBy":"oncall","nodes":0}`)
+	require.Regexp(t, `{"name":"GpuCheckFailed","type":"gpu","priority":\d+,"band":"Emergency",[^}]*"mode":"observe","modeSource":"config","nodes":2}`, got,
+		"two devices are of one node")
+	f.catalogue.Swap(&rules.Catalogue{})
+	require.JSONEq(t, `{"conditions":[]}`, record(f.routes, ask()).body)
+}
 
-func (noneOfThem) Conditions(context.Context) ([]ConditionSummary, error) { return nil, nil }
+func TestQuestionsAboutStorms(t *testing.T) {
+	t.Parallel()
+	ask := routeCase{method: http.MethodGet, path: "/api/v1/storms"}.request
+	f := newFixture(t)
+	require.JSONEq(t, `{"storms":[{"condition":"GpuHung","pool":"h100","nodes":9,"limit":5,"released":false}]}`, record(f.routes, ask()).body)
+	f.commander.orders.Storms = nil
+	require.JSONEq(t, `{"storms":[]}`, record(f.routes, ask()).body)
+}
 
 // TestOrdersAreLimitedAndGivenUp has one order that never ends: the next one is told so, and the first one is given up.
 func TestOrdersAreLimitedAndGivenUp(t *testing.T) {
@@ -388,7 +346,7 @@ func TestOrdersAreLimitedAndGivenUp(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				f := newFixture(t, func(o *Options) { o.MaxInFlight = 1 })
-				f.orders.hook = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+				f.commander.hook = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 				first := make(chan answer, 1)
 				go func() { first <- record(f.routes, fromLoopback(rt.request())) }()
 				synctest.Wait()

@@ -49,11 +49,11 @@ func problemOf(err error) *problem {
 		return p
 	}
 	switch {
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, errNotFound):
 		return &problem{status: http.StatusNotFound, err: err}
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, errConflict):
 		return &problem{status: http.StatusConflict, err: err}
-	case errors.Is(err, ErrInvalid):
+	case errors.Is(err, errInvalid):
 		return &problem{status: http.StatusUnprocessableEntity, err: err}
 	default:
 		return &problem{status: http.StatusServiceUnavailable, err: err, cause: err}

@@ -93,7 +93,7 @@ func (h *Handler) record(result intake, truncated bool) {
 	for reason, n := range result.Dropped {
 		h.metrics.alerts.WithLabelValues(reason).Add(float64(n))
 	}
-	h.metrics.lastAccepted.SetToCurrentTime()
+	h.metrics.lastAccepted.Set(float64(h.clock.Now().UnixNano()) / 1e9)
 	if truncated {
 		h.metrics.truncated.Inc()
 		h.resync()
@@ -102,7 +102,7 @@ func (h *Handler) record(result intake, truncated bool) {
 
 // translate turns alerts into observations, in their order. What cannot be turned is counted by reason.
 func (h *Handler) translate(ctx context.Context, alerts []webhookAlert) ([]prom.Observation, intake) {
-	now := time.Now()
+	now := h.clock.Now()
 	observations := make([]prom.Observation, 0, len(alerts))
 	result := intake{Dropped: map[string]int{}}
 	for i := range alerts {

@@ -393,7 +393,7 @@ func TestOverloadIsShed(t *testing.T) {
 	shed := post(t, server.URL+"/api/v1/alerts", oneAlert)
 	require.Equal(t, http.StatusServiceUnavailable, shed.code)
 	require.Equal(t, "overloaded: 2 requests are in flight", shed.problem(t))
-	require.Equal(t, http.StatusAccepted, post(t, server.URL+"/api/v1/heal", `{"node":"n","sop":"s"}`).code, "people have slots of their own")
+	require.Equal(t, http.StatusAccepted, post(t, server.URL+"/api/v1/heal", `{"node":"n","condition":"GpuHung"}`).code, "people have slots of their own")
 	require.Equal(t, http.StatusOK, get(t, server.URL+"/-/ready").code)
 
 	close(leave)

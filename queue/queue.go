@@ -5,7 +5,6 @@ package queue
 import (
 	"cmp"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -313,11 +312,21 @@ func (q *Queue) Statuses(node string) []prom.AegisNodeStatus {
 	return n.statuses()
 }
 
-// Snapshot returns every node of the queue in the order in which Next would hand them out if all were due.
-func (q *Queue) Snapshot() []Item {
-	items := q.items()
-	slices.SortFunc(items, compareItems)
-	return items
+// NodesByCondition returns, by condition, the number of nodes on which it holds.
+func (q *Queue) NodesByCondition() map[string]int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	counts := make(map[string]int)
+	for _, n := range q.nodes {
+		held := make(map[string]bool, n.conditions.Len())
+		for _, c := range n.list() {
+			held[c.status.Condition] = true
+		}
+		for name := range held {
+			counts[name]++
+		}
+	}
+	return counts
 }
 
 // items copies every node, in no order.
@@ -329,12 +338,4 @@ func (q *Queue) items() []Item {
 		items = append(items, Item{Node: n.name, Statuses: n.statuses()})
 	}
 	return items
-}
-
-// compareItems orders items as ready orders nodes.
-func compareItems(a, b Item) int {
-	if len(a.Statuses) == 0 || len(b.Statuses) == 0 {
-		return cmp.Or(cmp.Compare(min(len(b.Statuses), 1), min(len(a.Statuses), 1)), cmp.Compare(a.Node, b.Node))
-	}
-	return cmp.Or(compareStatuses(a.Statuses[0], b.Statuses[0]), cmp.Compare(a.Node, b.Node))
 }

@@ -121,6 +121,19 @@ func TestNextHandsOutTheMostUrgentNode(t *testing.T) {
 	})
 }
 
+func TestNodesByCondition(t *testing.T) {
+	t.Parallel()
+	q := New(Options{})
+	require.Empty(t, q.NodesByCondition())
+	again := firing("2", "n1", "A")
+	again.Status.ID = "3"
+	q.Observe(firing("1", "n1", "A"), again, firing("3", "n2", "A"), firing("4", "n2", "B"))
+	q.Touch("n3")
+	require.Equal(t, map[string]int{"A": 2, "B": 1}, q.NodesByCondition(), "two devices are of one node")
+	q.Observe(resolved(firing("4", "n2", "B")))
+	require.Equal(t, map[string]int{"A": 2}, q.NodesByCondition())
+}
+
 func TestANodeMovesUpWhileItWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

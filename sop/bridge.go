@@ -85,13 +85,3 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 func nodeReference(node *corev1.Node) *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node.Name, UID: node.UID}
 }
-
-// IsReady reports whether the kubelet says that the node can run pods.
-func IsReady(node *corev1.Node) bool {
-	for _, c := range node.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}

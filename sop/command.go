@@ -17,9 +17,6 @@ import (
 
 // What people order for the whole cluster, and how it reaches what is going on.
 
-// ErrNoStorm says that there is no such storm.
-var ErrNoStorm = errors.New("there is no such storm")
-
 // Pause holds everything that may disturb workload, on every node, until Resume.
 func (d *Dispatcher) Pause(ctx context.Context, o policy.Order) error {
 	o.At = time.Now().UTC().Truncate(time.Second)
@@ -63,18 +60,18 @@ func (d *Dispatcher) Orders() policy.Orders { return d.services.Orders.Last() }
 // Storms returns the storms that go on.
 func (d *Dispatcher) Storms() []policy.Storm { return d.storms.current() }
 
-// ReleaseStorm lets the repairs of a condition go on in spite of its storm. The error is ErrNoStorm if there is none.
+// ReleaseStorm lets the repairs of a condition go on in spite of its storm. The error is policy.ErrNoStorm if there is none.
 func (d *Dispatcher) ReleaseStorm(ctx context.Context, condition, pool string, o policy.Order) error {
 	o.At = time.Now().UTC().Truncate(time.Second)
 	is := func(s policy.Storm) bool { return s.Is(condition, pool) }
 	if !slices.ContainsFunc(d.storms.current(), is) {
-		return fmt.Errorf("%w: %s in pool %s", ErrNoStorm, condition, pool)
+		return fmt.Errorf("%w: %s in pool %s", policy.ErrNoStorm, condition, pool)
 	}
 	err := d.order(ctx, "release of storm "+condition+" in pool "+pool, o, func(orders *policy.Orders) error {
 		orders.Storms = joined(d.storms.current(), orders.Storms)
 		i := slices.IndexFunc(orders.Storms, is)
 		if i < 0 {
-			return fmt.Errorf("%w: %s in pool %s", ErrNoStorm, condition, pool)
+			return fmt.Errorf("%w: %s in pool %s", policy.ErrNoStorm, condition, pool)
 		}
 		orders.Storms[i].Released = &o
 		return nil

@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -14,45 +13,21 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// ErrRefused says that a request for a repair was refused; the result's verdict says why.
-var ErrRefused = errors.New("refused")
-
-// HealRequest asks for the repair of a condition on a node, whether or not an alert reports it.
-type HealRequest struct {
-	// Status is the condition, as the catalogue knows it.
-	Status prom.AegisNodeStatus
-	// By is who asked.
-	By string
-	// Reason is why, for people.
-	Reason string
-	// DryRun asks for the plan only.
-	DryRun bool
-}
-
-// HealResult is the answer to a request.
-type HealResult struct {
-	// Ticket is the ID of the ticket that was opened. Empty when none was.
-	Ticket  string
-	Verdict policy.Verdict
-	// Plan lists the steps if all goes well.
-	Plan []string
-}
-
 // Heal accepts or refuses a request. An accepted one is written on the node as an open ticket before Heal returns, so that
-// it survives a restart. The error is ErrRefused, ticket.ErrNodeGone, or one of the API server.
-func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error) {
+// it survives a restart. The error is policy.ErrRefused, ticket.ErrNodeGone, or one of the API server.
+func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.HealResult, error) {
 	status := r.Status
 	status.Origin = prom.OriginHeal
 	status.Msg = r.Reason
 	record, verdict, err := d.considerRequest(status)
 	if err != nil {
-		return HealResult{Verdict: verdict}, err
+		return policy.HealResult{Verdict: verdict}, err
 	}
 	plan, err := d.Plan(ctx, status)
 	if err != nil {
-		return HealResult{Verdict: verdict}, err
+		return policy.HealResult{Verdict: verdict}, err
 	}
-	result := HealResult{Verdict: verdict, Plan: plan}
+	result := policy.HealResult{Verdict: verdict, Plan: plan}
 	if r.DryRun {
 		return result, nil
 	}
@@ -60,7 +35,7 @@ func (d *Dispatcher) Heal(ctx context.Context, r HealRequest) (HealResult, error
 	written, err := d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
 		if v := d.requestObjection(current, status); v.Name != "" {
 			result.Verdict = v
-			return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason)
+			return fmt.Errorf("%w: %s: %s", policy.ErrRefused, v.Name, v.Reason)
 		}
 		if note := current.Ticket; note != nil && note.Open() {
 			c.History = entered(current.History, note, outcomeSuperseded, time.Now())
@@ -106,7 +81,7 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 		})
 	}
 	if verdict.Name != policy.VerdictExecute {
-		return record, verdict, fmt.Errorf("%w: %s: %s", ErrRefused, verdict.Name, verdict.Reason)
+		return record, verdict, fmt.Errorf("%w: %s: %s", policy.ErrRefused, verdict.Name, verdict.Reason)
 	}
 	return record, verdict, nil
 }

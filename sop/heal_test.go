@@ -12,8 +12,8 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-func (w *world) request(condition string) HealRequest {
-	return HealRequest{Status: w.Status(nodeA, condition, "", 0), By: "alice", Reason: "NCCL hangs"}
+func (w *world) request(condition string) policy.HealRequest {
+	return policy.HealRequest{Status: w.Status(nodeA, condition, "", 0), By: "alice", Reason: "NCCL hangs"}
 }
 
 // A request is on the node before it is answered, survives the process that took it, and needs no alert.
@@ -112,7 +112,7 @@ func TestRequestsAreRefusedWithTheReason(t *testing.T) {
 				w.edit(tt.prepare)
 				before := w.node()
 				result, err := w.dispatcher().Heal(t.Context(), w.request("Reboot"))
-				require.ErrorIs(t, err, ErrRefused)
+				require.ErrorIs(t, err, policy.ErrRefused)
 				require.Equal(t, tt.want, result.Verdict.Name)
 				require.Equal(t, before, w.node())
 			})

@@ -145,7 +145,7 @@ func (l *Limits) census(pool policy.Pool) (size int, out []string, err error) {
 }
 
 func (l *Limits) outOfService(node *corev1.Node) bool {
-	return node.Spec.Unschedulable || !IsReady(node) || l.holds(node)
+	return node.Spec.Unschedulable || !policy.IsReady(node) || l.holds(node)
 }
 
 // holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.

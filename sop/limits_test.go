@@ -217,7 +217,7 @@ func TestVerdictOfAHeldTicketStays(t *testing.T) {
 		_, err = w.client.CoreV1().Nodes().Update(t.Context(), b, metav1.UpdateOptions{})
 		require.NoError(t, err)
 		stop := w.start()
-		_, err = w.d.Heal(t.Context(), HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice"})
+		_, err = w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice"})
 		require.NoError(t, err)
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictBudget })
 		since := w.book.Node(nodeA)[0].Since

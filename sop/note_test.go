@@ -105,7 +105,7 @@ func TestNoteGivesWayToARequest(t *testing.T) {
 		stop()
 		d := w.dispatcher()
 		result, err := d.Heal(t.Context(), w.request("Other"))
-		require.ErrorIs(t, err, ErrRefused)
+		require.ErrorIs(t, err, policy.ErrRefused)
 		require.Equal(t, policy.VerdictHumanOwned, result.Verdict.Name)
 		result, err = d.Heal(t.Context(), w.request("Reboot"))
 		require.NoError(t, err)

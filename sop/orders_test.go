@@ -191,7 +191,7 @@ func TestOrdersReachARunningProcedure(t *testing.T) {
 			"mode approve",
 			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeApprove, pause) },
 			func(ctx context.Context, w *world) error {
-				_, err := w.d.Approve(ctx, NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice"})
+				_, err := w.d.Approve(ctx, policy.NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice"})
 				return err
 			},
 			"awaiting_approval: mode approve: waits for a person to approve the repair",

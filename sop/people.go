@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -17,27 +16,14 @@ import (
 
 // What people order for one node.
 
-// NodeOrder is an order for one node.
-type NodeOrder struct {
-	Node string
-	// Condition and Device say what an approval is for.
-	Condition, Device string
-	By, Reason        string
-}
-
-// reason says who ordered it, and why.
-func (o NodeOrder) reason(what string) string {
-	return policy.Order{By: o.By, Reason: o.Reason}.Of(what)
-}
-
 // Approve lets the repair of a condition begin that waits for a person, or go on. Its sources are asked before each step all the
-// same. The error is ErrRefused when nothing waits for an approval.
-func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, error) {
+// same. The error is policy.ErrRefused when nothing waits for an approval.
+func (d *Dispatcher) Approve(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error) {
 	status, record, verdict, err := d.considerApproval(o)
 	if err != nil {
-		return HealResult{Verdict: verdict}, err
+		return policy.HealResult{Verdict: verdict}, err
 	}
-	result := HealResult{Verdict: policy.Verdict{Name: policy.VerdictExecute, Reason: o.reason("approved")}}
+	result := policy.HealResult{Verdict: policy.Verdict{Name: policy.VerdictExecute, Reason: o.Of("approved")}}
 	if result.Plan, err = d.Plan(ctx, status); err != nil {
 		return result, err
 	}
@@ -62,14 +48,16 @@ func (d *Dispatcher) Approve(ctx context.Context, o NodeOrder) (HealResult, erro
 		return result, err
 	}
 	d.wrote(record.Node)
-	d.tellOrder(ctx, record.Node, o, "AegisApproved", o.Condition+": "+o.reason("approved"))
+	d.tellOrder(ctx, record.Node, o, "AegisApproved", o.Condition+": "+o.Of("approved"))
 	return result, nil
 }
 
-func refused(v policy.Verdict) error { return fmt.Errorf("%w: %s: %s", ErrRefused, v.Name, v.Reason) }
+func refused(v policy.Verdict) error {
+	return fmt.Errorf("%w: %s: %s", policy.ErrRefused, v.Name, v.Reason)
+}
 
 // considerApproval finds the condition that waits for an approval.
-func (d *Dispatcher) considerApproval(o NodeOrder) (prom.AegisNodeStatus, ticket.Record, policy.Verdict, error) {
+func (d *Dispatcher) considerApproval(o policy.NodeOrder) (prom.AegisNodeStatus, ticket.Record, policy.Verdict, error) {
 	record, err := d.cached(o.Node)
 	if err != nil {
 		return prom.AegisNodeStatus{}, record, policy.Verdict{Name: policy.VerdictNodeGone, Reason: "there is no such Node"}, err
@@ -103,9 +91,9 @@ func (d *Dispatcher) cached(name string) (ticket.Record, error) {
 
 // Cancel ends the incident of the node and gives it to the one who canceled it: nothing more is done on the node until they give
 // it back. What has been ordered from the node already, such as a boot, cannot be recalled.
-func (d *Dispatcher) Cancel(ctx context.Context, o NodeOrder) error {
+func (d *Dispatcher) Cancel(ctx context.Context, o policy.NodeOrder) error {
 	return d.take(ctx, o, "AegisCanceled", "canceled", func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
-		why, now := o.reason("canceled"), time.Now()
+		why, now := o.Of("canceled"), time.Now()
 		if err := t.CancelRunning(why); err != nil {
 			return err
 		}
@@ -120,12 +108,12 @@ func (d *Dispatcher) Cancel(ctx context.Context, o NodeOrder) error {
 
 // TakeOver makes the one who orders it the supervisor of the ticket, as an edit with kubectl would. The incident goes on from
 // where it was when they release it.
-func (d *Dispatcher) TakeOver(ctx context.Context, o NodeOrder) error {
+func (d *Dispatcher) TakeOver(ctx context.Context, o policy.NodeOrder) error {
 	return d.take(ctx, o, "AegisTakenOver", "taken over", func(*ticket.Ticket, ticket.Record, *ticket.Change) error { return nil })
 }
 
 // take changes the open ticket of Aegis, gives it to who ordered that, and ends the procedure that runs.
-func (d *Dispatcher) take(ctx context.Context, o NodeOrder, event, what string,
+func (d *Dispatcher) take(ctx context.Context, o policy.NodeOrder, event, what string,
 	change func(*ticket.Ticket, ticket.Record, *ticket.Change) error,
 ) error {
 	record, err := d.services.Tickets.Update(ctx, o.Node, nil, func(r ticket.Record, c *ticket.Change) error {
@@ -134,7 +122,7 @@ func (d *Dispatcher) take(ctx context.Context, o NodeOrder, event, what string,
 		case ownedByPeople(Situation{Record: r}).Name != "":
 			return refused(ownedByPeople(Situation{Record: r}))
 		case t == nil || !t.Open():
-			return fmt.Errorf("%w: the node has no open ticket", ErrRefused)
+			return fmt.Errorf("%w: the node has no open ticket", policy.ErrRefused)
 		}
 		c.Ticket = t.Clone()
 		if err := change(c.Ticket, r, c); err != nil {
@@ -147,8 +135,8 @@ func (d *Dispatcher) take(ctx context.Context, o NodeOrder, event, what string,
 		return err
 	}
 	d.wrote(record.Node)
-	d.interrupt(o.Node, fmt.Errorf("%w: %s", ErrTakenOver, o.reason(what)))
-	d.tellOrder(ctx, record.Node, o, event, o.reason(what))
+	d.interrupt(o.Node, fmt.Errorf("%w: %s", ErrTakenOver, o.Of(what)))
+	d.tellOrder(ctx, record.Node, o, event, o.Of(what))
 	return nil
 }
 
@@ -163,16 +151,16 @@ func supervisor(by string) string {
 
 // Release gives a ticket of people back to Aegis. One that had been handed over is closed, and what still holds is decided anew;
 // one that was taken over goes on.
-func (d *Dispatcher) Release(ctx context.Context, o NodeOrder) error {
+func (d *Dispatcher) Release(ctx context.Context, o policy.NodeOrder) error {
 	record, err := d.services.Tickets.Update(ctx, o.Node, nil, func(r ticket.Record, c *ticket.Change) error {
 		t := r.Ticket
 		switch {
 		case r.Broken != nil:
-			return fmt.Errorf("%w: %w", ErrRefused, r.Broken)
+			return fmt.Errorf("%w: %w", policy.ErrRefused, r.Broken)
 		case t == nil || !t.Open():
-			return fmt.Errorf("%w: the node has no open ticket", ErrRefused)
+			return fmt.Errorf("%w: the node has no open ticket", policy.ErrRefused)
 		case t.Owned():
-			return fmt.Errorf("%w: ticket %s belongs to Aegis", ErrRefused, t.ID)
+			return fmt.Errorf("%w: ticket %s belongs to Aegis", policy.ErrRefused, t.ID)
 		}
 		c.Ticket = t.Clone()
 		c.Ticket.Supervisor = ticket.Self
@@ -182,18 +170,13 @@ func (d *Dispatcher) Release(ctx context.Context, o NodeOrder) error {
 		return err
 	}
 	d.wrote(record.Node)
-	d.tellOrder(ctx, record.Node, o, "AegisReleased", o.reason("released"))
+	d.tellOrder(ctx, record.Node, o, "AegisReleased", o.Of("released"))
 	return nil
 }
 
 // tellOrder logs an order for a node, makes an Event of it, and has the node looked at.
-func (d *Dispatcher) tellOrder(ctx context.Context, node *corev1.Node, o NodeOrder, event, text string) {
+func (d *Dispatcher) tellOrder(ctx context.Context, node *corev1.Node, o policy.NodeOrder, event, text string) {
 	d.services.Logger.InfoContext(ctx, "order taken", "node", o.Node, "order", text, "by", o.By)
 	d.services.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, event, "%s", text)
 	d.queue.Touch(o.Node)
-}
-
-// IsRefusal reports whether the error says that an order makes no sense as things are.
-func IsRefusal(err error) bool {
-	return errors.Is(err, ErrRefused) || errors.Is(err, ticket.ErrConflict) || errors.Is(err, ticket.ErrRecreated)
 }

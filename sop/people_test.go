@@ -36,7 +36,7 @@ func TestApprovalLetsARepairBegin(t *testing.T) {
 		w.await("awaiting", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictAwaitingApproval })
 		time.Sleep(time.Hour)
 		require.Nil(t, w.record().Ticket)
-		result, err := w.d.Approve(t.Context(), NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice", Reason: "go"})
+		result, err := w.d.Approve(t.Context(), policy.NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice", Reason: "go"})
 		require.NoError(t, err)
 		require.Equal(t, "cordon", result.Plan[0])
 		require.Equal(t, result.Ticket, w.record().Ticket.ID)
@@ -55,7 +55,7 @@ func TestApprovalDoesNotOverruleTheSources(t *testing.T) {
 		stop := w.start()
 		w.await("awaiting", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictAwaitingApproval })
 		w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
-		_, err := w.d.Approve(t.Context(), NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice"})
+		_, err := w.d.Approve(t.Context(), policy.NodeOrder{Node: nodeA, Condition: "Reboot", By: "alice"})
 		require.NoError(t, err)
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
@@ -99,10 +99,10 @@ func TestApprovalsThatAreRefused(t *testing.T) {
 				w := newWorld(t, p)
 				tt.prepare(w)
 				d := w.dispatcher()
-				_, err := d.Approve(t.Context(), NodeOrder{Node: nodeA, Condition: tt.condition, By: "alice"})
-				require.True(t, IsRefusal(err))
+				_, err := d.Approve(t.Context(), policy.NodeOrder{Node: nodeA, Condition: tt.condition, By: "alice"})
+				require.ErrorIs(t, err, policy.ErrRefused)
 				require.ErrorContains(t, err, tt.says)
-				_, err = d.Approve(t.Context(), NodeOrder{Node: "nobody", Condition: tt.condition})
+				_, err = d.Approve(t.Context(), policy.NodeOrder{Node: "nobody", Condition: tt.condition})
 				require.ErrorIs(t, err, ticket.ErrNodeGone)
 			})
 		})
@@ -135,7 +135,7 @@ func TestCancelInTheMiddleOfEachStep(t *testing.T) {
 					return known && last.Status == ticket.Running
 				})
 				id := w.record().Ticket.ID
-				require.NoError(t, w.d.Cancel(t.Context(), NodeOrder{Node: nodeA, By: "alice", Reason: "mine"}))
+				require.NoError(t, w.d.Cancel(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice", Reason: "mine"}))
 				made := w.jobs.total()
 				time.Sleep(3 * time.Hour)
 				r := w.record()
@@ -148,9 +148,9 @@ func TestCancelInTheMiddleOfEachStep(t *testing.T) {
 				require.Equal(t, "canceled by alice: mine", last.Message)
 				require.Equal(t, outcomeCanceled, r.History.Incidents[0].Outcome)
 				require.True(t, r.Node.Spec.Unschedulable, "a node whose repair was canceled is not returned")
-				require.ErrorIs(t, w.d.Cancel(t.Context(), NodeOrder{Node: nodeA, By: "bob"}), ErrRefused)
+				require.ErrorIs(t, w.d.Cancel(t.Context(), policy.NodeOrder{Node: nodeA, By: "bob"}), policy.ErrRefused)
 
-				require.NoError(t, w.d.Release(t.Context(), NodeOrder{Node: nodeA, By: "alice"}))
+				require.NoError(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}))
 				w.await("closed", func(r ticket.Record) bool { return r.History.Incidents[0].Outcome == outcomeReleased })
 				stop()
 			})
@@ -179,15 +179,15 @@ func TestTakeOverAndRelease(t *testing.T) {
 				w.await("the step runs", func(r ticket.Record) bool {
 					return r.Ticket != nil && r.Ticket.Count(action) == 1 && len(r.Ticket.Running()) == 1
 				})
-				require.NoError(t, w.d.TakeOver(t.Context(), NodeOrder{Node: nodeA, By: "alice,bob"}))
+				require.NoError(t, w.d.TakeOver(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice,bob"}))
 				require.Equal(t, "alice bob", w.record().Ticket.Supervisor)
 				time.Sleep(20 * time.Minute)
 				require.Equal(t, policy.VerdictHumanOwned, w.verdict("Reboot"))
 				if action == ticket.Drain {
 					require.NoError(t, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "train", "worker"))
 				}
-				require.NoError(t, w.d.Release(t.Context(), NodeOrder{Node: nodeA, By: "alice"}))
-				require.ErrorIs(t, w.d.Release(t.Context(), NodeOrder{Node: nodeA, By: "alice"}), ErrRefused)
+				require.NoError(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}))
+				require.ErrorIs(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}), policy.ErrRefused)
 				w.await("resolved", resolved)
 				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
 				require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
@@ -202,13 +202,13 @@ func TestOrdersForANodeWithoutTicketAreRefused(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		d := w.dispatcher()
-		for _, order := range []func(context.Context, NodeOrder) error{d.Cancel, d.TakeOver, d.Release} {
-			require.ErrorContains(t, order(t.Context(), NodeOrder{Node: nodeA, By: "alice"}), "the node has no open ticket")
-			require.ErrorIs(t, order(t.Context(), NodeOrder{Node: "nobody", By: "alice"}), ticket.ErrNodeGone)
+		for _, order := range []func(context.Context, policy.NodeOrder) error{d.Cancel, d.TakeOver, d.Release} {
+			require.ErrorContains(t, order(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}), "the node has no open ticket")
+			require.ErrorIs(t, order(t.Context(), policy.NodeOrder{Node: "nobody", By: "alice"}), ticket.ErrNodeGone)
 		}
 		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.Annotation: "{hands off"} })
-		for _, order := range []func(context.Context, NodeOrder) error{d.Cancel, d.TakeOver, d.Release} {
-			require.ErrorIs(t, order(t.Context(), NodeOrder{Node: nodeA, By: "alice"}), ErrRefused)
+		for _, order := range []func(context.Context, policy.NodeOrder) error{d.Cancel, d.TakeOver, d.Release} {
+			require.ErrorIs(t, order(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}), policy.ErrRefused)
 		}
 		require.Equal(t, "{hands off", w.node().Annotations[ticket.Annotation])
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
 
 	corev1 "k8s.io/api/core/v1"
@@ -408,7 +409,7 @@ func (i *invariants) left(p *simProcess, node string) {
 }
 
 // accepted judges the answer to a request: what was promised is on the node.
-func (i *invariants) accepted(p *simProcess, r sop.HealResult) {
+func (i *invariants) accepted(p *simProcess, r policy.HealResult) {
 	if i.incidents[r.Ticket] == nil {
 		i.violated("p%d promised ticket %q, which was never written", p.id, r.Ticket)
 	}

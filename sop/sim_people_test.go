@@ -8,8 +8,6 @@ import (
 
 	"aegis.io/aegis/sop/policy"
 
-	"aegis.io/aegis/sop"
-
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -94,7 +92,7 @@ func (s *schedule) drawPersonalOrder() {
 
 // order has the person ask for it over the API of the leader.
 func (s *schedule) order(name string, which int) {
-	d, o := s.leader.dispatcher, sop.NodeOrder{Node: name, By: "alice", Reason: "it is mine"}
+	d, o := s.leader.dispatcher, policy.NodeOrder{Node: name, By: "alice", Reason: "it is mine"}
 	switch which {
 	case 0:
 		for _, status := range s.leader.queue.Statuses(name) {

@@ -262,7 +262,7 @@ func (p *simProcess) tellOf(key prom.Key) *simTold {
 // heal asks the process for a repair, as a person does over the API.
 func (p *simProcess) heal(key prom.Key) {
 	p.requests.Go(func() {
-		result, err := p.dispatcher.Heal(p.ctx, sop.HealRequest{
+		result, err := p.dispatcher.Heal(p.ctx, policy.HealRequest{
 			Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), By: "alice", Reason: "it looks sick",
 		})
 		p.Lock()

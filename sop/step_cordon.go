@@ -187,7 +187,7 @@ func outOfServiceTaint() *corev1.Taint {
 
 // staleTaint reports whether a node that is ready has the taint of Aegis still, as when its ticket was removed meanwhile.
 func staleTaint(node *corev1.Node) bool {
-	return IsReady(node) && slices.Contains(node.Spec.Taints, *outOfServiceTaint())
+	return policy.IsReady(node) && slices.Contains(node.Spec.Taints, *outOfServiceTaint())
 }
 
 // TaintOutOfService lets volumes and StatefulSets move away from a node that is proven to be powered off.

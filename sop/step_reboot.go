@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -33,7 +34,7 @@ func (b *ApiBridge) reboot(ctx context.Context, c call) (outcome, error) {
 		if boot == old {
 			return false, "the boot ID has not changed"
 		}
-		return IsReady(node), "the node has booted and is not ready"
+		return policy.IsReady(node), "the node has booted and is not ready"
 	})
 	if err != nil {
 		return outcome{}, err
@@ -52,7 +53,7 @@ func (b *ApiBridge) Shutdown(ctx context.Context) error {
 			deadline: c.began.Add(b.status.Policy.RebootDeadline),
 		}
 		message, err := power.run(ctx, c, func(ctx context.Context, node *corev1.Node) (bool, string) {
-			if IsReady(node) {
+			if policy.IsReady(node) {
 				return false, "the node is still ready"
 			}
 			return b.leaseStale(ctx)
@@ -159,7 +160,7 @@ func (b *ApiBridge) provenDown(ctx context.Context) (bool, string) {
 	if power := node.Annotations[PowerStateAnnotation]; power != "off" {
 		return false, fmt.Sprintf("annotation %s is %q", PowerStateAnnotation, power)
 	}
-	if IsReady(node) {
+	if policy.IsReady(node) {
 		return false, "the node is ready"
 	}
 	stale, why := b.leaseStale(ctx)

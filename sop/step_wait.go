@@ -100,7 +100,7 @@ func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhe
 				return false, err
 			}
 			now := time.Now()
-			if IsReady(node) {
+			if policy.IsReady(node) {
 				if readySince.IsZero() {
 					readySince = now
 				}
@@ -127,7 +127,7 @@ func (b *ApiBridge) nodeToWaitFor(ctx context.Context, until time.Time) (*corev1
 	if err != nil {
 		return nil, ticket.ErrNodeGone
 	}
-	if IsReady(cached) || time.Now().Before(until) {
+	if policy.IsReady(cached) || time.Now().Before(until) {
 		return cached, nil
 	}
 	live, err := b.liveNode(ctx)

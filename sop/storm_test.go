@@ -184,7 +184,7 @@ func TestPersonReleasesAStorm(t *testing.T) {
 		stop := w.start()
 		time.Sleep(time.Hour)
 		require.Zero(t, w.jobs.count(jobs.ActionReboot))
-		require.ErrorIs(t, w.d.ReleaseStorm(t.Context(), "Reboot", "other", policy.Order{By: "alice"}), ErrNoStorm)
+		require.ErrorIs(t, w.d.ReleaseStorm(t.Context(), "Reboot", "other", policy.Order{By: "alice"}), policy.ErrNoStorm)
 		require.NoError(t, w.d.ReleaseStorm(t.Context(), "Reboot", "test", policy.Order{By: "alice"}))
 		time.Sleep(10 * time.Minute)
 		require.NotZero(t, w.jobs.count(jobs.ActionReboot))
@@ -210,7 +210,7 @@ func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 			}
 		}
 		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 50 })
-		_, err := w.d.Heal(t.Context(), HealRequest{Status: w.Status(healed, "Reboot", "", 0), By: "alice", Reason: "it really is"})
+		_, err := w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(healed, "Reboot", "", 0), By: "alice", Reason: "it really is"})
 		require.NoError(t, err)
 		w.await("booted", func(ticket.Record) bool { return w.jobs.count(jobs.ActionReboot) == 1 })
 		time.Sleep(2 * bootTime)

@@ -135,7 +135,7 @@ func RelevantChange(before, after *corev1.Node) bool {
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
 		policy.Excluded(before) != policy.Excluded(after) ||
 		policy.IsControlPlane(before) != policy.IsControlPlane(after) ||
-		IsReady(before) != IsReady(after) ||
+		policy.IsReady(before) != policy.IsReady(after) ||
 		before.UID != after.UID
 }
 

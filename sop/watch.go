@@ -126,7 +126,7 @@ func urgencyOf(s prom.AegisNodeStatus) int { return prom.BandOf(s.Priority).Urge
 
 // present doubts an alert about a silent kubelet while the node says that it is ready: it may be what is left of a boot.
 func present(s prom.AegisNodeStatus, node *corev1.Node) bool {
-	return prom.BandOf(s.Priority) != prom.BandNotReady || !IsReady(node)
+	return prom.BandOf(s.Priority) != prom.BandNotReady || !policy.IsReady(node)
 }
 
 // yield gives the ticket of a run to the more urgent condition that interrupted it. What keeps work off the node is kept; all

@@ -141,15 +141,16 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	h, err := handler.New(handler.Options{
 		Sink:       q,
 		Translator: translator,
-		Healer:     healer{dispatcher: d, rules: store},
-		Orders:     orders{dispatcher: d, rules: store, queue: q, settings: settings},
-		Nodes: nodeViews{
-			nodes: lister, latest: d.Node, queue: q, book: book, catalogue: currentCatalogue{store}, settings: settings,
-		},
-		Ready:    func() (bool, string) { return true, "" },
-		Reload:   func() error { return nil },
-		Resync:   func() {},
-		Gatherer: prometheus.NewRegistry(),
+		Commander:  d,
+		Nodes:      lister,
+		Conditions: q,
+		Verdicts:   book,
+		Catalogue:  store,
+		Settings:   settings,
+		Ready:      func() (bool, string) { return true, "" },
+		Reload:     func() error { return nil },
+		Resync:     func() {},
+		Gatherer:   prometheus.NewRegistry(),
 	})
 	require.NoError(t, err)
 	w.routes = h.Routes()
@@ -342,7 +343,7 @@ func (w *apiWorld) giveNodeOrders() {
 	w.ask("POST", "/api/v1/nodes/none/approve", `{"condition":"GpuHung"}`)
 	w.ask("PUT", "/api/v1/conditions/GpuVolSramUncorrectable/mode", `{"mode":"approve","reason":"not proven"}`)
 	w.ask("POST", "/api/v1/nodes/gpu-18/approve", `{"condition":"GPUVOLSRAMUNCORRECTABLE","device":"0","reason":"go"}`)
-	w.ask("POST", "/api/v1/nodes/gpu-17/adopt", `{"reason":"let me look"}`)
+	w.ask("POST", "/api/v1/nodes/gpu-17/takeover", `{"reason":"let me look"}`)
 	w.ask("POST", "/api/v1/nodes/gpu-17/release", "")
 	w.ask("POST", "/api/v1/nodes/gpu-17/cancel", `{"reason":"wrong node"}`)
 	for _, order := range []string{"adopt", "release", "cancel"} {

@@ -126,11 +126,12 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	a.handler, err = handler.New(handler.Options{
 		Sink:       a.queue,
 		Translator: translator,
-		Healer:     healer{dispatcher: a.dispatcher, rules: live.rules},
-		Orders:     orders{dispatcher: a.dispatcher, rules: live.rules, queue: a.queue, settings: live.current},
-		Nodes: nodeViews{
-			nodes: a.nodes.lister, latest: a.dispatcher.Node, queue: a.queue, book: services.Book, catalogue: currentCatalogue{live.rules}, settings: live.current,
-		},
+		Commander:  a.dispatcher,
+		Nodes:      a.nodes.lister,
+		Conditions: a.queue,
+		Verdicts:   services.Book,
+		Catalogue:  live.rules,
+		Settings:   live.current,
 		Ready:      a.ready,
 		Reload:     a.reload,
 		Resync:     a.resync.Trigger,

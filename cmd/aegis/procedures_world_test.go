@@ -638,7 +638,7 @@ func (w *site) inspect() {
 		require.False(w.t, r.Node.Spec.Unschedulable, "a node whose incident is closed is in service")
 		require.Empty(w.t, r.Node.Annotations[ticket.OwnerAnnotation])
 		require.Empty(w.t, r.Node.Spec.Taints)
-		require.True(w.t, sop.IsReady(r.Node))
+		require.True(w.t, policy.IsReady(r.Node))
 	case cordoned:
 		require.True(w.t, r.Node.Spec.Unschedulable, "people decide when the node returns")
 	}

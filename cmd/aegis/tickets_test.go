@@ -176,13 +176,13 @@ func deaths() []death {
 
 func approve(w *site, d *sop.Dispatcher) error {
 	w.await("waits for approval", func(ticket.Record) bool { return w.verdict(w.cured.Condition).Name == policy.VerdictAwaitingApproval })
-	_, err := d.Approve(w.t.Context(), sop.NodeOrder{Node: siteNode, Condition: w.cured.Condition, Device: w.cured.ID, By: "alice"})
+	_, err := d.Approve(w.t.Context(), policy.NodeOrder{Node: siteNode, Condition: w.cured.Condition, Device: w.cured.ID, By: "alice"})
 	return err
 }
 
 func request(w *site, d *sop.Dispatcher) error {
 	status := currentCatalogue{w.store}.Status(siteNode, w.cured.Condition, w.cured.ID, 0)
-	_, err := d.Heal(w.t.Context(), sop.HealRequest{Status: status, By: "alice", Reason: "NCCL times out on it"})
+	_, err := d.Heal(w.t.Context(), policy.HealRequest{Status: status, By: "alice", Reason: "NCCL times out on it"})
 	return err
 }
 
@@ -209,7 +209,7 @@ func paste(w *site, _ *sop.Dispatcher) error {
 
 func takeOver(w *site, d *sop.Dispatcher) error {
 	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Diagnose) > 0 })
-	return d.TakeOver(w.t.Context(), sop.NodeOrder{Node: siteNode, By: "alice", Reason: "looking at it"})
+	return d.TakeOver(w.t.Context(), policy.NodeOrder{Node: siteNode, By: "alice", Reason: "looking at it"})
 }
 
 // remains are what a process that died has left in the cluster.

@@ -58,7 +58,7 @@ func TestPeopleOrderARepair(t *testing.T) {
 
 	n.order("approve", `{"condition": "GpuHung", "reason": "go"}`)
 	n.running(ticket.Drain)
-	n.order("adopt", `{"reason": "let me look"}`)
+	n.order("takeover", `{"reason": "let me look"}`)
 	require.Equal(t, "loopback", n.record().Ticket.Supervisor)
 	release(t, shared, stuck)
 	n.eventuallyVerdict("GpuHung", "human_owned")

@@ -113,3 +113,13 @@ func IsControlPlane(node *corev1.Node) bool {
 	role := node.Labels["kubernetes.io/role"]
 	return role == "master" || role == "control-plane"
 }
+
+// IsReady reports whether the kubelet says that the node can run pods.
+func IsReady(node *corev1.Node) bool {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}

@@ -76,9 +76,9 @@ func repetitions() []mutation {
 func limits() []mutation {
 	return []mutation{
 		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(name); reason != \"\" {", "	if reason := l.room(name); false {"},
-		{"cordons of others not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !IsReady(node)", "	return !IsReady(node)"},
-		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !IsReady(node)", "	return node.Spec.Unschedulable"},
-		{"own reservations not counted", bounded, "sop/limits.go", "!IsReady(node) || l.holds(node)", "!IsReady(node)"},
+		{"cordons of others not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !policy.IsReady(node)", "	return !policy.IsReady(node)"},
+		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !policy.IsReady(node)", "	return node.Spec.Unschedulable"},
+		{"own reservations not counted", bounded, "sop/limits.go", "!policy.IsReady(node) || l.holds(node)", "!policy.IsReady(node)"},
 		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
