@@ -1,26 +1,22 @@
 package jobs
 
 import (
-	"bufio"
-	"bytes"
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/yaml"
 
 	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/strict"
 )
 
 //go:embed *_node.yaml
@@ -34,8 +30,6 @@ const (
 	// The names in the embedded templates that Render replaces. A template with another name keeps it.
 	placeholderImage          = "aegis:latest"
 	placeholderServiceAccount = "aegis-op"
-	// maxTemplateBytes is far above any real manifest.
-	maxTemplateBytes = 64 << 10
 	// minTTL is how long a finished Job must stay at least. Without it the result is lost, and the name is free
 	// for the same operation to run again.
 	minTTL = 3600
@@ -75,7 +69,7 @@ func LoadTemplates(dir string) (*Templates, error) {
 		t.byAction[action] = job
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("load job templates: %w", err)
+		return nil, err
 	}
 	return t, nil
 }
@@ -109,15 +103,7 @@ func loadTemplate(dir, action string) (*batchv1.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	job, err := decodeTemplate(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	var errs []error
-	for _, problem := range slices.Concat(jobProblems(job), podProblems(action, &job.Spec.Template.Spec)) {
-		errs = append(errs, fmt.Errorf("%s: %s", name, problem))
-	}
-	return job, errors.Join(errs...)
+	return decodeTemplate(name, action, raw)
 }
 
 // readTemplate returns the file from dir, or the embedded one where dir has none.
@@ -133,54 +119,38 @@ func readTemplate(dir, file string) (name string, raw []byte, err error) {
 	return file, raw, err
 }
 
-func decodeTemplate(raw []byte) (*batchv1.Job, error) {
-	if len(raw) > maxTemplateBytes {
-		return nil, fmt.Errorf("is %d bytes long: at most %d are allowed", len(raw), maxTemplateBytes)
-	}
-	doc, err := onlyDocument(raw)
-	if err != nil {
-		return nil, err
+// decodeTemplate says where in the file each mistake is, those of its meaning included.
+func decodeTemplate(name, action string, raw []byte) (*batchv1.Job, error) {
+	d := strict.NewDecoder(name)
+	d.Aliases, d.JSON = true, true
+	root, ok := d.Document(raw, "the file is empty, it must hold one Job")
+	if !ok {
+		return nil, d.Err()
 	}
 	// The kind first: strict decoding of anything else complains about its fields instead.
-	var meta metav1.TypeMeta
-	if err := yaml.Unmarshal(doc, &meta); err != nil {
-		return nil, fmt.Errorf("decode: %w", err)
-	}
-	if want := batchv1.SchemeGroupVersion.WithKind("Job"); meta.GroupVersionKind() != want {
-		return nil, fmt.Errorf("is kind %.64q of apiVersion %.64q: must be kind %q of apiVersion %q",
-			meta.Kind, meta.APIVersion, want.Kind, want.GroupVersion())
+	if want := batchv1.SchemeGroupVersion.WithKind("Job"); textOf(root, "kind") != want.Kind || textOf(root, "apiVersion") != want.GroupVersion().String() {
+		d.FailAt("kind", "is kind %.64q of apiVersion %.64q: must be kind %q of apiVersion %q",
+			textOf(root, "kind"), textOf(root, "apiVersion"), want.Kind, want.GroupVersion())
+		return nil, d.Err()
 	}
 	job := new(batchv1.Job)
-	if err := yaml.UnmarshalStrict(doc, job); err != nil {
-		return nil, fmt.Errorf("decode Job: %w", err)
+	d.Decode(root, job)
+	if err := d.Err(); err != nil {
+		return nil, err
 	}
-	return job, nil
+	for _, problem := range slices.Concat(jobProblems(job), podProblems(action, &job.Spec.Template.Spec)) {
+		field, _, _ := strings.Cut(problem, " ")
+		d.FailAt(field, "%s", problem)
+	}
+	return job, d.Err()
 }
 
-// onlyDocument returns the one YAML document that raw must hold. A decoder would take the first and drop the rest unseen.
-func onlyDocument(raw []byte) ([]byte, error) {
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(raw)))
-	var docs [][]byte
-	for {
-		doc, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("split documents: %w", err)
-		}
-		var content any
-		if err := yaml.Unmarshal(doc, &content); err != nil {
-			return nil, fmt.Errorf("decode: %w", err)
-		}
-		if content != nil {
-			docs = append(docs, doc)
-		}
+// textOf returns the text of a field of the document, empty when it has none.
+func textOf(root *yaml.Node, field string) string {
+	if n := strict.Field(root, field); n != nil {
+		return n.Value
 	}
-	if len(docs) != 1 {
-		return nil, fmt.Errorf("holds %d documents: must hold one Job", len(docs))
-	}
-	return docs[0], nil
+	return ""
 }
 
 // problems collects what is wrong with a template.

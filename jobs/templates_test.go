@@ -146,16 +146,16 @@ func TestLoadTemplatesReportsOneMistake(t *testing.T) {
 		whole  string   // or the whole file
 		want   string
 	}{
-		{"empty", nil, "# nothing\n", "holds 0 documents: must hold one Job"},
-		{"two documents", []string{"apiVersion: batch/v1", podManifest + "---\napiVersion: batch/v1"}, "", "holds 2 documents: must hold one Job"},
-		{"no YAML", nil, "{{ .Name }}: [", "decode: "},
+		{"empty", nil, "# nothing\n", ":1:1: the file is empty, it must hold one Job"},
+		{"two documents", []string{"apiVersion: batch/v1", podManifest + "---\napiVersion: batch/v1"}, "", "a second document begins here, a file must have only one"},
+		{"no YAML", nil, "{{ .Name }}: [", ":1:1: not valid YAML: "},
 		{"kind", nil, podManifest, `is kind "Pod" of apiVersion "v1": must be kind "Job" of apiVersion "batch/v1"`},
 		{"version", []string{"batch/v1", "batch/v1beta1"}, "", `is kind "Job" of apiVersion "batch/v1beta1": must be kind "Job" of apiVersion "batch/v1"`},
-		{"unknown field", []string{"hostPID: true", "hostPid_: true"}, "", `unknown field "hostPid_"`},
-		{"field twice", []string{"hostPID: true", "hostPID: true\n      hostPID: false"}, "", `key "hostPID" already set in map`},
-		{"type", []string{"backoffLimit: 0", "backoffLimit: none"}, "", "decode Job: "},
-		{"size", nil, strings.Repeat("#", 1<<20), "is 1048576 bytes long: at most 65536 are allowed"},
-		{"depth", nil, strings.Repeat("[", 60000), "decode: "},
+		{"unknown field", []string{"hostPID: true", "hostPid_: true"}, "", `unknown field "hostPid_" in spec.template.spec, did you mean "hostPID"?`},
+		{"field twice", []string{"hostPID: true", "hostPID: true\n      hostPID: false"}, "", `spec.template.spec has the key "hostPID" already in line `},
+		{"type", []string{"backoffLimit: 0", "backoffLimit: none"}, "", "spec.backoffLimit must be a whole number, is the text \"none\""},
+		{"size", nil, strings.Repeat("#", 1<<20+1), "larger than 1 MiB"},
+		{"depth", nil, strings.Repeat("[", 60000), "not valid YAML: "},
 		{"retries", []string{"backoffLimit: 0", "backoffLimit: 2"}, "", "spec.backoffLimit is 2: must be 0, or a failed operation would be repeated unasked"},
 		{"retries by default", []string{"backoffLimit: 0\n", "\n"}, "", "spec.backoffLimit is 6: must be 0, or a failed operation would be repeated unasked"},
 		{"parallel", []string{"parallelism: 1", "parallelism: 2"}, "", "spec.parallelism and spec.completions must be 1, or the operation would run more than once"},
@@ -233,7 +233,7 @@ func TestLoadTemplatesReportsOneMistake(t *testing.T) {
 				mounted(t, dir, ActionReboot, tc.oldnew...)
 			}
 			_, err := LoadTemplates(dir)
-			require.ErrorContains(t, err, filepath.Join(dir, "restart_node.yaml")+": ")
+			require.ErrorContains(t, err, filepath.Join(dir, "restart_node.yaml")+":")
 			require.ErrorContains(t, err, tc.want)
 			require.Equal(t, 1, strings.Count(err.Error(), "_node.yaml"), "%s", err)
 		})
@@ -249,9 +249,9 @@ func TestLoadTemplatesReportsAllMistakesAtOnce(t *testing.T) {
 
 	_, err := LoadTemplates(dir)
 	for _, want := range []string{
-		"restart_node.yaml: spec.backoffLimit is 3",
-		`restart_node.yaml: spec.template.spec.restartPolicy is "OnFailure"`,
-		`remedy_node.yaml: is kind "Pod"`,
+		": spec.backoffLimit is 3",
+		`: spec.template.spec.restartPolicy is "OnFailure"`,
+		`remedy_node.yaml:1:7: is kind "Pod"`,
 		"reboot_node.yaml: no action uses this file: must be one of restart_node.yaml, shutdown_node.yaml",
 		"repair_node.yaml: is a directory",
 	} {
@@ -288,13 +288,13 @@ func FuzzDecodeTemplate(f *testing.F) {
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("---\n---\n\xff"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		job, err := decodeTemplate(raw)
+		job, err := decodeTemplate("f", ActionReboot, raw)
 		if err != nil {
-			require.Nil(t, job)
+			require.ErrorContains(t, err, "f:")
 			return
 		}
 		require.Equal(t, "Job", job.Kind)
-		jobProblems(job)
-		podProblems(ActionReboot, &job.Spec.Template.Spec)
+		require.Empty(t, jobProblems(job))
+		require.Empty(t, podProblems(ActionReboot, &job.Spec.Template.Spec))
 	})
 }

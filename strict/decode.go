@@ -2,6 +2,7 @@ package strict
 
 import (
 	"encoding"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,7 +27,8 @@ var (
 	unmarshalers = []reflect.Type{
 		reflect.TypeFor[yaml.Unmarshaler](), reflect.TypeFor[simpleUnmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler](),
 	}
-	durationType = reflect.TypeFor[time.Duration]()
+	unmarshalersOfJSON = []reflect.Type{reflect.TypeFor[json.Unmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler]()}
+	durationType       = reflect.TypeFor[time.Duration]()
 
 	// foreignLine and foreignType take the texts of a yaml.TypeError apart.
 	foreignLine = regexp.MustCompile(`^line (\d+): (.*)$`)
@@ -63,7 +65,7 @@ func (d *Decoder) value(n *yaml.Node, path string, to reflect.Value) {
 		if value, ok := d.anyDuration(n, named(path)); ok {
 			to.SetInt(int64(value))
 		}
-	case unmarshalsItself(t):
+	case d.unmarshalsItself(t):
 		d.delegate(n, path, to)
 	default:
 		d.kind(n, path, to)
@@ -166,7 +168,7 @@ func (d *Decoder) entry(key, n *yaml.Node, path string, to reflect.Value) {
 // fields reads a struct. Unknown keys belong to its inline map, if it has one.
 func (d *Decoder) fields(n *yaml.Node, path string, to reflect.Value) {
 	known := make(map[string]reflect.Value)
-	rest := collect(to, known)
+	rest := d.collect(to, known)
 	d.Pairs(n, named(path), func(key, value *yaml.Node) {
 		field, ok := known[key.Value]
 		switch {
@@ -184,17 +186,21 @@ func (d *Decoder) fields(n *yaml.Node, path string, to reflect.Value) {
 }
 
 // collect finds the fields of a struct and of those inline in it by their names in YAML, and returns its inline map.
-func collect(of reflect.Value, known map[string]reflect.Value) (rest reflect.Value) {
+func (d *Decoder) collect(of reflect.Value, known map[string]reflect.Value) (rest reflect.Value) {
+	tag := "yaml"
+	if d.JSON {
+		tag = "json"
+	}
 	for i := range of.NumField() {
 		field := of.Type().Field(i)
-		name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		name, options, _ := strings.Cut(field.Tag.Get(tag), ",")
 		inline := slices.Contains(strings.Split(options, ","), "inline")
 		switch {
 		case !field.IsExported() || name == "-":
 		case inline && field.Type.Kind() == reflect.Map:
 			rest = of.Field(i)
-		case inline:
-			if inner := collect(of.Field(i), known); inner.IsValid() {
+		case inline || d.JSON && name == "" && field.Anonymous:
+			if inner := d.collect(of.Field(i), known); inner.IsValid() {
 				rest = inner
 			}
 		case name == "":
@@ -206,8 +212,12 @@ func collect(of reflect.Value, known map[string]reflect.Value) (rest reflect.Val
 	return rest
 }
 
-func unmarshalsItself(t reflect.Type) bool {
-	return slices.ContainsFunc(unmarshalers, func(u reflect.Type) bool { return reflect.PointerTo(t).Implements(u) })
+func (d *Decoder) unmarshalsItself(t reflect.Type) bool {
+	known := unmarshalers
+	if d.JSON {
+		known = unmarshalersOfJSON
+	}
+	return slices.ContainsFunc(known, func(u reflect.Type) bool { return reflect.PointerTo(t).Implements(u) })
 }
 
 // delegate lets a type unmarshal itself. It would take unknown fields, so these are looked for before. Such types hold
@@ -215,6 +225,10 @@ func unmarshalsItself(t reflect.Type) bool {
 func (d *Decoder) delegate(n *yaml.Node, path string, to reflect.Value) {
 	d.depth++
 	defer func() { d.depth-- }()
+	if d.JSON {
+		d.foreign(n, path, to)
+		return
+	}
 	before := len(d.problems)
 	if n.Kind == yaml.MappingNode && to.Kind() == reflect.Struct {
 		d.fields(n, path, reflect.New(to.Type()).Elem())
@@ -228,7 +242,7 @@ func (d *Decoder) delegate(n *yaml.Node, path string, to reflect.Value) {
 func (d *Decoder) foreign(n *yaml.Node, path string, to reflect.Value) {
 	var types *yaml.TypeError
 	var address *url.Error
-	switch err := n.Decode(to.Addr().Interface()); {
+	switch err := d.unmarshal(n, to.Addr().Interface()); {
 	case err == nil:
 	case errors.As(err, &types):
 		for _, text := range types.Errors {
@@ -239,6 +253,21 @@ func (d *Decoder) foreign(n *yaml.Node, path string, to reflect.Value) {
 	default:
 		d.Fail(n, "%s: %s", named(path), Clean(strings.TrimPrefix(err.Error(), "yaml: "), maxMessage))
 	}
+}
+
+func (d *Decoder) unmarshal(n *yaml.Node, to any) error {
+	if !d.JSON {
+		return n.Decode(to)
+	}
+	var value any
+	if err := n.Decode(&value); err != nil {
+		return err
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, to)
 }
 
 func (d *Decoder) foreignText(n *yaml.Node, path, text string, kind reflect.Kind) {

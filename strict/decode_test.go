@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/config"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // secret is a type that unmarshals itself, as the types of Prometheus do.
@@ -237,6 +239,66 @@ func TestFailAt(t *testing.T) {
 	require.False(t, ok)
 	empty.FailAt("host", "is missing")
 	require.EqualError(t, empty.Err(), "f:1:1: is missing")
+}
+
+// Prometheus' own types are sections of aegis.yaml.
+func TestClientsOfPrometheus(t *testing.T) {
+	t.Parallel()
+	type section struct {
+		Address string                  `yaml:"url"`
+		Client  config.HTTPClientConfig `yaml:",inline"`
+	}
+	read := func(text string) (section, error) {
+		s := section{Client: config.DefaultHTTPClientConfig}
+		d := NewDecoder("f")
+		if root, ok := d.Document([]byte(text), ""); ok {
+			d.Decode(root, &s)
+		}
+		return s, d.Err()
+	}
+	s, err := read("url: http://p\nbasic_auth: {username: a, password_file: p}\ntls_config: {ca_file: ca, min_version: TLS13}\nproxy_url: http://proxy\nhttp_headers: {X-Scope-OrgID: {values: [gpu]}}\noauth2:\n  client_id: c\n  client_secret_file: s\n  token_url: t\n  endpoint_params: {a: b}\n")
+	require.NoError(t, err)
+	require.True(t, s.Client.EnableHTTP2)
+	require.Equal(t, "a", s.Client.BasicAuth.Username)
+	require.Equal(t, "p", s.Client.BasicAuth.PasswordFile)
+	require.Equal(t, "proxy", s.Client.ProxyURL.Host)
+	require.Equal(t, []string{"gpu"}, s.Client.HTTPHeaders.Headers["X-Scope-OrgID"].Values)
+	require.Equal(t, "b", s.Client.OAuth2.EndpointParams["a"])
+	require.NotZero(t, s.Client.TLSConfig.MinVersion)
+	_, err = read("url: http://p\nbasic_auth: {usernam: hunter2}\ntls_config: {min_version: TLS9}\nbasic_authh: {}\nfollow_redirects: hunter2\n")
+	require.EqualError(t, err, strings.Join([]string{
+		`f:2:14: unknown field "usernam" in basic_auth, did you mean "username"?`,
+		"f:3:27: tls_config.min_version: unknown TLS version: TLS9",
+		`f:4:1: unknown field "basic_authh" in the file, did you mean "basic_auth"?`,
+		`f:5:19: follow_redirects must be true or false, is the text "hunter2"`,
+	}, "\n"))
+}
+
+// Types of Kubernetes have their names and their ways of reading themselves for JSON.
+func TestDecodeJSON(t *testing.T) {
+	t.Parallel()
+	read := func(text string) (corev1.Pod, error) {
+		var pod corev1.Pod
+		d := NewDecoder("f")
+		d.JSON = true
+		root, ok := d.Document([]byte(text), "")
+		require.True(t, ok)
+		d.Decode(root, &pod)
+		return pod, d.Err()
+	}
+	pod, err := read("kind: Pod\nmetadata: {name: a, labels: {b: c}, creationTimestamp: null}\nspec:\n  hostPID: true\n  containers:\n  - name: d\n    resources: {limits: {cpu: 2, memory: 1Gi}}\n    livenessProbe: {httpGet: {port: 80, path: /}}\n    readinessProbe: {httpGet: {port: http}}\n  activeDeadlineSeconds: 5\n  volumes: [{name: v, emptyDir: {}}]\n")
+	require.NoError(t, err)
+	require.Equal(t, "Pod", pod.Kind)
+	require.Equal(t, "c", pod.Labels["b"])
+	require.Equal(t, int64(2), pod.Spec.Containers[0].Resources.Limits.Cpu().Value())
+	require.Equal(t, int32(80), pod.Spec.Containers[0].LivenessProbe.HTTPGet.Port.IntVal)
+	require.Equal(t, "http", pod.Spec.Containers[0].ReadinessProbe.HTTPGet.Port.StrVal)
+	require.Equal(t, int64(5), *pod.Spec.ActiveDeadlineSeconds)
+	require.NotNil(t, pod.Spec.Volumes[0].EmptyDir)
+	_, err = read("spec:\n  containers:\n  - nmae: d\n    resources: {limits: {cpu: much}}\n  activeDeadlineSeconds: 99999999999999999999\n")
+	require.ErrorContains(t, err, `f:3:5: unknown field "nmae" in spec.containers[0], did you mean "name"?`)
+	require.ErrorContains(t, err, "f:4:31: spec.containers[0].resources.limits.cpu: quantities must match")
+	require.ErrorContains(t, err, "f:5:26: spec.activeDeadlineSeconds must be a whole number")
 }
 
 func FuzzDecode(f *testing.F) {

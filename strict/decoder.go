@@ -63,6 +63,8 @@ type Decoder struct {
 	Secret bool
 	// Aliases allows the aliases and merge keys of YAML.
 	Aliases bool
+	// JSON reads types that are made for JSON, as those of Kubernetes are.
+	JSON bool
 
 	file     string
 	root     *yaml.Node
@@ -147,27 +149,37 @@ func (d *Decoder) Document(data []byte, empty string) (*yaml.Node, bool) {
 		d.failAt(1, "the file is larger than 1 MiB")
 		return nil, false
 	}
-	parser := yaml.NewDecoder(bytes.NewReader(data))
-	var doc, next yaml.Node
-	if err := parser.Decode(&doc); errors.Is(err, io.EOF) {
+	documents := d.documents(data)
+	switch {
+	case len(d.problems) > 0:
+		return nil, false
+	case len(documents) == 0:
 		d.empty(empty)
 		return nil, false
-	} else if err != nil {
-		d.syntax(err)
+	case len(documents) > 1:
+		d.Fail(documents[1], "a second document begins here, a file must have only one")
 		return nil, false
 	}
-	root := doc.Content[0]
-	if err := parser.Decode(&next); err == nil {
-		d.Fail(&next, "a second document begins here, a file must have only one")
-	} else if !errors.Is(err, io.EOF) {
-		d.syntax(err)
+	d.root = documents[0].Content[0]
+	return d.root, !d.Aliases || d.expand(d.root)
+}
+
+// documents returns those that hold something.
+func (d *Decoder) documents(data []byte) []*yaml.Node {
+	var all []*yaml.Node
+	for parser := yaml.NewDecoder(bytes.NewReader(data)); ; {
+		document := new(yaml.Node)
+		err := parser.Decode(document)
+		switch {
+		case errors.Is(err, io.EOF):
+			return all
+		case err != nil:
+			d.syntax(err)
+			return nil
+		case document.Content[0].ShortTag() != "!!null":
+			all = append(all, document)
+		}
 	}
-	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
-		d.empty(empty)
-		return nil, false
-	}
-	d.root = root
-	return root, !d.Aliases || d.expand(root)
 }
 
 func (d *Decoder) empty(says string) {

@@ -36,7 +36,7 @@ func directions() map[string][]string {
 		// The fake cluster of the tests. No package that is part of the product imports it, so it is in no list.
 		"sop/soptest": {"rules/prom", "queue/source", "jobs", "jobs/protocol"},
 		"ticket":      {},
-		"jobs":        {"jobs/protocol"},
+		"jobs":        {"jobs/protocol", "strict"},
 		"jobs/host":   {"jobs/protocol", "strict"},
 		// What the step Jobs and the host agree on. It holds nothing that only one side needs.
 		"jobs/protocol": {},
