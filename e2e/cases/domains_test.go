@@ -200,8 +200,8 @@ func (n node) renderedOps() string {
 	var ops []string
 	for _, op := range n.state().Ops {
 		name := op.Action
-		if (name == "remedy" || name == "repair") && len(op.Args) > 2 {
-			name += " " + op.Args[2]
+		if (name == "remedy" || name == "repair") && len(op.Args) > 1 {
+			name += " " + op.Args[1]
 		}
 		ops = append(ops, name)
 	}
