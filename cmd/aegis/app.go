@@ -164,9 +164,9 @@ func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prome
 		Registerer:    reg,
 		Logger:        logger,
 	}
-	if cfg.Prometheus.URL != "" {
+	if cfg.Prometheus.Server.URL != "" {
 		client, err := source.NewPrometheus(source.PrometheusOptions{
-			URL: cfg.Prometheus.URL, TokenFile: cfg.Prometheus.TokenFile, Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
+			URL: cfg.Prometheus.Server.URL, HTTP: cfg.Prometheus.Server.http(), Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus: %w", err)
@@ -174,7 +174,7 @@ func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prome
 		o.Prometheus = client
 	}
 	for _, c := range cfg.Alertmanagers {
-		client, err := source.NewAlertmanager(source.AlertmanagerOptions{URL: c.URL, TokenFile: c.TokenFile})
+		client, err := source.NewAlertmanager(source.AlertmanagerOptions{URL: c.Server.URL, HTTP: c.Server.http()})
 		if err != nil {
 			return nil, fmt.Errorf("alertmanager: %w", err)
 		}

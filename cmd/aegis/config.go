@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/handler"
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/policy"
@@ -41,15 +42,20 @@ type config struct {
 }
 
 type prometheusConfig struct {
-	URL       string        `yaml:"url"`
-	TokenFile string        `yaml:"tokenFile"`
-	Canary    string        `yaml:"canary"`
-	MaxAge    time.Duration `yaml:"maxAge"`
+	Server serverConfig  `yaml:",inline"`
+	Canary string        `yaml:"canary"`
+	MaxAge time.Duration `yaml:"maxAge"`
 }
 
 type alertmanagerConfig struct {
-	URL       string `yaml:"url"`
-	TokenFile string `yaml:"tokenFile"`
+	Server serverConfig `yaml:",inline"`
+}
+
+// serverConfig says where a server is and how it is reached.
+type serverConfig struct {
+	URL        string             `yaml:"url"`
+	TokenFile  string             `yaml:"tokenFile"`
+	HTTPConfig *source.HTTPConfig `yaml:"httpConfig"`
 }
 
 type jobsConfig struct {
@@ -181,13 +187,22 @@ func (c *config) resolvePaths(dir string) {
 	for i := range c.Conditions {
 		resolve(&c.Conditions[i])
 	}
-	resolve(&c.Prometheus.TokenFile)
 	resolve(&c.Jobs.Templates)
+	c.Prometheus.Server.resolvePaths(dir)
 	for i := range c.Alertmanagers {
-		resolve(&c.Alertmanagers[i].TokenFile)
+		c.Alertmanagers[i].Server.resolvePaths(dir)
 	}
 	for i := range c.Auth.Tokens {
 		resolve(&c.Auth.Tokens[i].File)
+	}
+}
+
+func (s *serverConfig) resolvePaths(dir string) {
+	if s.TokenFile != "" && !filepath.IsAbs(s.TokenFile) {
+		s.TokenFile = filepath.Join(dir, s.TokenFile)
+	}
+	if s.HTTPConfig != nil {
+		s.HTTPConfig.SetDirectory(dir)
 	}
 }
 
@@ -216,9 +231,9 @@ func (c config) validate() error {
 	if !c.Mode.Known() {
 		errs = append(errs, mistakef("mode", "%q is unknown, %s", c.Mode, strict.Hint(string(c.Mode), prom.Modes())))
 	}
-	errs = append(errs, checkURL("prometheus.url", c.Prometheus.URL, false))
+	errs = append(errs, c.Prometheus.Server.validate("prometheus", false))
 	for i, a := range c.Alertmanagers {
-		errs = append(errs, checkURL(fmt.Sprintf("alertmanagers[%d].url", i), a.URL, true))
+		errs = append(errs, a.Server.validate(fmt.Sprintf("alertmanagers[%d]", i), true))
 	}
 	for _, d := range []struct {
 		name  string
@@ -282,13 +297,61 @@ func checkRoles(field string, roles []handler.Role) error {
 	return errors.Join(errs...)
 }
 
+// validate says what is wrong with the fields below the one that holds the server.
+func (s serverConfig) validate(field string, required bool) error {
+	errs := []error{checkURL(field+".url", s.URL, required)}
+	if s.HTTPConfig == nil {
+		return errors.Join(errs...)
+	}
+	if s.TokenFile != "" && s.HTTPConfig.Authenticates() {
+		errs = append(errs, mistakef(field+".tokenFile", "excludes the credentials of httpConfig"))
+	}
+	return errors.Join(append(errs, below(field+".httpConfig", s.HTTPConfig.Validate()))...)
+}
+
+// below turns what is wrong with an HTTP configuration into mistakes in the fields below the one that holds it.
+func below(field string, err error) error {
+	var wrong *source.FieldError
+	switch joined := err.(type) { //nolint:errorlint // Takes the tree of joined errors apart.
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }:
+		var errs []error
+		for _, inner := range joined.Unwrap() {
+			errs = append(errs, below(field, inner))
+		}
+		return errors.Join(errs...)
+	}
+	if !errors.As(err, &wrong) {
+		return mistakef(field, "is not valid: %v", err)
+	}
+	return mistakef(strings.TrimSuffix(field+"."+wrong.Field, "."), "%s", wrong.Text)
+}
+
+// http returns how the server is reached.
+func (s serverConfig) http() *source.HTTPConfig {
+	if s.TokenFile == "" {
+		return s.HTTPConfig
+	}
+	c := source.DefaultHTTPConfig()
+	if s.HTTPConfig != nil {
+		c = *s.HTTPConfig
+	}
+	return new(c.WithTokenFile(s.TokenFile))
+}
+
 func checkURL(field, text string, required bool) error {
 	if text == "" && !required {
 		return nil
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
 		return mistakef(field, "is not a URL such as http://host:9090")
+	case u.User != nil:
+		return mistakef(field, "must not hold credentials: use httpConfig.basic_auth, with a password_file")
+	case u.RawQuery != "" || u.Fragment != "":
+		return mistakef(field, "must have neither a query nor a fragment")
 	}
 	return nil
 }

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop/policy"
 )
@@ -18,6 +22,7 @@ import (
 const (
 	configurationPage = "../../docs/configuration.md"
 	operationsPage    = "../../docs/operations.md"
+	reachedSection    = "How Prometheus and Alertmanager are reached"
 	selfRules         = "../../charts/aegis/rules/aegis.yaml"
 )
 
@@ -68,8 +73,11 @@ func codeBlocks(text, language string) []string {
 func fieldsOf(of reflect.Type, prefix string) []string {
 	var names []string
 	for _, f := range reflect.VisibleFields(of) {
-		name := prefix + f.Tag.Get("yaml")
+		own, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		name := prefix + own
 		switch {
+		case options == "inline":
+			names = append(names, fieldsOf(f.Type, prefix)...)
 		case f.Type.Kind() == reflect.Struct:
 			names = append(names, fieldsOf(f.Type, name+".")...)
 		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
@@ -132,6 +140,32 @@ func TestDocumentedConfigurationLoads(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, pools[0].Windows, "the example has a maintenance window")
 	}
+	for _, block := range codeBlocks(section(t, configurationPage, reachedSection), "yaml") {
+		loaded, err := loadConfig(write(t, "aegis.yaml", block))
+		require.NoError(t, err)
+		require.NotNil(t, loaded.Prometheus.Server.HTTPConfig)
+	}
+}
+
+func TestEveryFieldOfHTTPConfigIsDocumented(t *testing.T) {
+	t.Parallel()
+	undocumented := map[string]string{
+		"bearer_token":         "a secret",
+		"bearer_token_file":    "an older name of authorization.credentials_file",
+		"proxy_connect_header": "a secret",
+	}
+	documented := slices.Collect(maps.Keys(undocumented))
+	for names := range table(t, section(t, configurationPage, reachedSection)) {
+		documented = append(documented, strings.Split(names, ", ")...)
+	}
+	var known []string
+	of := reflect.TypeFor[source.HTTPConfig]()
+	for _, f := range append(reflect.VisibleFields(of), reflect.VisibleFields(reflect.TypeFor[promconfig.ProxyConfig]())...) {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && !slices.Contains(known, name) {
+			known = append(known, name)
+		}
+	}
+	require.ElementsMatch(t, known, documented)
 }
 
 func TestDocumentedConditionsLoad(t *testing.T) {

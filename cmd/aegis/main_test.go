@@ -89,7 +89,8 @@ conditions: [conditions.yaml, /etc/aegis/site.yaml]
 prometheus: {url: "http://prometheus:9090/prefix", tokenFile: token, maxAge: 90s}
 alertmanagers:
 - url: http://am-0:9093
-- url: http://am-1:9093
+- url: https://am-1:9093
+  httpConfig: {tls_config: {ca_file: ca.crt}, basic_auth: {username: aegis, password_file: /run/password}}
 pools:
 - {name: a100, selector: "gpu=a100", maxOutOfServicePercent: 5, maxOutOfService: 2, maxDestructive: 3, profile: a100}
 - {name: rest}
@@ -99,7 +100,12 @@ leaderElection: {enabled: false}
 	require.NoError(t, err)
 	dir := filepath.Dir(file)
 	require.Equal(t, []string{filepath.Join(dir, "conditions.yaml"), "/etc/aegis/site.yaml"}, c.Conditions)
-	require.Equal(t, filepath.Join(dir, "token"), c.Prometheus.TokenFile)
+	require.Equal(t, filepath.Join(dir, "token"), c.Prometheus.Server.TokenFile)
+	require.Equal(t, filepath.Join(dir, "token"), c.Prometheus.Server.http().Authorization.CredentialsFile)
+	require.True(t, c.Prometheus.Server.http().ProxyFromEnvironment)
+	require.Nil(t, c.Alertmanagers[0].Server.http())
+	require.Equal(t, filepath.Join(dir, "ca.crt"), c.Alertmanagers[1].Server.http().TLSConfig.CAFile)
+	require.Equal(t, "/run/password", c.Alertmanagers[1].Server.http().BasicAuth.PasswordFile)
 	require.Equal(t, 90*time.Second, c.Prometheus.MaxAge)
 	require.False(t, *c.LeaderElection.Enabled)
 	settings, err := c.settings()
@@ -121,6 +127,13 @@ func TestBadConfigs(t *testing.T) {
 		{"unknown mode", "mode: automatic", `:1:7: mode "automatic" is unknown, known are approve, auto, observe, off`},
 		{"no URL", "prometheus: {url: prometheus:9090}", ":1:19: prometheus.url is not a URL"},
 		{"Alertmanager without URL", "alertmanagers: [{}]", ":1:17: alertmanagers[0].url is not a URL"},
+		{"password in a URL", "prometheus: {url: 'http://u:p@h:1'}", ":1:19: prometheus.url must not hold credentials: use httpConfig.basic_auth, with a password_file"},
+		{"query in a URL", "prometheus: {url: 'http://h:1?a=b'}", ":1:19: prometheus.url must have neither a query nor a fragment"},
+		{"two credentials", "prometheus: {url: 'http://h:1', tokenFile: t, httpConfig: {bearer_token_file: t}}", ":1:44: prometheus.tokenFile excludes the credentials of httpConfig"},
+		{"password", "alertmanagers:\n- url: http://h:1\n  httpConfig: {basic_auth: {username: u, password: hunter2}}", ":3:52: alertmanagers[0].httpConfig.basic_auth.password must not be written here: put it into a file of its own and name that in password_file"},
+		{"misspelt field", "prometheus: {url: 'http://h:1', httpConfig: {tls_confg: {}}}", `:1:46: unknown field "tls_confg" in prometheus.httpConfig, did you mean "tls_config"?`},
+		{"key without certificate", "prometheus: {url: 'http://h:1', httpConfig: {tls_config: {key_file: k}}}", ":1:58: prometheus.httpConfig.tls_config: exactly one of cert or cert_file must be configured"},
+		{"two ways to authenticate", "prometheus: {url: 'http://h:1', httpConfig: {basic_auth: {username: u}, authorization: {}}}", ":1:45: prometheus.httpConfig is refused: at most one of basic_auth, oauth2 & authorization must be configured"},
 		{"negative interval", "holdInterval: -1s", ":1:15: holdInterval -1s is negative"},
 		{"lease shorter than its renewal", "leaderElection: {leaseDuration: 5s}", ":1:33: leaderElection.leaseDuration 5s must exceed"},
 		{"pool without name", "pools: [{selector: a=b}]", `:1:9: pools[0].name "" is empty or used twice`},

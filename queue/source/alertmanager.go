@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 type AlertmanagerOptions struct {
 	// URL is the base address. It may have a path prefix.
 	URL string
-	// TokenFile holds the bearer token and is read for every request. Empty when there is none.
-	TokenFile string
+	// HTTP says how the server is reached. Nil means DefaultHTTPConfig.
+	HTTP *HTTPConfig
 	// Timeout bounds one request. 0 means 10 seconds.
 	Timeout time.Duration
 }
@@ -29,26 +30,26 @@ type Alertmanager struct {
 
 // NewAlertmanager returns a client. It sends nothing yet.
 func NewAlertmanager(o AlertmanagerOptions) (*Alertmanager, error) {
-	c, err := newClient(o.URL, o.TokenFile, o.Timeout)
+	c, err := newClient("alertmanager", clientOptions{address: o.URL, config: o.HTTP, timeout: o.Timeout})
 	if err != nil {
 		return nil, fmt.Errorf("alertmanager: %w", err)
 	}
 	return &Alertmanager{client: c}, nil
 }
 
-// URL returns the address of the replica without credentials.
+// URL returns the address of the replica.
 func (a *Alertmanager) URL() string { return a.client.safeURL() }
 
 // Alerts returns the replica's alerts, active or suppressed. Silences and inhibitions are computed at the time of the
 // request, and so are time intervals; before 0.35 those are of the last notification of the alert's groups. An alert that is
 // muted in one of several groups is suppressed. An error means that nothing is known.
 func (a *Alertmanager) Alerts(ctx context.Context) ([]prom.Alert, error) {
-	listed, err := fetchList[apiAlert](ctx, a.client, "api/v2/alerts")
+	listed, err := fetchList[apiAlert](ctx, a.client, "api/v2/alerts", nil)
 	if err != nil {
 		return nil, err
 	}
 	// Only the groups know the time intervals.
-	groups, err := fetchList[apiGroup](ctx, a.client, "api/v2/alerts/groups")
+	groups, err := fetchList[apiGroup](ctx, a.client, "api/v2/alerts/groups", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +64,8 @@ func (a *Alertmanager) Alerts(ctx context.Context) ([]prom.Alert, error) {
 }
 
 // fetchList fetches the array at the path.
-func fetchList[T any](ctx context.Context, c *client, path string) ([]T, error) {
-	body, err := c.get(ctx, path)
+func fetchList[T any](ctx context.Context, c *client, path string, query url.Values) ([]T, error) {
+	body, err := c.get(ctx, path, query)
 	if err != nil {
 		return nil, fmt.Errorf("query alertmanager: %w", err)
 	}

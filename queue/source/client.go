@@ -2,16 +2,19 @@
 package source
 
 import (
-	"bytes"
+	"cmp"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/prometheus/common/config"
 )
 
 const (
@@ -24,117 +27,155 @@ const (
 
 // client sends requests to one server. None of its errors tells a credential.
 type client struct {
-	base      *url.URL
-	tokenFile string
-	http      *http.Client
+	name    string
+	base    *url.URL
+	config  HTTPConfig
+	timeout time.Duration
+
+	mu   sync.Mutex
+	http *http.Client // Nil until the files that it needs could be read.
 }
 
-// newClient checks the address, which may have a path prefix and, for basic authentication, user information.
-func newClient(address, tokenFile string, timeout time.Duration) (*client, error) {
-	base, err := url.Parse(address)
+// newClient checks the address, which may have a path prefix, and the configuration. It reads no file: one that is missing makes
+// requests fail, until it is there.
+func newClient(name string, o clientOptions) (*client, error) {
+	base, err := parseURL(o.address)
 	if err != nil {
+		return nil, err
+	}
+	if o.timeout < 0 {
+		return nil, fmt.Errorf("negative timeout %s", o.timeout)
+	}
+	c := &client{name: name, base: base, config: DefaultHTTPConfig(), timeout: cmp.Or(o.timeout, defaultTimeout)}
+	if o.config != nil {
+		c.config = *o.config
+	}
+	if err := c.config.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// clientOptions say what a client asks, and how.
+type clientOptions struct {
+	address string
+	config  *HTTPConfig
+	timeout time.Duration
+}
+
+func parseURL(address string) (*url.URL, error) {
+	base, err := url.Parse(address)
+	switch {
+	case err != nil:
 		// The cause would quote the whole address, password included.
 		return nil, errors.New("the URL cannot be parsed")
-	}
-	if (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" {
+	case base.Scheme != "http" && base.Scheme != "https", base.Host == "":
 		return nil, errors.New("the URL must be http://host or https://host, with an optional path")
-	}
-	if base.RawQuery != "" || base.Fragment != "" {
+	case base.RawQuery != "" || base.Fragment != "":
 		return nil, errors.New("the URL must have neither a query nor a fragment")
+	case base.User != nil:
+		return nil, errors.New("the URL must not hold credentials: use basic_auth")
 	}
-	if base.User != nil && tokenFile != "" {
-		return nil, errors.New("a URL with user information excludes a token file")
-	}
-	if timeout < 0 {
-		return nil, fmt.Errorf("negative timeout %s", timeout)
-	}
-	if timeout == 0 {
-		timeout = defaultTimeout
-	}
-	return &client{base: base, tokenFile: tokenFile, http: &http.Client{Timeout: timeout, CheckRedirect: refuseRedirect}}, nil
+	return base, nil
 }
 
-// refuseRedirect keeps the redirect as the answer. Following it could send the token to another server, or turn the
-// request into another one whose answer looks healthy.
-func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-// safeURL returns the address without user information and query.
-func (c *client) safeURL() string {
-	safe := *c.base
-	safe.User, safe.RawQuery = nil, ""
-	return safe.String()
+// connection returns the HTTP client. It is made once all files that it needs are there; what changes in them later it notices itself.
+func (c *client) connection() (*http.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.http != nil {
+		return c.http, nil
+	}
+	made, err := config.NewClientFromConfig(config.HTTPClientConfig(c.config), c.name)
+	if err != nil {
+		return nil, fmt.Errorf("prepare to ask %s: %w", c.safeURL(), err)
+	}
+	made.Timeout = c.timeout
+	c.http = made
+	return made, nil
 }
+
+// safeURL returns the address, which has neither credentials nor a query.
+func (c *client) safeURL() string { return c.base.String() }
 
 // get fetches a path below the base address.
-func (c *client) get(ctx context.Context, path string) ([]byte, error) {
-	return c.do(ctx, http.MethodGet, path, nil)
+func (c *client) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
+	address := c.base.JoinPath(path)
+	address.RawQuery = query.Encode()
+	return c.do(ctx, http.MethodGet, address, nil)
 }
 
 // postForm posts a form to a path below the base address.
 func (c *client) postForm(ctx context.Context, path string, form url.Values) ([]byte, error) {
-	return c.do(ctx, http.MethodPost, path, form)
+	return c.do(ctx, http.MethodPost, c.base.JoinPath(path), form)
 }
 
 // do sends a request and returns the body of the answer, which must have status 200.
-func (c *client) do(ctx context.Context, method, path string, form url.Values) ([]byte, error) {
-	req, err := c.request(ctx, method, path, form)
+func (c *client) do(ctx context.Context, method string, address *url.URL, form url.Values) ([]byte, error) {
+	connection, err := c.connection()
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.http.Do(req)
+	req, err := c.request(ctx, method, address, form)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := connection.Do(req)
 	if err != nil {
 		return nil, c.safeError(err)
 	}
-	body, err := readBody(resp.Body)
+	body, err := readBody(resp)
 	if closeErr := resp.Body.Close(); err == nil {
 		err = closeErr
 	}
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		// The body may be a proxy's page that echoes the request, so it is not quoted.
-		return nil, fmt.Errorf("%s answers with status %d", c.safeURL(), resp.StatusCode)
+		return nil, fmt.Errorf("%s answers with status %d%s", c.safeURL(), resp.StatusCode, meaning(resp.StatusCode))
 	case err != nil:
 		return nil, fmt.Errorf("read the answer of %s: %w", c.safeURL(), err)
 	}
 	return body, nil
 }
 
-// request builds a request with the credentials of this moment.
-func (c *client) request(ctx context.Context, method, path string, form url.Values) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), strings.NewReader(form.Encode()))
+// meaning says of some statuses what people can do about them.
+func meaning(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return ": it does not accept the credentials"
+	case http.StatusForbidden:
+		return ": the credentials do not allow this request"
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return ": redirects are followed only with follow_redirects"
+	default:
+		return ""
+	}
+}
+
+// request builds a request. Credentials are added when it is sent.
+func (c *client) request(ctx context.Context, method string, address *url.URL, form url.Values) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, address.String(), strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, fmt.Errorf("build a request for %s: %w", c.safeURL(), withoutURL(err))
 	}
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept-Encoding", "gzip")
 	if form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	if c.tokenFile == "" {
-		return req, nil
-	}
-	token, err := readToken(c.tokenFile)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
 	return req, nil
 }
 
-// readToken reads the file anew, so that a rotated token is used at once.
-func readToken(file string) (string, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
+// readBody reads and decompresses at most maxBody bytes; more is an error, because half an answer is no answer.
+func readBody(resp *http.Response) ([]byte, error) {
+	var body io.Reader = resp.Body
+	if resp.Header.Get("Content-Encoding") == "gzip" {
+		decompressed, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, err
+		}
+		body = decompressed
 	}
-	token := string(bytes.TrimSpace(content))
-	if token == "" {
-		return "", fmt.Errorf("token file %s is empty", file)
-	}
-	return token, nil
-}
-
-// readBody reads at most maxBody bytes; more is an error, because half an answer is no answer.
-func readBody(body io.Reader) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(body, maxBody+1))
 	if err != nil {
 		return nil, err

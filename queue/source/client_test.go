@@ -12,20 +12,34 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/config"
 	"github.com/stretchr/testify/require"
 )
 
 const secret = "s3cr3t-token"
 
 // serve starts a server and returns a client of it.
-func serve(t *testing.T, tokenFile string, handler http.HandlerFunc) *client {
+func serve(t *testing.T, c *HTTPConfig, handler http.HandlerFunc) *client {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	c, err := newClient(server.URL, tokenFile, time.Second)
+	return newTestClient(t, server.URL, c)
+}
+
+func newTestClient(t *testing.T, address string, config *HTTPConfig) *client {
+	t.Helper()
+	c, err := newClient("test", clientOptions{address: address, config: config, timeout: time.Second})
 	require.NoError(t, err)
+	t.Cleanup(func() {
+		if c.http != nil {
+			c.http.CloseIdleConnections()
+		}
+	})
 	return c
 }
+
+// tokenOf is a configuration with the token of the file.
+func tokenOf(file string) *HTTPConfig { return new(DefaultHTTPConfig().WithTokenFile(file)) }
 
 // reply answers every request with the body.
 func reply(body string) http.HandlerFunc {
@@ -44,24 +58,24 @@ func writeToken(t *testing.T, file, content string) {
 func TestNewClientRefuses(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		address, tokenFile string
-		timeout            time.Duration
-		want               string
+		options clientOptions
+		want    string
 	}{
-		"nothing":            {address: "", want: "the URL must be http://host or https://host, with an optional path"},
-		"another scheme":     {address: "ftp://h", want: "the URL must be http://host or https://host, with an optional path"},
-		"no host":            {address: "http:///x", want: "the URL must be http://host or https://host, with an optional path"},
-		"what is no URL":     {address: "http://u:" + secret + "@h:port", want: "the URL cannot be parsed"},
-		"a query":            {address: "http://h/?token=" + secret, want: "the URL must have neither a query nor a fragment"},
-		"a fragment":         {address: "http://h/#x", want: "the URL must have neither a query nor a fragment"},
-		"two credentials":    {address: "http://u:" + secret + "@h", tokenFile: "f", want: "a URL with user information excludes a token file"},
-		"a negative timeout": {address: "http://h", timeout: -time.Second, want: "negative timeout -1s"},
-		"control characters": {address: "http://h/\x7f" + secret, want: "the URL cannot be parsed"},
+		"nothing":            {clientOptions{}, "the URL must be http://host or https://host, with an optional path"},
+		"another scheme":     {clientOptions{address: "ftp://h"}, "the URL must be http://host or https://host, with an optional path"},
+		"no host":            {clientOptions{address: "http:///x"}, "the URL must be http://host or https://host, with an optional path"},
+		"what is no URL":     {clientOptions{address: "http://u:" + secret + "@h:port"}, "the URL cannot be parsed"},
+		"a query":            {clientOptions{address: "http://h/?token=" + secret}, "the URL must have neither a query nor a fragment"},
+		"a fragment":         {clientOptions{address: "http://h/#x"}, "the URL must have neither a query nor a fragment"},
+		"credentials":        {clientOptions{address: "http://u:" + secret + "@h"}, "the URL must not hold credentials: use basic_auth"},
+		"a negative timeout": {clientOptions{address: "http://h", timeout: -time.Second}, "negative timeout -1s"},
+		"control characters": {clientOptions{address: "http://h/\x7f" + secret}, "the URL cannot be parsed"},
+		"a secret":           {clientOptions{address: "http://h", config: &HTTPConfig{BearerToken: secret}}, "bearer_token must not be written here: put it into a file of its own and name that in bearer_token_file"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := newClient(tt.address, tt.tokenFile, tt.timeout)
+			_, err := newClient("test", tt.options)
 			require.EqualError(t, err, tt.want)
 		})
 	}
@@ -70,18 +84,15 @@ func TestNewClientRefuses(t *testing.T) {
 func TestClientReadsTheTokenForEveryRequest(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "token")
-	c := serve(t, file, func(w http.ResponseWriter, r *http.Request) { reply(r.Header.Get("Authorization"))(w, r) })
+	c := serve(t, tokenOf(file), func(w http.ResponseWriter, r *http.Request) { reply(r.Header.Get("Authorization"))(w, r) })
 	for _, token := range []string{"first", "second"} {
 		writeToken(t, file, token+"\n")
-		body, err := c.get(t.Context(), "x")
+		body, err := c.get(t.Context(), "x", nil)
 		require.NoError(t, err)
 		require.Equal(t, "Bearer "+token, string(body))
 	}
-	writeToken(t, file, " \n")
-	_, err := c.get(t.Context(), "x")
-	require.ErrorContains(t, err, "is empty")
 	require.NoError(t, os.Remove(file))
-	_, err = c.get(t.Context(), "x")
+	_, err := c.get(t.Context(), "x", nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -91,12 +102,12 @@ func TestClientRefusesRedirects(t *testing.T) {
 		asked := 0
 		file := filepath.Join(t.TempDir(), "token")
 		writeToken(t, file, secret)
-		c := serve(t, file, func(w http.ResponseWriter, r *http.Request) {
+		c := serve(t, tokenOf(file), func(w http.ResponseWriter, r *http.Request) {
 			asked++
 			http.Redirect(w, r, "/elsewhere", status)
 		})
-		_, err := c.get(t.Context(), "x")
-		require.ErrorContains(t, err, fmt.Sprintf("answers with status %d", status))
+		_, err := c.get(t.Context(), "x", nil)
+		require.ErrorContains(t, err, fmt.Sprintf("answers with status %d: redirects are followed only with follow_redirects", status))
 		require.Equal(t, 1, asked)
 	}
 }
@@ -114,7 +125,7 @@ func TestClientBoundsTheBody(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			body, err := readBody(strings.NewReader(strings.Repeat(" ", tt.size)))
+			body, err := readBody(&http.Response{Body: io.NopCloser(strings.NewReader(strings.Repeat(" ", tt.size)))})
 			if tt.want != "" {
 				require.EqualError(t, err, tt.want)
 				return
@@ -155,12 +166,10 @@ func TestClientKeepsSecretsOutOfErrors(t *testing.T) {
 			t.Cleanup(server.Close)
 			file := filepath.Join(t.TempDir(), "token")
 			writeToken(t, file, secret)
-			byToken, err := newClient(server.URL, file, time.Second)
-			require.NoError(t, err)
-			byUser, err := newClient(strings.Replace(server.URL, "http://", "http://"+secret+":"+secret+"@", 1), "", time.Second)
-			require.NoError(t, err)
-			for _, c := range []*client{byToken, byUser} {
-				_, err := c.get(t.Context(), "x")
+			byPassword := &HTTPConfig{BasicAuth: &config.BasicAuth{Username: "u", PasswordFile: file}}
+			for _, credentials := range []*HTTPConfig{tokenOf(file), byPassword} {
+				c := newTestClient(t, server.URL, credentials)
+				_, err := c.get(t.Context(), "x", nil)
 				require.Error(t, err)
 				require.NotContains(t, err.Error(), secret)
 				require.Contains(t, err.Error(), server.URL)
@@ -173,8 +182,8 @@ func TestClientKeepsABrokenTokenOutOfErrors(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "token")
 	writeToken(t, file, secret+"\nX-Injected: 1")
-	c := serve(t, file, reply("[]"))
-	_, err := c.get(t.Context(), "x")
+	c := serve(t, tokenOf(file), reply("[]"))
+	_, err := c.get(t.Context(), "x", nil)
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), secret)
 }
@@ -182,14 +191,16 @@ func TestClientKeepsABrokenTokenOutOfErrors(t *testing.T) {
 func TestClientEndsWithItsContextAndItsTimeout(t *testing.T) {
 	t.Parallel()
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	c := serve(t, "", hang)
+	c := serve(t, nil, hang)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := c.get(ctx, "x")
+	_, err := c.get(ctx, "x", nil)
 	require.ErrorIs(t, err, context.Canceled)
 
+	_, err = c.connection()
+	require.NoError(t, err)
 	c.http.Timeout = 10 * time.Millisecond
-	_, err = c.get(t.Context(), "x")
+	_, err = c.get(t.Context(), "x", nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 

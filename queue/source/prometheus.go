@@ -35,8 +35,8 @@ const (
 type PrometheusOptions struct {
 	// URL is the base address. It may have a path prefix.
 	URL string
-	// TokenFile holds the bearer token and is read for every request. Empty when there is none.
-	TokenFile string
+	// HTTP says how the server is reached. Nil means DefaultHTTPConfig.
+	HTTP *HTTPConfig
 	// Canary is the alert that always fires. Without it an answer proves nothing. Empty means Watchdog.
 	Canary string
 	// MaxAge is the age from which a sample is stale, at least twice the interval of the slowest rule group. 0 means
@@ -58,7 +58,7 @@ type Prometheus struct {
 
 // NewPrometheus returns a client. It sends nothing yet.
 func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
-	c, err := newClient(o.URL, o.TokenFile, o.Timeout)
+	c, err := newClient("prometheus", clientOptions{address: o.URL, config: o.HTTP, timeout: o.Timeout})
 	if err != nil {
 		return nil, fmt.Errorf("prometheus: %w", err)
 	}

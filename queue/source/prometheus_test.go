@@ -237,7 +237,7 @@ func TestPrometheusOtherStatusIsAnError(t *testing.T) {
 		p, err := NewPrometheus(PrometheusOptions{URL: server.URL})
 		require.NoError(t, err)
 		_, err = p.Alerts(t.Context())
-		require.EqualError(t, err, fmt.Sprintf("query prometheus: %s answers with status %d", server.URL, status))
+		require.EqualError(t, err, fmt.Sprintf("query prometheus: %s answers with status %d%s", server.URL, status, meaning(status)))
 	}
 }
 

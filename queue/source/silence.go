@@ -46,8 +46,8 @@ func (s Silence) String() string {
 // understood may be the one that forbids to act.
 func (a *Alertmanager) Silences(ctx context.Context) ([]Silence, error) {
 	// Expired silences are kept for days. An Alertmanager before 0.34 lists them all the same.
-	active := a.client.withQuery(url.Values{"expired": {"false"}, "pending": {"false"}})
-	listed, err := fetchList[apiSilence](ctx, active, "api/v2/silences")
+	active := url.Values{"expired": {"false"}, "pending": {"false"}}
+	listed, err := fetchList[apiSilence](ctx, a.client, "api/v2/silences", active)
 	if err != nil {
 		return nil, err
 	}
@@ -56,14 +56,6 @@ func (a *Alertmanager) Silences(ctx context.Context) ([]Silence, error) {
 		return nil, fmt.Errorf("answer of alertmanager %s: %w", a.URL(), err)
 	}
 	return silences, nil
-}
-
-// withQuery returns the client with parameters for every request.
-func (c *client) withQuery(parameters url.Values) *client {
-	base, with := *c.base, *c
-	base.RawQuery = parameters.Encode()
-	with.base = &base
-	return &with
 }
 
 // apiSilence is a silence of the API, version 2.
