@@ -11,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
@@ -58,9 +57,9 @@ type Dispatcher struct {
 	// ordered wakes whoever looks after the orders.
 	ordered chan struct{}
 
+	*ownWrites
+
 	mu sync.Mutex
-	// written are the nodes as the last run left them, until the cache shows that.
-	written map[string]*corev1.Node
 	// active ends the procedures that run, by node.
 	active map[string]context.CancelCauseFunc
 }
@@ -68,13 +67,15 @@ type Dispatcher struct {
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	storms := &stormWatch{nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
-	d := &Dispatcher{
-		services: environment{Services: s, catalogue: c, table: t, isolation: newPrecedence(), storms: storms},
-		queue:    q, catalogue: c, table: t, storms: storms, ordered: make(chan struct{}, 1),
-		written: make(map[string]*corev1.Node), active: make(map[string]context.CancelCauseFunc),
+	written := newOwnWrites()
+	return &Dispatcher{
+		services: environment{
+			Services: s, catalogue: c, table: t, storms: storms,
+			isolation: newPrecedence(), limits: newLimits(s.Nodes, written.latest, s.Settings),
+		},
+		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,
+		ordered: make(chan struct{}, 1), active: make(map[string]context.CancelCauseFunc),
 	}
-	s.Limits.latest = d.latest
-	return d
 }
 
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
@@ -143,42 +144,9 @@ func (d *Dispatcher) Node(name string) (*corev1.Node, error) {
 	return d.latest(node), nil
 }
 
-// latest returns the node as the cache has it, or as our own last write left it if the cache does not show that yet. Without
-// it a run could begin again from a ticket that was just closed.
-func (d *Dispatcher) latest(cached *corev1.Node) *corev1.Node {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ours := d.written[cached.Name]
-	if ours == nil {
-		return cached
-	}
-	if ours.UID == cached.UID && newer(ours.ResourceVersion, cached.ResourceVersion) {
-		return ours
-	}
-	delete(d.written, cached.Name)
-	return cached
-}
-
-// newer compares resource versions of nodes, which the API server counts up.
-func newer(a, b string) bool {
-	order, err := resourceversion.CompareResourceVersion(a, b)
-	return err == nil && order > 0
-}
-
-func (d *Dispatcher) wrote(node *corev1.Node) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if last := d.written[node.Name]; last == nil || last.UID != node.UID || newer(node.ResourceVersion, last.ResourceVersion) {
-		d.written[node.Name] = node
-	}
-}
-
-// forget drops what is remembered of a node that does not exist.
-func (d *Dispatcher) forget(name string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.written, name)
-}
+// Held returns the nodes whose place in the budget is reserved by a procedure that runs, and those on which a destructive step of
+// this process is in flight, each sorted.
+func (d *Dispatcher) Held() (reserved, inFlight []string) { return d.services.limits.held() }
 
 // spawn works on the node until the function returns after which time the node is due again.
 func (d *Dispatcher) spawn(node string, work func() time.Duration) {
@@ -238,7 +206,7 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 		Settings:  settings,
 		Orders:    d.services.Orders.Last(),
 		Storm:     d.storms.holds(status.Condition, settings.PoolOf(node).Name),
-		Budget:    d.services.Limits.Room(node.Name),
+		Budget:    d.services.limits.vacancy(node.Name),
 	}
 }
 
@@ -356,7 +324,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	defer func() {
 		last := bridge.journal.record.Node
 		d.wrote(last)
-		d.services.Limits.Release(r.status.Node, last.Spec.Unschedulable)
+		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)
 	}()
 	leave := d.enter(r.status.Node, cancel)
 	defer leave()

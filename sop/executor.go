@@ -112,7 +112,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 		e.begun()
 		c.adopted, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
 		e.logger.InfoContext(ctx, "step adopted", "action", s.action, "call", c.n)
-		return e.services.Limits.adopt(e.node, s.action), nil
+		return e.services.limits.adopt(e.node, s.action), nil
 	}
 	release := func() {}
 	if s.gated {

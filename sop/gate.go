@@ -115,7 +115,7 @@ func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release fu
 			return func() {}, err
 		}
 		if verdict.Name == policy.VerdictExecute {
-			release, reason := b.services.Limits.begin(b.journal.record.Node, action)
+			release, reason := b.services.limits.begin(b.journal.record.Node, action)
 			if reason == "" {
 				b.services.Book.Set(b.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
 				return release, nil

@@ -21,10 +21,10 @@ import (
 // reservationGrace is how long a reservation outlives its procedure while the cache does not show yet what was done.
 const reservationGrace = time.Minute
 
-// Limits bounds how many nodes of a pool are out of service, and how many destructive steps run in it. What others have
+// limits bounds how many nodes of a pool are out of service, and how many destructive steps run in it. What others have
 // taken out of service counts as well. The nodes and their tickets are the memory, so a restart forgets nothing; the
 // reservations here only bridge the time until the cache shows a write. It is safe for concurrent use.
-type Limits struct {
+type limits struct {
 	nodes    corelisters.NodeLister
 	settings func() policy.Settings
 	// latest returns a node as it was last written here, if the cache does not show that yet.
@@ -45,20 +45,20 @@ type reservation struct {
 	cordoned bool
 }
 
-// NewLimits returns limits over the nodes of the lister.
-func NewLimits(nodes corelisters.NodeLister, settings func() policy.Settings) *Limits {
-	return &Limits{
+// newLimits returns limits over the nodes of the lister, each as latest has it.
+func newLimits(nodes corelisters.NodeLister, latest func(*corev1.Node) *corev1.Node, settings func() policy.Settings) *limits {
+	return &limits{
 		nodes:    nodes,
+		latest:   latest,
 		settings: settings,
-		latest:   func(cached *corev1.Node) *corev1.Node { return cached },
 		reserved: make(map[string]reservation),
 		inFlight: make(map[string]ticket.Action),
 	}
 }
 
-// Reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is. The
+// reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is. The
 // node's own reservation, if it has one already, makes no room: others may have filled the budget since.
-func (l *Limits) Reserve(name string) (reason string) {
+func (l *limits) reserve(name string) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before, held := l.reserved[name]
@@ -73,16 +73,16 @@ func (l *Limits) Reserve(name string) (reason string) {
 	return ""
 }
 
-// Room says why the node could not be taken out of service now; empty means that it could.
-func (l *Limits) Room(name string) (reason string) {
+// vacancy says why the node could not be taken out of service now; empty means that it could.
+func (l *limits) vacancy(name string) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.room(name)
 }
 
-// Held returns the nodes whose place in the budget is reserved by a procedure that runs, and those on which a destructive step of
+// held returns the nodes whose place in the budget is reserved by a procedure that runs, and those on which a destructive step of
 // this process is in flight, each sorted.
-func (l *Limits) Held() (reserved, inFlight []string) {
+func (l *limits) held() (reserved, inFlight []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, r := range l.reserved {
@@ -94,8 +94,8 @@ func (l *Limits) Held() (reserved, inFlight []string) {
 	return reserved, slices.Sorted(maps.Keys(l.inFlight))
 }
 
-// Release ends the reservation of a node whose procedure ended and left it cordoned, or not.
-func (l *Limits) Release(name string, cordoned bool) {
+// release ends the reservation of a node whose procedure ended and left it cordoned, or not.
+func (l *limits) release(name string, cordoned bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, held := l.reserved[name]; held {
@@ -103,7 +103,7 @@ func (l *Limits) Release(name string, cordoned bool) {
 	}
 }
 
-func (l *Limits) room(name string) string {
+func (l *limits) room(name string) string {
 	node, err := l.nodes.Get(name)
 	if err != nil {
 		return fmt.Sprintf("the pool of the node is not known: %v", err)
@@ -125,7 +125,7 @@ func (l *Limits) room(name string) string {
 }
 
 // census counts the nodes of the pool and names those that are out of service.
-func (l *Limits) census(pool policy.Pool) (size int, out []string, err error) {
+func (l *limits) census(pool policy.Pool) (size int, out []string, err error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
 		return 0, nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
@@ -144,12 +144,12 @@ func (l *Limits) census(pool policy.Pool) (size int, out []string, err error) {
 	return size, out, nil
 }
 
-func (l *Limits) outOfService(node *corev1.Node) bool {
+func (l *limits) outOfService(node *corev1.Node) bool {
 	return node.Spec.Unschedulable || !policy.IsReady(node) || l.holds(node)
 }
 
 // holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.
-func (l *Limits) holds(node *corev1.Node) bool {
+func (l *limits) holds(node *corev1.Node) bool {
 	r, found := l.reserved[node.Name]
 	if !found {
 		return false
@@ -165,7 +165,7 @@ func (l *Limits) holds(node *corev1.Node) bool {
 }
 
 // begin takes a slot for a destructive step, and returns how to give it back, or why there is none. Other actions need none.
-func (l *Limits) begin(node *corev1.Node, action ticket.Action) (release func(), reason string) {
+func (l *limits) begin(node *corev1.Node, action ticket.Action) (release func(), reason string) {
 	if !action.Destructive() {
 		return func() {}, ""
 	}
@@ -185,7 +185,7 @@ func (l *Limits) begin(node *corev1.Node, action ticket.Action) (release func(),
 }
 
 // adopt takes the slot of a step that an earlier run began: it is in flight, whether there is room or not.
-func (l *Limits) adopt(name string, action ticket.Action) (release func()) {
+func (l *limits) adopt(name string, action ticket.Action) (release func()) {
 	if !action.Destructive() {
 		return func() {}
 	}
@@ -195,7 +195,7 @@ func (l *Limits) adopt(name string, action ticket.Action) (release func()) {
 	return func() { l.end(name) }
 }
 
-func (l *Limits) end(name string) {
+func (l *limits) end(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.inFlight, name)
@@ -203,7 +203,7 @@ func (l *Limits) end(name string) {
 
 // destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
 // steps in the journals that both wait for their order, as two leaders may leave them behind, the one that began earlier goes first.
-func (l *Limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, error) {
+func (l *limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
 		return nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)

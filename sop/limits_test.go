@@ -23,7 +23,7 @@ import (
 )
 
 // fleet returns limits over nodes named n0, n1, ... of one pool.
-func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *Limits {
+func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *limits {
 	var objects []runtime.Object
 	for i := range size {
 		node := testNode(fmt.Sprintf("n%d", i), "")
@@ -33,7 +33,7 @@ func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *Limi
 		objects = append(objects, node)
 	}
 	pool.Name, pool.Selector = "p", labels.Everything()
-	return NewLimits(liveNodes{fake.NewClientset(objects...)}, func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} })
+	return newLimits(liveNodes{fake.NewClientset(objects...)}, newOwnWrites().latest, func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} })
 }
 
 func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
@@ -46,9 +46,9 @@ func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
 			setReady(n, corev1.ConditionUnknown)
 		}
 	})
-	require.Equal(t, "2 of 20 nodes of pool p are out of service, 2 allowed: n0, n1", l.Reserve("n2"))
-	require.Empty(t, l.Reserve("n0"), "it is out of service already")
-	require.Empty(t, l.Reserve("n1"))
+	require.Equal(t, "2 of 20 nodes of pool p are out of service, 2 allowed: n0, n1", l.reserve("n2"))
+	require.Empty(t, l.reserve("n0"), "it is out of service already")
+	require.Empty(t, l.reserve("n1"))
 }
 
 // Whoever asks at the same time, the budget holds.
@@ -59,7 +59,7 @@ func TestReservationIsAtomic(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 50 {
 		all.Go(func() {
-			if l.Reserve(fmt.Sprintf("n%d", i)) == "" {
+			if l.reserve(fmt.Sprintf("n%d", i)) == "" {
 				granted.Add(1)
 			}
 		})
@@ -73,14 +73,14 @@ func TestReservationBridgesTheCache(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := fleet(2, policy.Pool{MaxPercent: 10}, nil)
-		require.Empty(t, l.Reserve("n0"))
-		require.NotEmpty(t, l.Reserve("n1"))
-		l.Release("n0", true)
-		require.NotEmpty(t, l.Reserve("n1"), "the cordon is written, the cache does not show it yet")
+		require.Empty(t, l.reserve("n0"))
+		require.NotEmpty(t, l.reserve("n1"))
+		l.release("n0", true)
+		require.NotEmpty(t, l.reserve("n1"), "the cordon is written, the cache does not show it yet")
 		time.Sleep(reservationGrace + time.Second)
-		require.Empty(t, l.Reserve("n1"))
-		l.Release("n1", false)
-		require.Empty(t, l.Reserve("n0"), "n1 was left in service")
+		require.Empty(t, l.reserve("n1"))
+		l.release("n1", false)
+		require.Empty(t, l.reserve("n0"), "n1 was left in service")
 	})
 }
 
@@ -160,17 +160,17 @@ func TestOwnWriteIsNewerThanALaggingCache(t *testing.T) {
 		n.ResourceVersion, n.Status.NodeInfo.BootID = v, boot
 		return n
 	}
-	d := NewDispatcher(Services{Limits: NewLimits(nil, nil)}, nil, nil, nil)
-	d.wrote(version("100", "ours"))
-	require.Equal(t, "ours", d.latest(version("99", "cached")).Status.NodeInfo.BootID)
-	require.Equal(t, "cached", d.latest(version("101", "cached")).Status.NodeInfo.BootID)
-	require.Empty(t, d.written)
-	d.wrote(version("100", "ours"))
+	w := newOwnWrites()
+	w.wrote(version("100", "ours"))
+	require.Equal(t, "ours", w.latest(version("99", "cached")).Status.NodeInfo.BootID)
+	require.Equal(t, "cached", w.latest(version("101", "cached")).Status.NodeInfo.BootID)
+	require.Empty(t, w.nodes)
+	w.wrote(version("100", "ours"))
 	recreated := version("99", "cached")
 	recreated.UID = "another"
-	require.Equal(t, "cached", d.latest(recreated).Status.NodeInfo.BootID)
-	d.wrote(version("x", "ours"))
-	require.Equal(t, "cached", d.latest(version("99", "cached")).Status.NodeInfo.BootID, "what cannot be compared is not trusted")
+	require.Equal(t, "cached", w.latest(recreated).Status.NodeInfo.BootID)
+	w.wrote(version("x", "ours"))
+	require.Equal(t, "cached", w.latest(version("99", "cached")).Status.NodeInfo.BootID, "what cannot be compared is not trusted")
 }
 
 // Two leaders that overlapped may leave two steps behind that both wait for their order. They do not wait for each other: the one

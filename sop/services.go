@@ -59,7 +59,6 @@ type Services struct {
 	Source     Source
 	Conditions Conditions
 	Recorder   record.EventRecorder
-	Limits     *Limits
 	Orders     *OrderStore
 	Book       *Book
 	Settings   func() policy.Settings
@@ -75,6 +74,7 @@ type environment struct {
 	table     Table
 	isolation *precedence
 	storms    *stormWatch
+	limits    *limits
 }
 
 // profile returns the healthcheck profile of the node.

@@ -40,7 +40,6 @@ type simProcess struct {
 	requests   sync.WaitGroup
 	queue      *queue.Queue
 	resync     *queue.Resync
-	limits     *sop.Limits
 	book       *sop.Book
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
@@ -113,7 +112,6 @@ func (p *simProcess) identity() string { return fmt.Sprint("p", p.id) }
 func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
 	p.book = sop.NewBook(metrics)
-	p.limits = sop.NewLimits(p.cache, p.settings)
 	options := &slog.HandlerOptions{ReplaceAttr: dropTime}
 	logger := slog.New(slog.NewTextHandler(p.LogWriter(p.identity()+" "), options))
 	if !p.Verbose() {
@@ -132,7 +130,7 @@ func (p *simProcess) wire() {
 	p.dispatcher = sop.NewDispatcher(sop.Services{
 		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.client.Jobs(),
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),
-		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Limits: p.limits, Book: p.book,
+		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Book: p.book,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
 	}, simQueue{p.queue}, simCatalogue{}, p.table())

@@ -302,7 +302,7 @@ func (s *schedule) pacify() {
 // settle waits until nothing is left to do.
 func (s *schedule) settle() []string {
 	for began := time.Now(); ; time.Sleep(5 * time.Minute) {
-		reserved, inFlight := s.leader.limits.Held()
+		reserved, inFlight := s.leader.dispatcher.Held()
 		s.Lock()
 		violations := slices.Clone(s.invariants.violations)
 		left := append(s.invariants.unfinished(s.leader), s.invariants.withheld(s.leader, reserved, inFlight)...)

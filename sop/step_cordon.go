@@ -53,7 +53,7 @@ func (b *ApiBridge) cordon(ctx context.Context, n int) error {
 		case r.Node.Spec.Unschedulable:
 			return &heldError{policy.Verdict{Name: policy.VerdictHumanCordoned, Reason: policy.HumanCordonedReason()}}
 		default:
-			if reason := b.services.Limits.Reserve(b.node); reason != "" {
+			if reason := b.services.limits.reserve(b.node); reason != "" {
 				return &heldError{policy.Verdict{Name: policy.VerdictBudget, Reason: reason}}
 			}
 			c.Unschedulable = new(true)

@@ -244,7 +244,7 @@ func (w *world) dispatcher() *Dispatcher {
 	return NewDispatcher(Services{
 		Orders: orders,
 		Kube:   w.client, Nodes: lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.jobs,
-		Source: w.source, Conditions: w.queue, Recorder: w.events, Limits: NewLimits(lister, w.currentSettings), Book: w.book,
+		Source: w.source, Conditions: w.queue, Recorder: w.events, Book: w.book,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
 	}, testQueue{w.queue}, w, w.table)
 }

@@ -128,7 +128,6 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: client.CoreV1()}),
 		Conditions: q,
 		Recorder:   &record.FakeRecorder{},
-		Limits:     sop.NewLimits(lister, settings),
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
 		}),

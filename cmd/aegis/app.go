@@ -209,7 +209,6 @@ func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
 		Source:     a.resync,
 		Conditions: a.queue,
 		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),
-		Limits:     sop.NewLimits(a.nodes.lister, a.config.current),
 		Orders:     a.orders(),
 		Book:       sop.NewBook(metrics),
 		Settings:   a.config.current,

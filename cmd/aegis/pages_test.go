@@ -70,7 +70,6 @@ func newGenerator(t *testing.T) *generator {
 		}
 	}
 	g.dispatcher = sop.NewDispatcher(sop.Services{
-		Limits:   sop.NewLimits(nil, nil),
 		Nodes:    corelisters.NewNodeLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)),
 		Settings: func() policy.Settings { return policy.Settings{} },
 		Logger:   slog.New(slog.DiscardHandler),

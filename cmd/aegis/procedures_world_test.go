@@ -310,7 +310,6 @@ func (w *site) dispatcher() *sop.Dispatcher {
 		Source:     siteSource{w},
 		Conditions: w.queue,
 		Recorder:   &record.FakeRecorder{},
-		Limits:     sop.NewLimits(lister, settings),
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
 		}),
