@@ -69,7 +69,7 @@ update: ## Write the golden files and the generated tables of the documentation 
 
 .PHONY: record
 record: ## Write the tickets that VERSION leaves behind to testdata/tickets, before its release.
-	$(GO) test -count=1 -run 'TestTicketsAreResumed$$' ./cmd/aegis -record $(VERSION)
+	$(GO) test -count=1 -run 'TestTicketsAreResumed$$' ./sop/sitetest -record $(VERSION)
 
 .PHONY: vulncheck
 vulncheck: $(GOVULNCHECK) ## Look for known vulnerabilities in the code that is called. Needs the module proxy, or VULNDB=file:///DIR.

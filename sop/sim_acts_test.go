@@ -58,7 +58,7 @@ func stepOf(r jobs.Request) string {
 	if r.Action == jobs.ActionRemedy && r.Args[0] == "ResetGPU" {
 		return actReset
 	}
-	return string(r.Action)
+	return r.Action
 }
 
 // booted judges how often the node is booted, and how soon again. What people removed, or have looked at since, is forgotten.

@@ -255,7 +255,7 @@ func (s *schedule) drawPause() {
 }
 
 func (s *schedule) setPaused(paused bool) {
-	s.cluster.paused = paused
+	s.halted = paused
 	if paused {
 		s.Enter(statePaused)
 	} else {

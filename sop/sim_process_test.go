@@ -200,7 +200,7 @@ func (p *simProcess) end(cause error) {
 func (p *simProcess) settings() policy.Settings {
 	p.Lock()
 	defer p.Unlock()
-	s := policy.Settings{Paused: p.cluster.paused}
+	s := policy.Settings{Paused: p.halted}
 	for _, pool := range p.pools {
 		s.Pools = append(s.Pools, pool.settings())
 	}

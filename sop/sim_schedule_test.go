@@ -277,7 +277,7 @@ func (s *schedule) pacify() {
 			s.Leave(state)
 		}
 	}
-	s.cluster.paused = false
+	s.halted = false
 	s.ForgetMoments()
 	for _, name := range s.names {
 		if s.Nodes[name] != nil && excluded(s.Nodes[name]) {

@@ -41,7 +41,7 @@ const (
 type cluster struct {
 	*soptest.Cluster
 	pools      []simPoolSettings
-	paused     bool
+	halted     bool
 	processes  []*simProcess
 	invariants *invariants
 	// modeSet is when the mode of a condition last became what it is.

@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"aegis.io/aegis/sop/procedures"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -136,7 +138,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Timing:   sop.DefaultTiming(),
 		Metrics:  metrics,
 		Logger:   slog.New(slog.DiscardHandler),
-	}, nodeQueue{q}, currentCatalogue{store}, procedures())
+	}, nodeQueue{q}, currentCatalogue{store}, procedures.Table())
 	h, err := handler.New(handler.Options{
 		Sink:       q,
 		Translator: translator,

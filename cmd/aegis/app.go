@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"aegis.io/aegis/sop/procedures"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -117,7 +119,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	if err != nil {
 		return nil, err
 	}
-	a.dispatcher = sop.NewDispatcher(services, nodeQueue{a.queue}, currentCatalogue{live.rules}, procedures())
+	a.dispatcher = sop.NewDispatcher(services, nodeQueue{a.queue}, currentCatalogue{live.rules}, procedures.Table())
 	a.telemetry(registry)
 	auth, err := newAuth(cfg)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 
+	"aegis.io/aegis/sop/procedures"
+
 	"go.yaml.in/yaml/v3"
 
 	"aegis.io/aegis/handler"
@@ -105,7 +107,7 @@ func loadCatalogue(o rules.Options) (*rules.Catalogue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return catalogue, catalogue.UnknownSOPs(procedures().Names())
+	return catalogue, catalogue.UnknownSOPs(procedures.Table().Names())
 }
 
 func newAuth(c config) (*handler.Auth, error) {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"aegis.io/aegis/sop/procedures"
+
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
@@ -46,7 +48,7 @@ func ourPromises(t *testing.T) promises {
 	t.Helper()
 	catalogue, err := rules.Load(rules.Options{})
 	require.NoError(t, err)
-	return promises{catalogue.Conditions(), catalogue.XIDs(), procedures().Names()}
+	return promises{catalogue.Conditions(), catalogue.XIDs(), procedures.Table().Names()}
 }
 
 func (p promises) condition(name string) (rules.Condition, bool) {

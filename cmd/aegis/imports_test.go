@@ -49,9 +49,16 @@ func directions() map[string][]string {
 		plugins = append(plugins, "sop/"+domain)
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
-	plugins = append(plugins, "sop", "sop/playbook", "sop/policy")
+	table["sop/procedures"] = append(plugins, "sop", "sop/playbook")
+	// A site with one node, for the tests of procedures. As the fake cluster, it is no part of the product.
+	table["sop/sitetest"] = []string{
+		"sop", "sop/policy", "sop/procedures", "sop/soptest", "rules", "rules/prom", "queue", "ticket", "jobs", "jobs/protocol",
+	}
 	table["cmd/aegis-op"] = []string{"jobs/host"}
-	table["cmd/aegis"] = append(plugins, "handler", "rules", "rules/prom", "strict", "web", "queue", "queue/source", "ticket", "jobs", "jobs/host")
+	table["cmd/aegis"] = []string{
+		"sop", "sop/policy", "sop/procedures", "handler", "rules", "rules/prom", "strict", "web", "queue", "queue/source", "ticket",
+		"jobs", "jobs/host",
+	}
 	return table
 }
 
@@ -89,7 +96,7 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 		"allowed": {
 			tree: fstest.MapFS{
 				"queue/queue.go":    source("queue", "context", modulePath+"/rules/prom", "k8s.io/api/core/v1"),
-				"cmd/aegis/main.go": source("main", modulePath+"/sop/gpu", modulePath+"/handler"),
+				"cmd/aegis/main.go": source("main", modulePath+"/sop/procedures", modulePath+"/handler"),
 			},
 		},
 		"against the direction": {

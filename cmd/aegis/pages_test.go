@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode"
 
+	"aegis.io/aegis/sop/procedures"
+
 	"github.com/stretchr/testify/require"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
@@ -73,7 +75,7 @@ func newGenerator(t *testing.T) *generator {
 		Nodes:    corelisters.NewNodeLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)),
 		Settings: func() policy.Settings { return policy.Settings{} },
 		Logger:   slog.New(slog.DiscardHandler),
-	}, nil, currentCatalogue{rules.NewStore(g.catalogue)}, procedures())
+	}, nil, currentCatalogue{rules.NewStore(g.catalogue)}, procedures.Table())
 	return g
 }
 

@@ -51,6 +51,8 @@ type Pace struct {
 	// JobStart is the time until a Job runs, JobRun the time for which it does, Boot that of a boot, and PodStart that in which a
 	// DaemonSet replaces a pod.
 	JobStart, JobRun, Boot, PodStart Span
+	// PowerDown is the time from a power operation until the node is silent.
+	PowerDown time.Duration
 	// Pending is how long a condition holds until its alert fires, Listed how long Alertmanager lists it once it is over.
 	Pending, Listed time.Duration
 }

@@ -24,8 +24,8 @@ type Job struct {
 type Outcome struct {
 	// Code is the exit code, 0 if it ends well.
 	Code int32
-	// Hardware is what a failed one found broken, Message what it says.
-	Hardware, Message string
+	// Hardware is what a failed one found broken, Recovery what the driver of a GPU asks for, Message what it says.
+	Hardware, Recovery, Message string
 	// Stuck operations never end by themselves.
 	Stuck bool
 }
@@ -43,7 +43,10 @@ func (j *Job) end(o Outcome) {
 	j.Ended = true
 	name := j.Request.Name()
 	if o.Code == 0 {
-		j.Result = jobs.Result{Job: name, Phase: jobs.PhaseSucceeded, Message: o.Message, Report: &jobs.Report{Result: jobs.ResultPassed}}
+		j.Result = jobs.Result{
+			Job: name, Phase: jobs.PhaseSucceeded, Message: o.Message,
+			Report: &jobs.Report{Result: jobs.ResultPassed, Recovery: o.Recovery},
+		}
 		return
 	}
 	j.Result = jobs.Result{
@@ -103,7 +106,11 @@ func (c *Cluster) power(job *Job) {
 		c.Logf("world: %s does not react", r.Node)
 		return
 	}
-	c.Edit(r.Node, func(n *corev1.Node) { SetReady(n, false) })
+	if c.options.Pace.PowerDown == 0 {
+		c.Silent(r.Node)
+	} else {
+		c.Later(c.options.Pace.PowerDown, func() { c.Silent(r.Node) })
+	}
 	if r.Action == jobs.ActionReboot {
 		c.Later(c.span("boot "+r.Node, c.options.Pace.Boot), func() { c.boot(job) })
 	}
@@ -160,6 +167,17 @@ func (c *Cluster) ended(job *Job) {
 	}
 }
 
+// RunJob puts a Job into the cluster, as one that a process has made before the test.
+func (c *Cluster) RunJob(request jobs.Request) {
+	c.held()
+	job := &Job{Request: request}
+	c.Jobs[request.Name()] = job
+	c.Later(c.span("begin "+request.Node, c.options.Pace.JobStart), func() { c.begin(job) })
+	if request.Deadline > 0 {
+		c.Later(request.Deadline, func() { job.expire("DeadlineExceeded") })
+	}
+}
+
 // Runner makes Jobs as the product's runner does: by their name, at most once each.
 type Runner struct{ client *Client }
 
@@ -173,15 +191,12 @@ func (r Runner) Ensure(ctx context.Context, request jobs.Request) (name string, 
 		if _, found := c.Jobs[name]; found {
 			return nil
 		}
-		job := &Job{Request: request}
 		c.Logf("p%d Job %s of ticket %s, attempt %d on %s %v", r.client.ID, request.Action, request.Incident, request.Attempt, request.Node, request.Args)
 		if c.Observer.JobOrdered != nil {
 			c.Observer.JobOrdered(r.client, request)
 		}
-		c.Jobs[name] = job
 		created = true
-		c.Later(c.span("begin "+request.Node, c.options.Pace.JobStart), func() { c.begin(job) })
-		c.Later(request.Deadline, func() { job.expire("DeadlineExceeded") })
+		c.RunJob(request)
 		return nil
 	})
 	return name, created, err

@@ -105,8 +105,8 @@ func (c *Cluster) startDaemon(node string, ready bool) {
 	})
 }
 
-// restartDaemon has the DaemonSet replace a pod that was deleted.
-func (c *Cluster) restartDaemon(node string) {
+// ReplacePod has the DaemonSet of a node replace its pod that was deleted.
+func (c *Cluster) ReplacePod(node string) {
 	daemon := c.Daemons[node]
 	if daemon.Late {
 		return
@@ -116,8 +116,12 @@ func (c *Cluster) restartDaemon(node string) {
 			return
 		}
 		c.startDaemon(node, !daemon.Unready)
-		if !daemon.Unready {
-			c.Fix(node, RestartPod)
+		if daemon.Unready {
+			return
+		}
+		c.Fix(node, RestartPod)
+		if c.Observer.PodReplaced != nil {
+			c.Observer.PodReplaced(node)
 		}
 	})
 }

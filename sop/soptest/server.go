@@ -193,7 +193,7 @@ func (p pods) Delete(ctx context.Context, name string, o metav1.DeleteOptions) e
 		}
 		p.c.cluster.DeletePod(pod.Namespace, name)
 		if isDaemon(pod) {
-			p.c.cluster.restartDaemon(pod.Spec.NodeName)
+			p.c.cluster.ReplacePod(pod.Spec.NodeName)
 		}
 		return nil
 	})

@@ -1,4 +1,4 @@
-package main
+package sitetest
 
 import (
 	"bytes"
@@ -19,10 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
-	k8stesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
 
 	"aegis.io/aegis/jobs"
@@ -30,6 +28,7 @@ import (
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
 
@@ -40,9 +39,9 @@ import (
 var recorded = flag.String("record", "", "write the tickets of this binary to testdata/tickets/`VERSION`")
 
 // inAJob is while a Job runs.
-const inAJob = jobTime / 3
+const inAJob = JobTime / 3
 
-const ticketsDir = repository + "/testdata/tickets"
+const ticketsDir = "../../testdata/tickets"
 
 // recordedAt is when the incidents of the recorded tickets begin.
 var recordedAt = time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
@@ -51,13 +50,13 @@ var recordedAt = time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
 type death struct {
 	name      string
 	condition string
-	story     story
+	story     Story
 	// policy is what the site says about the condition besides that Aegis may act.
 	policy string
 	// quiet sites have no alert in the first place: the condition is not reported.
 	quiet bool
 	// people do something while the process runs.
-	people func(w *site, d *sop.Dispatcher) error
+	people func(w *Site, d *sop.Dispatcher) error
 	// at finds the write with which the process dies, or after which it lives on for so long.
 	at    func(t *ticket.Ticket) bool
 	after time.Duration
@@ -88,128 +87,198 @@ func held(t *ticket.Ticket) bool { return t.Hold != "" }
 
 func deaths() []death {
 	const (
-		boots    = isolate + "drain, reboot, " + fit
-		resets   = isolate + "draingpu, reset, " + fit
+		boots    = Isolate + "drain, reboot, " + Fit
+		resets   = Isolate + "draingpu, reset, " + Fit
 		rest     = jobs.ActionHealthcheck
 		silent   = "wait failed, cordon, "
 		poweroff = 5 * time.Minute
 	)
-	hung := story{cure: jobs.ActionReboot}
+	hung := Story{Cure: jobs.ActionReboot}
 	return []death{
-		{name: "cordon", condition: "GpuHung", story: hung, at: called(ticket.Cordon, 1, ticket.Succeeded),
-			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "diagnose", condition: "GpuHung", story: hung, at: running(ticket.Diagnose, 1), after: inAJob,
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "drain", condition: "GpuHung", story: hung, at: running(ticket.Drain, 1),
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "reboot", condition: "GpuHung", story: hung, at: running(ticket.Reboot, 1), after: inAJob,
-			orders: []string{rest}, steps: boots, end: "resolved"},
-		{name: "reboot-second", condition: "GpuHung", story: story{cure: jobs.ActionReboot, at: 2}, at: running(ticket.Reboot, 2), after: inAJob,
-			orders: []string{rest}, steps: isolate + "drain, reboot, verify failed, reboot, " + fit, end: "resolved"},
-		{name: "verify", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Verify, 1),
-			orders: []string{rest}, steps: boots, end: "resolved"},
-		{name: "verify-in-vain", condition: "GpuHung", story: story{}, at: running(ticket.Verify, 2),
+		{
+			name: "cordon", condition: "GpuHung", story: hung, at: called(ticket.Cordon, 1, ticket.Succeeded),
+			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "diagnose", condition: "GpuHung", story: hung, at: running(ticket.Diagnose, 1), after: inAJob,
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "drain", condition: "GpuHung", story: hung, at: running(ticket.Drain, 1),
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "reboot", condition: "GpuHung", story: hung, at: running(ticket.Reboot, 1), after: inAJob,
+			orders: []string{rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "reboot-second", condition: "GpuHung", story: Story{Cure: jobs.ActionReboot, At: 2}, at: running(ticket.Reboot, 2), after: inAJob,
+			orders: []string{rest}, steps: Isolate + "drain, reboot, verify failed, reboot, " + Fit, end: "resolved",
+		},
+		{
+			name: "verify", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Verify, 1),
+			orders: []string{rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "verify-in-vain", condition: "GpuHung", story: Story{}, at: running(ticket.Verify, 2),
 			orders: []string{jobs.ActionShutdown},
-			steps:  isolate + "drain, reboot, verify failed, reboot, verify failed, shutdown, handover", end: "handed over to gpu, powered off"},
-		{name: "healthcheck", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Healthcheck, 1), after: inAJob,
-			steps: boots, end: "resolved"},
+			steps:  Isolate + "drain, reboot, verify failed, reboot, verify failed, shutdown, handover", end: "handed over to gpu, powered off",
+		},
+		{
+			name: "healthcheck", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Healthcheck, 1), after: inAJob,
+			steps: boots, end: "resolved",
+		},
 		{name: "uncordon", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Uncordon, 1), steps: boots, end: "resolved"},
-		{name: "draingpu", condition: "GpuCheckFailed", story: story{cure: "ResetGPU"}, at: running(ticket.DrainGPU, 1),
-			orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved"},
-		{name: "reset", condition: "GpuCheckFailed", story: story{cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
-			orders: []string{rest}, steps: resets, end: "resolved"},
-		{name: "reset-failed", condition: "GpuCheckFailed", story: story{fails: "ResetGPU", cure: jobs.ActionReboot}, at: running(ticket.Drain, 1),
-			orders: []string{jobs.ActionReboot, rest}, steps: isolate + "draingpu, reset failed, drain, reboot, " + fit, end: "resolved"},
-		{name: "recovery", condition: "GpuXidRecoveryAction", story: story{xid: 154, asks: "GPU Reset Required", cure: "ResetGPU"},
-			at: running(ticket.DrainGPU, 1), orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved"},
-		{name: "waitidle", condition: "GpuRowRemappingPending", story: story{cure: "ResetGPU"}, at: running(ticket.WaitIdle, 1),
-			after: 5 * time.Minute, orders: []string{"ResetGPU", rest}, steps: isolate + "waitidle, draingpu, reset, " + fit, end: "resolved"},
-		{name: "shutdown", condition: "MemoryUnhealthy", at: running(ticket.Shutdown, 1), after: inAJob,
-			steps: isolate + "drain, shutdown, handover", end: "handed over to host, powered off"},
-		{name: "handover", condition: "MemoryUnhealthy", at: called(ticket.HandOver, 1, ticket.Succeeded),
-			steps: isolate + "drain, shutdown, handover", end: "handed over to host, powered off"},
-		{name: "remedy", condition: "KubeletFailedCreatePodContainer", story: story{cure: "RestartKubelet"}, at: running(ticket.Remedy, 1),
-			after: inAJob, orders: []string{rest}, steps: isolate + "remedy, " + fit, end: "resolved"},
-		{name: "repair", condition: "GpfsDown", story: story{cure: "StartGpfs"}, at: running(ticket.Repair, 1),
-			after: inAJob, orders: []string{rest}, steps: isolate + "repair, " + fit, end: "resolved"},
-		{name: "repair-second", condition: "GpfsDown", story: story{cure: "StartGpfs", fails: "StartGpfs", at: 2}, at: running(ticket.Repair, 2),
-			after: inAJob, orders: []string{rest}, steps: isolate + "repair failed, repair, " + fit, end: "resolved"},
-		{name: "restartpod", condition: "GpuRegisterFailed", story: story{cure: "restartpod"}, at: running(ticket.RestartPod, 1),
-			orders: []string{"restartpod"}, steps: "restartpod, verify", end: "resolved"},
-		{name: "restartpod-deleted", condition: "GpuRegisterFailed", story: story{cure: "restartpod"}, at: running(ticket.RestartPod, 1),
-			after: podTime / 2, steps: "restartpod, verify", end: "resolved"},
-		{name: "wait", condition: "NodeNotReady", story: story{after: 40 * time.Minute}, at: running(ticket.Wait, 1), after: time.Minute,
-			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait, diagnose, healthcheck, uncordon", end: "resolved"},
-		{name: "wait-isolated", condition: "NodeNotReady", story: story{}, at: running(ticket.Wait, 2), after: 20 * time.Minute,
-			steps: silent + "wait failed, handover", end: "handed over to host"},
-		{name: "taint", condition: "NodeNotReady", story: story{poweredOff: poweroff, after: 40 * time.Minute}, at: running(ticket.Taint, 1),
+		{
+			name: "draingpu", condition: "GpuCheckFailed", story: Story{Cure: "ResetGPU"}, at: running(ticket.DrainGPU, 1),
+			orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved",
+		},
+		{
+			name: "reset", condition: "GpuCheckFailed", story: Story{Cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
+			orders: []string{rest}, steps: resets, end: "resolved",
+		},
+		{
+			name: "reset-failed", condition: "GpuCheckFailed", story: Story{Fails: "ResetGPU", Cure: jobs.ActionReboot}, at: running(ticket.Drain, 1),
+			orders: []string{jobs.ActionReboot, rest}, steps: Isolate + "draingpu, reset failed, drain, reboot, " + Fit, end: "resolved",
+		},
+		{
+			name: "recovery", condition: "GpuXidRecoveryAction", story: Story{XID: 154, Asks: "GPU Reset Required", Cure: "ResetGPU"},
+			at: running(ticket.DrainGPU, 1), orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved",
+		},
+		{
+			name: "waitidle", condition: "GpuRowRemappingPending", story: Story{Cure: "ResetGPU"}, at: running(ticket.WaitIdle, 1),
+			after: 5 * time.Minute, orders: []string{"ResetGPU", rest}, steps: Isolate + "waitidle, draingpu, reset, " + Fit, end: "resolved",
+		},
+		{
+			name: "shutdown", condition: "MemoryUnhealthy", at: running(ticket.Shutdown, 1), after: inAJob,
+			steps: Isolate + "drain, shutdown, handover", end: "handed over to host, powered off",
+		},
+		{
+			name: "handover", condition: "MemoryUnhealthy", at: called(ticket.HandOver, 1, ticket.Succeeded),
+			steps: Isolate + "drain, shutdown, handover", end: "handed over to host, powered off",
+		},
+		{
+			name: "remedy", condition: "KubeletFailedCreatePodContainer", story: Story{Cure: "RestartKubelet"}, at: running(ticket.Remedy, 1),
+			after: inAJob, orders: []string{rest}, steps: Isolate + "remedy, " + Fit, end: "resolved",
+		},
+		{
+			name: "repair", condition: "GpfsDown", story: Story{Cure: "StartGpfs"}, at: running(ticket.Repair, 1),
+			after: inAJob, orders: []string{rest}, steps: Isolate + "repair, " + Fit, end: "resolved",
+		},
+		{
+			name: "repair-second", condition: "GpfsDown", story: Story{Cure: "StartGpfs", Fails: "StartGpfs", At: 2}, at: running(ticket.Repair, 2),
+			after: inAJob, orders: []string{rest}, steps: Isolate + "repair failed, repair, " + Fit, end: "resolved",
+		},
+		{
+			name: "restartpod", condition: "GpuRegisterFailed", story: Story{Cure: "restartpod"}, at: running(ticket.RestartPod, 1),
+			orders: []string{"restartpod"}, steps: "restartpod, verify", end: "resolved",
+		},
+		{
+			name: "restartpod-deleted", condition: "GpuRegisterFailed", story: Story{Cure: "restartpod"}, at: running(ticket.RestartPod, 1),
+			after: podTime / 2, steps: "restartpod, verify", end: "resolved",
+		},
+		{
+			name: "wait", condition: "NodeNotReady", story: Story{After: 40 * time.Minute}, at: running(ticket.Wait, 1), after: time.Minute,
+			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait, diagnose, healthcheck, uncordon", end: "resolved",
+		},
+		{
+			name: "wait-isolated", condition: "NodeNotReady", story: Story{}, at: running(ticket.Wait, 2), after: 20 * time.Minute,
+			steps: silent + "wait failed, handover", end: "handed over to host",
+		},
+		{
+			name: "taint", condition: "NodeNotReady", story: Story{PoweredOff: poweroff, After: 40 * time.Minute}, at: running(ticket.Taint, 1),
 			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
-			end: "resolved"},
-		{name: "untaint", gone: true, condition: "NodeNotReady", story: story{poweredOff: poweroff, after: 40 * time.Minute}, at: running(ticket.Untaint, 1),
+			end: "resolved",
+		},
+		{
+			name: "untaint", gone: true, condition: "NodeNotReady", story: Story{PoweredOff: poweroff, After: 40 * time.Minute}, at: running(ticket.Untaint, 1),
 			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
-			end: "resolved"},
-		{name: "reopened", condition: "NodeCordon", story: story{broken: 23, cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
-			orders: []string{rest}, steps: "healthcheck failed, " + resets, end: "resolved"},
-		{name: "found", condition: "NodeCordon", story: story{broken: 23, cure: "ResetGPU"}, at: called(ticket.Healthcheck, 1, ticket.Failed),
-			orders: []string{jobs.ActionDiagnose, "ResetGPU", rest}, steps: "healthcheck failed, " + resets, end: "resolved"},
-		{name: "found-elsewhere", condition: "NodeCordon", story: story{broken: 7}, at: called(ticket.Healthcheck, 1, ticket.Failed),
-			steps: "healthcheck failed, handover", end: "handed over to network"},
-		{name: "folded", folded: true, condition: "GpuHung", story: story{cure: jobs.ActionReboot, at: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
+			end: "resolved",
+		},
+		{
+			name: "reopened", condition: "NodeCordon", story: Story{Broken: 23, Cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
+			orders: []string{rest}, steps: "healthcheck failed, " + resets, end: "resolved",
+		},
+		{
+			name: "found", condition: "NodeCordon", story: Story{Broken: 23, Cure: "ResetGPU"}, at: called(ticket.Healthcheck, 1, ticket.Failed),
+			orders: []string{jobs.ActionDiagnose, "ResetGPU", rest}, steps: "healthcheck failed, " + resets, end: "resolved",
+		},
+		{
+			name: "found-elsewhere", condition: "NodeCordon", story: Story{Broken: 7}, at: called(ticket.Healthcheck, 1, ticket.Failed),
+			steps: "healthcheck failed, handover", end: "handed over to network",
+		},
+		{
+			name: "folded", folded: true, condition: "GpuHung", story: Story{Cure: jobs.ActionReboot, At: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
 			people: paste, at: running(ticket.Reboot, 10), after: inAJob, orders: []string{rest},
-			steps: isolate + "drain, " + strings.Repeat("reboot, verify failed, ", 9) + "reboot, " + fit, end: "resolved"},
-		{name: "noted", condition: "NetworkLinkDown", story: story{after: time.Hour}, at: called(ticket.HandOver, 1, ticket.Succeeded),
-			steps: "handover", end: "withdrawn"},
-		{name: "approved", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: running(ticket.Drain, 1),
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "approved-at-first", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: created,
-			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "requested", condition: "GpuHung", story: hung, quiet: true, people: request, at: created,
-			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "requested-reboot", condition: "GpuHung", story: hung, quiet: true, people: request, at: running(ticket.Reboot, 1), after: inAJob,
-			orders: []string{rest}, steps: boots, end: "resolved"},
-		{name: "held", condition: "GpuHung", story: hung, people: pause, at: held,
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
-		{name: "taken-over", condition: "GpuHung", story: hung, people: takeOver, released: true,
-			at: func(t *ticket.Ticket) bool { return t.Supervisor == "alice" }, orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved"},
+			steps: Isolate + "drain, " + strings.Repeat("reboot, verify failed, ", 9) + "reboot, " + Fit, end: "resolved",
+		},
+		{
+			name: "noted", condition: "NetworkLinkDown", story: Story{After: time.Hour}, at: called(ticket.HandOver, 1, ticket.Succeeded),
+			steps: "handover", end: "withdrawn",
+		},
+		{
+			name: "approved", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: running(ticket.Drain, 1),
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "approved-at-first", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: created,
+			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "requested", condition: "GpuHung", story: hung, quiet: true, people: request, at: created,
+			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "requested-reboot", condition: "GpuHung", story: hung, quiet: true, people: request, at: running(ticket.Reboot, 1), after: inAJob,
+			orders: []string{rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "held", condition: "GpuHung", story: hung, people: pause, at: held,
+			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
+		{
+			name: "taken-over", condition: "GpuHung", story: hung, people: takeOver, released: true,
+			at: func(t *ticket.Ticket) bool { return t.Supervisor == "alice" }, orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+		},
 	}
 }
 
-func approve(w *site, d *sop.Dispatcher) error {
-	w.await("waits for approval", func(ticket.Record) bool { return w.verdict(w.cured.Condition).Name == policy.VerdictAwaitingApproval })
-	_, err := d.Approve(w.t.Context(), policy.NodeOrder{Node: siteNode, Condition: w.cured.Condition, Device: w.cured.ID, By: "alice"})
+func approve(w *Site, d *sop.Dispatcher) error {
+	w.Await("waits for approval", func(ticket.Record) bool { return w.Verdict(w.Cured.Condition).Name == policy.VerdictAwaitingApproval })
+	_, err := d.Approve(w.t.Context(), policy.NodeOrder{Node: Node, Condition: w.Cured.Condition, Device: w.Cured.ID, By: "alice"})
 	return err
 }
 
-func request(w *site, d *sop.Dispatcher) error {
-	status := currentCatalogue{w.store}.Status(siteNode, w.cured.Condition, w.cured.ID, 0)
+func request(w *Site, d *sop.Dispatcher) error {
+	status := catalogue{w.store}.Status(Node, w.Cured.Condition, w.Cured.ID, 0)
 	_, err := d.Heal(w.t.Context(), policy.HealRequest{Status: status, By: "alice", Reason: "NCCL times out on it"})
 	return err
 }
 
-func pause(w *site, d *sop.Dispatcher) error {
+func pause(w *Site, d *sop.Dispatcher) error {
 	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Diagnose) > 0 })
 	return d.Pause(w.t.Context(), policy.Order{By: "alice", Reason: "maintenance of the power supply"})
 }
 
 // watch waits until the ticket is as wanted, as somebody does who looks at it all the time.
-func (w *site) watch(until func(*ticket.Ticket) bool) {
-	for t := w.record().Ticket; t == nil || !until(t); t = w.record().Ticket {
+func (w *Site) watch(until func(*ticket.Ticket) bool) {
+	for t := w.Record().Ticket; t == nil || !until(t); t = w.Record().Ticket {
 		time.Sleep(5 * time.Second)
 	}
 }
 
 // paste writes so much into the ticket that its first steps have to become counts.
-func paste(w *site, _ *sop.Dispatcher) error {
+func paste(w *Site, _ *sop.Dispatcher) error {
 	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Drain) > 0 })
-	text := w.record().Node.Annotations[ticket.Annotation]
+	text := w.Record().Node.Annotations[ticket.Annotation]
 	text += "seenOnTheConsole: " + strings.Repeat("watchdog reports a soft lockup of CPU 12 for 23s; ", 66) + "\n"
-	w.edit("kubectl", map[string]any{"metadata": map[string]any{"annotations": map[string]string{ticket.Annotation: text}}})
+	w.annotate(text)
 	return nil
 }
 
-func takeOver(w *site, d *sop.Dispatcher) error {
+func takeOver(w *Site, d *sop.Dispatcher) error {
 	w.watch(func(t *ticket.Ticket) bool { return t.Count(ticket.Diagnose) > 0 })
-	return d.TakeOver(w.t.Context(), policy.NodeOrder{Node: siteNode, By: "alice", Reason: "looking at it"})
+	return d.TakeOver(w.t.Context(), policy.NodeOrder{Node: Node, By: "alice", Reason: "looking at it"})
 }
 
 // remains are what a process that died has left in the cluster.
@@ -291,7 +360,7 @@ func newCatalogues(t *testing.T) map[string]*rules.Catalogue {
 		if d.policy != "" {
 			text = fmt.Sprintf("conditions:\n- {name: %s, policy: {%s}}\n", d.condition, d.policy)
 		}
-		all[d.policy] = autoCatalogue(t, text)
+		all[d.policy] = Catalogue(t, text)
 	}
 	return all
 }
@@ -300,38 +369,25 @@ func newCatalogues(t *testing.T) map[string]*rules.Catalogue {
 func (d death) reach(t *testing.T, catalogue *rules.Catalogue) remains {
 	t.Helper()
 	time.Sleep(time.Until(recordedAt))
-	w := newSite(t, catalogue, d.condition, d.story)
+	w := New(t, catalogue, d.condition, d.story)
 	ctx, die := context.WithCancelCause(t.Context())
 	// One that lives on for so long has not come to where it was to die.
-	time.AfterFunc(siteTimeout, func() { die(errors.New("it lives on")) })
+	time.AfterFunc(timeout, func() { die(errors.New("it lives on")) })
 	var once sync.Once
-	w.client.PrependReactor("patch", "nodes", func(action k8stesting.Action) (bool, runtime.Object, error) {
-		handled, object, err := w.patchNode(action)
-		if node, ok := object.(*corev1.Node); ok && err == nil {
-			if open := ticket.ReadNode(node).Ticket; open != nil && d.at(open) {
-				once.Do(func() { d.kill(die) })
-			}
+	w.written = func(open *ticket.Ticket) {
+		if d.at(open) {
+			once.Do(func() { d.kill(die) })
 		}
-		return handled, object, err
-	})
-	defer func() {
-		close(w.closed)
-		w.plans.Wait()
-	}()
-	// The client does not look at the context, so that a dead process would go on.
-	w.client.PrependReactor("*", "*", func(action k8stesting.Action) (bool, runtime.Object, error) {
-		writes := slices.Contains([]string{"create", "delete"}, action.GetVerb())
-		return writes && ctx.Err() != nil, nil, context.Cause(ctx)
-	})
-	process := w.dispatcher()
+	}
+	process := w.process()
 	ended := make(chan error, 1)
 	go func() { ended <- process.Run(ctx) }()
-	w.cured = d.begin(w)
+	w.Cured = d.begin(w)
 	w.unfold()
 	if d.people != nil {
 		require.NoError(t, d.people(w, process))
 	}
-	require.ErrorIs(t, <-ended, sop.ErrLeaseLost, w.record().Node.Annotations)
+	require.ErrorIs(t, <-ended, sop.ErrLeaseLost, w.Record().Node.Annotations)
 	require.Equal(t, d.gone || d.quiet, len(w.firing) == 0)
 	return w.remains()
 }
@@ -345,23 +401,26 @@ func (d death) kill(die context.CancelCauseFunc) {
 }
 
 // begin raises the alert, unless there is none, and returns the key of the condition.
-func (d death) begin(w *site) prom.Key {
+func (d death) begin(w *Site) prom.Key {
 	if d.quiet {
-		return currentCatalogue{w.store}.Status(siteNode, d.condition, "", 0).Key()
+		return catalogue{w.store}.Status(Node, d.condition, "", 0).Key()
 	}
-	return w.raise(d.condition, d.story.device, d.story.xid)
+	return w.Raise(d.condition, d.story.Device, d.story.XID)
 }
 
 // remains reads what is in the cluster.
-func (w *site) remains() remains {
+func (w *Site) remains() remains {
 	w.t.Helper()
-	pods, err := w.client.CoreV1().Pods("").List(w.t.Context(), metav1.ListOptions{})
-	require.NoError(w.t, err)
-	left := remains{node: w.record().Node.DeepCopy(), pods: pods.Items}
+	left := remains{node: w.Record().Node.DeepCopy()}
+	w.Cluster.Do(func() {
+		for _, p := range w.Cluster.PodsOn(Node) {
+			left.pods = append(left.pods, *p)
+		}
+	})
 	templates, err := jobs.LoadTemplates("")
 	require.NoError(w.t, err)
-	for _, o := range w.made() {
-		job, err := templates.Render(o.Request, jobs.RenderOptions{Namespace: "monitoring"})
+	for _, r := range w.made {
+		job, err := templates.Render(r, jobs.RenderOptions{Namespace: "monitoring"})
 		require.NoError(w.t, err)
 		left.jobs = append(left.jobs, excerpt(job))
 	}
@@ -377,23 +436,6 @@ func excerpt(job *batchv1.Job) batchv1.Job {
 	return short
 }
 
-// made lists the Jobs in the order in which they were made.
-func (w *site) made() []order {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	counts := make(map[string]int)
-	var all []order
-	for _, name := range w.orders {
-		counts[name]++
-		for _, o := range w.requests {
-			if operation(o.Request) == name && o.n == counts[name] {
-				all = append(all, o)
-			}
-		}
-	}
-	return all
-}
-
 // check lets a new process take up what was left. Where a Job was running, a second one finds the Job not yet made, as a process leaves it
 // that dies between the two; and a third one finds a node that has booted, whose Job is gone.
 func (d death) check(t *testing.T, catalogue *rules.Catalogue, left remains) {
@@ -406,12 +448,12 @@ func (d death) check(t *testing.T, catalogue *rules.Catalogue, left remains) {
 	interrupted := requestOf(t, left.jobs[last])
 	left.jobs = left.jobs[:last]
 	t.Run("before its job", func(t *testing.T) {
-		d.resume(t, catalogue, left, append([]string{operation(interrupted)}, d.orders...))
+		d.resume(t, catalogue, left, append([]string{soptest.Operation(interrupted)}, d.orders...))
 	})
 	if interrupted.Action == jobs.ActionReboot {
 		left.node = left.node.DeepCopy()
 		left.node.Status.NodeInfo.BootID += "+"
-		left.node.Status.Conditions = readiness(true)
+		soptest.SetReady(left.node, true)
 		t.Run("after its boot", func(t *testing.T) { d.resume(t, catalogue, left, d.orders) })
 	}
 }
@@ -421,23 +463,23 @@ func (d death) resume(t *testing.T, catalogue *rules.Catalogue, left remains, or
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(left.until().Add(time.Minute)))
-		w := newSite(t, catalogue, d.condition, d.story)
+		w := New(t, catalogue, d.condition, d.story)
 		d.restore(w, left)
-		before := len(w.ordered())
-		defer w.start()()
-		w.queue.Touch(siteNode)
+		before := len(w.Ordered())
+		defer w.Start()()
+		w.Queue.Touch(Node)
 		w.unfold()
-		w.await("it has ended", w.over)
-		time.Sleep(d.story.after + 5*w.timing.Hold)
-		w.await("it has ended for good", w.over)
-		w.inspect()
+		w.Await("it has ended", w.Over)
+		time.Sleep(d.story.After + 5*w.timing.Hold)
+		w.Await("it has ended for good", w.Over)
+		w.Inspect()
 		if d.folded {
-			require.ElementsMatch(t, strings.Split(d.steps, ", "), strings.Split(w.steps(), ", "))
+			require.ElementsMatch(t, strings.Split(d.steps, ", "), strings.Split(w.Steps(), ", "))
 		} else {
-			require.Equal(t, d.steps, w.steps(), w.record().Node.Annotations)
+			require.Equal(t, d.steps, w.Steps(), w.Record().Node.Annotations)
 		}
-		require.Equal(t, d.end, w.outcome())
-		require.Equal(t, strings.Join(orders, ", "), strings.Join(w.ordered()[before:], ", "))
+		require.Equal(t, d.end, w.Outcome())
+		require.Equal(t, strings.Join(orders, ", "), strings.Join(w.Ordered()[before:], ", "))
 	})
 }
 
@@ -454,40 +496,49 @@ func (r remains) until() time.Time {
 }
 
 // restore makes the site the one in which the process died.
-func (d death) restore(w *site, left remains) {
+func (d death) restore(w *Site, left remains) {
 	w.t.Helper()
-	require.NoError(w.t, w.objects.Update(corev1.SchemeGroupVersion.WithResource("nodes"), left.node.DeepCopy(), ""))
-	pods, err := w.client.CoreV1().Pods("").List(w.t.Context(), metav1.ListOptions{})
-	require.NoError(w.t, err)
-	for _, p := range pods.Items {
-		require.NoError(w.t, w.objects.Delete(podResource(), p.Namespace, p.Name))
-	}
-	for _, p := range left.pods {
-		require.NoError(w.t, w.objects.Add(p.DeepCopy()))
-	}
-	if len(left.pods) < len(pods.Items) && d.story.cure == string(ticket.RestartPod) {
-		w.succeed(pods.Items)
-	}
 	open := ticket.ReadNode(left.node).Ticket
-	w.remember(open)
+	w.Cluster.Do(func() {
+		before := w.Cluster.PodsOn(Node)
+		w.Cluster.AddNode(left.node.DeepCopy())
+		for _, p := range w.Cluster.PodsOn(Node) {
+			w.Cluster.DeletePod(p.Namespace, p.Name)
+		}
+		for _, p := range left.pods {
+			w.Cluster.AddPod(p.DeepCopy())
+		}
+		if len(left.pods) < len(before) && d.story.Cure == soptest.RestartPod {
+			w.ask(soptest.RestartPod)
+			w.Cluster.ReplacePod(Node)
+		}
+		w.journal = nil
+		w.remember(open)
+	})
 	if d.released {
 		text := strings.Replace(left.node.Annotations[ticket.Annotation], "supervisor: alice", "supervisor: aegis", 1)
-		w.edit("kubectl", map[string]any{"metadata": map[string]any{"annotations": map[string]string{ticket.Annotation: text}}})
+		w.annotate(text)
 	}
 	if d.gone || d.quiet {
-		w.cured = prom.Key{Node: siteNode, Condition: d.condition, ID: open.Device}
+		w.Cured = prom.Key{Node: Node, Condition: d.condition, ID: open.Device}
 		w.fixed = d.gone
 	} else {
-		w.cured = d.begin(w)
+		w.Cured = d.begin(w)
 	}
-	w.faults[w.cured] = !d.gone
+	w.Cluster.Do(func() { d.restoreJobs(w, left, open) })
+}
+
+// restoreJobs makes the Jobs of the process, of which the last may run.
+func (d death) restoreJobs(w *Site, left remains, open *ticket.Ticket) {
+	w.t.Helper()
+	w.faults[w.Cured] = !d.gone
 	for i, job := range left.jobs {
 		r := requestOf(w.t, job)
 		require.Equal(w.t, job.Name, r.Name(), "the Job of an earlier version is not found any more")
-		o := order{r, w.ask(operation(r))}
-		w.requests[job.Name] = o
-		if runs := d.after == inAJob && i == len(left.jobs)-1; runs {
-			w.carryOut(o)
+		w.order(r)
+		last, power := i == len(left.jobs)-1, r.Action == jobs.ActionReboot || r.Action == jobs.ActionShutdown
+		if last && (d.after == inAJob || !power) {
+			w.Cluster.RunJob(r)
 		}
 	}
 	if d.after == inAJob && left.node.Status.NodeInfo.BootID != open.BootID {
@@ -495,23 +546,15 @@ func (d death) restore(w *site, left remains) {
 	}
 }
 
-// succeed lets the DaemonSet make the pod that takes the place of a deleted one.
-func (w *site) succeed(pods []corev1.Pod) {
-	for _, p := range pods {
-		if p.Name == "daemon" {
-			n := w.ask(string(ticket.RestartPod))
-			w.later(podTime, func() {
-				if err := w.objects.Add(daemon(p.Labels, p.UID+"+")); err != nil {
-					w.t.Error(err)
-				}
-				w.ended(string(ticket.RestartPod), n)
-			})
-		}
-	}
+// annotate writes the text of the ticket as a person does.
+func (w *Site) annotate(text string) {
+	w.Cluster.Do(func() {
+		w.Cluster.Edit(Node, func(n *corev1.Node) { n.Annotations[ticket.Annotation] = text })
+	})
 }
 
 // remember takes the steps of a ticket into the journal: those that were left out for size, then the others.
-func (w *site) remember(t *ticket.Ticket) {
+func (w *Site) remember(t *ticket.Ticket) {
 	w.id = t.ID
 	calls := make(map[ticket.Action]int)
 	for _, a := range ticket.Actions() {

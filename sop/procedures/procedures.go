@@ -1,4 +1,5 @@
-package main
+// Package procedures is the one table of SOPs, by the names that conditions.yaml and the tickets have for them. It reads as a runbook.
+package procedures
 
 import (
 	"aegis.io/aegis/sop"
@@ -18,11 +19,12 @@ import (
 func repair(steps playbook.Steps) sop.Factory {
 	return func() sop.SOP { return sop.NewProcedure(steps) }
 }
+
 func notice(steps playbook.Steps) sop.Factory { return func() sop.SOP { return sop.NewNotice(steps) } }
 
-// procedures is the one table of SOPs. The names are those of conditions.yaml and of the tickets. A play that serves many conditions
-// is named as it is, with what is special about the condition beside it.
-func procedures() sop.Table {
+// Table returns the procedures. A play that serves many conditions is named as it is, with what is special about the condition beside
+// it.
+func Table() sop.Table {
 	return sop.Table{
 		sop.ExhaustedSOP: repair(playbook.Exhausted), // A node that has used up its reboots is isolated and left to people.
 		sop.NoteSOP:      notice(playbook.Note),      // What has not come often enough to be acted on is only written down.
