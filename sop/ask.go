@@ -5,10 +5,17 @@ import (
 	"time"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
 // What a procedure asks between its steps, and what it remembers from one to the next.
+
+// Confirm asks the sources anew whether the condition holds and may be acted on. An incident that has begun, or that a
+// person asked for, needs no confirmation: each of its disruptive steps asks for itself.
+func (b *ApiBridge) Confirm(ctx context.Context) bool { return b.executor.confirm(ctx) }
+
+func (e *journaled) confirm(ctx context.Context) bool { return e.gate.confirm(ctx) }
 
 // HasCordoned reports whether this incident has cordoned the node, be it for the condition that it was about before a preemption,
 // and whatever became of that cordon.
@@ -29,7 +36,7 @@ func (e *journaled) unharmed() bool {
 		return t.Count(ticket.Healthcheck) == t.Past[ticket.Healthcheck]
 	}
 	note := e.journal.record.Node.Annotations[ticket.OwnerAnnotation]
-	return !e.journal.disrupted() && note == ownerPrefix+e.journal.incident.id
+	return !e.journal.disrupted() && note == policy.OwnerPrefix+e.journal.incident.id
 }
 
 // Full reports whether no pod that wants a GPU can come to the node anyway, so that a cordon would change nothing. An incident that
@@ -48,7 +55,7 @@ func (e *journaled) full(ctx context.Context) (bool, error) {
 func (b *ApiBridge) Vanished(ctx context.Context) bool { return b.executor.vanished(ctx) }
 
 func (e *journaled) vanished(ctx context.Context) bool {
-	if e.healing() || e.suspicion != "" {
+	if e.healing() || e.gate.suspicion != "" {
 		return false
 	}
 	if _, returning := e.journal.outcome(ticket.Verify, e.calls[ticket.Verify]+1); returning {
@@ -60,7 +67,7 @@ func (e *journaled) vanished(ctx context.Context) bool {
 	if _, leaving := e.journal.outcome(ticket.Shutdown, e.calls[ticket.Shutdown]+1); leaving {
 		return false
 	}
-	return withdrawn(e.services.Source.Observe(ctx, e.status.Key()))
+	return policy.Withdrawn(e.services.Source.Observe(ctx, e.status.Key()))
 }
 
 // RebootsLeft reports whether the incident may boot the node once more: reboots of other incidents within the attempt
@@ -76,7 +83,7 @@ func (e *journaled) rebootsLeft() bool {
 	if t == nil {
 		return false
 	}
-	used := rebootsSince(e.journal.record.History, time.Now().Add(-e.status.Policy.AttemptWindow), t.ID)
+	used := policy.RebootsSince(e.journal.record.History, time.Now().Add(-e.status.Policy.AttemptWindow), t.ID)
 	for n := 1; n <= t.Count(ticket.Reboot); n++ {
 		if s, _ := t.Outcome(ticket.Reboot, n); s.Status != ticket.Canceled {
 			used++
@@ -87,10 +94,10 @@ func (e *journaled) rebootsLeft() bool {
 
 // Suspect remembers that a check of ours found the node sick. From here on a silent alert is no reason to stop, because the
 // alert's source may be what is broken.
-func (b *ApiBridge) Suspect(why string) { b.suspicion = why }
+func (b *ApiBridge) Suspect(why string) { b.gate.suspicion = why }
 
 // Suspicion returns what Suspect was told last. Empty means that nothing speaks against the node but its alert.
-func (b *ApiBridge) Suspicion() string { return b.suspicion }
+func (b *ApiBridge) Suspicion() string { return b.gate.suspicion }
 
 // Clear says what happens to the pods from here on, instead of what the policy says.
 func (b *ApiBridge) Clear(w prom.Workload) {

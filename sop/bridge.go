@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
-	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -25,25 +24,17 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	checked bool
 	// leaseSeen is since when the Lease of the node shows the renewal leaseRenewed.
 	leaseSeen, leaseRenewed time.Time
-	// noted is when the ticket was last told in new words why it waits.
-	noted time.Time
-	// confirmed is when Confirm asked the sources.
-	confirmed time.Time
-	// refusal is why Confirm said no.
-	refusal policy.Verdict
 }
 
 // newBridge returns a bridge that carries the steps of the assignment out.
 func newBridge(e environment, a assignment) *ApiBridge {
 	scene := newScene(e, a)
-	b := &ApiBridge{scene: scene}
 	calls := make(map[ticket.Action]int)
 	if t := scene.journal.ticket(); t != nil {
 		maps.Copy(calls, t.Past)
 	}
-	b.executor = &journaled{scene: scene, bridge: b, calls: calls}
-	scene.keeps.Store(b.isolated())
-	return b
+	scene.keeps.Store(scene.journal.isolated())
+	return &ApiBridge{scene: scene, executor: &journaled{scene: scene, calls: calls}}
 }
 
 // newPlan returns a bridge that notes the steps in the dry run.

@@ -112,7 +112,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	}
 	if node == nil {
 		d.forget(name)
-		gone := slices.Repeat([]policy.Verdict{decide(Situation{})}, len(statuses))
+		gone := slices.Repeat([]policy.Verdict{policy.Decide(policy.Situation{})}, len(statuses))
 		d.judgeAll(name, statuses, gone, nil)
 		d.queue.Done(name, d.again(gone))
 		return
@@ -178,7 +178,7 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []policy.Verdict) {
 	verdicts = make([]policy.Verdict, len(statuses))
 	for i := range statuses {
-		verdicts[i] = decide(d.situation(node, r, statuses, i))
+		verdicts[i] = policy.Decide(d.situation(node, r, statuses, i))
 		if runs(verdicts[i]) {
 			candidates = append(candidates, i)
 		}
@@ -187,13 +187,14 @@ func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.
 }
 
 // situation sums up what is known for a decision on one of the conditions.
-func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus, i int) Situation {
+func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus, i int) policy.Situation {
 	status := statuses[i]
 	settings := d.services.Settings()
-	procedure := sopOf(status, r.Ticket)
+	procedure := policy.ProcedureOf(status, r.Ticket)
 	_, hasSOP := d.table[procedure]
 	now, others := time.Now(), slices.Concat(statuses[:i], statuses[i+1:])
-	return Situation{
+	orders, room := d.services.Orders.Last(), d.services.limits.vacancy(node.Name)
+	return policy.Situation{
 		Now:       now,
 		Node:      node,
 		Record:    r,
@@ -204,9 +205,9 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 		Note:      d.givesWay(r.Ticket, status),
 		Hidden:    d.catalogue.HiddenBy(now, status, others),
 		Settings:  settings,
-		Orders:    d.services.Orders.Last(),
+		Orders:    &orders,
 		Storm:     d.storms.holds(status.Condition, settings.PoolOf(node).Name),
-		Budget:    d.services.limits.vacancy(node.Name),
+		Room:      &room,
 	}
 }
 
@@ -340,7 +341,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	var held *heldError
 	switch {
 	case errors.Is(err, errRefused):
-		r.refused(bridge.refusal)
+		r.refused(bridge.gate.refusal)
 		return 0, true
 	case errors.As(err, &held) && !bridge.journal.opened():
 		r.refused(held.verdict)
@@ -398,14 +399,14 @@ func newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
 func (r *run) sopName() string {
 	t := r.record.Ticket
 	begun := t != nil && t.Open() && t.Condition == r.status.Condition && t.Device == r.status.ID
-	_, rare := seldom(time.Now(), r.record.History, r.status)
+	_, rare := policy.Seldom(time.Now(), r.record.History, r.status)
 	switch {
 	case r.verdict.Name == policy.VerdictAttemptsExhausted:
 		return ExhaustedSOP
 	case rare && !begun:
-		return NoteSOP
+		return policy.NoteSOP
 	}
-	return sopOf(r.status, t)
+	return policy.ProcedureOf(r.status, t)
 }
 
 // errRefused says that Evaluate found no reason to act, or no permission.
@@ -480,13 +481,13 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 
 // held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.
 func (r *run) held(ctx context.Context, b *ApiBridge, v policy.Verdict) time.Duration {
-	if !b.healing() && withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
+	if !b.healing() && policy.Withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
 		return r.withdrawn(ctx, b)
 	}
 	r.dispatcher.services.Metrics.sop(sopRefused)
 	r.dispatcher.tell(r.status, v)
-	b.noted = time.Now()
-	if err := b.noteHold(ctx, v); err != nil && ctx.Err() == nil {
+	b.gate.noted = time.Now()
+	if err := b.gate.noteHold(ctx, v); err != nil && ctx.Err() == nil {
 		b.logger.WarnContext(ctx, "reason for waiting not noted", "err", err)
 	}
 	return r.dispatcher.services.Timing.Hold
@@ -544,7 +545,7 @@ func (r *run) withdrawn(ctx context.Context, b *ApiBridge) time.Duration {
 	if !b.journal.opened() {
 		return r.dispatcher.services.Timing.Hold
 	}
-	if b.isolated() {
+	if b.journal.isolated() {
 		return r.handOver(ctx, b, b.Policy().Team, "the condition went away, and the procedure does not say how to return the node")
 	}
 	if err := b.Resolve(ctx); err != nil {
@@ -570,7 +571,7 @@ func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duratio
 
 func (r *run) ended(b *ApiBridge) time.Duration {
 	d := r.dispatcher
-	if b.result == outcomeResolved || b.result == ticket.Noted {
+	if b.result == ticket.Resolved || b.result == ticket.Noted {
 		d.services.Metrics.sop(sopSucceeded)
 	} else {
 		d.services.Metrics.sop(sopHandedOver)

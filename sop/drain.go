@@ -69,7 +69,7 @@ func (b *ApiBridge) drain(ctx context.Context, action ticket.Action, wanted func
 			// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
 			if !first || c.adopted {
 				asked := time.Now()
-				release, err := b.admit(ctx, action)
+				release, err := b.gate.admit(ctx, action)
 				release()
 				if err != nil {
 					return false, err

@@ -64,7 +64,6 @@ type executor interface {
 // journaled is the executor that acts. Each step is written on the ticket before it is begun, and once it has ended.
 type journaled struct {
 	*scene
-	bridge *ApiBridge
 	// calls counts the calls of each action in this run; a step is identified by action and number.
 	calls map[ticket.Action]int
 }
@@ -117,7 +116,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	release := func() {}
 	if s.gated {
 		var err error
-		if release, err = e.bridge.admit(ctx, s.action); err != nil {
+		if release, err = e.gate.admit(ctx, s.action); err != nil {
 			return release, err
 		}
 	}
@@ -139,7 +138,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	e.interruptible.Store(interruptible(s.action))
 	if s.gated && time.Since(admitted) > permissionAge {
 		// The write took long; what was permitted before it may be forbidden by now. The slot is taken already.
-		_, err := e.bridge.admit(ctx, s.action)
+		_, err := e.gate.admit(ctx, s.action)
 		return release, err
 	}
 	return release, nil
@@ -176,8 +175,8 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 
 // takeBoot makes a boot that was none of ours the one that the incident is about from here on.
 func (e *journaled) takeBoot(t *ticket.Ticket) {
-	if e.booted != "" {
-		t.BootID = e.booted
+	if e.gate.booted != "" {
+		t.BootID = e.gate.booted
 	}
 }
 

@@ -14,9 +14,6 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// freshAlert is how long the word of a webhook stands for itself while the sources cannot be asked.
-const freshAlert = 2 * time.Minute
-
 // recentFinding is how long a confirmation is good for isolating a node.
 const recentFinding = 5 * time.Second
 
@@ -34,252 +31,242 @@ type heldError struct{ verdict policy.Verdict }
 
 func (e *heldError) Error() string { return fmt.Sprintf("%s: %s", e.verdict.Name, e.verdict.Reason) }
 
-// Confirm asks the sources anew whether the condition holds and may be acted on. An incident that has begun, or that a
+// gate asks the guards on behalf of one incident: it collects what they have to know, and waits while one of them objects. What may
+// stand against an act is in the table of package policy alone.
+type gate struct {
+	services environment
+	node     string
+	status   prom.AegisNodeStatus
+	journal  *journal
+	// suspicion is why the node is sick although its alert may be silent: a check of ours failed.
+	suspicion string
+	// confirmed is when the sources were asked before anything was done, refusal is why they, or the guards, said no.
+	confirmed time.Time
+	refusal   policy.Verdict
+	// booted is the boot ID of a boot that was none of ours, once one was seen.
+	booted string
+	// noted is when the ticket was last told in new words why it waits.
+	noted time.Time
+}
+
+func newGate(s environment, status prom.AegisNodeStatus, j *journal) *gate {
+	g := &gate{services: s, node: status.Node, status: status, journal: j}
+	if t := j.ticket(); t != nil && t.Origin == originHealthcheck {
+		g.suspicion = t.Reason
+	}
+	return g
+}
+
+// origin returns why Aegis acts.
+func (g *gate) origin() policy.Origins {
+	switch t := g.journal.ticket(); {
+	case g.journal.incident.requested():
+		return policy.Requested
+	case t == nil:
+		return policy.Alert
+	case t.ApprovedBy != "":
+		return policy.Approved
+	}
+	return policy.Begun
+}
+
+// confirm asks the sources anew whether the condition holds and may be acted on. An incident that has begun, or that a
 // person asked for, needs no confirmation: each of its disruptive steps asks for itself.
-func (b *ApiBridge) Confirm(ctx context.Context) bool { return b.executor.confirm(ctx) }
-
-func (e *journaled) confirm(ctx context.Context) bool { return e.bridge.confirm(ctx) }
-
-func (b *ApiBridge) confirm(ctx context.Context) bool {
-	if b.journal.opened() || b.healing() {
+func (g *gate) confirm(ctx context.Context) bool {
+	if g.journal.opened() || g.journal.incident.requested() {
 		return true
 	}
-	b.refusal = confirm(time.Now(), b.status, b.findingForCordon(ctx))
-	b.confirmed = time.Now()
-	return b.refusal.Name == policy.VerdictExecute
+	finding := g.findingForCordon(ctx)
+	g.refusal = policy.Ask(policy.Isolate, policy.Situation{Now: time.Now(), Origin: policy.Alert, Status: g.status, Finding: &finding})
+	g.confirmed = time.Now()
+	return g.refusal.Name == ""
 }
 
 // findingForCordon asks the sources, unless they have confirmed the condition a moment ago: when hundreds of nodes fall ill
 // at once they are isolated on the same answer. Each disruptive step asks anew.
-func (b *ApiBridge) findingForCordon(ctx context.Context) prom.Finding {
-	last := b.services.Source.Last(b.status.Key())
-	if time.Since(last.At) < recentFinding && judge(last).Name == policy.VerdictExecute {
+func (g *gate) findingForCordon(ctx context.Context) prom.Finding {
+	last := g.services.Source.Last(g.status.Key())
+	if time.Since(last.At) < recentFinding && policy.Judge(last).Name == policy.VerdictExecute {
 		return last
 	}
-	return b.services.Source.Observe(ctx, b.status.Key())
+	return g.services.Source.Observe(ctx, g.status.Key())
 }
 
-// confirm judges what the sources say of a condition for which nothing has been done yet. A webhook that has just come in
-// is enough to isolate the node when the sources cannot be asked, never more than that.
-func confirm(now time.Time, status prom.AegisNodeStatus, f prom.Finding) policy.Verdict {
-	fresh := status.Origin == prom.OriginAlert && now.Sub(status.LastSeen) < freshAlert
-	v := judge(f)
-	switch {
-	case v.Name == policy.VerdictUnverifiable && fresh:
-		return policy.Verdict{Name: policy.VerdictExecute, Reason: "the alert has just come in; " + f.Reason}
-	case f.Evidence == prom.EvidenceFiring && f.Permission == prom.PermissionUnlisted && fresh:
-		return policy.Verdict{Name: policy.VerdictExecute, Reason: "the alert has just come in"}
+// isolation says what stands against taking the node out of service now. It takes a place in the pool's budget if nothing does, unless
+// the node is out of service already.
+func (g *gate) isolation(r ticket.Record) policy.Verdict {
+	s := g.situation(r)
+	orders := g.services.Orders.Last()
+	s.Orders, s.Confirmed, s.Finding = &orders, g.confirmed, g.toldSince()
+	if v := policy.Ask(policy.Isolate, s); v.Name != "" || r.Node.Spec.Unschedulable {
+		return v
 	}
-	return v
+	room := g.services.limits.reserve(g.node)
+	s.Room = &room
+	return policy.Ask(policy.Isolate, s)
 }
 
-// judge turns a finding into the verdict on a disruptive step.
-func judge(f prom.Finding) policy.Verdict {
-	reason := func(text string) string {
-		if f.Reason == "" {
-			return text
-		}
-		return text + ": " + f.Reason
-	}
-	switch {
-	case f.Permission == prom.PermissionSilenced:
-		return policy.Verdict{Name: policy.VerdictSilenced, Reason: reason("the alert is suppressed in Alertmanager")}
-	case f.Evidence == prom.EvidenceUnknown:
-		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: reason("Prometheus gives no answer that can be relied on")}
-	case f.Permission == prom.PermissionUnknown:
-		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: reason("Alertmanager gives no answer that can be relied on")}
-	case f.Evidence == prom.EvidencePending:
-		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: reason("the alert is pending and does not fire")}
-	case f.Evidence == prom.EvidenceAbsent:
-		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: reason("Prometheus does not report the condition")}
-	case f.Permission == prom.PermissionUnlisted:
-		return policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: reason("no Alertmanager lists the alert")}
-	default:
-		return policy.Verdict{Name: policy.VerdictExecute, Reason: "the condition is confirmed"}
+// situation sums up what is known of the node without a question to the cluster.
+func (g *gate) situation(r ticket.Record) policy.Situation {
+	settings := g.services.Settings()
+	return policy.Situation{
+		Now: time.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.status, Settings: settings, Suspicion: g.suspicion,
+		Storm: g.services.storms.holds(g.status.Condition, settings.PoolOf(r.Node).Name),
 	}
 }
 
-// withdrawn reports whether the condition is gone at both sources. A silence that goes on after its alert keeps no node from
-// returning to service.
-func withdrawn(f prom.Finding) bool {
-	return f.Evidence == prom.EvidenceAbsent && (f.Permission == prom.PermissionUnlisted || f.Unlisted)
+// toldSince returns what the sources have said since they confirmed the condition, nil if nothing: a pass over them may have come in
+// between. Sources that give no answer say nothing.
+func (g *gate) toldSince() *prom.Finding {
+	last := g.services.Source.Last(g.status.Key())
+	if !last.At.After(g.confirmed) || policy.Judge(last).Name == policy.VerdictUnverifiable {
+		return nil
+	}
+	return &last
 }
 
 // admit waits until the step may begin: the node and its ticket are as they were left, nobody forbids it, the sources
 // confirm the condition, and a slot for a destructive step is free. It returns ErrWithdrawn when the condition is gone. A run that has
 // not begun anything does not wait here but ends, so that what else is reported on the node has its turn.
-func (b *ApiBridge) admit(ctx context.Context, action ticket.Action) (release func(), err error) {
+func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(), err error) {
 	for {
-		verdict, err := b.permission(ctx)
+		release, blocked, err := g.permission(ctx, action)
 		if err != nil {
 			return func() {}, err
 		}
-		if verdict.Name == policy.VerdictExecute {
-			release, reason := b.services.limits.begin(b.journal.record.Node, action)
-			if reason == "" {
-				b.services.Book.Set(b.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
-				return release, nil
-			}
-			verdict = policy.Verdict{Name: policy.VerdictBudget, Reason: reason}
+		if blocked.Name == "" {
+			g.services.Book.Set(g.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
+			return release, nil
 		}
-		if !b.journal.opened() {
-			return func() {}, &heldError{verdict}
+		if !g.journal.opened() {
+			return func() {}, &heldError{blocked}
 		}
-		if err := b.hold(ctx, verdict); err != nil {
+		if err := g.hold(ctx, blocked); err != nil {
 			return func() {}, err
 		}
 	}
 }
 
-// permission says whether a disruptive step may begin right now. An API server that does not answer means no.
-func (b *ApiBridge) permission(ctx context.Context) (policy.Verdict, error) {
-	record, err := b.services.Tickets.Get(ctx, b.node)
-	switch {
-	case errors.Is(err, ticket.ErrNodeGone):
-		return policy.Verdict{}, err
-	case err != nil && ctx.Err() != nil:
-		return policy.Verdict{}, context.Cause(ctx)
-	case err != nil:
-		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: "the API server gives no answer: " + err.Error()}, nil //nolint:nilerr // It is a reason to wait.
-	case record.Node.UID != b.journal.record.Node.UID:
-		return policy.Verdict{}, ticket.ErrRecreated
+// permission says what stands against a disruptive step right now, and takes a slot for it if nothing does. An API server that does
+// not answer means no.
+func (g *gate) permission(ctx context.Context, action ticket.Action) (release func(), blocked policy.Verdict, err error) {
+	record, unread, err := g.look(ctx)
+	if err != nil || unread != "" {
+		return nil, policy.Ask(policy.Step, policy.Situation{Origin: g.origin(), Unread: unread}), err
 	}
-	begun := b.journal.opened()
-	if err := b.stillOurs(record, begun); err != nil {
-		return policy.Verdict{}, err
+	s := g.situation(record)
+	if v := policy.Ask(policy.Step, s); v.Name != "" {
+		return nil, v, nil
 	}
-	forbidden, err := b.forbidden(ctx, record)
-	switch {
-	case err != nil, forbidden.Name == policy.VerdictExcluded:
-		return forbidden, err
-	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:
-		b.booted = record.Node.Status.NodeInfo.BootID
-		return policy.Verdict{}, fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
+	if err := g.askOrders(ctx, &s); err != nil {
+		return nil, policy.Verdict{}, err
 	}
 	// Nothing that forbids a repair holds up the return of a node that needs none.
-	sources, err := b.sources(ctx)
-	if err != nil || forbidden.Name == "" {
-		return sources, err
+	if err := g.ended(ctx, &s); err != nil {
+		return nil, policy.Verdict{}, err
 	}
-	return forbidden, nil
+	if v := policy.Ask(policy.Step, s); v.Name != "" {
+		return nil, v, nil
+	}
+	release, room := g.services.limits.begin(g.journal.record.Node, action)
+	s.Room = &room
+	return release, policy.Ask(policy.Step, s), nil
+}
+
+// look reads the node and its ticket past the cache, provided that they are as they were left. It says why they could not be read.
+func (g *gate) look(ctx context.Context) (r ticket.Record, unread string, err error) {
+	r, err = g.services.Tickets.Get(ctx, g.node)
+	switch {
+	case errors.Is(err, ticket.ErrNodeGone):
+		return r, "", err
+	case err != nil && ctx.Err() != nil:
+		return r, "", context.Cause(ctx)
+	case err != nil:
+		return r, "the API server gives no answer: " + err.Error(), nil //nolint:nilerr // It is a reason to wait.
+	case r.Node.UID != g.journal.record.Node.UID:
+		return r, "", ticket.ErrRecreated
+	}
+	return r, "", g.stillOurs(r)
 }
 
 // stillOurs takes the record of the node over, provided that people have taken neither the ticket nor the cordon.
-func (b *ApiBridge) stillOurs(r ticket.Record, begun bool) error {
-	if _, err := b.journal.own(r, begun); err != nil || !begun {
+func (g *gate) stillOurs(r ticket.Record) error {
+	begun := g.journal.opened()
+	if _, err := g.journal.own(r, begun); err != nil || !begun {
 		return err
 	}
-	if b.isolated() && uncordoned(r.Node) {
+	if g.journal.isolated() && policy.Uncordoned(r.Node) {
 		return errUncordoned
 	}
-	b.journal.record = r
+	g.journal.record = r
 	return nil
 }
 
-// forbidden says what people, or the state of the cluster, have against a disruptive step now. The zero Verdict is nothing.
-func (b *ApiBridge) forbidden(ctx context.Context, r ticket.Record) (policy.Verdict, error) {
-	if policy.Excluded(r.Node) {
-		return policy.Verdict{Name: policy.VerdictExcluded, Reason: policy.ExcludedReason()}, nil
-	}
-	orders, err := b.services.Orders.Read(ctx)
+// askOrders reads what people have ordered, and the mode of the condition by it.
+func (g *gate) askOrders(ctx context.Context, s *policy.Situation) error {
+	orders, err := g.services.Orders.Read(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return policy.Verdict{}, context.Cause(ctx)
+		return context.Cause(ctx)
 	case errors.Is(err, ErrLeaseLost):
-		return policy.Verdict{}, err
+		return err
 	case err != nil:
-		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: err.Error()}, nil //nolint:nilerr // It is a reason to wait.
+		s.OrdersLost = err.Error()
+		return nil
 	}
-	settings := b.services.Settings()
-	if v := pausedBy(settings, orders); v.Name != "" {
-		return v, nil
-	}
-	if b.healing() {
-		return policy.Verdict{}, nil
-	}
-	pool := settings.PoolOf(r.Node)
-	if reason := pool.OutsideWindows(time.Now()); reason != "" {
-		return policy.Verdict{Name: policy.VerdictPaused, Reason: reason}, nil
-	}
-	approved := r.Ticket != nil && r.Ticket.ApprovedBy != ""
-	if reason := b.services.storms.holds(b.status.Condition, pool.Name); reason != "" && !approved {
-		return policy.Verdict{Name: policy.VerdictStorm, Reason: reason}, nil
-	}
-	return b.modeNow(orders, approved), nil
+	s.Orders = &orders
+	s.Status = orders.Apply(g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code))
+	return nil
 }
 
-// modeNow lets a change of the mode reach a procedure that has begun.
-func (b *ApiBridge) modeNow(orders policy.Orders, approved bool) policy.Verdict {
-	status := orders.Apply(b.services.catalogue.Status(b.node, b.status.Condition, b.status.ID, b.status.XID.Code))
-	switch mode := status.Policy.Mode; {
-	case mode == prom.ModeApprove && !approved:
-		return awaitingApproval()
-	case mode == prom.ModeObserve:
-		return policy.Verdict{Name: policy.VerdictObserve, Reason: "its mode has become observe"}
-	case mode == prom.ModeOff:
-		return policy.Verdict{Name: policy.VerdictIgnored, Reason: "its mode has become off"}
+// ended asks Prometheus and Alertmanager, and says why the incident is over: the node has booted, or its condition is gone. What a check
+// of ours found on the node itself outweighs a silent alert.
+func (g *gate) ended(ctx context.Context, s *policy.Situation) error {
+	if boot := s.Node.Status.NodeInfo.BootID; g.journal.opened() && boot != s.Record.Ticket.BootID {
+		g.booted = boot
+		return fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
 	}
-	return policy.Verdict{}
-}
-
-// sources asks Prometheus and Alertmanager. What a check of ours found on the node itself outweighs a silent alert, but not
-// a silence.
-func (b *ApiBridge) sources(ctx context.Context) (policy.Verdict, error) {
-	if b.healing() {
-		return policy.Verdict{Name: policy.VerdictExecute, Reason: "requested"}, nil
+	if s.Origin == policy.Requested {
+		return nil
 	}
-	finding := b.services.Source.Observe(ctx, b.status.Key())
-	if ctx.Err() != nil {
-		return policy.Verdict{}, context.Cause(ctx)
-	}
-	v := judge(finding)
+	finding := g.services.Source.Observe(ctx, g.status.Key())
 	switch {
-	case b.suspicion != "" && (v.Name == policy.VerdictSilenced || v.Name == policy.VerdictUnverifiable):
-		return v, nil
-	case b.suspicion != "":
-		return policy.Verdict{Name: policy.VerdictExecute, Reason: b.suspicion}, nil
-	case withdrawn(finding):
-		return policy.Verdict{}, fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case g.suspicion == "" && policy.Withdrawn(finding):
+		return fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
 	}
-	return v, nil
-}
-
-// isolated reports whether this incident has cordoned the node and not uncordoned it.
-func (b *ApiBridge) isolated() bool {
-	t := b.journal.ticket()
-	if t == nil {
-		return false
-	}
-	last, cordoned := t.Outcome(ticket.Cordon, t.Count(ticket.Cordon))
-	return cordoned && last.Status == ticket.Succeeded && t.Count(ticket.Uncordon) == 0
+	s.Finding = &finding
+	return nil
 }
 
 // hold makes the reason for waiting visible and waits a while.
-func (b *ApiBridge) hold(ctx context.Context, v policy.Verdict) error {
-	if b.services.Book.Set(b.status.Key(), v) {
-		b.event(corev1.EventTypeNormal, "AegisHeld", "%s: held: %s: %s", b.status.Condition, v.Name, v.Reason)
+func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
+	if g.services.Book.Set(g.status.Key(), v) {
+		g.services.Recorder.Eventf(nodeReference(g.journal.record.Node), corev1.EventTypeNormal, "AegisHeld",
+			"%s: held: %s: %s", g.status.Condition, v.Name, v.Reason)
 	}
-	if err := b.noteHold(ctx, v); err != nil {
+	if err := g.noteHold(ctx, v); err != nil {
 		return err
 	}
-	return sleep(ctx, b.services.Timing.Hold)
+	return sleep(ctx, g.services.Timing.Hold)
 }
 
 // noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.
-func (b *ApiBridge) noteHold(ctx context.Context, v policy.Verdict) error {
-	t := b.journal.ticket()
+func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
+	t := g.journal.ticket()
 	text := fmt.Sprintf("%s: %s", v.Name, v.Reason)
 	same := t != nil && strings.HasPrefix(t.Hold, string(v.Name)+": ")
-	if t == nil || t.Hold == text || same && time.Since(b.noted) < holdNoteEvery {
+	if t == nil || t.Hold == text || same && time.Since(g.noted) < holdNoteEvery {
 		return nil
 	}
-	err := b.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+	err := g.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
 		t.Hold = text
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("note on the ticket why it waits: %w", err)
 	}
-	b.noted = time.Now()
+	g.noted = time.Now()
 	return nil
 }

@@ -33,9 +33,9 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 	}
 	opened := newIncident(status, status.SOP, requestedPrefix+r.By)
 	written, err := d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
-		if v := d.requestObjection(current, status); v.Name != "" {
+		if v := d.blocked(current, status); v.Name != "" {
 			result.Verdict = v
-			return fmt.Errorf("%w: %s: %s", policy.ErrRefused, v.Name, v.Reason)
+			return refused(v)
 		}
 		if note := current.Ticket; note != nil && note.Open() {
 			c.History = entered(current.History, note, outcomeSuperseded, time.Now())
@@ -60,49 +60,36 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record, policy.Verdict, error) {
 	node, err := d.services.Nodes.Get(status.Node)
 	if apierrors.IsNotFound(err) {
-		return ticket.Record{}, policy.Verdict{Name: policy.VerdictNodeGone, Reason: "there is no such Node"}, ticket.ErrNodeGone
+		return ticket.Record{}, policy.Decide(policy.Situation{Status: status}), ticket.ErrNodeGone
 	}
 	if err != nil {
 		return ticket.Record{}, policy.Verdict{}, fmt.Errorf("node %s: %w", status.Node, err)
 	}
 	record := ticket.ReadNode(node)
-	verdict := d.requestObjection(record, status)
-	if verdict.Name == "" {
-		_, hasSOP := d.table[status.SOP]
-		verdict = decide(Situation{
-			Now:      time.Now(),
-			Node:     node,
-			Record:   record,
-			Status:   status,
-			HasSOP:   hasSOP,
-			Note:     d.makesRoom(record.Ticket, status),
-			Settings: d.services.Settings(),
-			Orders:   d.services.Orders.Last(),
-		})
-	}
+	_, hasSOP := d.table[status.SOP]
+	orders := d.services.Orders.Last()
+	verdict := policy.Decide(policy.Situation{
+		Now:      time.Now(),
+		Node:     node,
+		Record:   record,
+		Status:   status,
+		HasSOP:   hasSOP,
+		Note:     d.makesRoom(record.Ticket, status),
+		Settings: d.services.Settings(),
+		Orders:   &orders,
+	})
 	if verdict.Name != policy.VerdictExecute {
-		return record, verdict, fmt.Errorf("%w: %s: %s", policy.ErrRefused, verdict.Name, verdict.Reason)
+		return record, verdict, refused(verdict)
 	}
 	return record, verdict, nil
 }
 
-// requestObjection refuses a request for a node that has an open ticket, unless that makes room.
-func (d *Dispatcher) requestObjection(r ticket.Record, status prom.AegisNodeStatus) policy.Verdict {
-	t := r.Ticket
-	if d.makesRoom(t, status) {
+// blocked says what stands against the ticket of a request when it is written.
+func (d *Dispatcher) blocked(r ticket.Record, status prom.AegisNodeStatus) policy.Verdict {
+	if d.makesRoom(r.Ticket, status) {
 		return policy.Verdict{}
 	}
-	if v := ownedByPeople(Situation{Record: r}); v.Name != "" {
-		return v
-	}
-	switch {
-	case t == nil || !t.Open():
-		return policy.Verdict{}
-	case t.Condition == status.Condition:
-		return policy.Verdict{Name: policy.VerdictDuplicate, Reason: fmt.Sprintf("ticket %s for %s is open", t.ID, t.Condition)}
-	default:
-		return policy.Verdict{Name: policy.VerdictInProgress, Reason: fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)}
-	}
+	return policy.Ask(policy.Entry, policy.Situation{Origin: policy.Requested, Record: r, Status: status})
 }
 
 // makesRoom reports whether the ticket gives way to the repair that is asked for.

@@ -96,6 +96,16 @@ func (j *journal) outcome(action ticket.Action, n int) (ticket.Step, bool) {
 	return j.record.Ticket.Outcome(action, n)
 }
 
+// isolated reports whether this incident has cordoned the node and not uncordoned it.
+func (j *journal) isolated() bool {
+	t := j.ticket()
+	if t == nil {
+		return false
+	}
+	last, cordoned := t.Outcome(ticket.Cordon, t.Count(ticket.Cordon))
+	return cordoned && last.Status == ticket.Succeeded && t.Count(ticket.Uncordon) == 0
+}
+
 // disrupted reports whether the incident has taken a destructive step.
 func (j *journal) disrupted() bool {
 	t := j.ticket()

@@ -206,6 +206,11 @@ func TestStepsThatWaitForEachOther(t *testing.T) {
 	}
 }
 
+// ownTicket returns a ticket of Aegis that is being worked on.
+func ownTicket(condition string) *ticket.Ticket {
+	return &ticket.Ticket{ID: "t1", Condition: condition, Supervisor: ticket.Self, Status: ticket.StatusResolving}
+}
+
 // A request that waits for room in the budget says so since it began to wait, however often it is tried again.
 func TestVerdictOfAHeldTicketStays(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

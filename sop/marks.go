@@ -152,7 +152,7 @@ func (d *Dispatcher) marksOf(node *corev1.Node, heard hearings) marks {
 		ids := devicesOf(s)
 		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
 		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
-		if !known && (!heard.lasting(s.Key()) || judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
+		if !known && (!heard.lasting(s.Key()) || policy.Judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
 			continue
 		}
 		want.add(s.Type, ids)

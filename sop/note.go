@@ -3,15 +3,13 @@ package sop
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/ticket"
 )
-
-// NoteSOP names the procedure for what is only written down, as events that have not come often enough to be acted on.
-const NoteSOP = "node/noted"
 
 // NewNotice returns a procedure that tells people about a condition and never touches the node.
 func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
@@ -42,4 +40,34 @@ func (b *ApiBridge) note(ctx context.Context, _ int) error {
 	b.ended(ctx, ticket.Noted)
 	b.event(corev1.EventTypeNormal, "AegisNoted", "%s", Describe(b.status))
 	return nil
+}
+
+// released reports whether people gave the ticket back after it had been handed over to them.
+func released(t *ticket.Ticket) bool {
+	if t == nil || !t.Open() || !t.Owned() {
+		return false
+	}
+	last, handed := t.Outcome(ticket.HandOver, t.Count(ticket.HandOver))
+	return handed && last.Status == ticket.Succeeded
+}
+
+// noted reports whether the ticket only told the team about the condition, and the team has not taken it in hand.
+func noted(t *ticket.Ticket, team string) bool {
+	return t != nil && t.Supervisor == team && onlyTold(t)
+}
+
+// onlyTold reports whether the ticket was handed over from a node that was left in service and is not in doubt: nothing was tried on
+// it, and no healthcheck has failed, or could not be made.
+func onlyTold(t *ticket.Ticket) bool {
+	tried := slices.ContainsFunc(ticket.Actions(), func(a ticket.Action) bool {
+		switch a {
+		case ticket.HandOver, ticket.Wait, ticket.Verify, ticket.Diagnose, ticket.Healthcheck:
+			return false
+		}
+		return t.Count(a) > 0
+	})
+	doubtful := slices.ContainsFunc(t.Workflows, func(s ticket.Step) bool {
+		return s.Action == ticket.Healthcheck && s.Status != ticket.Succeeded
+	})
+	return t.Status == ticket.StatusAssigned && t.Count(ticket.HandOver) > 0 && !tried && !doubtful
 }

@@ -17,7 +17,7 @@ import (
 // watching adds a procedure that only writes down.
 func watching(w *world) {
 	w.table["test/watch"] = func() SOP { return NewNotice(Playbook.Note) }
-	w.table[NoteSOP] = func() SOP { return NewNotice(Playbook.Note) }
+	w.table[policy.NoteSOP] = func() SOP { return NewNotice(Playbook.Note) }
 }
 
 func outcomes(r ticket.Record) []string {
@@ -65,7 +65,7 @@ func TestNoteIsMadeOnce(t *testing.T) {
 func TestNotesDoNotFillTheHistory(t *testing.T) {
 	t.Parallel()
 	h := &ticket.History{}
-	h.Add(ticket.Incident{ID: "boot", Outcome: outcomeResolved})
+	h.Add(ticket.Incident{ID: "boot", Outcome: ticket.Resolved})
 	for range 50 {
 		h.Add(ticket.Incident{ID: ticket.NewID(time.Now()), Outcome: ticket.Noted})
 	}
@@ -173,43 +173,6 @@ func TestThreshold(t *testing.T) {
 		require.Equal(t, []string{"Reboot noted", "Reboot noted", "Reboot resolved"}, outcomes(w.record()))
 		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
 	})
-}
-
-// A fault of the same device that comes back after repairs that went well is one of the hardware.
-func TestSuspectedHardware(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	repair := func(device string, xid int, ago time.Duration) ticket.Incident {
-		return ticket.Incident{
-			Condition: "Xid", Device: device, XID: xid, Opened: now.Add(-ago), Closed: now.Add(-ago), Outcome: outcomeResolved, Isolated: true,
-			Destructive: []ticket.Destructive{{Action: ticket.Reset, At: now.Add(-ago)}},
-		}
-	}
-	s := Situation{Now: now, Node: testNode(nodeA, nodeUID), Status: prom.AegisNodeStatus{Condition: "Xid", ID: "3", XID: prom.XID{Code: 48, Class: prom.XIDReset}}}
-	s.Status.Policy.MaxRepairs, s.Status.Policy.RepairWindow = 2, 72*time.Hour
-	for name, tt := range map[string]struct {
-		incidents []ticket.Incident
-		suspected bool
-	}{
-		"once":                {[]ticket.Incident{repair("3", 48, time.Hour)}, false},
-		"twice":               {[]ticket.Incident{repair("3", 48, 50*time.Hour), repair("3", 48, time.Hour)}, true},
-		"long ago":            {[]ticket.Incident{repair("3", 48, 80*time.Hour), repair("3", 48, time.Hour)}, false},
-		"another GPU":         {[]ticket.Incident{repair("4", 48, 50*time.Hour), repair("3", 48, time.Hour)}, false},
-		"another code":        {[]ticket.Incident{repair("3", 119, 50*time.Hour), repair("3", 48, time.Hour)}, false},
-		"people had looked":   {[]ticket.Incident{repair("3", 48, 50*time.Hour), {Isolated: true, Outcome: outcomeHandedOver, Closed: now.Add(-40 * time.Hour)}, repair("3", 48, time.Hour)}, false},
-		"noted is no repair":  {[]ticket.Incident{{Condition: "Xid", Device: "3", XID: 48, Outcome: ticket.Noted, Closed: now.Add(-time.Hour)}, repair("3", 48, time.Hour)}, false},
-		"of an earlier Aegis": {[]ticket.Incident{repair("3", 0, 50*time.Hour), repair("3", 48, time.Hour)}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := s
-			s.Record.History = &ticket.History{Incidents: tt.incidents}
-			v := suspect(s)
-			require.Equal(t, tt.suspected, v.Name == policy.VerdictAttemptsExhausted, v.Reason)
-			s.Status.Origin = prom.OriginHeal
-			require.Empty(t, suspect(s).Name, "a person asked for it")
-		})
-	}
 }
 
 // An alert that goes on telling of an event that was dealt with says nothing new.

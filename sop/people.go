@@ -29,14 +29,13 @@ func (d *Dispatcher) Approve(ctx context.Context, o policy.NodeOrder) (policy.He
 	}
 	opened := newIncident(status, status.SOP, string(status.Origin))
 	record, err = d.services.Tickets.Update(ctx, o.Node, record.Node, func(r ticket.Record, c *ticket.Change) error {
+		if v := policy.Ask(policy.Entry, policy.Situation{Origin: policy.Approved, Record: r, Status: status}); v.Name != "" {
+			return refused(v)
+		}
 		switch t := r.Ticket; {
-		case ownedByPeople(Situation{Record: r}).Name != "":
-			return refused(ownedByPeople(Situation{Record: r}))
 		case t == nil || !t.Open():
 			c.Ticket = opened.open(time.Now(), r.Node.Status.NodeInfo.BootID)
 			c.Ticket.Status = ticket.StatusCreated
-		case t.Condition != o.Condition || t.Device != o.Device:
-			return refused(policy.Verdict{Name: policy.VerdictInProgress, Reason: fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)})
 		default:
 			c.Ticket = t.Clone()
 		}
@@ -60,7 +59,7 @@ func refused(v policy.Verdict) error {
 func (d *Dispatcher) considerApproval(o policy.NodeOrder) (prom.AegisNodeStatus, ticket.Record, policy.Verdict, error) {
 	record, err := d.cached(o.Node)
 	if err != nil {
-		return prom.AegisNodeStatus{}, record, policy.Verdict{Name: policy.VerdictNodeGone, Reason: "there is no such Node"}, err
+		return prom.AegisNodeStatus{}, record, policy.Decide(policy.Situation{}), err
 	}
 	statuses := d.services.Orders.Last().ApplyAll(d.withTicket(record, d.services.Conditions.Statuses(o.Node)))
 	verdict := policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "the condition is not reported on the node"}
@@ -68,7 +67,7 @@ func (d *Dispatcher) considerApproval(o policy.NodeOrder) (prom.AegisNodeStatus,
 		if s.Condition != o.Condition || s.ID != o.Device {
 			continue
 		}
-		verdict = decide(d.situation(record.Node, record, statuses, i))
+		verdict = policy.Decide(d.situation(record.Node, record, statuses, i))
 		goesOn := record.Ticket != nil && record.Ticket.Open() && verdict.Name == policy.VerdictExecute && s.Policy.Mode == prom.ModeApprove
 		if verdict.Name == policy.VerdictAwaitingApproval || goesOn {
 			return s, record, verdict, nil
@@ -117,11 +116,11 @@ func (d *Dispatcher) take(ctx context.Context, o policy.NodeOrder, event, what s
 	change func(*ticket.Ticket, ticket.Record, *ticket.Change) error,
 ) error {
 	record, err := d.services.Tickets.Update(ctx, o.Node, nil, func(r ticket.Record, c *ticket.Change) error {
+		if v := policy.Ask(policy.Entry, policy.Situation{Origin: policy.Begun, Record: r}); v.Name != "" {
+			return refused(v)
+		}
 		t := r.Ticket
-		switch {
-		case ownedByPeople(Situation{Record: r}).Name != "":
-			return refused(ownedByPeople(Situation{Record: r}))
-		case t == nil || !t.Open():
+		if t == nil || !t.Open() {
 			return fmt.Errorf("%w: the node has no open ticket", policy.ErrRefused)
 		}
 		c.Ticket = t.Clone()

@@ -41,11 +41,9 @@ type scene struct {
 	status   prom.AegisNodeStatus
 	logger   *slog.Logger
 	journal  *journal
+	// gate asks for permission.
+	gate *gate
 	hooks
-	// suspicion is why the node is sick although its alert may be silent: a check of ours failed.
-	suspicion string
-	// booted is the boot ID of a boot that was none of ours, once one was seen.
-	booted string
 	// result is how the incident ended. Empty while it has not.
 	result string
 	// interruptible is true while the run may be left for something more urgent.
@@ -63,9 +61,7 @@ func newScene(e environment, a assignment) *scene {
 		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note},
 		hooks:    a.hooks,
 	}
-	if t := s.journal.ticket(); t != nil && t.Origin == originHealthcheck {
-		s.suspicion = t.Reason
-	}
+	s.gate = newGate(e, a.status, s.journal)
 	return s
 }
 

@@ -12,7 +12,6 @@ import (
 
 // The outcomes of an incident, as its history and the metrics name them.
 const (
-	outcomeResolved   = "resolved"
 	outcomeHandedOver = "handed_over"
 	outcomeReleased   = "released"
 	outcomeCanceled   = "canceled"
@@ -61,14 +60,14 @@ func (b *ApiBridge) resolve(ctx context.Context, _ int) error {
 	took := time.Since(b.journal.ticketCreated())
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		c.Ticket, c.RemoveTicket = nil, true
-		c.History = entered(r.History, t, outcomeResolved, time.Now())
+		c.History = entered(r.History, t, ticket.Resolved, time.Now())
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("resolve: %w", err)
 	}
 	b.services.Metrics.healed(took)
-	b.ended(ctx, outcomeResolved)
+	b.ended(ctx, ticket.Resolved)
 	b.event(corev1.EventTypeNormal, "AegisResolved", "%s: resolved after %s", b.status.Condition, took.Round(time.Second))
 	return nil
 }

@@ -5,29 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
-
-// ownerPrefix begins the owner note of a node that Aegis cordoned.
-const ownerPrefix = ticket.Self + "/"
-
-// ownCordon reports whether the node is cordoned by Aegis.
-func ownCordon(node *corev1.Node) bool {
-	noted := strings.HasPrefix(node.Annotations[ticket.OwnerAnnotation], ownerPrefix)
-	return node.Spec.Unschedulable && noted && !ticket.CordonedByOthers(node)
-}
-
-// uncordoned reports whether a person has undone the cordon of Aegis, though they may have set one of their own since.
-func uncordoned(node *corev1.Node) bool {
-	return !node.Spec.Unschedulable || ticket.CordonedByOthers(node)
-}
 
 // Cordon isolates the node: ticket, owner note and spec.unschedulable in one write. A node that is cordoned already keeps
 // the cordon that it has, and whose it is. Taking one more node out of service needs room in the pool's budget.
@@ -44,20 +28,14 @@ func (b *ApiBridge) cordon(ctx context.Context, n int) error {
 	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		message = ""
 		// Asked before every try: a write that an outage delays must not land where it is forbidden by then.
-		if v := b.objection(r.Node); v.Name != "" {
+		if v := b.gate.isolation(r); v.Name != "" {
 			return &heldError{v}
 		}
-		switch {
-		case ownCordon(r.Node):
+		if policy.OwnCordon(r.Node) {
 			message = "was cordoned by Aegis already"
-		case r.Node.Spec.Unschedulable:
-			return &heldError{policy.Verdict{Name: policy.VerdictHumanCordoned, Reason: policy.HumanCordonedReason()}}
-		default:
-			if reason := b.services.limits.reserve(b.node); reason != "" {
-				return &heldError{policy.Verdict{Name: policy.VerdictBudget, Reason: reason}}
-			}
+		} else {
 			c.Unschedulable = new(true)
-			c.Annotations = map[string]*string{ticket.OwnerAnnotation: new(ownerPrefix + t.ID)}
+			c.Annotations = map[string]*string{ticket.OwnerAnnotation: new(policy.OwnerPrefix + t.ID)}
 		}
 		t.Status = ticket.StatusResolving
 		t.Hold = ""
@@ -72,42 +50,6 @@ func (b *ApiBridge) cordon(ctx context.Context, n int) error {
 	b.logger.InfoContext(ctx, "step ended", "action", ticket.Cordon, "call", n, "status", ticket.Succeeded, "detail", message)
 	b.event(corev1.EventTypeWarning, "AegisCordoned", "%s: cordoned, ticket %s", b.status.Condition, b.journal.incident.id)
 	return nil
-}
-
-// objection says what is known to forbid touching the node now. The zero Verdict is nothing.
-func (b *ApiBridge) objection(node *corev1.Node) policy.Verdict {
-	if policy.Excluded(node) {
-		return policy.Verdict{Name: policy.VerdictExcluded, Reason: policy.ExcludedReason()}
-	}
-	settings := b.services.Settings()
-	if v := pausedBy(settings, b.services.Orders.Last()); v.Name != "" {
-		return v
-	}
-	if !b.journal.opened() && !b.confirmed.IsZero() && time.Since(b.confirmed) > freshAlert {
-		return policy.Verdict{Name: policy.VerdictUnverifiable, Reason: "the API server took no write since the condition was confirmed, which is too long ago"}
-	}
-	if v := b.toldSince(); v.Name != "" {
-		return v
-	}
-	reason := b.services.storms.holds(b.status.Condition, settings.PoolOf(node).Name)
-	if reason != "" && !b.journal.opened() && !b.healing() {
-		return policy.Verdict{Name: policy.VerdictStorm, Reason: reason}
-	}
-	return policy.Verdict{}
-}
-
-// toldSince says what the sources have against isolating the node that they did not say when they confirmed it: a pass over them may
-// have come in between. The zero Verdict is nothing.
-func (b *ApiBridge) toldSince() policy.Verdict {
-	last := b.services.Source.Last(b.status.Key())
-	if b.journal.opened() || b.healing() || !last.At.After(b.confirmed) {
-		return policy.Verdict{}
-	}
-	v := confirm(time.Now(), b.status, last)
-	if v.Name == policy.VerdictExecute || v.Name == policy.VerdictUnverifiable {
-		return policy.Verdict{}
-	}
-	return v
 }
 
 // Uncordon returns the node to service after a passed healthcheck. It waits a while for other conditions that would take
@@ -137,7 +79,7 @@ func (b *ApiBridge) uncordon(ctx context.Context) error {
 		err := b.journal.update(ctx, func(_ *ticket.Ticket, r ticket.Record, change *ticket.Change) error {
 			message = ""
 			switch {
-			case ownCordon(r.Node):
+			case policy.OwnCordon(r.Node):
 				change.Unschedulable = new(false)
 				change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
 			case r.Node.Spec.Unschedulable:
@@ -165,18 +107,11 @@ func (b *ApiBridge) awaitNoBlocker(ctx context.Context, deadline time.Time) erro
 // blocker names another condition of the node that would take it out of service again, empty when there is none.
 func (b *ApiBridge) blocker() string {
 	for _, s := range b.services.statuses(b.node) {
-		if s.Key() != b.status.Key() && blocks(s) {
+		if s.Key() != b.status.Key() && policy.Blocks(s) {
 			return s.Condition
 		}
 	}
 	return ""
-}
-
-// blocks reports whether the condition forbids workload on its node.
-func blocks(s prom.AegisNodeStatus) bool {
-	band := prom.BandOf(s.Priority)
-	acting := s.Policy.Mode == prom.ModeAuto || s.Policy.Mode == prom.ModeApprove
-	return acting && (band == prom.BandNotReady || band == prom.BandEmergency && s.Policy.Workload != prom.WorkloadKeep)
 }
 
 // outOfServiceTaint makes Kubernetes release the volumes and delete the pods of a node that is down. Kubernetes does not look at
@@ -211,7 +146,7 @@ func (b *ApiBridge) taint(ctx context.Context) (why string, err error) {
 	if why, err = b.awaitProvenDown(ctx); err != nil {
 		return "", err
 	}
-	if _, err := b.admit(ctx, ticket.Taint); err != nil {
+	if _, err := b.gate.admit(ctx, ticket.Taint); err != nil {
 		return "", err
 	}
 	admitted := time.Now()

@@ -125,7 +125,7 @@ func (b *ApiBridge) order(ctx context.Context, c call, gated ticket.Action, req 
 				return false, inconclusive("could not be ordered: %v", last)
 			}
 			// The slot is that of the step, which gives it back at its end.
-			if _, err := b.admit(ctx, gated); err != nil {
+			if _, err := b.gate.admit(ctx, gated); err != nil {
 				return false, err
 			}
 		}

@@ -128,7 +128,7 @@ func (r *podRestart) advance(ctx context.Context, began time.Time) (missing stri
 		return "the pod has not ended", nil
 	}
 	if time.Since(r.permitted) > permissionAge {
-		if _, err := r.bridge.admit(ctx, ticket.RestartPod); err != nil {
+		if _, err := r.bridge.gate.admit(ctx, ticket.RestartPod); err != nil {
 			return "", &deniedError{err}
 		}
 	}

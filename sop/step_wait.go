@@ -45,7 +45,7 @@ func (b *ApiBridge) VerifyWithin(ctx context.Context, within time.Duration) erro
 func (b *ApiBridge) showVerification(f prom.Finding) {
 	v := policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(f.Evidence)}
 	if f.Evidence == prom.EvidenceUnknown {
-		v = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: judge(f).Reason}
+		v = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(f).Reason}
 	}
 	b.services.Book.Set(b.status.Key(), v)
 }

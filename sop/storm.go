@@ -75,7 +75,7 @@ func (w *stormWatch) fronts(nodes []*corev1.Node, settings policy.Settings) []fr
 
 func (w *stormWatch) peopleLookAfter(node *corev1.Node) bool {
 	t, broken := w.tickets.Ticket(node)
-	return policy.Excluded(node) || ownedByPeople(Situation{Record: ticket.Record{Ticket: t, Broken: broken}}).Name != ""
+	return policy.Excluded(node) || policy.OwnedByPeople(policy.Situation{Record: ticket.Record{Ticket: t, Broken: broken}}) != ""
 }
 
 // canStorm leaves out what is not acted on, and the return of nodes to service, which nothing holds.

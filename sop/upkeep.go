@@ -63,7 +63,7 @@ func (d *Dispatcher) gone(t *ticket.Ticket, statuses []prom.AegisNodeStatus) boo
 // maintain carries out the upkeep and returns when the node is looked at again.
 func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep) time.Duration {
 	logger := d.services.Logger.With("node", node.Name, "reason", u.why)
-	if u.absent != nil && !withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
+	if u.absent != nil && !policy.Withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
 		return d.services.Timing.Hold
 	}
 	record, err := d.services.Tickets.Update(ctx, node.Name, node, u.change)

@@ -57,7 +57,7 @@ func (d *Dispatcher) judgeNew(b *ApiBridge, r ticket.Record) {
 		if own || d.services.Book.Has(s.Key()) {
 			continue
 		}
-		v := decide(d.situation(r.Node, r, statuses, i))
+		v := policy.Decide(d.situation(r.Node, r, statuses, i))
 		if runs(v) {
 			v = policy.Verdict{Name: policy.VerdictInProgress, Reason: repaired.condition + " is being worked on"}
 		}
@@ -84,7 +84,7 @@ func (b *ApiBridge) edited(ctx context.Context, seen ticket.Record) error {
 }
 
 // undone reports whether a person has undone the cordon of this incident.
-func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && uncordoned(node) }
+func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && policy.Uncordoned(node) }
 
 // lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
 // is another one, says nothing here: it may be a write of ours that this reading does not know yet.
@@ -112,10 +112,10 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Reco
 			// The cordon is that of this incident, which takes it back itself.
 			continue
 		}
-		if urgencyOf(s) >= urgency || !present(s, r.Node) || decide(d.situation(r.Node, r, statuses, i)).Name != policy.VerdictExecute {
+		if urgencyOf(s) >= urgency || !present(s, r.Node) || policy.Decide(d.situation(r.Node, r, statuses, i)).Name != policy.VerdictExecute {
 			continue
 		}
-		if judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {
+		if policy.Judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {
 			return s, true
 		}
 	}

@@ -335,7 +335,7 @@ func (w *world) verdict(condition string) policy.VerdictName {
 
 // resolved and handedTo are how incidents end.
 func resolved(r ticket.Record) bool {
-	return r.Ticket == nil && len(r.History.Incidents) > 0 && r.History.Incidents[len(r.History.Incidents)-1].Outcome == outcomeResolved
+	return r.Ticket == nil && len(r.History.Incidents) > 0 && r.History.Incidents[len(r.History.Incidents)-1].Outcome == ticket.Resolved
 }
 
 func handedTo(team string) func(ticket.Record) bool {

@@ -40,8 +40,12 @@ type Incident struct {
 	extra []field
 }
 
-// Noted is the outcome of an incident that was only written down.
-const Noted = "noted"
+const (
+	// Resolved is the outcome of an incident whose fault is gone.
+	Resolved = "resolved"
+	// Noted is the outcome of an incident that was only written down.
+	Noted = "noted"
+)
 
 // Destructive is a step that may have destroyed running work.
 type Destructive struct {

@@ -22,6 +22,7 @@ import (
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 )
 
 const (
@@ -165,7 +166,7 @@ func (a *audit) fail(format string, args ...any) {
 }
 
 func (a *audit) procedures() {
-	used := map[string]bool{sop.ExhaustedSOP: true, sop.NoteSOP: true}
+	used := map[string]bool{sop.ExhaustedSOP: true, policy.NoteSOP: true}
 	for _, c := range a.conditions {
 		used[c.SOP] = true
 		if !slices.Contains(a.promises.procedures, c.SOP) {

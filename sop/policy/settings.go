@@ -86,12 +86,6 @@ func (p Pool) Allowed(size int) int {
 // Excluded reports whether a person has taken the node out of the hands of Aegis.
 func Excluded(node *corev1.Node) bool { return node.Labels[DisableLabel] == "true" }
 
-// ExcludedReason says so in words.
-func ExcludedReason() string { return "the node has the label " + DisableLabel + "=true" }
-
-// HumanCordonedReason says why Aegis leaves a node alone that a person has cordoned.
-func HumanCordonedReason() string { return "a person has cordoned the node" }
-
 // IsControlPlane reports whether the node runs, or may run, the control plane.
 func IsControlPlane(node *corev1.Node) bool {
 	for _, key := range []string{

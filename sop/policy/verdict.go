@@ -87,3 +87,32 @@ func (n VerdictName) Change() string {
 		VerdictNodeGone:          "a Node of that name is registered",
 	}[n]
 }
+
+// Meaning says in sentences what the verdict means.
+func (n VerdictName) Meaning() string {
+	return map[VerdictName]string{
+		VerdictExecute:           "The procedure runs.",
+		VerdictObserve:           "It would run.",
+		VerdictAwaitingApproval:  "It waits for a person.",
+		VerdictDuplicate:         "The open ticket is for another device of the condition, or the same repair was asked for before.",
+		VerdictInProgress:        "The open ticket is for another condition.",
+		VerdictCooldown:          "The last destructive step on the node is too recent.",
+		VerdictAttemptsExhausted: "The node has used up its reboots, is a [lemon](#lemon-nodes), or its hardware is suspected. It is isolated and handed over.",
+		VerdictBudget:            "Too many nodes of the pool are out of service, or too many destructive steps run in it.",
+		VerdictStorm:             "The condition began on too many nodes of the pool at once.",
+		VerdictPaused:            "Everything is paused, or no maintenance window is open.",
+		VerdictExcluded:          "The node has the label `aegis.io/disable=true`.",
+		VerdictControlPlane:      "The node runs the control plane.",
+		VerdictHumanOwned:        "People own the ticket, or it cannot be read.",
+		VerdictHumanCordoned:     "A person has cordoned the node.",
+		VerdictSilenced:          "Alertmanager suppresses the alert, or a silence matches it.",
+		VerdictContested:         "The alert came back with an old start, as a late message does, or it began before its node was registered.",
+		VerdictUnconfirmed:       "Prometheus does not report the condition, or no Alertmanager lists its alert.",
+		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no answer that can be relied on.",
+		VerdictTolerated:         "Another condition of the node explains it, or comes first; or it was noted, or dealt with, and its alert has not begun anew; or its priority is 100 or more, and its `workload` is `drain` or `drainGPU`: such a one wants `waitIdle`.",
+		VerdictIgnored:           "Its mode is `off`, or its priority is above 999.",
+		VerdictUnknownCondition:  "No file names the condition.",
+		VerdictNoSOP:             "The condition has no procedure.",
+		VerdictNodeGone:          "There is no such Node, or another one has its name now.",
+	}[n]
+}

@@ -12,6 +12,7 @@ import (
 	"aegis.io/aegis/sop/node"
 	"aegis.io/aegis/sop/peermem"
 	"aegis.io/aegis/sop/playbook"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/roce"
 )
 
@@ -27,7 +28,7 @@ func notice(steps playbook.Steps) sop.Factory { return func() sop.SOP { return s
 func Table() sop.Table {
 	return sop.Table{
 		sop.ExhaustedSOP: repair(playbook.Exhausted), // A node that has used up its reboots is isolated and left to people.
-		sop.NoteSOP:      notice(playbook.Note),      // What has not come often enough to be acted on is only written down.
+		policy.NoteSOP:   notice(playbook.Note),      // What has not come often enough to be acted on is only written down.
 
 		"node/cordon":          repair(playbook.VerifyCordoned), // Aegis cordoned it and nobody works on it: a healthcheck decides.
 		"node/frequent-down":   repair(playbook.RebootLadder),   // It keeps leaving the cluster, and is booted once.

@@ -33,21 +33,21 @@ func mutations() []mutation {
 
 func permissions() []mutation {
 	return []mutation{
-		{"sources not asked", permitted, "sop/gate.go", "	sources, err := b.sources(ctx)\n", "	sources, err := policy.Verdict{Name: policy.VerdictExecute}, error(nil)\n"},
-		{"configured and ordered pause ignored", permitted, "sop/gate.go", "if v := pausedBy(settings, orders); v.Name != \"\" {", "if v := pausedBy(settings, orders); false {"},
-		{"exclusion ignored", permitted, "sop/gate.go", "	if policy.Excluded(r.Node) {", "	if false {"},
-		{"silence ignored", permitted, "sop/gate.go", "	case f.Permission == prom.PermissionSilenced:", "	case false:"},
-		{"silent Prometheus taken for firing", permitted, "sop/gate.go", "	case f.Evidence == prom.EvidenceUnknown:", "	case false:"},
-		{"silent Alertmanager taken for consent", permitted, "sop/gate.go", "	case f.Permission == prom.PermissionUnknown:", "	case false:"},
-		{"absent alert taken for firing", permitted, "sop/gate.go", "	case f.Evidence == prom.EvidenceAbsent:", "	case false:"},
-		{"contested alert taken for certain", permitted, "sop/decide.go", "	if s.Status.Contested && ", "	if false && "},
-		{"old webhook taken for fresh", permitted, "sop/gate.go", "now.Sub(status.LastSeen) < freshAlert", "now.Sub(status.LastSeen) < 100*freshAlert"},
-		{"isolation not confirmed", permitted, "sop/gate.go", "	return b.refusal.Name == policy.VerdictExecute", "	return true"},
+		{"sources not asked", permitted, "sop/gate.go", "	s.Finding = &finding\n", ""},
+		{"configured and ordered pause ignored", permitted, "sop/policy/table.go", "Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused", "Isolate: anyone, Needs: OrdersFact, Judge: paused"},
+		{"exclusion ignored", permitted, "sop/policy/table.go", "Isolate: anyone, Step: anyone, Needs: NodeFact, Judge: excluded", "Isolate: anyone, Needs: NodeFact, Judge: excluded"},
+		{"silence ignored", permitted, "sop/policy/finding.go", "	case f.Permission == prom.PermissionSilenced:", "	case false:"},
+		{"silent Prometheus taken for firing", permitted, "sop/policy/finding.go", "	case f.Evidence == prom.EvidenceUnknown:", "	case false:"},
+		{"silent Alertmanager taken for consent", permitted, "sop/policy/finding.go", "	case f.Permission == prom.PermissionUnknown:", "	case false:"},
+		{"absent alert taken for firing", permitted, "sop/policy/finding.go", "	case f.Evidence == prom.EvidenceAbsent:", "	case false:"},
+		{"contested alert taken for certain", permitted, "sop/policy/guards.go", "	if s.Status.Contested {", "	if false {"},
+		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
+		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/step_job.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
 		{"permission not renewed for an adopted order", permitted, "sop/step_job.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.adopted {", "if first && c.adopted {"},
-		{"node of another boot rebooted", permitted, "sop/gate.go", "	case begun && record.Node.Status.NodeInfo.BootID != record.Ticket.BootID:", "	case false:"},
-		{"alert older than its node taken for certain", permitted, "sop/decide.go", "	if requested(s.Status) || !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
+		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
+		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
 		{"node with power taken for down", permitted, "sop/step_reboot.go", "power != \"off\" {", "power == \"never\" {"},
 	}
@@ -81,8 +81,8 @@ func limits() []mutation {
 		{"own reservations not counted", bounded, "sop/limits.go", "!policy.IsReady(node) || l.holds(node)", "!policy.IsReady(node)"},
 		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
-		{"cooldown ignored", bounded, "sop/decide.go", "!s.Now.Before(until) {", "true {"},
-		{"lemon repaired again", bounded, "sop/decide.go", "{attempts, suspect, lemon}", "{attempts, suspect}"},
+		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
+		{"lemon repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(lemon)", "Needs: NodeFact, Judge: unlessSeldom(lemon)"},
 		{"storm ignored", bounded, "sop/storm.go", "		if s.Is(condition, pool) && s.Released == nil {", "		if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
@@ -93,8 +93,8 @@ func people() []mutation {
 		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
 		{"note that people took in hand gives way", theirs, "sop/dispatcher.go", "	return noted(t, d.catalogue.Status(\"\", t.Condition, \"\", 0).Policy.Team)\n", "	return onlyTold(t)\n"},
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
-		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case ownCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
-		{"cordon of a person taken for an own one", theirs, "sop/step_cordon.go", "		case ownCordon(r.Node):\n			message", "		case r.Node.Spec.Unschedulable:\n			message"},
+		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case policy.OwnCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
+		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
 		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && ", "		return false && "},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
 		{"stale owner note kept", theirs, "sop/upkeep.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
@@ -107,13 +107,13 @@ func proofs() []mutation {
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"failed healthcheck taken for a passed one", honest, "sop/step_job.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
-		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && false {"},
+		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && policy.Blocks(s) {", " && false {"},
 	}
 }
 
 func endings() []mutation {
 	return []mutation{
-		{"history forgotten", ended, "sop/step_close.go", "		c.History = entered(r.History, t, outcomeResolved, time.Now())\n", ""},
+		{"history forgotten", ended, "sop/step_close.go", "		c.History = entered(r.History, t, ticket.Resolved, time.Now())\n", ""},
 		{"reservation not given back", ended, "sop/dispatcher.go", "		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)\n", ""},
 		{"slot not given back", ended, "sop/limits.go", "	l.inFlight[node.Name] = action\n	return func() { l.end(node.Name) }, \"\"", "	l.inFlight[node.Name] = action\n	return func() {}, \"\""},
 		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
@@ -124,11 +124,11 @@ func endings() []mutation {
 
 func orders() []mutation {
 	return []mutation{
-		{"change of the mode ignored", obeyed, "sop/gate.go", "	return b.modeNow(orders, approved), nil", "	return policy.Verdict{}, nil"},
-		{"approval not waited for", obeyed, "sop/decide.go", "	case s.Status.Policy.Mode == prom.ModeApprove && !rare:\n", "	case false:\n"},
-		{"mode observe not obeyed", obeyed, "sop/decide.go", "	case requested(s.Status):\n", "	case requested(s.Status), s.Status.Policy.Mode == prom.ModeObserve:\n"},
-		{"maintenance windows ignored", obeyed, "sop/gate.go", "reason := pool.OutsideWindows(time.Now()); reason != \"\" {", "reason := pool.OutsideWindows(time.Now()); false {"},
-		{"pause not known to a cordon", obeyed, "sop/step_cordon.go", "pausedBy(settings, b.services.Orders.Last()); v.Name != \"\" {", "pausedBy(settings, b.services.Orders.Last()); false {"},
+		{"change of the mode ignored", obeyed, "sop/gate.go", "	s.Status = orders.Apply(", "	_ = orders.Apply("},
+		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert, Judge: unlessSeldom(approvalMissing)", "Judge: unlessSeldom(approvalMissing)"},
+		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert, Judge: observe,", "Judge: observe,"},
+		{"maintenance windows ignored", obeyed, "sop/policy/table.go", "Step: reported, Needs: OrdersFact, Judge: outsideWindows", "Needs: OrdersFact, Judge: outsideWindows"},
+		{"pause not known to a cordon", obeyed, "sop/policy/table.go", "Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused", "Step: anyone, Needs: OrdersFact, Judge: paused"},
 	}
 }
 

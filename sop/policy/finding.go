@@ -1,0 +1,92 @@
+package policy
+
+import (
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// freshAlert is how long the word of a webhook stands for itself while the sources cannot be asked, and a confirmation is good for.
+const freshAlert = 2 * time.Minute
+
+// Judge turns the word of the sources into the verdict on a disruptive step.
+func Judge(f prom.Finding) Verdict {
+	reason := func(text string) string {
+		if f.Reason == "" {
+			return text
+		}
+		return text + ": " + f.Reason
+	}
+	switch {
+	case f.Permission == prom.PermissionSilenced:
+		return Verdict{VerdictSilenced, reason("the alert is suppressed in Alertmanager")}
+	case f.Evidence == prom.EvidenceUnknown:
+		return Verdict{VerdictUnverifiable, reason("Prometheus gives no answer that can be relied on")}
+	case f.Permission == prom.PermissionUnknown:
+		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no answer that can be relied on")}
+	case f.Evidence == prom.EvidencePending:
+		return Verdict{VerdictUnconfirmed, reason("the alert is pending and does not fire")}
+	case f.Evidence == prom.EvidenceAbsent:
+		return Verdict{VerdictUnconfirmed, reason("Prometheus does not report the condition")}
+	case f.Permission == prom.PermissionUnlisted:
+		return Verdict{VerdictUnconfirmed, reason("no Alertmanager lists the alert")}
+	default:
+		return Verdict{VerdictExecute, "the condition is confirmed"}
+	}
+}
+
+// Withdrawn reports whether the condition is gone at both sources. A silence that goes on after its alert keeps no node from
+// returning to service.
+func Withdrawn(f prom.Finding) bool {
+	return f.Evidence == prom.EvidenceAbsent && (f.Permission == prom.PermissionUnlisted || f.Unlisted)
+}
+
+// fresh reports whether the webhook has just come in. It is enough to isolate the node when the sources cannot be asked, never more
+// than that.
+func fresh(s Situation) bool {
+	return s.Status.Origin == prom.OriginAlert && s.Now.Sub(s.Status.LastSeen) < freshAlert
+}
+
+// says returns what the sources have against an act, if that is the verdict on what they say.
+func says(name VerdictName, s Situation) string {
+	if v := Judge(*s.Finding); v.Name == name {
+		return v.Reason
+	}
+	return ""
+}
+
+func silenced(s Situation) string { return says(VerdictSilenced, s) }
+
+// silentBefore lets a webhook stand for sources that cannot be asked. One that is silent later takes back no confirmation.
+func silentBefore(s Situation) string {
+	if fresh(s) || !s.Confirmed.IsZero() {
+		return ""
+	}
+	return says(VerdictUnverifiable, s)
+}
+
+// unconfirmedBefore lets a webhook stand for an Alertmanager that does not list its alert yet.
+func unconfirmedBefore(s Situation) string {
+	if s.Finding.Evidence == prom.EvidenceFiring && s.Finding.Permission == prom.PermissionUnlisted && fresh(s) {
+		return ""
+	}
+	return says(VerdictUnconfirmed, s)
+}
+
+func silentNow(s Situation) string { return says(VerdictUnverifiable, s) }
+
+// unconfirmedNow lets what a check of Aegis found on the node itself outweigh an alert that is gone, but no silence.
+func unconfirmedNow(s Situation) string {
+	if s.Suspicion != "" {
+		return ""
+	}
+	return says(VerdictUnconfirmed, s)
+}
+
+// confirmedLongAgo doubts a confirmation that is older than what it confirmed can be expected to last.
+func confirmedLongAgo(s Situation) string {
+	if s.Confirmed.IsZero() || s.Now.Sub(s.Confirmed) <= freshAlert {
+		return ""
+	}
+	return "the API server took no write since the condition was confirmed, which is too long ago"
+}

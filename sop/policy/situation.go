@@ -1,0 +1,119 @@
+package policy
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// Situation holds the facts that the guards judge. Those that cost a question to the cluster are nil until they are collected; a guard
+// that needs one of them is not asked before.
+type Situation struct {
+	Now time.Time
+	// Origin is why Aegis would act. At a visit it is told from the status and the ticket.
+	Origin Origins
+	// Node is nil when the Node object does not exist, or has not been looked at.
+	Node   *corev1.Node
+	Record ticket.Record
+	// Status is the condition to decide on, Others are the other ones of the node. The mode that people have ordered is in its policy.
+	Status prom.AegisNodeStatus
+	Others []prom.AegisNodeStatus
+	// HasSOP says whether the procedure of the condition, or of its open ticket, exists, and OnlyTells that it never touches the node.
+	HasSOP, OnlyTells bool
+	// Note says that the ticket on the node only told people about another condition, and so stands in the way of no repair.
+	Note bool
+	// Hidden says which other condition of the node explains this one. Empty when none does.
+	Hidden   string
+	Settings Settings
+	// Unread says why the node could not be read past the cache.
+	Unread string
+	// Orders are what people have ordered while Aegis runs. OrdersLost says why they could not be read.
+	Orders     *Orders
+	OrdersLost string
+	// Storm says which storm holds the condition. Empty when none does.
+	Storm string
+	// Finding is what the sources say of the condition.
+	Finding *prom.Finding
+	// Confirmed is when the sources confirmed the condition, before anything was done for it. Zero when they were not asked.
+	Confirmed time.Time
+	// Suspicion is why the node is sick although its alert may be silent: a check of Aegis failed.
+	Suspicion string
+	// Room says why the node may not be taken out of service, or a destructive step not begin. Empty when it may.
+	Room *string
+}
+
+// Origins are reasons to act, one or several.
+type Origins uint8
+
+// The reasons to act.
+const (
+	// Alert is an alert for which nothing has been done yet.
+	Alert Origins = 1 << iota
+	// Begun is the incident of an alert: its ticket is open.
+	Begun
+	// Requested is a repair that a person or a script asked for, whatever the alerts say.
+	Requested
+	// Approved is the incident of an alert that a person approved.
+	Approved
+)
+
+const (
+	// anew is all for which there is no ticket at a visit, takenUp all for which there is one.
+	anew    = Alert | Requested
+	takenUp = Begun | Approved
+	// reported is all that an alert has to vouch for.
+	reported = Alert | Begun | Approved
+	anyone   = Alert | Begun | Requested | Approved
+)
+
+// visited returns why Aegis would act at a visit.
+func visited(s Situation) Origins {
+	t := s.Record.Ticket
+	switch {
+	case requested(s.Status):
+		return Requested
+	case t == nil || !t.Open():
+		return Alert
+	case t.ApprovedBy != "":
+		return Approved
+	}
+	return Begun
+}
+
+// requested reports whether a person asks for the repair that no ticket knows of yet.
+func requested(s prom.AegisNodeStatus) bool { return s.Origin == prom.OriginHeal }
+
+// Fact is one that costs a question to the cluster.
+type Fact uint8
+
+// The facts that are collected one after the other.
+const (
+	// NoFact is needed by a guard that judges what is always known.
+	NoFact Fact = iota
+	// NodeFact is the Node with its ticket.
+	NodeFact
+	// OrdersFact is the orders on the Lease.
+	OrdersFact
+	// FindingFact is the word of the sources.
+	FindingFact
+	// RoomFact is the place in a budget.
+	RoomFact
+)
+
+// knows reports whether the fact is collected.
+func (s Situation) knows(f Fact) bool {
+	switch f {
+	case NodeFact:
+		return s.Node != nil
+	case OrdersFact:
+		return s.Orders != nil
+	case FindingFact:
+		return s.Finding != nil
+	case RoomFact:
+		return s.Room != nil
+	}
+	return true
+}

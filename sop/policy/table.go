@@ -1,0 +1,309 @@
+package policy
+
+// Stage is a point at which the guards are asked.
+type Stage string
+
+// The stages of a repair.
+const (
+	// Visit is a look at the node, at which it is decided whether the repair runs.
+	Visit Stage = "visit"
+	// Entry is the write of a ticket that a person asks for: a requested repair, or an approved one.
+	Entry Stage = "entry"
+	// Isolate is the write that takes the node out of service, and the question to the sources before it.
+	Isolate Stage = "isolate"
+	// Step is the beginning of a step that may disturb workload.
+	Step Stage = "step"
+)
+
+// Stages returns the stages, in their order.
+func Stages() []Stage { return []Stage{Visit, Entry, Isolate, Step} }
+
+// Guard is one thing that may stand against a repair.
+type Guard struct {
+	Name    string
+	Verdict VerdictName
+	// Visit, Entry, Isolate and Step are the reasons to act for which the guard is asked there.
+	Visit, Entry, Isolate, Step Origins
+	// Needs is what has to be known before the guard is asked.
+	Needs Fact
+	// Judge says what stands against the repair. Empty is nothing.
+	Judge func(Situation) (reason string)
+	// Differs says where stages or origins disagree about the guard. Empty when they agree.
+	Differs string
+}
+
+// At returns the reasons to act for which the guard is asked at the stage.
+func (g Guard) At(stage Stage) Origins {
+	switch stage {
+	case Visit:
+		return g.Visit
+	case Entry:
+		return g.Entry
+	case Isolate:
+		return g.Isolate
+	default:
+		return g.Step
+	}
+}
+
+// Ask returns what the first guard has against the repair, the zero Verdict if none has anything.
+func Ask(stage Stage, s Situation) Verdict {
+	for _, g := range Guards() {
+		if g.At(stage)&s.Origin == 0 || !s.knows(g.Needs) {
+			continue
+		}
+		if reason := g.Judge(s); reason != "" {
+			return Verdict{g.Verdict, reason}
+		}
+	}
+	return Verdict{}
+}
+
+// Guards returns all that may stand against a repair, in the order in which it is told.
+func Guards() []Guard {
+	var all []Guard
+	for _, list := range [][]Guard{
+		ownership(), configuration(), orders(), doubts(), before(), pools(), cordons(), precedence(), pauses(), modes(), attempts(), now(),
+	} {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// ownership asks whose the node is, and what is being done on it already.
+func ownership() []Guard {
+	return []Guard{
+		{
+			Name: "no such node", Verdict: VerdictNodeGone, Visit: anew, Judge: nodeGone,
+		},
+		{
+			Name: "ticket of people", Verdict: VerdictHumanOwned, Visit: anyone, Entry: Begun | Requested | Approved, Judge: OwnedByPeople,
+		},
+		{
+			Name: "requested before", Verdict: VerdictDuplicate, Visit: Requested, Entry: Requested, Judge: askedBefore,
+			Differs: "A request is told of the open ticket before it is told that the node is excluded, an alert the other way round.",
+		},
+		{
+			Name: "busy for a request", Verdict: VerdictInProgress, Visit: Requested, Entry: Requested, Judge: otherCondition,
+			Differs: "A request is told of the open ticket before it is told that the node is excluded, an alert the other way round.",
+		},
+		{
+			Name: "busy for an approval", Verdict: VerdictInProgress, Entry: Approved, Judge: otherTicket,
+			Differs: "A ticket for another device of the condition is a duplicate for an alert and in progress for an approval.",
+		},
+		{
+			Name: "excluded", Verdict: VerdictExcluded, Visit: anyone, Isolate: anyone, Step: anyone, Needs: NodeFact, Judge: excluded,
+			Differs: "It is not asked when the ticket of a request or of an approval is written.",
+		},
+		{
+			Name: "busy with another condition", Verdict: VerdictInProgress, Visit: takenUp, Judge: otherCondition,
+		},
+		{
+			Name: "busy with another device", Verdict: VerdictDuplicate, Visit: takenUp, Judge: otherDevice,
+			Differs: "A ticket for another device of the condition is a duplicate for an alert and in progress for an approval.",
+		},
+	}
+}
+
+// configuration asks whether there is a repair at all.
+func configuration() []Guard {
+	const onlyBefore = "It is asked before the ticket is opened only: a reload of the configuration does not reach a repair that has begun."
+	return []Guard{
+		{
+			Name: "unknown condition", Verdict: VerdictUnknownCondition, Visit: anew, Judge: unknownCondition, Differs: onlyBefore,
+		},
+		{
+			Name: "band MustIgnore", Verdict: VerdictIgnored, Visit: anew, Judge: mustIgnore, Differs: onlyBefore,
+		},
+		{
+			Name: "mode off", Verdict: VerdictIgnored, Visit: Alert, Judge: modeOff,
+			Differs: "It comes before pauses at a visit and after them at a step, and no cordon asks it.",
+		},
+		{
+			Name: "harmless XID", Verdict: VerdictIgnored, Visit: Alert, Judge: harmlessXID, Differs: onlyBefore,
+		},
+		{
+			Name: "no procedure", Verdict: VerdictNoSOP, Visit: anyone, Judge: noProcedure,
+		},
+		{
+			Name: "control plane", Verdict: VerdictControlPlane, Visit: anew, Needs: NodeFact, Judge: controlPlane,
+			Differs: "It is asked before the ticket is opened only: neither a cordon nor a step asks it.",
+		},
+	}
+}
+
+// orders asks what people have ordered for the whole cluster.
+func orders() []Guard {
+	return []Guard{
+		{
+			Name: "node not read", Verdict: VerdictUnverifiable, Step: anyone, Judge: unread,
+			Differs: "Only a step reads the node anew; a visit goes by the cache, and a cordon waits until its write is taken.",
+		},
+		{
+			Name: "orders not read", Verdict: VerdictUnverifiable, Step: anyone, Judge: ordersLost,
+			Differs: "Only a step reads the orders anew; a visit and a cordon go by those that were read last.",
+		},
+		{
+			Name: "paused", Verdict: VerdictPaused, Visit: anew, Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused,
+		},
+	}
+}
+
+// doubts asks whether an alert is about a fault that the node has now.
+func doubts() []Guard {
+	const onlyBefore = "It is asked before the ticket is opened only; a cordon and a step go by what the sources say."
+	return []Guard{
+		{
+			Name: "contested", Verdict: VerdictContested, Visit: Alert, Judge: contested, Differs: onlyBefore,
+		},
+		{
+			Name: "older than its node", Verdict: VerdictContested, Visit: Alert, Needs: NodeFact, Judge: olderThanNode, Differs: onlyBefore,
+		},
+		{
+			Name: "dealt with", Verdict: VerdictTolerated, Visit: Alert, Judge: settled, Differs: onlyBefore,
+		},
+	}
+}
+
+// before asks the sources before anything is done for the condition.
+func before() []Guard {
+	const webhook = "A webhook that has just come in stands for sources that cannot be asked, at a cordon but at no step."
+	return []Guard{
+		{
+			Name: "confirmed long ago", Verdict: VerdictUnverifiable, Isolate: Alert, Needs: NodeFact, Judge: confirmedLongAgo,
+			Differs: "A cordon goes by a confirmation of two minutes, a step by one of five seconds.",
+		},
+		{
+			Name: "silenced at first", Verdict: VerdictSilenced, Isolate: Alert, Needs: FindingFact, Judge: silenced,
+			Differs: "A cordon of an incident that has begun asks no source, a step does.",
+		},
+		{
+			Name: "sources silent at first", Verdict: VerdictUnverifiable, Isolate: Alert, Needs: FindingFact, Judge: silentBefore, Differs: webhook,
+		},
+		{
+			Name: "not reported at first", Verdict: VerdictUnconfirmed, Isolate: Alert, Needs: FindingFact, Judge: unconfirmedBefore, Differs: webhook,
+		},
+	}
+}
+
+// pools asks what goes on in the pool of the node.
+func pools() []Guard {
+	return []Guard{
+		{
+			Name: "maintenance window", Verdict: VerdictPaused, Step: reported, Needs: OrdersFact, Judge: outsideWindows,
+			Differs: "Only a step asks it: outside the windows a repair begins, and isolates the node, all the same.",
+		},
+		{
+			Name: "storm", Verdict: VerdictStorm, Visit: Alert, Isolate: Alert, Step: Alert | Begun, Needs: OrdersFact, Judge: storm,
+			Differs: "It holds each step of a repair that has begun, but no cordon of one.",
+		},
+	}
+}
+
+// cordons asks whether a person has taken the node out of service.
+func cordons() []Guard {
+	return []Guard{
+		{
+			Name: "cordon of a person", Verdict: VerdictHumanCordoned, Visit: anew, Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople,
+			Differs: "No step asks it: a step only asks whether the cordon of the incident is still there.",
+		},
+		{
+			Name: "no cordon", Verdict: VerdictUnconfirmed, Visit: anew, Needs: NodeFact, Judge: notCordoned,
+		},
+	}
+}
+
+// precedence asks whether the condition is one to be repaired by itself, and now.
+func precedence() []Guard {
+	return []Guard{
+		{
+			Name: "more urgent condition", Verdict: VerdictTolerated, Visit: Alert, Judge: moreUrgent,
+			Differs: "A request is accepted whatever else holds on the node, and no step asks it: the more urgent condition takes the ticket over.",
+		},
+		{
+			Name: "explained", Verdict: VerdictTolerated, Visit: Alert, Judge: explained,
+		},
+		{
+			Name: "own boot", Verdict: VerdictTolerated, Visit: Alert, Judge: ownBoot,
+		},
+		{
+			Name: "node in use", Verdict: VerdictTolerated, Visit: anew, Judge: inUse,
+		},
+	}
+}
+
+// pauses keep repairs apart, on one node and in one pool.
+func pauses() []Guard {
+	return []Guard{
+		{
+			Name: "cooldown", Verdict: VerdictCooldown, Visit: Alert, Judge: cooldown,
+			Differs: "It is asked before the ticket is opened only: a condition that takes a ticket over or goes on with one does not wait.",
+		},
+		{
+			Name: "budget at a visit", Verdict: VerdictBudget, Visit: Alert, Needs: RoomFact, Judge: noRoomToBegin,
+			Differs: "A request is accepted without room and waits for it at the cordon, while an alert does not begin.",
+		},
+	}
+}
+
+// modes ask how far Aegis goes with the condition. At a visit they come last, so that what mode observe tells is what mode auto would do.
+func modes() []Guard {
+	return []Guard{
+		{
+			Name: "approve became the mode", Verdict: VerdictAwaitingApproval, Step: Alert | Begun, Needs: OrdersFact, Judge: approvalMissing,
+			Differs: "No cordon asks it: a repair whose mode changes after the visit isolates the node all the same.",
+		},
+		{
+			Name: "observe became the mode", Verdict: VerdictObserve, Step: reported, Needs: OrdersFact, Judge: observeNow,
+			Differs: "No cordon asks it: a repair whose mode changes after the visit isolates the node all the same.",
+		},
+		{
+			Name: "off became the mode", Verdict: VerdictIgnored, Step: reported, Needs: OrdersFact, Judge: offNow,
+			Differs: "It comes before pauses at a visit and after them at a step, and no cordon asks it.",
+		},
+		{
+			Name: "mode observe", Verdict: VerdictObserve, Visit: Alert, Judge: observe,
+			Differs: "It is told before exhausted attempts at a visit, which no step asks.",
+		},
+		{
+			Name: "mode approve", Verdict: VerdictAwaitingApproval, Visit: Alert, Judge: unlessSeldom(approvalMissing),
+			Differs: "A visit does not ask it for an event that is only noted, and no cordon asks it.",
+		},
+	}
+}
+
+// attempts give the node to people instead of repairing it once more.
+func attempts() []Guard {
+	const onlyBefore = "It is asked before the ticket is opened only; a procedure counts its reboots by itself."
+	return []Guard{
+		{
+			Name: "reboots used up", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(rebootsUsedUp), Differs: onlyBefore,
+		},
+		{
+			Name: "suspected hardware", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(suspect), Differs: onlyBefore,
+		},
+		{
+			Name: "lemon", Verdict: VerdictAttemptsExhausted, Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(lemon), Differs: onlyBefore,
+		},
+	}
+}
+
+// now asks the sources, and for room, right before the act.
+func now() []Guard {
+	return []Guard{
+		{
+			Name: "silenced", Verdict: VerdictSilenced, Step: reported, Needs: FindingFact, Judge: silenced,
+		},
+		{
+			Name: "sources silent", Verdict: VerdictUnverifiable, Step: reported, Needs: FindingFact, Judge: silentNow,
+		},
+		{
+			Name: "not reported", Verdict: VerdictUnconfirmed, Step: reported, Needs: FindingFact, Judge: unconfirmedNow,
+			Differs: "What a check of Aegis found outweighs an alert that is gone at a step; a cordon does not know of it.",
+		},
+		{
+			Name: "budget", Verdict: VerdictBudget, Isolate: anyone, Step: anyone, Needs: RoomFact, Judge: noRoom,
+			Differs: "At a cordon it is the pool's budget of nodes, at a step that of destructive steps in flight.",
+		},
+	}
+}
