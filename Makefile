@@ -43,8 +43,8 @@ mutate: ## Break one guard after the other on purpose, and show that the simulat
 .PHONY: e2e
 e2e: ## Build the control plane and the monitoring (minutes, once), then run the end-to-end and chart tests.
 	cd e2e && $(GO) run ./cmd/build
-	cd e2e && $(GO) test -v -count=1 -p 1 -parallel 6 -timeout $(E2E_TIMEOUT) $$($(GO) list ./... | grep -v /chaos)
-	cd e2e && $(GO) test -v -count=1 -timeout $(E2E_TIMEOUT) -run 'TestStorm$$|TestInvariantsCatch$$' ./chaos
+	cd e2e && AEGIS_E2E_BUILT=1 $(GO) test -v -count=1 -p 2 -parallel 6 -timeout $(E2E_TIMEOUT) $$($(GO) list ./... | grep -v /chaos)
+	cd e2e && AEGIS_E2E_BUILT=1 $(GO) test -v -count=1 -timeout $(E2E_TIMEOUT) -run 'TestStorm$$|TestInvariantsCatch$$' ./chaos
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Check format, vet and lint of both modules. Changes nothing.

@@ -10,7 +10,7 @@ import (
 )
 
 func TestRunBuildsWhatIsNamed(t *testing.T) {
-	t.Parallel()
+	t.Setenv(BuiltVariable, "")
 	var out strings.Builder
 	bin, err := Run(t.Context(), Options{Only: []string{"hosttool"}, Out: &out})
 	require.NoError(t, err)
@@ -18,6 +18,22 @@ func TestRunBuildsWhatIsNamed(t *testing.T) {
 	info, err := os.Stat(filepath.Join(bin, "hosttool"))
 	require.NoError(t, err)
 	require.NotZero(t, info.Mode()&0o111)
+}
+
+func TestRunTrustsWhatIsBuilt(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(root, "bin"), 0o755))
+	o := Options{Root: root, Only: []string{"hosttool", "aegis"}, Built: true}
+	_, err := Run(t.Context(), o)
+	require.ErrorContains(t, err, "hosttool is not built")
+	require.ErrorContains(t, err, "aegis is not built")
+	for _, name := range o.Only {
+		require.NoError(t, os.WriteFile(filepath.Join(root, "bin", name), nil, 0o755))
+	}
+	bin, err := Run(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(root, "bin"), bin)
 }
 
 func TestRunRefusesUnknownPrograms(t *testing.T) {
