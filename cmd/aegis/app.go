@@ -99,7 +99,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	if err != nil {
 		return nil, err
 	}
-	a := &app{cfg: cfg, config: live, web: front, logger: logger}
+	a := &app{cfg: cfg, config: live, web: front, logger: logger.With("component", "aegis")}
 	if a.clients, err = newClients(base, cfg.LeaderElection.RenewDeadline); err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	if a.resync, err = newResync(cfg, a.queue, translator, registry, logger); err != nil {
 		return nil, err
 	}
-	services, err := a.services(registry)
+	services, err := a.services(registry, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prome
 }
 
 // services returns what the steps of procedures work with.
-func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
+func (a *app) services(reg prometheus.Registerer, logger *slog.Logger) (sop.Services, error) {
 	templates, err := jobs.LoadTemplates(a.cfg.Jobs.Templates)
 	if err != nil {
 		return sop.Services{}, err
@@ -198,7 +198,7 @@ func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
 	return sop.Services{
 		Kube:    a.clients.calls,
 		Nodes:   a.nodes.lister,
-		Tickets: ticket.NewStore(ticket.StoreOptions{Client: a.clients.calls.CoreV1(), Logger: a.logger}),
+		Tickets: ticket.NewStore(ticket.StoreOptions{Client: a.clients.calls.CoreV1(), Logger: logger}),
 		Jobs: jobs.NewRunner(jobs.RunnerOptions{
 			Client:         a.clients.calls,
 			Namespace:      a.cfg.Jobs.Namespace,
@@ -206,7 +206,7 @@ func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
 			Image:          a.cfg.Jobs.Image,
 			ServiceAccount: a.cfg.Jobs.ServiceAccount,
 			PollInterval:   a.cfg.Jobs.PollInterval,
-			Logger:         a.logger,
+			Logger:         logger,
 		}),
 		Source:     a.resync,
 		Conditions: a.queue,
@@ -216,7 +216,7 @@ func (a *app) services(reg prometheus.Registerer) (sop.Services, error) {
 		Settings:   a.config.current,
 		Timing:     timing,
 		Metrics:    metrics,
-		Logger:     a.logger,
+		Logger:     logger,
 	}, nil
 }
 

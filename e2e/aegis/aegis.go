@@ -4,6 +4,7 @@ package aegis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,8 @@ type Options struct {
 	Kubeconfig string
 	// Args are more arguments of aegis serve.
 	Args []string
+	// TLS is how to reach Aegis when the arguments make it speak TLS. Nil means plain HTTP.
+	TLS *tls.Config
 	// Log takes what is done. The default discards it.
 	Log *slog.Logger
 }
@@ -48,8 +51,9 @@ type Aegis struct {
 	// ConfigFile and ConditionsFile are what Configure writes.
 	ConfigFile, ConditionsFile string
 
-	o     Options
-	ports []int
+	o      Options
+	ports  []int
+	client *http.Client
 
 	mu    sync.Mutex
 	child *proc.Process
@@ -67,11 +71,15 @@ func New(o Options) (*Aegis, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new aegis: %w", err)
 	}
+	scheme, client := "http", http.DefaultClient
+	if o.TLS != nil {
+		scheme, client = "https", &http.Client{Transport: &http.Transport{TLSClientConfig: o.TLS}}
+	}
 	return &Aegis{
-		URL: fmt.Sprintf("http://127.0.0.1:%d", ports[0]), Telemetry: fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
+		URL: fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports[0]), Telemetry: fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports[1]),
 		LogFile:    filepath.Join(o.Dir, "aegis.log"),
 		ConfigFile: filepath.Join(o.Dir, "aegis.yaml"), ConditionsFile: filepath.Join(o.Dir, "conditions.yaml"),
-		o: o, ports: ports,
+		o: o, ports: ports, client: client,
 	}, nil
 }
 
@@ -108,7 +116,7 @@ func (a *Aegis) WaitReady(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return p.WaitReady(ctx, proc.OK(http.DefaultClient, a.Telemetry+"/-/ready"))
+	return p.WaitReady(ctx, proc.OK(a.client, a.Telemetry+"/-/ready"))
 }
 
 // Start starts Aegis and waits until it leads and has synced.
@@ -145,7 +153,7 @@ func (a *Aegis) Reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := a.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
@@ -180,7 +188,7 @@ func (a *Aegis) Metrics(ctx context.Context) (families map[string]*dto.MetricFam
 	if err != nil {
 		return nil, fmt.Errorf("read metrics: %w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := a.client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("read metrics: %w", err)
 	}

@@ -82,7 +82,15 @@ type Pool struct {
 
 // Auth is the field auth of aegis.yaml.
 type Auth struct {
-	Tokens []Token `yaml:"tokens,omitempty"`
+	Tokens       []Token `yaml:"tokens,omitempty"`
+	Users        []Grant `yaml:"users,omitempty"`
+	Certificates []Grant `yaml:"certificates,omitempty"`
+}
+
+// Grant is an element of the fields auth.users and auth.certificates of aegis.yaml.
+type Grant struct {
+	Name  string   `yaml:"name"`
+	Roles []string `yaml:"roles"`
 }
 
 // Token is an element of the field auth.tokens of aegis.yaml.

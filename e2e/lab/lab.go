@@ -44,6 +44,9 @@ type Options struct {
 	Heartbeat, NodeMonitorGrace time.Duration
 	// Webhook returns where Alertmanager sends its notifications, given where Aegis takes them. Nil sends them there.
 	Webhook func(aegis string) string
+	// Aegis changes how the replicas of Aegis are run, Monitoring how Prometheus and Alertmanager are. Nil leaves it as it is.
+	Aegis      func(*aegis.Options)
+	Monitoring func(*monitoring.Options)
 	// Kubeconfig returns the kubeconfig that Aegis uses, given the one of its service account. Nil leaves it at that.
 	Kubeconfig func(aegis string) (string, error)
 	// Interval is the time between two scrapes and between two evaluations of a rule. The default is 1s.
@@ -129,9 +132,13 @@ func (l *Lab) startMonitoring(ctx context.Context) error {
 		}
 	}
 	for i := range max(l.o.Replicas, 0) {
-		a, err := aegis.New(aegis.Options{
+		o := aegis.Options{
 			BinDir: l.Bin, Dir: filepath.Join(l.Dir, fmt.Sprintf("aegis-%d", i)), Kubeconfig: kubeconfig, Log: l.o.Log,
-		})
+		}
+		if l.o.Aegis != nil {
+			l.o.Aegis(&o)
+		}
+		a, err := aegis.New(o)
 		if err != nil {
 			return err
 		}
@@ -150,6 +157,9 @@ func (l *Lab) startMonitoring(ctx context.Context) error {
 	}
 	if l.o.Webhook != nil {
 		o.Webhook = l.o.Webhook(o.Webhook)
+	}
+	if l.o.Monitoring != nil {
+		l.o.Monitoring(&o)
 	}
 	var err error
 	l.Monitoring, err = monitoring.Start(ctx, o)

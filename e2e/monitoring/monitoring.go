@@ -47,6 +47,8 @@ type Options struct {
 	Webhook string
 	// WebhookToken is the bearer token for it. Empty sends none.
 	WebhookToken string
+	// WebhookTLS holds the files by which Alertmanager proves who it is, and knows the receiver of its webhook. Nil proves nothing.
+	WebhookTLS *TLSFiles
 	// Alertmanagers is the number of replicas, which do not know each other. The default is 1.
 	Alertmanagers int
 	// GroupInterval and RepeatInterval are those of the route. The defaults are 1s and 1m.
@@ -56,6 +58,9 @@ type Options struct {
 	// Log takes what is done. The default discards it.
 	Log *slog.Logger
 }
+
+// TLSFiles are a certificate with its key, and the authority that the other side is trusted by.
+type TLSFiles struct{ CA, Cert, Key string }
 
 // Monitoring is a running Prometheus with its Alertmanagers.
 type Monitoring struct {
@@ -168,6 +173,9 @@ func (m *Monitoring) alertmanagerConfig() string {
 	text += fmt.Sprintf("  webhook_configs:\n  - url: %q\n    send_resolved: true\n", m.o.Webhook)
 	if m.o.WebhookToken != "" {
 		text += fmt.Sprintf("    http_config: {authorization: {type: Bearer, credentials: %q}}\n", m.o.WebhookToken)
+	}
+	if f := m.o.WebhookTLS; f != nil {
+		text += fmt.Sprintf("    http_config: {tls_config: {ca_file: %q, cert_file: %q, key_file: %q}}\n", f.CA, f.Cert, f.Key)
 	}
 	return text
 }
