@@ -295,8 +295,8 @@ func TestDecodeJSON(t *testing.T) {
 	require.Equal(t, "http", pod.Spec.Containers[0].ReadinessProbe.HTTPGet.Port.StrVal)
 	require.Equal(t, int64(5), *pod.Spec.ActiveDeadlineSeconds)
 	require.NotNil(t, pod.Spec.Volumes[0].EmptyDir)
-	_, err = read("spec:\n  containers:\n  - nmae: d\n    resources: {limits: {cpu: much}}\n  activeDeadlineSeconds: 99999999999999999999\n")
-	require.ErrorContains(t, err, `f:3:5: unknown field "nmae" in spec.containers[0], did you mean "name"?`)
+	_, err = read("spec:\n  containers:\n  - naem: d\n    resources: {limits: {cpu: much}}\n  activeDeadlineSeconds: 99999999999999999999\n")
+	require.ErrorContains(t, err, `f:3:5: unknown field "naem" in spec.containers[0], did you mean "name"?`)
 	require.ErrorContains(t, err, "f:4:31: spec.containers[0].resources.limits.cpu: quantities must match")
 	require.ErrorContains(t, err, "f:5:26: spec.activeDeadlineSeconds must be a whole number")
 }

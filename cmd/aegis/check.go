@@ -12,14 +12,15 @@ import (
 
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/host"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/strict"
 	"aegis.io/aegis/web"
 )
 
 // check reads the files without any cluster and says everything that is wrong with them. An aegis.yaml brings the files
-// that it names with it, and a web configuration its certificates; all others are conditions.yaml files, each later one
-// overriding the earlier ones.
+// that it names with it, and a web configuration its certificates. Of several conditions.yaml files, each later one overrides
+// the earlier ones.
 func check(files []string, stdout io.Writer) error {
 	if len(files) == 0 {
 		return usageErrorf("check: no file named")
@@ -37,6 +38,8 @@ func check(files []string, stdout io.Writer) error {
 			conditions = append(conditions, named...)
 		case kind == kindWeb:
 			errs = append(errs, web.CheckFile(file))
+		case kind == kindProfile:
+			errs = append(errs, host.CheckProfile(file))
 		default:
 			conditions = append(conditions, file)
 		}
@@ -58,9 +61,10 @@ const (
 	kindConditions kind = iota
 	kindConfig
 	kindWeb
+	kindProfile
 )
 
-// kindOf tells an aegis.yaml, a web configuration and a conditions.yaml apart by their top-level keys. A file that is not YAML is
+// kindOf tells an aegis.yaml, a web configuration, a profile and a conditions.yaml apart by their top-level keys. A file that is not YAML is
 // left to the loader of conditions, which says where it is broken.
 func kindOf(file string) (kind, error) {
 	raw, err := strict.ReadFile(file)
@@ -79,6 +83,8 @@ func kindOf(file string) (kind, error) {
 		return kindConfig, nil
 	case slices.ContainsFunc(web.Keys(), has):
 		return kindWeb, nil
+	case slices.ContainsFunc(host.ProfileFields(), has):
+		return kindProfile, nil
 	}
 	return kindConditions, nil
 }

@@ -35,7 +35,7 @@ const usage = `aegis keeps the nodes of AI and HPC clusters in service.
 
 Usage:
   aegis serve [flags]        receive alerts and heal nodes
-  aegis check FILE...        check conditions.yaml and aegis.yaml files, offline
+  aegis check FILE...        check conditions.yaml, aegis.yaml, profiles and web configurations, offline
   aegis op ACTION [flags]    run an operation on the host that this container is on
   aegis version              print the version
 

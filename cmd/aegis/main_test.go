@@ -47,6 +47,7 @@ func TestCommands(t *testing.T) {
 		{"check a missing file", []string{"check", "none.yaml"}, 2, "", "none.yaml"},
 		{"check an unknown procedure", []string{"check", noSOP}, 2, "", noSOP + ":3:8: "},
 		{"check a broken configuration", []string{"check", typo}, 2, "", typo + `:2:1: unknown field "prometeus" in the file, did you mean "prometheus"?`},
+		{"check a profile", []string{"check", write(t, "h100.yaml", "gpus: 8\nibs: 8\ncpus: -1\n")}, 2, "", `h100.yaml:2:1: unknown field "ibs" in the file, did you mean "ib"?`},
 		{"check tells all at once", []string{"check", typo, noSOP}, 2, "", "gpu/hung"},
 		{"serve with an unknown flag", []string{"serve", "-nope"}, 2, "", "-nope"},
 		{"serve with an argument", []string{"serve", "now"}, 2, "", `unexpected argument "now"`},

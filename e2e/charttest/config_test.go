@@ -152,12 +152,13 @@ prometheus:
   url: https://prometheus.example.com/prefix
   canary: Heartbeat
   maxAge: 3m
-  tls_config: {ca_file: /etc/aegis-secrets/prometheus/ca.crt, server_name: prometheus}
-  basic_auth: {username: aegis, password_file: /etc/aegis-secrets/prometheus/password}
-  http_headers: {X-Scope-OrgID: {values: [gpu]}}
+  httpConfig:
+    tls_config: {ca_file: /etc/aegis-secrets/prometheus/ca.crt, server_name: prometheus}
+    basic_auth: {username: aegis, password_file: /etc/aegis-secrets/prometheus/password}
+    http_headers: {X-Scope-OrgID: {values: [gpu]}}
 alertmanagers:
-- {url: "https://am-0:9093", tls_config: {insecure_skip_verify: false}}
-- {url: "https://am-1:9093", follow_redirects: false}
+- {url: "https://am-0:9093", httpConfig: {tls_config: {insecure_skip_verify: false}}}
+- {url: "https://am-1:9093", tokenFile: /etc/aegis-secrets/alertmanager/token}
 secrets: [prometheus, alertmanager]
 `
 	const config = `

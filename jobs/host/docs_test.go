@@ -2,7 +2,6 @@ package host
 
 import (
 	"os"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -90,12 +89,7 @@ func TestPageListsTheChecks(t *testing.T) {
 
 func TestPageListsTheProfileAndTheDirectories(t *testing.T) {
 	t.Parallel()
-	var fields []string
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[expectation]()) {
-		if tag := f.Tag.Get("yaml"); tag != "" {
-			fields = append(fields, tag)
-		}
-	}
+	fields := ProfileFields()
 	listed := names(tables(t)["field of a profile"])
 	slices.Sort(fields)
 	slices.Sort(listed)

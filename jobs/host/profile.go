@@ -2,8 +2,10 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"aegis.io/aegis/strict"
@@ -70,6 +72,26 @@ func loadProfile(dir, name string) (*expectation, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// CheckProfile says what is wrong with a profile. The checks that it requires may be a site's own, which only a host knows.
+func CheckProfile(file string) error {
+	raw, err := strict.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return decodeProfile(file, raw, new(expectation))
+}
+
+// ProfileFields are the fields of a profile.
+func ProfileFields() []string {
+	var fields []string
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[expectation]()) {
+		if name := f.Tag.Get("yaml"); name != "" {
+			fields = append(fields, name)
+		}
+	}
+	return fields
 }
 
 func decodeProfile(file string, raw []byte, e *expectation) error {
