@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -17,13 +16,12 @@ import (
 // serves one incident and one goroutine.
 type ApiBridge struct { //nolint:revive // The name is part of the interface that plugins are written against.
 	*scene
-	executor executor
+	executor   executor
+	operations *operations
 	// drained is set once the workload is gone as the policy wants it.
 	drained bool
 	// checked is true while the last healthcheck passed and nothing destructive was done since.
 	checked bool
-	// leaseSeen is since when the Lease of the node shows the renewal leaseRenewed.
-	leaseSeen, leaseRenewed time.Time
 }
 
 // newBridge returns a bridge that carries the steps of the assignment out.
@@ -34,12 +32,14 @@ func newBridge(e environment, a assignment) *ApiBridge {
 		maps.Copy(calls, t.Past)
 	}
 	scene.keeps.Store(scene.journal.isolated())
-	return &ApiBridge{scene: scene, executor: &journaled{scene: scene, calls: calls}}
+	node := &machine{scene: scene}
+	return &ApiBridge{scene: scene, executor: &journaled{machine: node, calls: calls}, operations: &operations{node}}
 }
 
 // newPlan returns a bridge that notes the steps in the dry run.
 func newPlan(e environment, status prom.AegisNodeStatus, run *dryRun) *ApiBridge {
-	return &ApiBridge{scene: newScene(e, assignment{status: status}), executor: run}
+	scene := newScene(e, assignment{status: status})
+	return &ApiBridge{scene: scene, executor: run, operations: &operations{&machine{scene: scene}}}
 }
 
 // Node returns the name of the node.

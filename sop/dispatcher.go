@@ -330,7 +330,7 @@ func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
 	leave := d.enter(r.status.Node, cancel)
 	defer leave()
 	watch := sync.WaitGroup{}
-	watch.Go(func() { d.watch(runCtx, bridge, cancel) })
+	watch.Go(func() { d.watch(runCtx, bridge.scene, cancel) })
 	d.services.Metrics.sop(sopStarted)
 	err := r.execute(runCtx, bridge)
 	if err != nil && runCtx.Err() != nil {
@@ -527,7 +527,7 @@ func (r *run) handOver(ctx context.Context, b *ApiBridge, team, why string) time
 // preempted goes on with the more urgent condition on the same ticket.
 func (r *run) preempted(ctx context.Context, b *ApiBridge, e *preemptedError) time.Duration {
 	d := r.dispatcher
-	err := b.yield(ctx, e)
+	err := b.journal.yield(ctx, e)
 	if err != nil && !errors.Is(err, errNothingToDo) {
 		return r.stopped(ctx, b, err)
 	}

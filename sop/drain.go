@@ -1,7 +1,6 @@
 package sop
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -61,39 +59,14 @@ func (b *ApiBridge) ClearWorkload(ctx context.Context) error {
 }
 
 func (b *ApiBridge) drain(ctx context.Context, action ticket.Action, wanted func(*corev1.Pod) bool) error {
-	return b.do(ctx, step{action: action, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		d := drainer{bridge: b, wanted: wanted, refusals: make(map[types.UID]*refusal)}
-		deadline := c.began.Add(b.status.Policy.DrainDeadline)
-		first := true
-		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
-			// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
-			if !first || c.adopted {
-				asked := time.Now()
-				release, err := b.gate.admit(ctx, action)
-				release()
-				if err != nil {
-					return false, err
-				}
-				// What is held does not use up its time.
-				deadline = deadline.Add(time.Since(asked))
-			}
-			first = false
-			left, err := d.pass(ctx)
-			if err == nil && left == 0 {
-				return true, nil
-			}
-			if time.Now().After(deadline) {
-				return false, d.giveUp(ctx, err)
-			}
-			return false, nil
-		})
-		return outcome{message: fmt.Sprintf("evicted %d pods", d.evicted)}, err
-	}})
+	d := drainer{machine: b.operations.machine, action: action, wanted: wanted, refusals: make(map[types.UID]*refusal)}
+	return b.do(ctx, step{action: action, gated: true, act: d.run})
 }
 
 // drainer evicts the pods of one node, pass by pass.
 type drainer struct {
-	bridge  *ApiBridge
+	*machine
+	action  ticket.Action
 	wanted  func(*corev1.Pod) bool
 	evicted int
 	// left are the pods that the last pass found on the node.
@@ -108,10 +81,39 @@ type refusal struct {
 	next   time.Time
 }
 
+// run evicts the pods until none is left, or the deadline has passed.
+func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
+	deadline := c.began.Add(d.status.Policy.DrainDeadline)
+	first := true
+	err := d.poll(ctx, func(ctx context.Context) (bool, error) {
+		// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
+		if !first || c.adopted {
+			asked := time.Now()
+			release, err := d.gate.admit(ctx, d.action)
+			release()
+			if err != nil {
+				return false, err
+			}
+			// What is held does not use up its time.
+			deadline = deadline.Add(time.Since(asked))
+		}
+		first = false
+		left, err := d.pass(ctx)
+		if err == nil && left == 0 {
+			return true, nil
+		}
+		if time.Now().After(deadline) {
+			return false, d.giveUp(ctx, err)
+		}
+		return false, nil
+	})
+	return outcome{message: fmt.Sprintf("evicted %d pods", d.evicted)}, err
+}
+
 // pass asks for the eviction of the pods that are left, the critical ones only when no others are, and returns how many
 // pods there are.
 func (d *drainer) pass(ctx context.Context) (int, error) {
-	pods, err := d.bridge.workloadPods(ctx, d.wanted)
+	pods, err := d.workloadPods(ctx, d.wanted)
 	if err != nil {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
@@ -147,12 +149,12 @@ func (d *drainer) evict(ctx context.Context, pod *corev1.Pod) error {
 		ObjectMeta:    metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}},
 	}
-	err := d.bridge.services.Kube.PolicyV1().Evictions(pod.Namespace).Evict(ctx, eviction)
+	err := d.services.Kube.PolicyV1().Evictions(pod.Namespace).Evict(ctx, eviction)
 	switch {
 	case err == nil:
 		d.evicted++
 		delete(d.refusals, pod.UID)
-		d.bridge.logger.InfoContext(ctx, "pod evicted", "pod", pod.Namespace+"/"+pod.Name)
+		d.logger.InfoContext(ctx, "pod evicted", "pod", pod.Namespace+"/"+pod.Name)
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		// It is gone, or another pod has its name now.
 	case ctx.Err() != nil:
@@ -198,7 +200,7 @@ func (d *drainer) why(ctx context.Context, pod *corev1.Pod) string {
 	budgets, err := d.budgetsOf(ctx, pod)
 	switch {
 	case err != nil:
-		d.bridge.logger.WarnContext(ctx, "disruption budgets not read", "pod", name, "err", err)
+		d.logger.WarnContext(ctx, "disruption budgets not read", "pod", name, "err", err)
 	case len(budgets) > 0:
 		return fmt.Sprintf("%s is held by PodDisruptionBudget %s", name, strings.Join(budgets, ", "))
 	}
@@ -210,7 +212,7 @@ func (d *drainer) why(ctx context.Context, pod *corev1.Pod) string {
 
 // budgetsOf names the PodDisruptionBudgets that select the pod and allow no disruption.
 func (d *drainer) budgetsOf(ctx context.Context, pod *corev1.Pod) ([]string, error) {
-	list, err := d.bridge.services.Kube.PolicyV1().PodDisruptionBudgets(pod.Namespace).List(ctx, metav1.ListOptions{})
+	list, err := d.services.Kube.PolicyV1().PodDisruptionBudgets(pod.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -226,23 +228,6 @@ func (d *drainer) budgetsOf(ctx context.Context, pod *corev1.Pod) ([]string, err
 		}
 	}
 	return names, nil
-}
-
-// workloadPods lists the pods on the node that are workload and wanted, the critical ones last.
-func (s *scene) workloadPods(ctx context.Context, wanted func(*corev1.Pod) bool) ([]corev1.Pod, error) {
-	list, err := s.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", s.node).String(),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list pods of node %s: %w", s.node, err)
-	}
-	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !isWorkload(&p) || !wanted(&p) })
-	slices.SortFunc(pods, func(x, y corev1.Pod) int {
-		critical := map[bool]int{true: 1}
-		return cmp.Or(critical[isCritical(&x)]-critical[isCritical(&y)],
-			cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
-	})
-	return pods, nil
 }
 
 // isWorkload reports whether the pod is to leave a node that is drained. Pods that are part of the node stay: static pods,
@@ -273,37 +258,6 @@ func holdsGPU(pod *corev1.Pod) bool {
 		}
 		return false
 	})
-}
-
-// gpusTaken reports whether every GPU of the node is held by a pod.
-func (s *scene) gpusTaken(ctx context.Context) (bool, error) {
-	node, err := s.liveNode(ctx)
-	if err != nil {
-		return false, err
-	}
-	pods, err := s.workloadPods(ctx, holdsGPU)
-	if err != nil {
-		return false, err
-	}
-	free := make(map[corev1.ResourceName]int64)
-	for name, quantity := range node.Status.Allocatable {
-		if isGPU(name) {
-			free[name] = quantity.Value()
-		}
-	}
-	for i := range pods {
-		for _, c := range pods[i].Spec.Containers {
-			for name, quantity := range c.Resources.Limits {
-				free[name] -= quantity.Value()
-			}
-		}
-	}
-	for name, left := range free {
-		if isGPU(name) && left > 0 {
-			return false, nil
-		}
-	}
-	return len(pods) > 0, nil
 }
 
 // isGPU knows the extended resources of the vendors' device plugins, slices of a GPU included.

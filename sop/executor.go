@@ -63,7 +63,7 @@ type executor interface {
 
 // journaled is the executor that acts. Each step is written on the ticket before it is begun, and once it has ended.
 type journaled struct {
-	*scene
+	*machine
 	// calls counts the calls of each action in this run; a step is identified by action and number.
 	calls map[ticket.Action]int
 }

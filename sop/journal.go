@@ -112,6 +112,17 @@ func (j *journal) disrupted() bool {
 	return t != nil && t.Count(ticket.Reboot)+t.Count(ticket.Reset)+t.Count(ticket.Shutdown) > 0
 }
 
+// firstWait returns when the procedure began to wait for the node.
+func (j *journal) firstWait() time.Time {
+	t := j.ticket()
+	first, _ := t.Outcome(ticket.Wait, t.Past[ticket.Wait]+1)
+	if first.At.IsZero() {
+		// It was left out for size.
+		return t.CreatedAt
+	}
+	return first.At
+}
+
 // bootID returns the boot that the incident is about.
 func (j *journal) bootID() string {
 	if j.opened() {

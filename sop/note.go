@@ -18,29 +18,11 @@ func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
 
 // Note closes the incident as noted. It is the only step of its procedure, and one write.
 func (b *ApiBridge) Note(ctx context.Context) error {
-	return b.do(ctx, step{action: noteStep, ends: true, write: b.note})
+	return b.do(ctx, step{action: noteStep, ends: true, write: ending{b.scene}.note})
 }
 
 // noteStep names the step in a plan. No ticket has it, because a note leaves none open.
 const noteStep ticket.Action = "note"
-
-func (b *ApiBridge) note(ctx context.Context, _ int) error {
-	b.begun()
-	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
-		if err := b.journal.leavesNote(r); err != nil {
-			return err
-		}
-		c.Ticket, c.RemoveTicket = nil, r.Ticket != nil
-		c.History = entered(r.History, t, ticket.Noted, time.Now())
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("note: %w", err)
-	}
-	b.ended(ctx, ticket.Noted)
-	b.event(corev1.EventTypeNormal, "AegisNoted", "%s", Describe(b.status))
-	return nil
-}
 
 // released reports whether people gave the ticket back after it had been handed over to them.
 func released(t *ticket.Ticket) bool {
@@ -70,4 +52,22 @@ func onlyTold(t *ticket.Ticket) bool {
 		return s.Action == ticket.Healthcheck && s.Status != ticket.Succeeded
 	})
 	return t.Status == ticket.StatusAssigned && t.Count(ticket.HandOver) > 0 && !tried && !doubtful
+}
+
+func (e ending) note(ctx context.Context, _ int) error {
+	e.begun()
+	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		if err := e.journal.leavesNote(r); err != nil {
+			return err
+		}
+		c.Ticket, c.RemoveTicket = nil, r.Ticket != nil
+		c.History = entered(r.History, t, ticket.Noted, time.Now())
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("note: %w", err)
+	}
+	e.ended(ctx, ticket.Noted)
+	e.event(corev1.EventTypeNormal, "AegisNoted", "%s", Describe(e.status))
+	return nil
 }

@@ -2,14 +2,9 @@ package sop
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
@@ -71,21 +66,6 @@ func (s *scene) healing() bool { return s.journal.incident.requested() }
 // event tells people who look at the node what happened.
 func (s *scene) event(kind, reason, format string, args ...any) {
 	s.services.Recorder.Eventf(nodeReference(s.journal.record.Node), kind, reason, format, args...)
-}
-
-// liveNode reads the node from the API server, past any cache.
-func (s *scene) liveNode(ctx context.Context) (*corev1.Node, error) {
-	node, err := s.services.Kube.CoreV1().Nodes().Get(ctx, s.node, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, ticket.ErrNodeGone
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get node %s: %w", s.node, err)
-	}
-	if node.UID != s.journal.record.Node.UID {
-		return nil, ticket.ErrRecreated
-	}
-	return node, nil
 }
 
 // poll calls done until it says true, fails, or the context ends. Errors that may pass are done's own business.

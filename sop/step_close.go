@@ -18,17 +18,20 @@ const (
 	outcomeSuperseded = "superseded" // A note gave way to a repair.
 )
 
+// ending closes the incident, each way in one write.
+type ending struct{ *scene }
+
 // HandOver gives the node to people: the team becomes the supervisor of the ticket, and Aegis does nothing more on the node
 // until they give it back.
 func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
 	return b.do(ctx, step{action: ticket.HandOver, detail: "team " + team, ends: true, write: func(ctx context.Context, _ int) error {
-		return b.handOver(ctx, team, why)
+		return ending{b.scene}.handOver(ctx, team, why)
 	}})
 }
 
-func (b *ApiBridge) handOver(ctx context.Context, team, why string) error {
-	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
-		if err := b.journal.leavesNote(r); err != nil {
+func (e ending) handOver(ctx context.Context, team, why string) error {
+	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		if err := e.journal.leavesNote(r); err != nil {
 			return err
 		}
 		now := time.Now()
@@ -45,20 +48,20 @@ func (b *ApiBridge) handOver(ctx context.Context, team, why string) error {
 	if err != nil {
 		return fmt.Errorf("hand over to team %s: %w", team, err)
 	}
-	b.services.Metrics.step(ticket.HandOver, ticket.Succeeded)
-	b.ended(ctx, outcomeHandedOver)
-	b.event(corev1.EventTypeWarning, "AegisHandedOver", "%s: handed over to team %s: %s", b.status.Condition, team, why)
+	e.services.Metrics.step(ticket.HandOver, ticket.Succeeded)
+	e.ended(ctx, outcomeHandedOver)
+	e.event(corev1.EventTypeWarning, "AegisHandedOver", "%s: handed over to team %s: %s", e.status.Condition, team, why)
 	return nil
 }
 
 // Resolve closes the incident: a summary goes into the history and the ticket is removed, in one write.
 func (b *ApiBridge) Resolve(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Resolve, ends: true, write: b.resolve})
+	return b.do(ctx, step{action: ticket.Resolve, ends: true, write: ending{b.scene}.resolve})
 }
 
-func (b *ApiBridge) resolve(ctx context.Context, _ int) error {
-	took := time.Since(b.journal.ticketCreated())
-	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+func (e ending) resolve(ctx context.Context, _ int) error {
+	took := time.Since(e.journal.ticketCreated())
+	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		c.Ticket, c.RemoveTicket = nil, true
 		c.History = entered(r.History, t, ticket.Resolved, time.Now())
 		return nil
@@ -66,15 +69,15 @@ func (b *ApiBridge) resolve(ctx context.Context, _ int) error {
 	if err != nil {
 		return fmt.Errorf("resolve: %w", err)
 	}
-	b.services.Metrics.healed(took)
-	b.ended(ctx, ticket.Resolved)
-	b.event(corev1.EventTypeNormal, "AegisResolved", "%s: resolved after %s", b.status.Condition, took.Round(time.Second))
+	e.services.Metrics.healed(took)
+	e.ended(ctx, ticket.Resolved)
+	e.event(corev1.EventTypeNormal, "AegisResolved", "%s: resolved after %s", e.status.Condition, took.Round(time.Second))
 	return nil
 }
 
-func (s *scene) ended(ctx context.Context, how string) {
-	s.result = how
-	s.logger.InfoContext(ctx, "incident ended", "outcome", how, "reason", s.journal.incident.reason)
+func (e ending) ended(ctx context.Context, how string) {
+	e.result = how
+	e.logger.InfoContext(ctx, "incident ended", "outcome", how, "reason", e.journal.incident.reason)
 }
 
 // entered returns the history with the incident of the ticket in it.

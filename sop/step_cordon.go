@@ -13,22 +13,25 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
+// isolator takes the node out of service, returns it, and has its volumes released.
+type isolator struct{ *machine }
+
 // Cordon isolates the node: ticket, owner note and spec.unschedulable in one write. A node that is cordoned already keeps
 // the cordon that it has, and whose it is. Taking one more node out of service needs room in the pool's budget.
 func (b *ApiBridge) Cordon(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Cordon, write: b.cordon})
+	return b.do(ctx, step{action: ticket.Cordon, write: isolator{b.operations.machine}.cordon})
 }
 
-func (b *ApiBridge) cordon(ctx context.Context, n int) error {
-	defer b.settled()
-	if err := b.services.Orders.Confirm(ctx, 2*b.services.Timing.Hold); err != nil {
+func (i isolator) cordon(ctx context.Context, n int) error {
+	defer i.settled()
+	if err := i.services.Orders.Confirm(ctx, 2*i.services.Timing.Hold); err != nil {
 		return err
 	}
 	message := ""
-	err := b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+	err := i.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		message = ""
 		// Asked before every try: a write that an outage delays must not land where it is forbidden by then.
-		if v := b.gate.isolation(r); v.Name != "" {
+		if v := i.gate.isolation(r); v.Name != "" {
 			return &heldError{v}
 		}
 		if policy.OwnCordon(r.Node) {
@@ -44,11 +47,11 @@ func (b *ApiBridge) cordon(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	b.begun()
-	b.keeps.Store(true)
-	b.services.Metrics.step(ticket.Cordon, ticket.Succeeded)
-	b.logger.InfoContext(ctx, "step ended", "action", ticket.Cordon, "call", n, "status", ticket.Succeeded, "detail", message)
-	b.event(corev1.EventTypeWarning, "AegisCordoned", "%s: cordoned, ticket %s", b.status.Condition, b.journal.incident.id)
+	i.begun()
+	i.keeps.Store(true)
+	i.services.Metrics.step(ticket.Cordon, ticket.Succeeded)
+	i.logger.InfoContext(ctx, "step ended", "action", ticket.Cordon, "call", n, "status", ticket.Succeeded, "detail", message)
+	i.event(corev1.EventTypeWarning, "AegisCordoned", "%s: cordoned, ticket %s", i.status.Condition, i.journal.incident.id)
 	return nil
 }
 
@@ -58,7 +61,7 @@ func (b *ApiBridge) Uncordon(ctx context.Context) error {
 	if !b.checked {
 		return fmt.Errorf("uncordon node %s: no healthcheck has passed since the last repair", b.node)
 	}
-	return b.uncordon(ctx)
+	return b.do(ctx, step{action: ticket.Uncordon, act: isolator{b.operations.machine}.uncordon})
 }
 
 // UncordonUnharmed returns a node to service whose hardware was never in doubt, so that no healthcheck is needed.
@@ -66,37 +69,35 @@ func (b *ApiBridge) UncordonUnharmed(ctx context.Context) error {
 	if !b.Unharmed() {
 		return fmt.Errorf("uncordon node %s: a healthcheck has to pass first", b.node)
 	}
-	return b.uncordon(ctx)
+	return b.do(ctx, step{action: ticket.Uncordon, act: isolator{b.operations.machine}.uncordon})
 }
 
-func (b *ApiBridge) uncordon(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Uncordon, act: func(ctx context.Context, c call) (outcome, error) {
-		if err := b.awaitNoBlocker(ctx, c.began.Add(b.status.Policy.VerifyWithin)); err != nil {
-			return outcome{}, err
+func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
+	if err := i.awaitNoBlocker(ctx, c.began.Add(i.status.Policy.VerifyWithin)); err != nil {
+		return outcome{}, err
+	}
+	message := ""
+	i.keeps.Store(false)
+	err := i.journal.update(ctx, func(_ *ticket.Ticket, r ticket.Record, change *ticket.Change) error {
+		message = ""
+		switch {
+		case policy.OwnCordon(r.Node):
+			change.Unschedulable = new(false)
+			change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
+		case r.Node.Spec.Unschedulable:
+			return inconclusive("a person has cordoned the node, it is left cordoned")
+		default:
+			message = "was schedulable already"
 		}
-		message := ""
-		b.keeps.Store(false)
-		err := b.journal.update(ctx, func(_ *ticket.Ticket, r ticket.Record, change *ticket.Change) error {
-			message = ""
-			switch {
-			case policy.OwnCordon(r.Node):
-				change.Unschedulable = new(false)
-				change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
-			case r.Node.Spec.Unschedulable:
-				return inconclusive("a person has cordoned the node, it is left cordoned")
-			default:
-				message = "was schedulable already"
-			}
-			return nil
-		})
-		return outcome{message: message}, err
-	}})
+		return nil
+	})
+	return outcome{message: message}, err
 }
 
 // awaitNoBlocker waits until no other condition keeps the node out of service.
-func (b *ApiBridge) awaitNoBlocker(ctx context.Context, deadline time.Time) error {
-	return b.poll(ctx, func(context.Context) (bool, error) {
-		name := b.blocker()
+func (i isolator) awaitNoBlocker(ctx context.Context, deadline time.Time) error {
+	return i.poll(ctx, func(context.Context) (bool, error) {
+		name := i.blocker()
 		if name != "" && time.Now().After(deadline) {
 			return false, inconclusive("left cordoned: %s holds on the node", name)
 		}
@@ -105,9 +106,9 @@ func (b *ApiBridge) awaitNoBlocker(ctx context.Context, deadline time.Time) erro
 }
 
 // blocker names another condition of the node that would take it out of service again, empty when there is none.
-func (b *ApiBridge) blocker() string {
-	for _, s := range b.services.statuses(b.node) {
-		if s.Key() != b.status.Key() && policy.Blocks(s) {
+func (i isolator) blocker() string {
+	for _, s := range i.services.statuses(i.node) {
+		if s.Key() != i.status.Key() && policy.Blocks(s) {
 			return s.Condition
 		}
 	}
@@ -127,30 +128,33 @@ func staleTaint(node *corev1.Node) bool {
 
 // TaintOutOfService lets volumes and StatefulSets move away from a node that is proven to be powered off.
 func (b *ApiBridge) TaintOutOfService(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, gated: true, act: func(ctx context.Context, _ call) (outcome, error) {
-		for {
-			why, err := b.taint(ctx)
-			if !errors.Is(err, errPermissionOld) {
-				return outcome{message: why}, err
-			}
+	return b.do(ctx, step{action: ticket.Taint, detail: corev1.TaintNodeOutOfService, gated: true, act: isolator{b.operations.machine}.taint})
+}
+
+// taint tries to set the taint until what was proven and permitted is fresh enough when it is written.
+func (i isolator) taint(ctx context.Context, _ call) (outcome, error) {
+	for {
+		why, err := i.taintOnce(ctx)
+		if !errors.Is(err, errPermissionOld) {
+			return outcome{message: why}, err
 		}
-	}})
+	}
 }
 
 // errPermissionOld says that the API server has taken no write for so long that what was permitted, and proven, may be so no more.
 var errPermissionOld = errors.New("the permission is too old")
 
-// taint sets the taint once the node is proven down. The proof may take longer than the permission of the step is good for, and the
+// taintOnce sets the taint once the node is proven down. The proof may take longer than the permission of the step is good for, and the
 // write longer than both.
-func (b *ApiBridge) taint(ctx context.Context) (why string, err error) {
-	if why, err = b.awaitProvenDown(ctx); err != nil {
+func (i isolator) taintOnce(ctx context.Context) (why string, err error) {
+	if why, err = i.awaitProvenDown(ctx); err != nil {
 		return "", err
 	}
-	if _, err := b.gate.admit(ctx, ticket.Taint); err != nil {
+	if _, err := i.gate.admit(ctx, ticket.Taint); err != nil {
 		return "", err
 	}
 	admitted := time.Now()
-	return why, b.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
+	return why, i.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
 		if time.Since(admitted) > permissionAge {
 			return errPermissionOld
 		}
@@ -161,10 +165,12 @@ func (b *ApiBridge) taint(ctx context.Context) (why string, err error) {
 
 // UntaintOutOfService takes the taint away again.
 func (b *ApiBridge) UntaintOutOfService(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Untaint, detail: corev1.TaintNodeOutOfService, act: func(ctx context.Context, _ call) (outcome, error) {
-		return outcome{}, b.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
-			c.RemoveTaint = outOfServiceTaint()
-			return nil
-		})
-	}})
+	return b.do(ctx, step{action: ticket.Untaint, detail: corev1.TaintNodeOutOfService, act: isolator{b.operations.machine}.untaint})
+}
+
+func (i isolator) untaint(ctx context.Context, _ call) (outcome, error) {
+	return outcome{}, i.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
+		c.RemoveTaint = outOfServiceTaint()
+		return nil
+	})
 }

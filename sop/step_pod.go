@@ -23,7 +23,7 @@ type podTarget struct{ name, uid string }
 // successor is ready and the resource, if one is named, is wholly allocatable again. It fails when there is not exactly one
 // pod, or no successor in time. Whether a resource that stays short is a fault, the condition's own alert tells.
 func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource corev1.ResourceName) error {
-	r := podRestart{bridge: b, selector: selector, resource: resource}
+	r := podRestart{machine: b.operations.machine, selector: selector, resource: resource}
 	return b.do(ctx, step{action: ticket.RestartPod, detail: selector, gated: true, prepare: r.choose, act: func(ctx context.Context, c call) (outcome, error) {
 		r.chosen = c.target
 		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
@@ -61,7 +61,7 @@ type deniedError struct{ error }
 
 // podRestart replaces a pod that a controller keeps on the node.
 type podRestart struct {
-	bridge   *ApiBridge
+	*machine
 	selector string
 	resource corev1.ResourceName
 	// chosen is the pod to replace, as it was journaled before it was touched. Clocks need not agree for telling it from its
@@ -75,8 +75,8 @@ type podRestart struct {
 
 // pods lists those of the selector that have not finished.
 func (r *podRestart) pods(ctx context.Context) ([]corev1.Pod, error) {
-	list, err := r.bridge.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", r.bridge.node).String(),
+	list, err := r.services.Kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", r.node).String(),
 		LabelSelector: r.selector,
 	})
 	if err != nil {
@@ -89,13 +89,13 @@ func (r *podRestart) pods(ctx context.Context) ([]corev1.Pod, error) {
 
 // choose finds the pod to replace.
 func (r *podRestart) choose(ctx context.Context) (chosen podTarget, err error) {
-	err = r.bridge.poll(ctx, func(ctx context.Context) (bool, error) {
+	err = r.poll(ctx, func(ctx context.Context) (bool, error) {
 		pods, err := r.pods(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		case err != nil:
-			r.bridge.logger.WarnContext(ctx, "pods not listed, trying again", "err", err)
+			r.logger.WarnContext(ctx, "pods not listed, trying again", "err", err)
 			return false, nil
 		case len(pods) == 0:
 			return false, failed("no pod matches %s", r.selector)
@@ -128,7 +128,7 @@ func (r *podRestart) advance(ctx context.Context, began time.Time) (missing stri
 		return "the pod has not ended", nil
 	}
 	if time.Since(r.permitted) > permissionAge {
-		if _, err := r.bridge.gate.admit(ctx, ticket.RestartPod); err != nil {
+		if _, err := r.gate.admit(ctx, ticket.RestartPod); err != nil {
 			return "", &deniedError{err}
 		}
 	}
@@ -149,7 +149,7 @@ func (r *podRestart) delete(ctx context.Context, pod *corev1.Pod) error {
 	if pod.DeletionTimestamp != nil {
 		return nil
 	}
-	err := r.bridge.services.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name,
+	err := r.services.Kube.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name,
 		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
@@ -169,7 +169,7 @@ func (r *podRestart) incomplete(ctx context.Context, pod *corev1.Pod) (string, e
 	if r.resource == "" {
 		return "", nil
 	}
-	node, err := r.bridge.liveNode(ctx)
+	node, err := r.liveNode(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,37 +20,13 @@ func (b *ApiBridge) Verify(ctx context.Context) error {
 
 // VerifyWithin is Verify with a time of its own.
 func (b *ApiBridge) VerifyWithin(ctx context.Context, within time.Duration) error {
-	p := b.status.Policy
-	detail := fmt.Sprintf("gone for %s, within %s", p.ClearFor, within)
-	return b.do(ctx, step{action: ticket.Verify, detail: detail, act: func(ctx context.Context, _ call) (outcome, error) {
-		v := verification{clearFor: p.ClearFor, within: within}
-		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
-			finding := b.services.Source.Observe(ctx, b.status.Key())
-			if ctx.Err() != nil {
-				return false, context.Cause(ctx)
-			}
-			clear := v.observe(time.Now(), finding)
-			b.showVerification(finding)
-			if v.expired() {
-				return false, failed("still %s after %s", finding.Evidence, v.known.Round(time.Second))
-			}
-			return clear, nil
-		})
-		return outcome{message: "gone for " + p.ClearFor.String()}, err
-	}})
-}
-
-// showVerification says in the verdict book when verification waits for its source.
-func (b *ApiBridge) showVerification(f prom.Finding) {
-	v := policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(f.Evidence)}
-	if f.Evidence == prom.EvidenceUnknown {
-		v = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(f).Reason}
-	}
-	b.services.Book.Set(b.status.Key(), v)
+	v := verification{scene: b.scene, clearFor: b.status.Policy.ClearFor, within: within}
+	return b.do(ctx, step{action: ticket.Verify, detail: fmt.Sprintf("gone for %s, within %s", v.clearFor, within), act: v.run})
 }
 
 // verification adds up what the source said.
 type verification struct {
+	*scene
 	clearFor, within time.Duration
 	// last is when the source was asked before; zero before the first time and after an answer that was none.
 	last time.Time
@@ -59,6 +34,32 @@ type verification struct {
 	clearSince time.Time
 	// known is the time over which the source gave answers.
 	known time.Duration
+}
+
+// run asks the source until the condition has been gone for long enough, or the time is up.
+func (v *verification) run(ctx context.Context, _ call) (outcome, error) {
+	err := v.poll(ctx, func(ctx context.Context) (bool, error) {
+		finding := v.services.Source.Observe(ctx, v.status.Key())
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		clear := v.observe(time.Now(), finding)
+		v.show(finding)
+		if v.expired() {
+			return false, failed("still %s after %s", finding.Evidence, v.known.Round(time.Second))
+		}
+		return clear, nil
+	})
+	return outcome{message: "gone for " + v.clearFor.String()}, err
+}
+
+// show says in the verdict book when verification waits for its source.
+func (v *verification) show(f prom.Finding) {
+	verdict := policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(f.Evidence)}
+	if f.Evidence == prom.EvidenceUnknown {
+		verdict = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(f).Reason}
+	}
+	v.services.Book.Set(v.status.Key(), verdict)
 }
 
 // observe takes one answer and reports whether the condition has been gone for long enough.
@@ -89,87 +90,70 @@ func (v *verification) expired() bool { return v.known >= v.within && v.clearSin
 // once the time since the first such wait of the incident is up. With stopWhenDown it is inconclusive as soon as the node is proven to be
 // powered off, and the policy's PowerOffAfter has passed.
 func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhenDown bool) error {
-	p := b.status.Policy
-	detail := fmt.Sprintf("ready for %s, within %s", p.ClearFor, within)
-	return b.do(ctx, step{action: ticket.Wait, detail: detail, act: func(ctx context.Context, _ call) (outcome, error) {
-		opened := b.firstWait()
-		var readySince time.Time
-		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
-			node, err := b.nodeToWaitFor(ctx, opened.Add(within))
-			if err != nil {
-				return false, err
-			}
-			now := time.Now()
-			if policy.IsReady(node) {
-				if readySince.IsZero() {
-					readySince = now
-				}
-				return now.Sub(readySince) >= p.ClearFor, nil
-			}
-			readySince = time.Time{}
-			if stopWhenDown && now.Sub(opened) >= p.PowerOffAfter {
-				if down, why := b.provenDown(ctx); down {
-					return false, inconclusive("%s", why)
-				}
-			}
-			if now.Sub(opened) >= within {
-				return false, failed("not ready for %s", now.Sub(opened).Round(time.Second))
-			}
-			return false, nil
-		})
-		return outcome{}, err
-	}})
+	r := readiness{machine: b.operations.machine, within: within, stopWhenDown: stopWhenDown}
+	detail := fmt.Sprintf("ready for %s, within %s", b.status.Policy.ClearFor, within)
+	return b.do(ctx, step{action: ticket.Wait, detail: detail, act: r.run})
 }
 
-// nodeToWaitFor returns the node as the cache has it. Once the time is up the API server has the last word.
-func (b *ApiBridge) nodeToWaitFor(ctx context.Context, until time.Time) (*corev1.Node, error) {
-	cached, err := b.services.Nodes.Get(b.node)
-	if err != nil {
-		return nil, ticket.ErrNodeGone
-	}
-	if policy.IsReady(cached) || time.Now().Before(until) {
-		return cached, nil
-	}
-	live, err := b.liveNode(ctx)
-	switch {
-	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
-		return nil, err
-	case err != nil && ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case err != nil:
-		return cached, nil //nolint:nilerr // Both know nothing better than the cache.
-	}
-	return live, nil
+// readiness waits for the kubelet of the node.
+type readiness struct {
+	*machine
+	within       time.Duration
+	stopWhenDown bool
+	// readySince is since when the node has been ready. Zero while it is not.
+	readySince time.Time
 }
 
-// firstWait returns when the procedure began to wait for the node.
-func (b *ApiBridge) firstWait() time.Time {
-	t := b.journal.ticket()
-	first, _ := t.Outcome(ticket.Wait, t.Past[ticket.Wait]+1)
-	if first.At.IsZero() {
-		// It was left out for size.
-		return t.CreatedAt
+func (r *readiness) run(ctx context.Context, _ call) (outcome, error) {
+	opened := r.journal.firstWait()
+	return outcome{}, r.poll(ctx, func(ctx context.Context) (bool, error) {
+		node, err := r.nodeToWaitFor(ctx, opened.Add(r.within))
+		if err != nil {
+			return false, err
+		}
+		return r.look(ctx, node, opened)
+	})
+}
+
+// look reports whether the node has been ready for long enough.
+func (r *readiness) look(ctx context.Context, node *corev1.Node, opened time.Time) (bool, error) {
+	now := time.Now()
+	if policy.IsReady(node) {
+		if r.readySince.IsZero() {
+			r.readySince = now
+		}
+		return now.Sub(r.readySince) >= r.status.Policy.ClearFor, nil
 	}
-	return first.At
+	r.readySince = time.Time{}
+	if r.stopWhenDown && now.Sub(opened) >= r.status.Policy.PowerOffAfter {
+		if down, why := r.provenDown(ctx); down {
+			return false, inconclusive("%s", why)
+		}
+	}
+	if now.Sub(opened) >= r.within {
+		return false, failed("not ready for %s", now.Sub(opened).Round(time.Second))
+	}
+	return false, nil
 }
 
 // WaitIdle waits until no workload pod runs on the node. A node whose pods cannot be listed counts as busy.
 func (b *ApiBridge) WaitIdle(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.WaitIdle, act: func(ctx context.Context, c call) (outcome, error) {
-		deadline := c.began.Add(b.status.Policy.DrainDeadline)
-		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
-			pods, err := b.workloadPods(ctx, anyPod)
-			if err == nil && len(pods) == 0 {
-				return true, nil
-			}
-			if time.Now().Before(deadline) {
-				return false, nil
-			}
-			if err != nil {
-				return false, failed("cannot tell whether the node is idle: %v", err)
-			}
-			return false, failed("%d pods still run: %s", len(pods), podNames(pods))
-		})
-		return outcome{}, err
-	}})
+	return b.do(ctx, step{action: ticket.WaitIdle, act: b.operations.waitIdle})
+}
+
+func (m *machine) waitIdle(ctx context.Context, c call) (outcome, error) {
+	deadline := c.began.Add(m.status.Policy.DrainDeadline)
+	return outcome{}, m.poll(ctx, func(ctx context.Context) (bool, error) {
+		pods, err := m.workloadPods(ctx, anyPod)
+		if err == nil && len(pods) == 0 {
+			return true, nil
+		}
+		if time.Now().Before(deadline) {
+			return false, nil
+		}
+		if err != nil {
+			return false, failed("cannot tell whether the node is idle: %v", err)
+		}
+		return false, failed("%d pods still run: %s", len(pods), podNames(pods))
+	})
 }

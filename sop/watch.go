@@ -30,7 +30,7 @@ func interruptible(a ticket.Action) bool {
 }
 
 // watch ends a run while a step waits: when people take the ticket over or undo the cordon, and for a more urgent condition.
-func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.CancelCauseFunc) {
+func (d *Dispatcher) watch(ctx context.Context, b *scene, cancel context.CancelCauseFunc) {
 	for sleep(ctx, b.services.Timing.Poll) == nil {
 		node, err := b.services.Nodes.Get(b.node)
 		if err != nil {
@@ -50,7 +50,7 @@ func (d *Dispatcher) watch(ctx context.Context, b *ApiBridge, cancel context.Can
 }
 
 // judgeNew enters a verdict on what is reported on the node since the procedure began. It is decided on when that has ended.
-func (d *Dispatcher) judgeNew(b *ApiBridge, r ticket.Record) {
+func (d *Dispatcher) judgeNew(b *scene, r ticket.Record) {
 	statuses, repaired := d.services.statuses(b.node), b.journal.incident
 	for i, s := range statuses {
 		own := s.Condition == repaired.condition && s.ID == repaired.device
@@ -67,38 +67,38 @@ func (d *Dispatcher) judgeNew(b *ApiBridge, r ticket.Record) {
 
 // edited says how people have taken the node out of our hands. The cache may lag behind our own writes, so what looks like
 // somebody else's is read from the API server before it counts.
-func (b *ApiBridge) edited(ctx context.Context, seen ticket.Record) error {
-	if !b.lostSight(seen) && !b.undone(seen.Node) {
+func (s *scene) edited(ctx context.Context, seen ticket.Record) error {
+	if !s.lostSight(seen) && !s.undone(seen.Node) {
 		return nil
 	}
-	record, err := b.services.Tickets.Get(ctx, b.node)
+	record, err := s.services.Tickets.Get(ctx, s.node)
 	switch {
 	case err != nil:
 		return nil //nolint:nilerr // The next look will tell, and no step begins without one.
-	case b.undone(record.Node):
+	case s.undone(record.Node):
 		return errUncordoned
-	case b.lostSight(record):
+	case s.lostSight(record):
 		return fmt.Errorf("%w: the ticket was edited by hand", ErrTakenOver)
 	}
 	return nil
 }
 
 // undone reports whether a person has undone the cordon of this incident.
-func (b *ApiBridge) undone(node *corev1.Node) bool { return b.keeps.Load() && policy.Uncordoned(node) }
+func (s *scene) undone(node *corev1.Node) bool { return s.keeps.Load() && policy.Uncordoned(node) }
 
 // lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
 // is another one, says nothing here: it may be a write of ours that this reading does not know yet.
-func (b *ApiBridge) lostSight(r ticket.Record) bool {
+func (s *scene) lostSight(r ticket.Record) bool {
 	if r.Broken != nil {
 		return true
 	}
 	t := r.Ticket
-	return t != nil && t.ID == b.journal.incident.id && t.Open() && !t.Owned() && t.Status != ticket.StatusAssigned
+	return t != nil && t.ID == s.journal.incident.id && t.Open() && !t.Owned() && t.Status != ticket.StatusAssigned
 }
 
 // moreUrgent returns a condition of a strictly more urgent band that would be repaired now if the node had no ticket. Until the
 // ticket is there, the next visit decides by itself.
-func (d *Dispatcher) moreUrgent(ctx context.Context, b *ApiBridge, r ticket.Record) (prom.AegisNodeStatus, bool) {
+func (d *Dispatcher) moreUrgent(ctx context.Context, b *scene, r ticket.Record) (prom.AegisNodeStatus, bool) {
 	t := r.Ticket
 	if !b.interruptible.Load() || t == nil || t.ID != b.journal.incident.id || !t.Open() || !t.Owned() {
 		return prom.AegisNodeStatus{}, false
@@ -131,9 +131,9 @@ func present(s prom.AegisNodeStatus, node *corev1.Node) bool {
 
 // yield gives the ticket of a run to the more urgent condition that interrupted it. What keeps work off the node is kept; all
 // other steps are that condition's own. A step that must not be left in the middle is gone on with first.
-func (b *ApiBridge) yield(ctx context.Context, e *preemptedError) error {
+func (j *journal) yield(ctx context.Context, e *preemptedError) error {
 	next := e.by
-	return b.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
+	return j.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
 		if slices.ContainsFunc(t.Running(), func(s ticket.Step) bool { return !interruptible(s.Action) }) {
 			return errNothingToDo
 		}

@@ -247,7 +247,7 @@ func TestStaleLeaseIsToldByOurClock(t *testing.T) {
 			status: w.Status(nodeA, "Ready", "", 0), record: ticket.ReadNode(w.node()), incident: incident{id: "t1"},
 		})
 		stale := func() bool {
-			is, why := b.leaseStale(t.Context())
+			is, why := b.operations.leaseStale(t.Context())
 			require.NotEmpty(t, why)
 			return is
 		}

@@ -43,13 +43,13 @@ func permissions() []mutation {
 		{"contested alert taken for certain", permitted, "sop/policy/guards.go", "	if s.Status.Contested {", "	if false {"},
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
-		{"permission not renewed for a repeated order", permitted, "sop/step_job.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
-		{"permission not renewed for an adopted order", permitted, "sop/step_job.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
+		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
+		{"permission not renewed for an adopted order", permitted, "sop/operations.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.adopted {", "if first && c.adopted {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
-		{"node with power taken for down", permitted, "sop/step_reboot.go", "power != \"off\" {", "power == \"never\" {"},
+		{"node with power taken for down", permitted, "sop/machine.go", "power != \"off\" {", "power == \"never\" {"},
 	}
 }
 
@@ -93,7 +93,7 @@ func people() []mutation {
 		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
 		{"note that people took in hand gives way", theirs, "sop/dispatcher.go", "	return noted(t, d.catalogue.Status(\"\", t.Condition, \"\", 0).Policy.Team)\n", "	return onlyTold(t)\n"},
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
-		{"cordon of a person undone", theirs, "sop/step_cordon.go", "			case policy.OwnCordon(r.Node):\n				change", "			case r.Node.Spec.Unschedulable:\n				change"},
+		{"cordon of a person undone", theirs, "sop/step_cordon.go", "		case policy.OwnCordon(r.Node):\n			change", "		case r.Node.Spec.Unschedulable:\n			change"},
 		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
 		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && ", "		return false && "},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
@@ -106,7 +106,7 @@ func proofs() []mutation {
 		{"absence not waited for", honest, "sop/step_wait.go", "	return now.Sub(v.clearSince) >= v.clearFor", "	return true"},
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
-		{"failed healthcheck taken for a passed one", honest, "sop/step_job.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
+		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
 		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && policy.Blocks(s) {", " && false {"},
 	}
 }

@@ -1,0 +1,136 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/ticket"
+)
+
+// operations has privileged operations carried out on the node, each as a Job.
+type operations struct{ *machine }
+
+func (o *operations) request(action string, attempt int, deadline time.Duration, args ...string) jobs.Request {
+	return jobs.Request{
+		Action:   action,
+		Node:     o.node,
+		Incident: o.journal.incident.id,
+		Attempt:  attempt,
+		Args:     args,
+		Deadline: deadline,
+	}
+}
+
+// runJob runs the Job of the request, or follows the one that is there, and judges how it ended. A gated one names its action.
+func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, req jobs.Request) (outcome, error) {
+	err := o.order(ctx, c, gated, req, func(context.Context) (bool, error) { return false, nil })
+	if err != nil {
+		return outcome{}, err
+	}
+	result, err := o.services.Jobs.Follow(ctx, req.Name())
+	switch {
+	case ctx.Err() != nil:
+		return outcome{}, context.Cause(ctx)
+	case err != nil:
+		return outcome{}, inconclusive("could not be followed: %v", err)
+	}
+	return judgeJob(result)
+}
+
+// order makes sure that the Job of a step exists. Who takes a step over, or does not know what became of an order, finds the Job,
+// or finds that nothing is left to order, or asks for permission again: the one that was given may be old by now.
+func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
+	permitted := !c.adopted || gated == ""
+	var last error
+	var refused time.Time
+	deadline := time.Now().Add(req.Deadline)
+	return o.poll(ctx, func(ctx context.Context) (bool, error) {
+		if !permitted {
+			if done, err := o.ordered(ctx, req, settled); done || err != nil {
+				return done, err
+			}
+			if last != nil && time.Now().After(deadline) {
+				return false, inconclusive("could not be ordered: %v", last)
+			}
+			// The slot is that of the step, which gives it back at its end.
+			if _, err := o.gate.admit(ctx, gated); err != nil {
+				return false, err
+			}
+		}
+		permitted = gated == ""
+		_, _, err := o.services.Jobs.Ensure(ctx, req)
+		switch {
+		case err == nil:
+			return true, nil
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case !jobs.Permanent(err):
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = time.Now()
+		case time.Since(refused) > refusedFor:
+			return false, inconclusive("could not be ordered: %v", err)
+		}
+		last = err
+		o.logger.WarnContext(ctx, "job not made, trying again", "err", err)
+		return false, nil
+	})
+}
+
+// refusedFor is how long the API server has to refuse a Job for good. One that has just started forbids what it will allow.
+const refusedFor = time.Minute
+
+// ordered reports whether the Job exists, or nothing is left to order. It does not return before the API server has answered.
+func (o *operations) ordered(ctx context.Context, req jobs.Request, settled func(context.Context) (bool, error)) (bool, error) {
+	done := false
+	err := o.poll(ctx, func(ctx context.Context) (bool, error) {
+		result, err := o.services.Jobs.Status(ctx, req.Name())
+		if err != nil {
+			o.logger.WarnContext(ctx, "job not read, trying again", "err", err)
+			return false, nil
+		}
+		if done = result.Phase != jobs.PhaseMissing; done {
+			return true, nil
+		}
+		done, err = settled(ctx)
+		return true, err
+	})
+	return done, err
+}
+
+// judgeJob tells apart what an operation found from that it could not find out.
+func judgeJob(r jobs.Result) (outcome, error) {
+	switch {
+	case r.Phase == jobs.PhaseSucceeded:
+		return outcome{message: r.Message, findings: findings(r)}, nil
+	case r.Phase == jobs.PhaseMissing:
+		return outcome{}, inconclusive("Job %s is gone, its outcome is unknown", r.Job)
+	case !r.Conclusive():
+		return outcome{}, inconclusive("Job %s: %s", r.Job, r.Message)
+	}
+	return outcome{}, foundBadly(r)
+}
+
+// foundBadly is the failure of a step whose operation was carried out and ended badly.
+func foundBadly(r jobs.Result) error {
+	message := fmt.Sprintf("exit code %d: %s", r.ExitCode, r.Message)
+	if r.Report.Hardware != "" {
+		message = fmt.Sprintf("%s (exit code %d): %s", r.Report.Hardware, r.ExitCode, r.Message)
+	}
+	return &StepError{Status: ticket.Failed, Findings: findings(r), Message: message}
+}
+
+// findings returns what the operation of the Job reports.
+func findings(r jobs.Result) ticket.Findings {
+	if r.Report == nil {
+		return ticket.Findings{}
+	}
+	return ticket.Findings{
+		Code:     int(r.ExitCode),
+		Hardware: r.Report.Hardware,
+		Recovery: r.Report.Recovery,
+		Refused:  len(r.Report.Refusals) > 0,
+	}
+}
