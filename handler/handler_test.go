@@ -395,6 +395,12 @@ func golden(t testing.TB, name string) string {
 	return string(text)
 }
 
+// webhookBody returns a body of Alertmanager, as the packages of this module share them.
+func webhookBody(t testing.TB, name string) string {
+	t.Helper()
+	return golden(t, filepath.Join("../../testdata/webhook", name))
+}
+
 const oneAlert = `{"version":"4","alerts":[{"status":"firing","labels":{"alertname":"GpuHung","node":"gpu-17","condition":"GpuHung"}}]}`
 
 func TestNewNamesEveryMissingOption(t *testing.T) {

@@ -52,7 +52,7 @@ func TestGoldenBodiesAreWebhooks(t *testing.T) {
 	for _, name := range goldenBodies {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			text := golden(t, name)
+			text := webhookBody(t, name)
 			require.True(t, strings.HasSuffix(text, "}\n"))
 			var full fullMessage
 			strict := json.NewDecoder(strings.NewReader(text))
@@ -100,7 +100,7 @@ func TestGoldenBodiesAreMerged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
-			got := post(t, f.serve(t).URL+"/api/v1/alerts", golden(t, name))
+			got := post(t, f.serve(t).URL+"/api/v1/alerts", webhookBody(t, name))
 			require.Equal(t, http.StatusOK, got.code, got.body)
 			require.JSONEq(t, fmt.Sprintf(`{"taken":%d,"dropped":{}}`, len(want)), got.body)
 
@@ -129,7 +129,7 @@ func TestBuiltInCatalogueTakesTheGoldenAlert(t *testing.T) {
 	f := newFixture(t, func(o *Options) {
 		o.Translator = rules.NewResolver(rules.ResolverOptions{Store: rules.NewStore(catalogue), Nodes: nodes})
 	})
-	got := post(t, f.serve(t).URL+"/api/v1/alerts", golden(t, "mixed.json"))
+	got := post(t, f.serve(t).URL+"/api/v1/alerts", webhookBody(t, "mixed.json"))
 	require.JSONEq(t, `{"taken":1,"dropped":{"unknown_node":1}}`, got.body)
 	observed := f.sink.all()
 	require.Len(t, observed, 1)
@@ -499,7 +499,7 @@ func largeBody(tb testing.TB, n int) []byte {
 	tb.Helper()
 	random := rand.New(rand.NewPCG(1, 2))
 	var msg fullMessage
-	require.NoError(tb, json.Unmarshal([]byte(golden(tb, "firing.json")), &msg))
+	require.NoError(tb, json.Unmarshal([]byte(webhookBody(tb, "firing.json")), &msg))
 	proto := msg.Alerts[0]
 	msg.Alerts = nil
 	for i := range n {

@@ -41,6 +41,31 @@ func TestLoadReportsEveryMistake(t *testing.T) {
 	}
 }
 
+// A site may change what is built in and add what is not. What it does not say stays.
+func TestLoadTakesTheFileOfASite(t *testing.T) {
+	t.Parallel()
+	builtIn := load(t)
+	c, err := Load(Options{Files: []string{"../testdata/site/conditions.yaml"}})
+	require.NoError(t, err)
+	require.Len(t, c.Conditions(), len(builtIn.Conditions())+1)
+
+	hung, found := c.Lookup("GpuHung")
+	require.True(t, found)
+	before, _ := builtIn.Lookup("GpuHung")
+	require.Equal(t, prom.ModeAuto, hung.Policy.Mode)
+	require.Equal(t, 1, hung.Policy.MaxReboots)
+	require.Zero(t, hung.Policy.Cooldown)
+	require.Equal(t, before.Priority, hung.Priority)
+	require.Equal(t, before.SOP, hung.SOP)
+
+	fan, found := c.Lookup("FanSlow")
+	require.True(t, found, "by its alias")
+	require.Equal(t, "FanTooSlow", fan.Name)
+	require.Equal(t, "007", fan.Policy.Team, "from the defaults")
+	require.Equal(t, 90*time.Minute, fan.Policy.DrainDeadline, "from the defaults")
+	require.Equal(t, prom.ModeOff, fan.Policy.Mode)
+}
+
 // write returns the path of a file with the text.
 func write(t testing.TB, text string) string {
 	t.Helper()

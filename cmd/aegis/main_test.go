@@ -44,6 +44,7 @@ func TestCommands(t *testing.T) {
 		{"version", []string{"version"}, 0, "aegis unknown", ""},
 		{"check nothing", []string{"check"}, 2, "", "no file named"},
 		{"check a good file", []string{"check", good}, 0, "ok: 1 files, 105 conditions", ""},
+		{"check a site", []string{"check", repository + "/testdata/site/aegis.yaml"}, 0, "ok: 1 files, 106 conditions", ""},
 		{"check a missing file", []string{"check", "none.yaml"}, 2, "", "none.yaml"},
 		{"check an unknown procedure", []string{"check", noSOP}, 2, "", noSOP + ":3:8: "},
 		{"check a broken configuration", []string{"check", typo}, 2, "", typo + `:2:1: unknown field "prometeus" in the file, did you mean "prometheus"?`},

@@ -15,31 +15,8 @@ import (
 	"aegis.io/aegis/rules"
 )
 
-// siteCatalogue has every section of a conditions.yaml, and values that readers of YAML do not agree on.
-const siteCatalogue = `defaults:
-  mode: off
-  team: "007"
-  drainDeadline: 90m
-  threshold: {count: 2, within: 24h}
-conditions:
-- name: GpuHung
-  policy: {mode: auto, maxReboots: 1, cooldown: 0}
-- name: FanTooSlow
-  type: baseboard
-  priority: 2147483647
-  device: id
-  idLabel: "on"
-  affectsLoad: true
-  match: {alertname: "=~Fan(Slow|Dead)\\d+", severity: "!=none", "yes": "1e3", empty: "!="}
-  aliases: [FanSlow, "No"]
-  sop: gpu/hung
-  policy: {mode: off, once: true, selector: "app in (a, b)", repairWindow: 1h30m}
-  hides:
-  - {conditions: [HighGpuTemp], types: [memory], sameDevice: false, devices: ["0", "1"], within: 10m}
-xids:
-- {code: 48, class: reset, condition: Xid48GPUMemoryDBE, raises154: true}
-- {code: 5001, name: "null", class: watch, detailOf: 48, threshold: {count: 3, within: 24h}}
-`
+// siteFile has every section of a conditions.yaml, and values that readers of YAML do not agree on.
+const siteFile = "../../testdata/site/conditions.yaml"
 
 // mount writes the files of the ConfigMap of Aegis to a folder, as its pod has them.
 func mount(t *testing.T, manifests []byte) string {
@@ -95,9 +72,10 @@ func requireSame(t *testing.T, want, got *rules.Catalogue) {
 // What aegis check accepts is what Aegis gets, whichever way it goes through the chart.
 func TestCatalogueOfASiteArrives(t *testing.T) {
 	t.Parallel()
-	plain := filepath.Join(t.TempDir(), "conditions.yaml")
-	require.NoError(t, os.WriteFile(plain, []byte(siteCatalogue), 0o600))
-	want := catalogueOf(t, plain)
+	text, err := os.ReadFile(siteFile)
+	require.NoError(t, err)
+	siteCatalogue := string(text)
+	want := catalogueOf(t, siteFile)
 	require.NotEqual(t, catalogueOf(t).Conditions(), want.Conditions())
 
 	t.Run("as values", func(t *testing.T) {
