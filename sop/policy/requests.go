@@ -17,7 +17,7 @@ var (
 type HealRequest struct {
 	// Status is the condition, as the catalogue knows it.
 	Status prom.AegisNodeStatus
-	// By is who asks: the name of a token, or "loopback".
+	// By is who asks, as their credentials say.
 	By string
 	// Reason is why, in the words of who asks.
 	Reason string
@@ -39,7 +39,7 @@ type NodeOrder struct {
 	Node string
 	// Condition and Device say what an approval is for. The other orders are about the open ticket and leave them empty.
 	Condition, Device string
-	// By is who orders: the name of a token, or "loopback". Reason is in their words.
+	// By is who orders, as their credentials say. Reason is in their words.
 	By, Reason string
 }
 
