@@ -61,8 +61,12 @@ func (f *Front) guard(next http.Handler, passwords bool) http.Handler {
 // identify returns who asks, or what the request lacks.
 func (f *Front) identify(now *settings, r *http.Request, passwords bool) (Caller, *refusal) {
 	caller := Caller{Passwords: len(now.users) > 0, Names: verifiedNames(r.TLS)}
-	if now.certified && !certified(r.TLS) {
-		return caller, &refusal{http.StatusUnauthorized, reasonCertificate, "a client certificate that has not expired is required"}
+	switch {
+	case expired(r.TLS):
+		// The client may have a new one by now. After 401 Alertmanager would drop its alerts instead of connecting anew.
+		return caller, &refusal{http.StatusServiceUnavailable, reasonCertificate, "the client certificate of this connection has expired, connect anew"}
+	case now.certified && !certified(r.TLS):
+		return caller, &refusal{http.StatusUnauthorized, reasonCertificate, "a client certificate is required"}
 	}
 	if !caller.Passwords {
 		return caller, nil
@@ -85,14 +89,19 @@ func (f *Front) identify(now *settings, r *http.Request, passwords bool) (Caller
 	return caller, nil
 }
 
-// certified reports whether a certificate was shown that is still valid: a connection may outlive it.
+// certified reports whether a certificate was shown.
 func certified(state *tls.ConnectionState) bool {
-	return state != nil && len(state.PeerCertificates) > 0 && !time.Now().After(state.PeerCertificates[0].NotAfter)
+	return state != nil && len(state.PeerCertificates) > 0
+}
+
+// expired reports whether the connection has outlived the verified certificate that it was opened with.
+func expired(state *tls.ConnectionState) bool {
+	return certified(state) && len(state.VerifiedChains) > 0 && time.Now().After(state.PeerCertificates[0].NotAfter)
 }
 
 // verifiedNames returns the names in a certificate that an authority of the configuration has signed.
 func verifiedNames(state *tls.ConnectionState) []string {
-	if !certified(state) || len(state.VerifiedChains) == 0 {
+	if !certified(state) || expired(state) || len(state.VerifiedChains) == 0 {
 		return nil
 	}
 	return names(state.PeerCertificates[0])

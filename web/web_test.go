@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -135,7 +137,7 @@ func TestMutualTLS(t *testing.T) {
 
 	bare := s.client()
 	for _, path := range []string{"/api", "/metrics", "/-/healthy/x", "/-/ready/"} {
-		l.answers(bare, path, "", 401, "a client certificate that has not expired is required")
+		l.answers(bare, path, "", 401, "a client certificate is required")
 	}
 	l.answers(bare, "/-/healthy", "", 200, "")
 	l.answers(bare, "/-/ready", "", 200, "")
@@ -170,24 +172,36 @@ func TestBadClientCertificates(t *testing.T) {
 	require.Contains(t, l.log.String(), "component=web")
 }
 
-// A connection may outlive the certificate that it was opened with.
+// A connection may outlive the certificate that it was opened with. The client is told to come again, with a new one.
 func TestCertificateExpiresOnAConnection(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, mutual)
-	pair := s.ours.client(t, "alertmanager", soon())
-	state := &tls.ConnectionState{PeerCertificates: nil}
-	require.False(t, certified(nil))
-	require.False(t, certified(state))
-	expired := s.ours.client(t, "alertmanager", time.Now().Add(-time.Second))
-	state.PeerCertificates = append(state.PeerCertificates, expired.Leaf)
-	state.VerifiedChains = append(state.VerifiedChains, state.PeerCertificates)
-	require.False(t, certified(state))
-	require.Empty(t, verifiedNames(state))
-	state.PeerCertificates[0] = pair.Leaf
-	require.True(t, certified(state))
-	require.Equal(t, []string{"alertmanager", "127.0.0.1"}, verifiedNames(state))
-	state.VerifiedChains = nil
-	require.Empty(t, verifiedNames(state), "a certificate that nobody has verified names nobody")
+	front, err := New(Options{File: s.file()})
+	require.NoError(t, err)
+	request := func(end time.Time, verified bool) *http.Request {
+		r := httptest.NewRequest(http.MethodGet, "/api", nil)
+		leaf := s.ours.client(t, "alertmanager", end).Leaf
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
+		if verified {
+			r.TLS.VerifiedChains = [][]*x509.Certificate{{leaf, s.ours.certificate}}
+		}
+		return r
+	}
+	caller, refused := front.identify(front.current.Load(), request(soon(), true), false)
+	require.Nil(t, refused)
+	require.Equal(t, []string{"alertmanager", "127.0.0.1"}, caller.Names)
+	caller, refused = front.identify(front.current.Load(), request(soon(), false), false)
+	require.Nil(t, refused)
+	require.Empty(t, caller.Names, "a certificate that nobody has verified names nobody")
+	for _, anyone := range []*settings{front.current.Load(), {}} {
+		caller, refused = front.identify(anyone, request(time.Now().Add(-time.Second), true), false)
+		require.Equal(t, http.StatusServiceUnavailable, refused.status, "after 4xx Alertmanager would drop its alerts")
+		require.Contains(t, refused.text, "has expired, connect anew")
+		require.Empty(t, caller.Names)
+	}
+	recorder := httptest.NewRecorder()
+	front.guard(http.NotFoundHandler(), false).ServeHTTP(recorder, request(time.Now().Add(-time.Second), true))
+	require.Equal(t, "close", recorder.Header().Get("Connection"))
 }
 
 func TestAllowedNames(t *testing.T) {
