@@ -49,7 +49,7 @@ func directions() map[string][]string {
 		plugins = append(plugins, "sop/"+domain)
 		table["sop/"+domain] = []string{"sop", "sop/playbook", "rules/prom", "ticket"}
 	}
-	table["sop/procedures"] = append(plugins, "sop", "sop/playbook")
+	table["sop/procedures"] = append(plugins, "sop", "sop/playbook", "sop/policy")
 	// A site with one node, for the tests of procedures. As the fake cluster, it is no part of the product.
 	table["sop/sitetest"] = []string{
 		"sop", "sop/policy", "sop/procedures", "sop/soptest", "rules", "rules/prom", "queue", "ticket", "jobs", "jobs/protocol",
