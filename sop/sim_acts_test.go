@@ -1,175 +1,174 @@
 package sop_test
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
-	"aegis.io/aegis/sop/soptest"
-
-	corev1 "k8s.io/api/core/v1"
-
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/soptest"
 )
 
-// What has to hold when something is ordered, evicted or deleted: it is permitted, journaled, and within the limits.
+// The checks of what is ordered, evicted or deleted: it is permitted, journaled, and within the limits.
 
-// ordered judges the creation of a Job: the journal said so before, and says so once.
-func (i *invariants) ordered(p *simProcess, r jobs.Request) {
-	order := orderOf(r.Action, r.Attempt, r.Incident)
-	if i.orders[order]++; i.orders[order] > 1 {
-		i.violated("p%d orders %s on %s again", p.id, order, r.Node)
+// ordersOnce judges the creation of a Job: the journal said so before, and says so once.
+func ordersOnce(o *oracle, m moment) {
+	p, r, order := m.p, m.job, m.what
+	if o.orders[order] > 1 {
+		m.violated("p%d orders %s on %s again", p.id, order, r.Node)
 	}
-	if owner := i.owned[r.Node]; owner.id == r.Incident && !i.runs(r) && p.idle(r.Node, owner.at) > simThought {
-		i.violated("p%d orders %s on %s, which is not in the journal", p.id, order, r.Node)
+	if owner := o.owned[r.Node]; owner.id == r.Incident && !o.runs(r) && p.idle(r.Node, owner.at) > simThought {
+		m.violated("p%d orders %s on %s, which is not in the journal", p.id, order, r.Node)
 	}
-	action := stepOf(r)
-	if destructive(action) {
-		i.harmed[r.Node] = time.Now()
+	if earlier, found := o.boots[bootOf(r)]; found && r.Action == actReboot {
+		m.violated("p%d orders %s on %s, which was to end the same boot as %s", p.id, order, r.Node, earlier)
 	}
-	if action == actHealthcheck || action == actDiagnose {
-		return
+}
+
+// ordersForItsTicket judges the creation of a Job by whose node it is for: that of its ticket, on the boot that it was meant for.
+func ordersForItsTicket(o *oracle, m moment) {
+	p, r := m.p, m.job
+	if owner := o.owned[r.Node]; disturbs(r) && owner.aegis && owner.id != r.Incident && p.idle(r.Node, owner.at) > simThought {
+		m.violated("p%d orders %s on %s, whose ticket is %s", p.id, m.what, r.Node, owner.id)
 	}
-	i.disruptive(p, r.Node, order)
-	if owner := i.owned[r.Node]; owner.aegis && owner.id != r.Incident && p.idle(r.Node, owner.at) > simThought {
-		i.violated("p%d orders %s on %s, whose ticket is %s", p.id, order, r.Node, owner.id)
-	}
-	if !destructive(action) {
-		return
-	}
-	i.tooMany(p, r.Node)
-	if action == actReboot {
-		i.booted(p, r, order)
+	booted := !slices.Contains(r.Args, o.c.Nodes[r.Node].Status.NodeInfo.BootID)
+	if r.Action == actReboot && booted && p.idle(r.Node, o.bootSince[r.Node]) > simThought {
+		m.violated("p%d orders %s on %s, which is on another boot", p.id, m.what, r.Node)
 	}
 }
 
 // runs reports whether the ticket on the node shows the step of the Job as running.
-func (i *invariants) runs(r jobs.Request) bool {
-	t := recordOf(i.c.Nodes[r.Node]).ticket
+func (o *oracle) runs(r jobs.Request) bool {
+	t := recordOf(o.c.Nodes[r.Node]).ticket
 	if t == nil {
 		return false
 	}
 	return t.outcome(stepOf(r), r.Attempt%resetJobs).Status == isRunning
 }
 
-// stepOf returns the step that a Job carries out.
-func stepOf(r jobs.Request) string {
-	if r.Action == jobs.ActionRemedy && r.Args[0] == "ResetGPU" {
-		return actReset
+// keepsTheReboots judges how often the node is booted, and how soon again. What people removed, or have looked at since, is
+// forgotten.
+func keepsTheReboots(o *oracle, m moment) {
+	p, r := m.p, m.job
+	if r.Action != actReboot {
+		return
 	}
-	return r.Action
-}
-
-// booted judges how often the node is booted, and how soon again. What people removed, or have looked at since, is forgotten.
-func (i *invariants) booted(p *simProcess, r jobs.Request, order string) {
-	if !slices.Contains(r.Args, i.c.Nodes[r.Node].Status.NodeInfo.BootID) && p.idle(r.Node, i.bootSince[r.Node]) > simThought {
-		i.violated("p%d orders %s on %s, which is on another boot", p.id, order, r.Node)
-	}
-	boot := fmt.Sprint(r.Incident, r.Args)
-	if earlier, found := i.boots[boot]; found {
-		i.violated("p%d orders %s on %s, which was to end the same boot as %s", p.id, order, r.Node, earlier)
-	}
-	i.boots[boot] = order
-	incident := i.incidents[r.Incident]
-	policy := policyOf(incident.key.Condition)
+	incident := o.incidents[r.Incident]
+	bounds := policyOf(incident.key.Condition)
 	n := 1
-	for _, earlier := range i.reboots[r.Node] {
+	for _, earlier := range o.reboots[r.Node] {
 		age := time.Since(earlier.at)
-		if i.lookedAt(r.Node, earlier.at) {
-			continue
-		}
-		if i.incidents[earlier.incident].removed || age >= policy.AttemptWindow {
+		if o.lookedAt(r.Node, earlier.at) || o.incidents[earlier.incident].removed || age >= bounds.AttemptWindow {
 			continue
 		}
 		n++
-		if earlier.incident != r.Incident && !incident.requested && age < policy.Cooldown {
-			i.violated("p%d boots %s again after %s", p.id, r.Node, age)
+		if earlier.incident != r.Incident && !incident.requested && age < bounds.Cooldown {
+			m.violated("p%d boots %s again after %s", p.id, r.Node, age)
 		}
 	}
-	i.reboots[r.Node] = append(i.reboots[r.Node], simBoot{incident: r.Incident, at: time.Now()})
-	if n > policy.MaxReboots {
-		i.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, policy.AttemptWindow, policy.MaxReboots)
+	if n > bounds.MaxReboots {
+		m.violated("p%d boots %s for the %d. time within %s, %d allowed", p.id, r.Node, n, bounds.AttemptWindow, bounds.MaxReboots)
 	}
 }
 
 // lookedAt reports whether an incident of the node went to people after that, who have given the node back since.
-func (i *invariants) lookedAt(node string, after time.Time) bool {
-	return slices.ContainsFunc(recordOf(i.c.Nodes[node]).history, func(in simIncidentPast) bool {
+func (o *oracle) lookedAt(node string, after time.Time) bool {
+	return slices.ContainsFunc(recordOf(o.c.Nodes[node]).history, func(in simIncidentPast) bool {
 		return in.Outcome != closedWell && in.repaired() && in.closed().After(after)
 	})
 }
 
-// restarted judges the deletion of a pod of the device plugin: the step deletes the pod that was there when it began, and no other.
-func (i *invariants) restarted(p *simProcess, pod *corev1.Pod) {
-	node := pod.Spec.NodeName
-	i.disruptive(p, node, "restart of "+pod.Name)
-	t := recordOf(i.c.Nodes[node]).ticket
-	if t == nil {
-		return
-	}
-	restart := fmt.Sprintf("restart %d of ticket %s", t.count(actRestartPod), t.ID)
-	if i.orders[restart]++; i.orders[restart] > 1 {
-		i.violated("p%d deletes another pod on %s for %s", p.id, node, restart)
+// deletesOnce judges the deletion of a pod of the device plugin: the step deletes the pod that was there when it began, and no other.
+func deletesOnce(o *oracle, m moment) {
+	if o.orders[m.what] > 1 {
+		m.violated("p%d deletes another pod on %s for %s", m.p.id, m.node, m.what)
 	}
 }
 
-// disruptive judges what disturbs workload by whether it was permitted.
-func (i *invariants) disruptive(p *simProcess, node, what string) {
-	forbidden := map[string]time.Time{
-		"paused": i.c.Began(statePaused), statePauseOrdered: i.c.Began(statePauseOrdered), stateOrdersBroken: i.c.Began(stateOrdersBroken),
-		"excluded": i.c.Began(excludedState(node)), "it leads no more": p.deposed,
-	}
-	owner := i.owned[node]
-	if !owner.aegis {
-		forbidden["its ticket is not that of Aegis"] = owner.at
-	}
-	incident := i.incidents[owner.id]
-	if incident != nil && !incident.requested {
-		i.unconfirmed(incident, forbidden)
-		i.unwanted(p, incident, forbidden)
-		i.stormy(p, incident.key, what)
-	}
-	for why, since := range forbidden {
-		if !since.IsZero() && p.idle(node, since) > simThought {
-			i.violated("p%d: %s on %s although for %s: %s", p.id, what, node, time.Since(since), why)
+// forbids reports an act on a node that the process could have known to be forbidden, by why and since when it is.
+func (m moment) forbids(reasons map[string]time.Time) {
+	for why, since := range reasons {
+		if !since.IsZero() && m.p.idle(m.node, since) > simThought {
+			m.violated("p%d: %s on %s although for %s: %s", m.p.id, m.what, m.node, time.Since(since), why)
 		}
 	}
 }
 
+// alerted returns the incident of the node, nil if it has none, or one that a person asked for, which needs no alert.
+func (o *oracle) alerted(node string) *simIncident {
+	if incident := o.incidents[o.owned[node].id]; incident != nil && !incident.requested {
+		return incident
+	}
+	return nil
+}
+
+// disturbsWhatIsConfirmed judges an act by the pauses, the labels, the ticket and the sources.
+func disturbsWhatIsConfirmed(o *oracle, m moment) {
+	reasons := map[string]time.Time{
+		"paused": o.c.Began(statePaused), statePauseOrdered: o.c.Began(statePauseOrdered), stateOrdersBroken: o.c.Began(stateOrdersBroken),
+		"excluded": o.c.Began(excludedState(m.node)),
+	}
+	if owner := o.owned[m.node]; !owner.aegis {
+		reasons["its ticket is not that of Aegis"] = owner.at
+	}
+	if incident := o.alerted(m.node); incident != nil {
+		o.unconfirmed(incident, reasons)
+	}
+	m.forbids(reasons)
+}
+
+// disturbsAsLeader judges an act by who leads.
+func disturbsAsLeader(_ *oracle, m moment) {
+	m.forbids(map[string]time.Time{"it leads no more": m.p.deposed})
+}
+
+// disturbsWhatIsWanted judges an act by what people have ordered for the condition and the pool.
+func disturbsWhatIsWanted(o *oracle, m moment) {
+	incident := o.alerted(m.node)
+	if incident == nil {
+		return
+	}
+	reasons := make(map[string]time.Time)
+	for _, mode := range lowModes() {
+		if mode != prom.ModeApprove || !incident.approved {
+			state := modeState(incident.key.Condition, mode)
+			reasons[state] = o.c.Began(state)
+		}
+	}
+	if node := o.c.Nodes[incident.key.Node]; node != nil {
+		reasons["the maintenance window is closed"] = o.closed(o.c.poolOf(node))
+	}
+	m.forbids(reasons)
+}
+
+// disturbsNoStorm judges an act by whether its condition has come over many nodes.
+func disturbsNoStorm(o *oracle, m moment) {
+	if incident := o.alerted(m.node); incident != nil {
+		o.stormy(m, incident.key, m.what)
+	}
+}
+
 // unconfirmed adds since when the sources do not permit to act on the condition of the incident.
-func (i *invariants) unconfirmed(incident *simIncident, forbidden map[string]time.Time) {
-	forbidden[soptest.PrometheusDown] = i.c.Began(soptest.PrometheusDown)
-	forbidden[soptest.AlertmanagerDown] = i.c.Began(soptest.AlertmanagerDown)
-	forbidden["silenced"] = i.c.Began(soptest.SilenceOf(incident.key))
-	s := i.c.Faults[incident.key]
+func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Time) {
+	forbidden[soptest.PrometheusDown] = o.c.Began(soptest.PrometheusDown)
+	forbidden[soptest.AlertmanagerDown] = o.c.Began(soptest.AlertmanagerDown)
+	forbidden["silenced"] = o.c.Began(soptest.SilenceOf(incident.key))
+	s := o.c.Faults[incident.key]
 	if s == nil || incident.suspect {
 		// What a check of ours has found outweighs a silent alert.
 		return
 	}
-	forbidden[soptest.AlertmanagerForgot] = i.c.Began(soptest.AlertmanagerForgot)
+	forbidden[soptest.AlertmanagerForgot] = o.c.Began(soptest.AlertmanagerForgot)
 	if s.Firing().IsZero() {
 		forbidden["the alert does not fire"] = s.Changed
 	}
 }
 
-// unwanted adds since when people do not want the condition of the incident to be acted on.
-func (i *invariants) unwanted(p *simProcess, incident *simIncident, forbidden map[string]time.Time) {
-	for _, mode := range []prom.Mode{prom.ModeOff, prom.ModeObserve, prom.ModeApprove} {
-		if mode != prom.ModeApprove || !incident.approved {
-			state := modeState(incident.key.Condition, mode)
-			forbidden[state] = i.c.Began(state)
-		}
-	}
-	if node := i.c.Nodes[incident.key.Node]; node != nil {
-		forbidden["the maintenance window is closed"] = i.closed(i.c.poolOf(node))
-	}
-}
-
 // closed returns since when the windows of the pool are closed, zero while one is open. Those of the simulation open and close
 // on the same day, as all of it happens on one.
-func (i *invariants) closed(pool simPoolSettings) time.Time {
-	since := i.c.Start()
+func (o *oracle) closed(pool simPoolSettings) time.Time {
+	since := o.c.Start()
 	opens, closes := since.Add(time.Duration(pool.opens)*time.Minute), since.Add(time.Duration(pool.closes)*time.Minute)
 	switch now := time.Now(); {
 	case pool.closes == 0, !now.Before(opens) && now.Before(closes):
@@ -182,27 +181,28 @@ func (i *invariants) closed(pool simPoolSettings) time.Time {
 
 // stormy judges whether the condition has come over so many nodes at once that it is held. The nodes count of which the process
 // has known for long enough.
-func (i *invariants) stormy(p *simProcess, key prom.Key, what string) {
+func (o *oracle) stormy(m moment, key prom.Key, what string) {
+	p := m.p
 	node := p.cache.Shown[key.Node]
-	incident := i.incidents[i.owned[key.Node].id]
-	if node == nil || incident != nil && incident.approved || i.c.mode(key.Condition) != prom.ModeAuto {
+	incident := o.incidents[o.owned[key.Node].id]
+	if node == nil || incident != nil && incident.approved || o.c.mode(key.Condition) != prom.ModeAuto {
 		return
 	}
-	pool := i.c.poolOf(node)
-	if i.calmed(key.Condition, pool.name) || p.idle(key.Node, i.c.modeSet[key.Condition]) < simHeard {
+	pool := o.c.poolOf(node)
+	if o.calmed(key.Condition, pool.name) || p.idle(key.Node, o.c.modeSet[key.Condition]) < simHeard {
 		return
 	}
 	limit := pool.stormNodes
-	if most := crowd(i.onsets(p, key, pool), pool.stormWindow); limit > 0 && most > limit {
-		i.violated("p%d %s although %s came over %d nodes of pool %s at once, %d allowed", p.id, what, key.Condition, most, pool.name, limit)
+	if most := crowd(o.onsets(p, key, pool), pool.stormWindow); limit > 0 && most > limit {
+		m.violated("p%d %s although %s came over %d nodes of pool %s at once, %d allowed", p.id, what, key.Condition, most, pool.name, limit)
 	}
 }
 
 // onsets returns when the condition began on the nodes of the pool on which the process knows it for long enough.
-func (i *invariants) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []time.Time {
+func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []time.Time {
 	var onsets []time.Time
 	for name, node := range p.cache.Shown {
-		if i.c.poolOf(node).name != pool.name || inCareOfPeople(node) || time.Since(i.owned[name].at) < simHeard {
+		if o.c.poolOf(node).name != pool.name || inCareOfPeople(node) || time.Since(o.owned[name].at) < simHeard {
 			continue
 		}
 		is := func(s prom.AegisNodeStatus) bool { return s.Condition == key.Condition }
@@ -219,8 +219,8 @@ func (i *invariants) onsets(p *simProcess, key prom.Key, pool simPoolSettings) [
 }
 
 // calmed reports whether a person has released the storm.
-func (i *invariants) calmed(condition, pool string) bool {
-	orders, err := ordersOf(i.c.Lease)
+func (o *oracle) calmed(condition, pool string) bool {
+	orders, err := ordersOf(o.c.Lease)
 	if err != nil {
 		return true
 	}
@@ -247,18 +247,221 @@ func crowd(times []time.Time, span time.Duration) int {
 	return most
 }
 
-// tooMany judges how many destructive steps are in flight in the pool.
-func (i *invariants) tooMany(p *simProcess, node string) {
-	pool := i.c.poolOf(i.c.Nodes[node])
+// keepsTheSlots judges how many destructive steps are in flight in the pool.
+func keepsTheSlots(o *oracle, m moment) {
+	p, node := m.p, m.node
+	pool := o.c.poolOf(o.c.Nodes[node])
 	var busy []string
-	for other, step := range i.destroying {
+	for other, step := range o.destroying {
 		seen := p.seen(other).destroyed
 		known := step.process == p.id || !seen.IsZero() && p.idle(node, seen) > simThought
-		if other != node && known && i.c.poolOf(i.c.Nodes[other]).name == pool.name {
+		if other != node && known && o.c.poolOf(o.c.Nodes[other]).name == pool.name {
 			busy = append(busy, other)
 		}
 	}
 	if len(busy) >= pool.maxDestructive {
-		i.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.maxDestructive)
+		m.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.maxDestructive)
+	}
+}
+
+// The checks of what is written into a ticket.
+
+// takesStepsInTurn judges that the steps of a ticket follow each other.
+func takesStepsInTurn(_ *oracle, m moment) {
+	if t := m.now.ticket; t != nil && len(t.running()) > 1 {
+		m.violated("p%d runs several steps of ticket %s: %v", m.p.id, t.ID, t.running())
+	}
+}
+
+// closesNothingThatRuns judges that no step is left open.
+func closesNothingThatRuns(_ *oracle, m moment) {
+	if t := m.old.ticket; t != nil && t.owned() && !t.handedOver() && m.now.ticket == nil && len(t.running()) > 0 {
+		m.violated("p%d closes ticket %s while it runs %v", m.p.id, t.ID, t.running())
+	}
+}
+
+// leavesTheirTicket makes sure that nothing was written over a ticket of people, except that one which only told them of a condition, and
+// which Aegis itself had given to them, may go, and that the API writes what they have ordered.
+func leavesTheirTicket(_ *oracle, m moment) {
+	p, name, t, now := m.p, m.node, m.old.ticket, m.now.ticket
+	switch {
+	case m.old.broken:
+		m.violated("p%d writes over the broken ticket on %s", p.id, name)
+	case t == nil || !t.open() || t.owned() || p.ordering[name] > 0:
+	case now == nil && t.onlyTold(policyOf(t.Condition).Team):
+	case gaveWay(t, now) && now.count(actHandOver) == 0:
+	default:
+		m.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, name)
+	}
+}
+
+// writesMarksOnly makes sure that the marks are all that their patch changes.
+func writesMarksOnly(_ *oracle, m moment) {
+	before, after := m.before, m.after
+	same := after.Spec.Unschedulable == before.Spec.Unschedulable && len(after.Spec.Taints) == len(before.Spec.Taints)
+	for _, key := range []string{soptest.TicketAnnotation, soptest.HistoryAnnotation, soptest.OwnerAnnotation} {
+		same = same && after.Annotations[key] == before.Annotations[key]
+	}
+	if !same {
+		m.violated("p%d changes more than the marks of %s", m.p.id, before.Name)
+	}
+}
+
+// gaveWay reports whether the ticket that only told people of a condition was replaced by that of a repair.
+func gaveWay(note, repair *simTicket) bool {
+	return repair != nil && repair.ID != note.ID && repair.owned() && note.onlyTold(policyOf(note.Condition).Team)
+}
+
+// staysOnTheMachine judges that a ticket is not written on another machine of the name.
+func staysOnTheMachine(_ *oracle, m moment) {
+	if m.incident.uid != m.now.node.UID {
+		m.violated("p%d writes ticket %s of another machine on %s", m.p.id, m.now.ticket.ID, m.node)
+	}
+}
+
+// opensWhatIsCertain judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
+func opensWhatIsCertain(_ *oracle, m moment) {
+	p, t := m.p, m.now.ticket
+	if begun, runs := p.begun[m.node]; runs && begun.machine != m.now.node.UID {
+		m.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, m.node)
+	}
+	told := p.tellOf(m.incident.key)
+	if m.incident.requested || told.contested.IsZero() {
+		return
+	}
+	settled := told.fires.After(told.contested) && told.listed.After(told.contested)
+	knew := p.begun[m.node].at.After(told.contested) || time.Since(told.contested) > simThought
+	if !settled && knew {
+		m.violated("p%d opens ticket %s for %s although the alert is contested", p.id, t.ID, t.Condition)
+	}
+}
+
+// opensWhatIsWanted judges the beginning of an incident by the mode of its condition: the process follows what people order.
+func opensWhatIsWanted(o *oracle, m moment) {
+	p, incident := m.p, m.incident
+	if incident.requested {
+		return
+	}
+	for _, mode := range lowModes() {
+		at := o.c.Began(modeState(incident.key.Condition, mode))
+		if at.IsZero() || mode == prom.ModeApprove && incident.approved {
+			continue
+		}
+		// It looks at the orders again and again; in an outage, for as long as that lasts, it cannot.
+		if p.idle(incident.key.Node, latest(at, o.c.Mended)) > simHeard && !o.c.Weather.Outage {
+			m.violated("p%d opens a ticket for %s on %s in mode %s", p.id, incident.key.Condition, incident.key.Node, mode)
+		}
+	}
+}
+
+// leavesLemons judges the beginning of an incident by how often the node was repaired: too often, and people look at it.
+func leavesLemons(o *oracle, m moment) {
+	p, r, t := m.p, m.now, m.now.ticket
+	status := simCatalogue{}.Status(r.node.Name, t.Condition, t.Device, 0)
+	pool := o.c.poolOf(r.node)
+	if m.incident.requested || status.Policy.Workload == prom.WorkloadKeep || status.Priority == 1 || t.SOP == sop.ExhaustedSOP || t.ApprovedBy != "" {
+		return
+	}
+	all, same := repairsOf(r.history, t.Condition, pool.incidentWindow)
+	if pool.maxIncidents > 0 && all >= pool.maxIncidents || pool.maxRepeats > 0 && same >= pool.maxRepeats {
+		m.violated("p%d repairs the lemon %s again, %d times before, %d for %s", p.id, r.node.Name, all, same, t.Condition)
+	}
+}
+
+// repairsOf counts the repairs of a node since people last had it: all, and the last ones in a row for the condition.
+func repairsOf(history []simIncidentPast, condition string, within time.Duration) (all, same int) {
+	for _, past := range slices.Backward(history) {
+		if !past.repaired() {
+			continue
+		}
+		if past.Outcome != closedWell || time.Since(past.closed()) > within {
+			break
+		}
+		if all++; same == all-1 && past.Condition == condition {
+			same++
+		}
+	}
+	return all, same
+}
+
+// yieldsToTheUrgent judges that a ticket goes over to another condition only if that is more urgent, and never amid an act.
+func yieldsToTheUrgent(_ *oracle, m moment) {
+	p, old, t := m.p, m.old.ticket, m.now.ticket
+	if m.begins || old.Condition == t.Condition && old.Device == t.Device {
+		return
+	}
+	if urgency(t.Condition) >= urgency(old.Condition) {
+		m.violated("p%d leaves %s of ticket %s for %s", p.id, old.Condition, t.ID, t.Condition)
+	}
+	for _, s := range old.running() {
+		if destructive(s.Action) || s.Action == actRemedy || s.Action == actRestartPod || s.Action == actUncordon {
+			m.violated("p%d leaves ticket %s in the middle of %s", p.id, t.ID, s.Action)
+		}
+	}
+}
+
+// concludesByItsJob judges the end of a step that is carried out by a Job: it rests on the Job that was ordered for it.
+func concludesByItsJob(o *oracle, m moment) {
+	p, old, t := m.p, m.old.ticket, m.now.ticket
+	if m.begins {
+		return
+	}
+	for _, running := range old.running() {
+		action, attempt := running.Action, old.count(running.Action)
+		switch running.Action {
+		case actHealthcheck, actDiagnose, actRemedy:
+		case actReset:
+			action, attempt = jobs.ActionRemedy, resetJobs+attempt
+		default:
+			continue
+		}
+		end := t.outcome(running.Action, old.count(running.Action))
+		concluded := end.Status == isSucceeded || end.Code != 0
+		if concluded && end.Status != isRunning && o.orders[orderOf(action, attempt, t.ID)] == 0 {
+			m.violated("p%d ends step %s of ticket %s by a Job that was not ordered for it", p.id, running.Action, t.ID)
+		}
+	}
+}
+
+// runsAlone judges that a run is the only one on its node.
+func runsAlone(_ *oracle, m moment) {
+	if m.p.running[m.node] > 1 {
+		m.violated("p%d runs two procedures on %s", m.p.id, m.node)
+	}
+}
+
+// knowsItsWrites judges that a run begins with what the process itself wrote on the node last.
+func knowsItsWrites(_ *oracle, m moment) {
+	p, begins := m.p, m.before
+	last := p.wrote[m.node]
+	if last.node == nil || last.node.UID != begins.UID || time.Since(last.at) < time.Second {
+		return
+	}
+	if soptest.Newer(last.node.ResourceVersion, begins.ResourceVersion) {
+		m.violated("p%d begins on %s from version %s, and wrote %s itself", p.id, m.node, begins.ResourceVersion, last.node.ResourceVersion)
+	}
+}
+
+// letsGo judges that a procedure ends soon after people have taken its node out of the hands of Aegis, and the process sees it.
+func letsGo(o *oracle, m moment) {
+	p := m.p
+	if p.client.Dead || o.c.Weather.Outage {
+		return
+	}
+	for name, run := range p.begun {
+		taken := p.seen(name).taken
+		if taken.IsZero() {
+			continue
+		}
+		if since := latest(latest(taken, o.c.Mended), run.at); p.idle(name, since) > simHeard {
+			m.violated("p%d goes on with %s, which people have taken out of its hands", p.id, name)
+		}
+	}
+}
+
+// keepsPromises judges the answer to a request: what was promised is on the node.
+func keepsPromises(o *oracle, m moment) {
+	if o.incidents[m.what] == nil {
+		m.violated("p%d promised ticket %q, which was never written", m.p.id, m.what)
 	}
 }

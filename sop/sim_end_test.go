@@ -9,14 +9,21 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-// What has to hold in the end: nothing is left undone, and nothing was lost.
+// The checks of the end: nothing is left undone, and nothing was lost.
+
+// leavesNothing judges the world once it has settled.
+func leavesNothing(o *oracle, m moment) {
+	for _, left := range append(o.unfinished(m.p), o.withheld(m.p, m.reserved, m.inFlight)...) {
+		m.violated("%s", left)
+	}
+}
 
 // unfinished names what is left to do once the world has settled: conditions without a verdict that is true, tickets that
 // nobody owns, and nodes that were forgotten.
-func (i *invariants) unfinished(p *simProcess) []string {
-	left := i.lost()
-	for name, node := range i.c.Nodes {
-		left = append(left, i.unfinishedOn(p, name, recordOf(node))...)
+func (o *oracle) unfinished(p *simProcess) []string {
+	left := o.lost()
+	for name, node := range o.c.Nodes {
+		left = append(left, o.unfinishedOn(p, name, recordOf(node))...)
 		if !node.Spec.Unschedulable && node.Annotations[soptest.OwnerAnnotation] != "" {
 			left = append(left, fmt.Sprintf("%s is in service and has the owner note %s", name, node.Annotations[soptest.OwnerAnnotation]))
 		}
@@ -26,7 +33,7 @@ func (i *invariants) unfinished(p *simProcess) []string {
 }
 
 // unfinishedOn names what is left to do on one node.
-func (i *invariants) unfinishedOn(p *simProcess, name string, r simRecord) []string {
+func (o *oracle) unfinishedOn(p *simProcess, name string, r simRecord) []string {
 	verdicts := make(map[prom.Key]string)
 	for _, d := range p.book.Node(name) {
 		verdicts[prom.Key{Node: name, Condition: d.Condition, ID: d.ID}] = string(d.Verdict.Name)
@@ -35,14 +42,14 @@ func (i *invariants) unfinishedOn(p *simProcess, name string, r simRecord) []str
 	if t != nil && t.open() && t.owned() {
 		// Its verdict is that of the node: the other conditions are decided on when it has ended.
 		key := prom.Key{Node: name, Condition: t.Condition, ID: t.Device}
-		if v := verdicts[key]; i.over(t, key) || !i.justified(v, key, r) {
+		if v := verdicts[key]; o.over(t, key) || !o.justified(v, key, r) {
 			return []string{fmt.Sprintf("ticket %s for %s on %s is open, verdict %v", t.ID, t.Condition, name, v)}
 		}
-		return i.undecided(name, verdicts)
+		return o.undecided(name, verdicts)
 	}
 	var left []string
-	for key, s := range i.c.Faults {
-		if key.Node == name && s.Holds && !i.justified(verdicts[key], key, r) {
+	for key, s := range o.c.Faults {
+		if key.Node == name && s.Holds && !o.justified(verdicts[key], key, r) {
 			left = append(left, fmt.Sprintf("%s %s holds on %s, verdict %v", key.Condition, key.ID, name, verdicts[key]))
 		}
 	}
@@ -53,9 +60,9 @@ func (i *invariants) unfinishedOn(p *simProcess, name string, r simRecord) []str
 }
 
 // undecided names what holds on the node without any verdict.
-func (i *invariants) undecided(name string, verdicts map[prom.Key]string) []string {
+func (o *oracle) undecided(name string, verdicts map[prom.Key]string) []string {
 	var left []string
-	for key, s := range i.c.Faults {
+	for key, s := range o.c.Faults {
 		if key.Node == name && s.Holds && verdicts[key] == "" {
 			left = append(left, fmt.Sprintf("nothing is said of %s %s on %s", key.Condition, key.ID, name))
 		}
@@ -64,13 +71,13 @@ func (i *invariants) undecided(name string, verdicts map[prom.Key]string) []stri
 }
 
 // over reports whether the condition of the ticket has gone away, so that nothing holds the return of the node.
-func (i *invariants) over(t *simTicket, key prom.Key) bool {
-	s, incident := i.c.Faults[key], i.incidents[t.ID]
+func (o *oracle) over(t *simTicket, key prom.Key) bool {
+	s, incident := o.c.Faults[key], o.incidents[t.ID]
 	return incident != nil && !incident.suspect && !incident.requested && (s == nil || !s.Holds)
 }
 
 // withheld names what runs that have ended have not given back.
-func (i *invariants) withheld(p *simProcess, reserved, inFlight []string) []string {
+func (o *oracle) withheld(p *simProcess, reserved, inFlight []string) []string {
 	var left []string
 	for _, name := range reserved {
 		if p.running[name] == 0 {
@@ -87,10 +94,10 @@ func (i *invariants) withheld(p *simProcess, reserved, inFlight []string) []stri
 
 // lost names the tickets of Aegis that are neither open nor in the history, and that neither went with their node nor were
 // removed by anybody.
-func (i *invariants) lost() []string {
+func (o *oracle) lost() []string {
 	var lost []string
-	for id, incident := range i.incidents {
-		node := i.c.Nodes[incident.key.Node]
+	for id, incident := range o.incidents {
+		node := o.c.Nodes[incident.key.Node]
 		if node == nil || node.UID != incident.uid || incident.removed {
 			continue
 		}
@@ -105,36 +112,36 @@ func (i *invariants) lost() []string {
 }
 
 // justified reports whether the verdict is a reason to do nothing that is true of the node.
-func (i *invariants) justified(verdict string, key prom.Key, r simRecord) bool {
+func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 	name := r.node.Name
-	pool := i.c.poolOf(r.node)
+	pool := o.c.poolOf(r.node)
 	switch verdict {
 	case "ignored", "observe", "awaiting_approval":
 		modes := map[string]prom.Mode{"ignored": prom.ModeOff, "observe": prom.ModeObserve, "awaiting_approval": prom.ModeApprove}
-		return i.c.mode(key.Condition) == modes[verdict]
+		return o.c.mode(key.Condition) == modes[verdict]
 	case "paused":
-		return !i.closed(pool).IsZero()
+		return !o.closed(pool).IsZero()
 	case "storm":
-		return i.widespread(key.Condition, pool)
+		return o.widespread(key.Condition, pool)
 	case "human_owned":
 		return r.broken || r.ticket != nil && r.ticket.open() && !r.ticket.owned()
 	case "in_progress", "duplicate":
 		return r.ticket != nil && r.ticket.open()
 	case "human_cordoned":
-		return r.node.Spec.Unschedulable && i.cordoner[name].person
+		return r.node.Spec.Unschedulable && o.cordoner[name].person
 	case "tolerated":
-		return i.urgent(name)
+		return o.urgent(name)
 	case "budget":
-		return i.full(name)
+		return o.full(name)
 	}
 	return false
 }
 
 // widespread reports whether the condition still holds on so many nodes that its storm goes on.
-func (i *invariants) widespread(condition string, pool simPoolSettings) bool {
+func (o *oracle) widespread(condition string, pool simPoolSettings) bool {
 	n := 0
-	for key, s := range i.c.Faults {
-		if s.Holds && key.Condition == condition && i.c.poolOf(i.c.Nodes[key.Node]).name == pool.name {
+	for key, s := range o.c.Faults {
+		if s.Holds && key.Condition == condition && o.c.poolOf(o.c.Nodes[key.Node]).name == pool.name {
 			n++
 		}
 	}
@@ -142,8 +149,8 @@ func (i *invariants) widespread(condition string, pool simPoolSettings) bool {
 }
 
 // urgent reports whether a condition holds on the node that goes before others.
-func (i *invariants) urgent(name string) bool {
-	for key, s := range i.c.Faults {
+func (o *oracle) urgent(name string) bool {
+	for key, s := range o.c.Faults {
 		if key.Node == name && s.Holds && key.Condition != simCordon && key.Condition != simNote {
 			return true
 		}
@@ -152,15 +159,15 @@ func (i *invariants) urgent(name string) bool {
 }
 
 // full reports whether the pool has no room for the node.
-func (i *invariants) full(name string) bool {
-	pool := i.c.poolOf(i.c.Nodes[name])
+func (o *oracle) full(name string) bool {
+	pool := o.c.poolOf(o.c.Nodes[name])
 	size, out := 0, 0
-	for other, node := range i.c.Nodes {
-		if i.c.poolOf(node).name != pool.name {
+	for other, node := range o.c.Nodes {
+		if o.c.poolOf(node).name != pool.name {
 			continue
 		}
 		size++
-		if _, isOut := i.outSince[other]; isOut && other != name {
+		if _, isOut := o.outSince[other]; isOut && other != name {
 			out++
 		}
 	}

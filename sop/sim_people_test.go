@@ -154,14 +154,14 @@ func (s *schedule) drawUncordon() {
 
 func (s *schedule) personCordons(name string) {
 	if !s.Cordoned(name) {
-		s.invariants.cordoner[name] = cordon{person: true}
+		s.oracle.cordoner[name] = cordon{person: true}
 		s.Cordon(name)
 	}
 }
 
 func (s *schedule) personUncordons(name string) {
 	if s.Cordoned(name) {
-		delete(s.invariants.cordoner, name)
+		delete(s.oracle.cordoner, name)
 		s.Uncordon(name)
 	}
 }
@@ -169,7 +169,7 @@ func (s *schedule) personUncordons(name string) {
 // claim makes the cordon of a node a person's own.
 func (s *schedule) claim(name string) {
 	if s.Claim(name, "alice") {
-		s.invariants.cordoner[name] = cordon{person: true}
+		s.oracle.cordoner[name] = cordon{person: true}
 	}
 }
 
@@ -223,7 +223,7 @@ func (s *schedule) remove(name string) {
 	if t == nil {
 		return
 	}
-	if known := s.invariants.incidents[t.ID]; known != nil {
+	if known := s.oracle.incidents[t.ID]; known != nil {
 		known.removed = true
 	}
 	s.RemoveTicket(name)

@@ -124,7 +124,7 @@ func (p *simProcess) wire() {
 		Translator:    simTranslator{p}, Interval: 45 * time.Second,
 	})
 	if err != nil {
-		p.invariants.violated("p%d has no resync: %v", p.id, err)
+		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
 	}
 	orders := sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
 	p.dispatcher = sop.NewDispatcher(sop.Services{
@@ -161,7 +161,7 @@ func (p *simProcess) run() {
 func (p *simProcess) violated(format string, args ...any) {
 	p.Lock()
 	defer p.Unlock()
-	p.invariants.violated(format, args...)
+	p.oracle.violated(single, format, args...)
 }
 
 func (p *simProcess) touchAll() {
@@ -267,7 +267,7 @@ func (p *simProcess) heal(key prom.Key) {
 		defer p.Unlock()
 		p.Logf("p%d was asked to repair %s of %s: %s %v", p.id, key.Condition, key.Node, result.Ticket, err)
 		if err == nil {
-			p.invariants.accepted(p, result)
+			p.oracle.accepted(p, result)
 		}
 	})
 }
@@ -494,8 +494,8 @@ func (s *simProcedure) CreateInstance(ctx context.Context, bridge *sop.ApiBridge
 // Execute runs the procedure, watched.
 func (s *simProcedure) Execute(ctx context.Context, node string, status *prom.AegisNodeStatus) error {
 	if begins := s.bridge.Snapshot(); begins != nil {
-		s.p.Do(func() { s.p.invariants.entered(s.p, begins) })
-		defer s.p.Do(func() { s.p.invariants.left(s.p, node) })
+		s.p.Do(func() { s.p.oracle.entered(s.p, begins) })
+		defer s.p.Do(func() { s.p.oracle.left(s.p, node) })
 	}
 	return s.SOP.Execute(ctx, node, status)
 }

@@ -256,7 +256,7 @@ func (s *schedule) sleepUntil(at time.Duration) bool {
 	time.Sleep(at - time.Since(s.Start()))
 	s.Lock()
 	defer s.Unlock()
-	return len(s.invariants.violations) == 0
+	return len(s.oracle.violations) == 0
 }
 
 // pacify ends all misfortune but the faults that are there, and starts a leader if there is none.
@@ -304,14 +304,14 @@ func (s *schedule) settle() []string {
 	for began := time.Now(); ; time.Sleep(5 * time.Minute) {
 		reserved, inFlight := s.leader.dispatcher.Held()
 		s.Lock()
-		violations := slices.Clone(s.invariants.violations)
-		left := append(s.invariants.unfinished(s.leader), s.invariants.withheld(s.leader, reserved, inFlight)...)
+		left := append(s.oracle.unfinished(s.leader), s.oracle.withheld(s.leader, reserved, inFlight)...)
+		if len(left) > 0 && time.Since(began) > simSettle {
+			s.oracle.judge(worldAtRest, moment{p: s.leader, reserved: reserved, inFlight: inFlight})
+		}
+		violations := slices.Clone(s.oracle.violations)
 		s.Unlock()
-		switch {
-		case len(violations) > 0, len(left) == 0:
+		if len(violations) > 0 || len(left) == 0 {
 			return violations
-		case time.Since(began) > simSettle:
-			return left
 		}
 	}
 }

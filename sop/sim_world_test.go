@@ -40,10 +40,10 @@ const (
 // cluster is the simulated world. Everything in it is guarded by its lock.
 type cluster struct {
 	*soptest.Cluster
-	pools      []simPoolSettings
-	halted     bool
-	processes  []*simProcess
-	invariants *invariants
+	pools     []simPoolSettings
+	halted    bool
+	processes []*simProcess
+	oracle    *oracle
 	// modeSet is when the mode of a condition last became what it is.
 	modeSet map[string]time.Time
 }
@@ -90,7 +90,7 @@ func newCluster(seed uint64, verbose bool) *cluster {
 			{Condition: simCordon, Holds: func(n *corev1.Node) bool { return n.Spec.Unschedulable }},
 		},
 	})}
-	c.invariants = newInvariants(c)
+	c.oracle = newOracle(c)
 	c.Observer = c.observer()
 	return c
 }
@@ -98,24 +98,22 @@ func newCluster(seed uint64, verbose bool) *cluster {
 // observer hands what happens to those who judge it.
 func (c *cluster) observer() soptest.Observer {
 	by := func(client *soptest.Client) *simProcess { return c.processes[client.ID-1] }
-	i := c.invariants
+	o := c.oracle
 	return soptest.Observer{
-		NodeChanged: i.changed,
-		NodeDeleted: i.deleted,
+		NodeChanged: o.changed,
+		NodeDeleted: o.deleted,
 		NodeWritten: func(p *soptest.Client, before, after *corev1.Node, sent time.Time) {
-			i.written(by(p), before, after, sent)
+			o.written(by(p), before, after, sent)
 		},
-		NodeMerged:   func(p *soptest.Client, before, after *corev1.Node) { i.marked(by(p), before, after) },
+		NodeMerged:   func(p *soptest.Client, before, after *corev1.Node) { o.marked(by(p), before, after) },
 		NodeAnswered: func(p *soptest.Client, node *corev1.Node) { by(p).answered(node) },
-		PodDeleted:   func(p *soptest.Client, pod *corev1.Pod) { i.restarted(by(p), pod) },
-		PodEvicted: func(p *soptest.Client, pod *corev1.Pod) {
-			i.disruptive(by(p), pod.Spec.NodeName, "eviction of "+pod.Name)
-		},
-		JobOrdered:   func(p *soptest.Client, r jobs.Request) { i.ordered(by(p), r) },
-		JobEnded:     i.jobEnded,
+		PodDeleted:   func(p *soptest.Client, pod *corev1.Pod) { o.restarted(by(p), pod) },
+		PodEvicted:   func(p *soptest.Client, pod *corev1.Pod) { o.evicted(by(p), pod) },
+		JobOrdered:   func(p *soptest.Client, r jobs.Request) { o.ordered(by(p), r) },
+		JobEnded:     o.jobEnded,
 		LeaseChanged: c.follow,
 		LeaseRead:    func(p *soptest.Client, lease *coordinationv1.Lease) { by(p).learned(lease) },
-		Called:       func(p *soptest.Client) { i.letGo(by(p)) },
+		Called:       func(p *soptest.Client) { o.called(by(p)) },
 		FaultChanged: func(key prom.Key, holds bool) {
 			if key.Condition == simDevices {
 				c.offer(key.Node, holds)

@@ -129,6 +129,19 @@ type outcome struct {
 	err error
 }
 
+// caughtBy returns the invariant that the first violation is of, as the simulation names it, or else what has ended the tests.
+func (o outcome) caughtBy() string {
+	for _, name := range invariants() {
+		if strings.Contains(o.violation, ": "+name+": ") {
+			return name
+		}
+	}
+	if o.violation != "" {
+		return "none: the tests end"
+	}
+	return ""
+}
+
 // String tells the outcome in a line.
 func (o outcome) String() string {
 	took := o.took.Round(time.Second)
@@ -272,13 +285,17 @@ func firstViolation(output io.Reader) (seed, violation string, err error) {
 // report prints the table of all mutations. The error says that some survived.
 func report(out io.Writer, outcomes []outcome) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\nMUTATION\tINVARIANT\tCAUGHT BY SEED\tFIRST VIOLATION")
+	fmt.Fprintln(table, "\nMUTATION\tINVARIANT\tCAUGHT BY\tSEED\tFIRST VIOLATION")
 	survived := 0
 	for _, o := range outcomes {
 		if !o.caught {
 			survived++
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", o.mutation.name, o.mutation.invariant, cmp.Or(o.seed, "SURVIVED"), o.violation)
+		by := o.caughtBy()
+		if by == o.mutation.invariant {
+			by = "the same"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", o.mutation.name, o.mutation.invariant, by, cmp.Or(o.seed, "SURVIVED"), o.violation)
 	}
 	if err := table.Flush(); err != nil {
 		return err

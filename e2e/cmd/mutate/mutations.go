@@ -3,12 +3,13 @@ package main
 // mutation is one guard of the product, and what it looks like when it is broken.
 type mutation struct {
 	name string
-	// invariant is what the guard is there for.
+	// invariant is what the guard is there for, by the name that the simulation has for it.
 	invariant string
 	// file is relative to the module. old occurs in it exactly once, and is replaced by new.
 	file, old, new string
 }
 
+// The invariants of the simulation, as sop/sim_invariants_test.go names them.
 const (
 	permitted = "nothing disruptive without permission"
 	once      = "no destructive step twice"
@@ -19,6 +20,11 @@ const (
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
 )
+
+// invariants returns the names of all invariants.
+func invariants() []string {
+	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single}
+}
 
 // mutations lists the guards by what they protect.
 func mutations() []mutation {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -15,12 +17,43 @@ func TestMutationsFitTheProduct(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			require.False(t, seen[m.name], "the name is taken")
 			seen[m.name] = true
-			require.NotEmpty(t, m.invariant)
+			require.Contains(t, invariants(), m.invariant)
 			require.NotEqual(t, m.old, m.new)
 			_, err := m.apply("../../..")
 			require.NoError(t, err)
 		})
 	}
+}
+
+// Mutations and violations speak of the same invariants.
+func TestInvariantsAreThoseOfTheSimulation(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../../sop/sim_invariants_test.go")
+	require.NoError(t, err)
+	values := make(map[string]string)
+	for _, m := range regexp.MustCompile(`(?m)^\t(\w+) += "(.+)"$`).FindAllStringSubmatch(string(text), -1) {
+		values[m[1]] = m[2]
+	}
+	var names []string
+	for _, m := range regexp.MustCompile(`\bName: +(\w+),`).FindAllStringSubmatch(string(text), -1) {
+		require.Contains(t, values, m[1], "the name of an invariant is a constant beside it")
+		names = append(names, values[m[1]])
+	}
+	require.ElementsMatch(t, invariants(), names)
+	guarded := make(map[string]bool)
+	for _, m := range mutations() {
+		guarded[m.invariant] = true
+	}
+	for _, name := range names {
+		require.True(t, guarded[name], "no mutation shows that the simulation notices when %q does not hold", name)
+	}
+}
+
+func TestCaughtBy(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, theirs, outcome{violation: "1h2m: " + theirs + ": p1 undoes it"}.caughtBy())
+	require.Equal(t, "none: the tests end", outcome{violation: "panic: deadlock"}.caughtBy())
+	require.Empty(t, outcome{}.caughtBy())
 }
 
 func TestFirstViolation(t *testing.T) {
