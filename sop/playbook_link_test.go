@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/gpu"
 	"aegis.io/aegis/sop/playbook"
 )
 
@@ -13,6 +14,7 @@ func init() {
 	p := &sop.Playbook
 	p.RebootLadder, p.ResetLadder, p.AwaitReady = playbook.RebootLadder, playbook.ResetLadder, playbook.AwaitReady
 	p.IsolateAndHandOver, p.VerifyCordoned, p.Exhausted = playbook.IsolateAndHandOver, playbook.VerifyCordoned, playbook.Exhausted
+	p.XID = gpu.XID
 	p.ExamineThenReturn, p.Note, p.Tell = playbook.ExamineThenReturn, playbook.Note, playbook.Tell
 	p.RelievePressure = func(ctx context.Context, b *sop.ApiBridge) error { return playbook.RelievePressure(ctx, b) }
 	p.Remedy = func(name string) playbook.Steps {

@@ -14,7 +14,7 @@ type play = func(ctx context.Context, b *ApiBridge) error
 var Playbook struct {
 	RebootLadder, ResetLadder, IsolateAndHandOver, AwaitReady, VerifyCordoned, RelievePressure, ExamineThenReturn, Exhausted play
 
-	Note, Tell play
+	Note, Tell, XID play
 	// Remedy applies the named remedy to the isolated node, and climbs if it does not help.
 	Remedy func(name string) play
 	// RestartDevicePlugin restarts the pod that registers the resource.

@@ -89,6 +89,7 @@ func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 		"test/isolate": func() SOP { return NewProcedure(Playbook.IsolateAndHandOver) },
 		"test/relieve": func() SOP { return NewProcedure(Playbook.RelievePressure) },
 		"test/ready":   func() SOP { return NewProcedure(Playbook.AwaitReady) },
+		"test/xid":     func() SOP { return NewProcedure(Playbook.XID) },
 		"test/cordon":  func() SOP { return NewProcedure(Playbook.VerifyCordoned) },
 		"test/note":    func() SOP { return NewNotice(Playbook.Tell) },
 		"test/remedy":  func() SOP { return NewProcedure(Playbook.Remedy("RestartKubelet")) },

@@ -186,7 +186,9 @@ func (t *Ticket) node() *yaml.Node {
 	if len(t.done) > 0 {
 		o.add("done", t.doneNode())
 	}
-	o.list("found", t.foundNodes())
+	if len(t.found) > 0 {
+		o.add("found", t.foundNode())
+	}
 	o.list("workflows", t.stepNodes())
 	o.unknown(t.extra)
 	return o.node

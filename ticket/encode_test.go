@@ -44,9 +44,7 @@ hold: approve
 approvedBy: alice
 past: {healthcheck: 1, verify: 2}
 done: {drain: F2S, reboot: C}
-found:
-  - {action: drain, call: 1, to: 2, code: 70}
-  - {action: reboot, call: 1, refused: true}
+found: {drain: {1-2: "70"}, reboot: {"1": 0 refused}}
 workflows:
   - action: cordon
     status: Succeeded

@@ -1,10 +1,11 @@
 package ticket
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -69,6 +70,7 @@ type foldedFindings struct {
 
 // foldFindings keeps what the n-th call of the action found.
 func (t *Ticket) foldFindings(a Action, n int, f Findings) {
+	f.Recovery = ""
 	if f == (Findings{}) {
 		return
 	}
@@ -91,61 +93,85 @@ func (t *Ticket) foldedFindings(a Action, n int) Findings {
 	return Findings{}
 }
 
-func (t *Ticket) foundNodes() []*yaml.Node {
-	nodes := make([]*yaml.Node, 0, len(t.found))
+// foundNode writes what the folded calls found, as in {healthcheck: {1: gpu 2, 3-4: gpu 21}, reset: {1: gpu 2 refused}}. It is
+// shorter than the steps were. Recovery is left out: the ticket itself has it.
+func (t *Ticket) foundNode() *yaml.Node {
+	actions, byAction := newObject(), map[Action]object{}
+	actions.node.Style = yaml.FlowStyle
 	for _, k := range t.found {
-		o := newObject()
-		o.node.Style = yaml.FlowStyle
-		o.text("action", string(k.action))
-		o.add("call", intNode(k.first))
-		if k.last != k.first {
-			o.add("to", intNode(k.last))
+		calls, known := byAction[k.action]
+		if !known {
+			calls = newObject()
+			calls.node.Style = yaml.FlowStyle
+			byAction[k.action] = calls
+			actions.add(string(k.action), calls.node)
 		}
-		k.findings.write(o)
-		nodes = append(nodes, o.node)
+		calls.add(k.calls(), textNode(k.findings.words()))
 	}
-	return nodes
+	return actions.node
 }
 
-// decodeFound reads what foundNodes wrote.
+// calls returns the numbers of the calls, as in 1 or 3-4.
+func (k foldedFindings) calls() string {
+	if k.first == k.last {
+		return strconv.Itoa(k.first)
+	}
+	return fmt.Sprintf("%d-%d", k.first, k.last)
+}
+
+// refusedWord stands for an operation that was not begun.
+const refusedWord = "refused"
+
+func (f Findings) words() string {
+	words := []string{strings.Join(strings.Fields(f.Hardware), "-"), strconv.Itoa(f.Code)}
+	if f.Refused {
+		words = append(words, refusedWord)
+	}
+	return strings.TrimSpace(strings.Join(words, " "))
+}
+
+// parseFindings reads what words wrote.
+func parseFindings(text string) (f Findings, err error) {
+	words := strings.Fields(text)
+	if n := len(words) - 1; n >= 0 && words[n] == refusedWord {
+		f.Refused, words = true, words[:n]
+	}
+	if len(words) == 2 {
+		f.Hardware, words = words[0], words[1:]
+	}
+	if len(words) != 1 {
+		return f, fmt.Errorf("%s is no finding, want hardware and exit code as in gpu 2", quote(text))
+	}
+	f.Code, err = decodeCount(textNode(words[0]), math.MaxInt32)
+	return f, err
+}
+
+// decodeFound reads what foundNode wrote.
 func decodeFound(n *yaml.Node) ([]foldedFindings, error) {
-	switch {
-	case n.Tag == tagNull:
+	if n.Tag == tagNull {
 		return nil, nil
-	case n.Kind != yaml.SequenceNode:
-		return nil, errors.New("want a list of findings, each with action and call")
-	case len(n.Content) > maxSteps:
-		return nil, fmt.Errorf("it has %d findings, want at most %d", len(n.Content), maxSteps)
 	}
 	var found []foldedFindings
-	for i, item := range n.Content {
-		var k foldedFindings
-		if err := decodeFields(item, k.set); err != nil {
-			return nil, fmt.Errorf("finding %d: %w", i+1, err)
-		}
-		k.last = max(k.first, k.last)
-		if k.action == "" || k.first == 0 {
-			return nil, fmt.Errorf("finding %d: action or call is missing", i+1)
-		}
-		found = append(found, k)
-	}
-	return found, nil
-}
-
-func (k *foldedFindings) set(key, value *yaml.Node) (err error) {
-	var text string
-	switch key.Value {
-	case "action":
-		text, err = decodeText(value)
-		k.action = normalAction(text)
-	case "call":
-		k.first, err = decodeCount(value, maxFolded)
-	case "to":
-		k.last, err = decodeCount(value, maxFolded)
-	default:
-		_, err = k.findings.set(key, value)
-	}
-	return err
+	err := decodeFields(n, func(action, calls *yaml.Node) error {
+		return decodeFields(calls, func(key, value *yaml.Node) error {
+			k := foldedFindings{action: normalAction(action.Value)}
+			from, to, _ := strings.Cut(key.Value, "-")
+			var err error
+			if k.first, err = foldedNumber(from); err == nil {
+				k.last, err = foldedNumber(cmp.Or(to, from))
+			}
+			if err != nil {
+				return err
+			}
+			text, err := decodeText(value)
+			if err == nil {
+				k.findings, err = parseFindings(text)
+			}
+			found = append(found, k)
+			return err
+		})
+	})
+	return found, err
 }
 
 func boolNode(value bool) *yaml.Node {
