@@ -49,6 +49,8 @@ const (
 type Site struct {
 	// Cluster is what is around Aegis.
 	Cluster *soptest.Cluster
+	// Procedures are those of the product. A test may add its own before it starts Aegis.
+	Procedures sop.Table
 	// Queue is what Aegis works off.
 	Queue *queue.Queue
 	// Cured is the fault that the story ends.
@@ -97,7 +99,7 @@ func New(t *testing.T, catalogue *rules.Catalogue, condition string, s Story) *S
 	require.True(t, found, condition)
 	w := &Site{
 		t: t, story: s, store: rules.NewStore(catalogue), book: sop.NewBook(sop.NewMetrics(prometheus.NewRegistry())),
-		Queue: queue.New(queue.Options{}), timing: pace(known.Policy, s), runs: make(map[string]int),
+		Queue: queue.New(queue.Options{}), Procedures: procedures.Table(), timing: pace(known.Policy, s), runs: make(map[string]int),
 		faults: make(map[prom.Key]bool), firing: make(map[prom.Key]prom.Alert),
 		Cluster: soptest.New(soptest.Options{Election: ticket.Self, Pace: soptest.Pace{
 			JobRun: soptest.Exactly(JobTime), Boot: soptest.Exactly(BootTime), PowerDown: BootTime / 4, PodStart: soptest.Exactly(podTime),
@@ -322,7 +324,12 @@ func (w *Site) process() *sop.Dispatcher {
 		Timing:   w.timing,
 		Metrics:  sop.NewMetrics(prometheus.NewRegistry()),
 		Logger:   slog.New(slog.DiscardHandler),
-	}, nodeQueue{w.Queue}, catalogue{w.store}, procedures.Table())
+	}, nodeQueue{w.Queue}, catalogue{w.store}, w.Procedures)
+}
+
+// Plan returns the steps that the procedure of the condition takes when each of them goes well.
+func (w *Site) Plan(condition string) ([]string, error) {
+	return w.process().Plan(w.t.Context(), w.store.Current().Status(Node, condition, ""))
 }
 
 // Start runs Aegis. The returned function stops it.
