@@ -37,6 +37,8 @@ type Prometheus struct {
 	TokenFile string        `yaml:"tokenFile,omitempty"`
 	Canary    string        `yaml:"canary,omitempty"`
 	MaxAge    time.Duration `yaml:"maxAge,omitempty"`
+	// HTTPConfig is an <http_config> of Prometheus.
+	HTTPConfig map[string]any `yaml:"httpConfig,omitempty"`
 }
 
 // Alertmanager is an element of the field alertmanagers of aegis.yaml.

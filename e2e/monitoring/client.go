@@ -38,7 +38,7 @@ func (m *Monitoring) Firing(ctx context.Context) ([]Alert, error) {
 			} `json:"alerts"`
 		} `json:"data"`
 	}
-	if err := call(ctx, http.MethodGet, m.PrometheusURL+"/api/v1/alerts", nil, &answer); err != nil {
+	if err := call(ctx, m.o.PrometheusClient, http.MethodGet, m.PrometheusURL+"/api/v1/alerts", nil, &answer); err != nil {
 		return nil, fmt.Errorf("read alerts: %w", err)
 	}
 	var alerts []Alert
@@ -59,7 +59,7 @@ func (m *Monitoring) Query(ctx context.Context, expr string) ([]Sample, error) {
 		} `json:"data"`
 	}
 	address := m.PrometheusURL + "/api/v1/query?query=" + url.QueryEscape(expr)
-	if err := call(ctx, http.MethodGet, address, nil, &answer); err != nil {
+	if err := call(ctx, m.o.PrometheusClient, http.MethodGet, address, nil, &answer); err != nil {
 		return nil, fmt.Errorf("query: %w", err)
 	}
 	var samples []Sample
@@ -100,7 +100,7 @@ func (m *Monitoring) Silence(ctx context.Context, labels map[string]string, d ti
 		var answer struct {
 			SilenceID string `json:"silenceID"`
 		}
-		if err := call(ctx, http.MethodPost, address+"/api/v2/silences", body, &answer); err != nil {
+		if err := call(ctx, http.DefaultClient, http.MethodPost, address+"/api/v2/silences", body, &answer); err != nil {
 			return "", fmt.Errorf("silence: %w", err)
 		}
 		ids = append(ids, answer.SilenceID)
@@ -113,7 +113,7 @@ func (m *Monitoring) Silence(ctx context.Context, labels map[string]string, d ti
 func (m *Monitoring) Expire(ctx context.Context, id string) error {
 	var errs []error
 	for i, one := range strings.Split(id, ",") {
-		errs = append(errs, call(ctx, http.MethodDelete, m.AlertmanagerURLs[i]+"/api/v2/silence/"+one, nil, nil))
+		errs = append(errs, call(ctx, http.DefaultClient, http.MethodDelete, m.AlertmanagerURLs[i]+"/api/v2/silence/"+one, nil, nil))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("expire silence: %w", err)
@@ -122,7 +122,7 @@ func (m *Monitoring) Expire(ctx context.Context, id string) error {
 }
 
 // call sends body as JSON, if there is one, and decodes the answer into it, if it is wanted.
-func call(ctx context.Context, method, address string, body, answer any) (err error) {
+func call(ctx context.Context, client *http.Client, method, address string, body, answer any) (err error) {
 	var content bytes.Buffer
 	if body != nil {
 		if err := json.NewEncoder(&content).Encode(body); err != nil {
@@ -134,7 +134,7 @@ func call(ctx context.Context, method, address string, body, answer any) (err er
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}

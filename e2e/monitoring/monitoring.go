@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +50,10 @@ type Options struct {
 	WebhookToken string
 	// WebhookTLS holds the files by which Alertmanager proves who it is, and knows the receiver of its webhook. Nil proves nothing.
 	WebhookTLS *TLSFiles
+	// PrometheusWeb is the web configuration of a Prometheus that speaks TLS, and PrometheusClient a client that it lets in. Without
+	// them it serves plain HTTP to everybody.
+	PrometheusWeb    string
+	PrometheusClient *http.Client
 	// Alertmanagers is the number of replicas, which do not know each other. The default is 1.
 	Alertmanagers int
 	// GroupInterval and RepeatInterval are those of the route. The defaults are 1s and 1m.
@@ -84,6 +89,7 @@ func Start(ctx context.Context, o Options) (*Monitoring, error) {
 	o.Interval = cmp.Or(o.Interval, defaultInterval)
 	o.GroupInterval = cmp.Or(o.GroupInterval, defaultGroupInterval)
 	o.RepeatInterval = cmp.Or(o.RepeatInterval, defaultRepeatInterval)
+	o.PrometheusClient = cmp.Or(o.PrometheusClient, http.DefaultClient)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -94,6 +100,9 @@ func Start(ctx context.Context, o Options) (*Monitoring, error) {
 		return nil, fmt.Errorf("start monitoring: %w", err)
 	}
 	m := &Monitoring{o: o, ports: ports, PrometheusURL: address(ports[0]), alertmanagers: make([]*proc.Process, o.Alertmanagers)}
+	if o.PrometheusWeb != "" {
+		m.PrometheusURL = strings.Replace(m.PrometheusURL, "http:", "https:", 1)
+	}
 	for _, port := range ports[1:] {
 		m.AlertmanagerURLs = append(m.AlertmanagerURLs, address(port))
 	}
@@ -142,6 +151,7 @@ func (m *Monitoring) writeFiles() error {
 		m.write("rules.yaml", string(text)),
 		m.write("extra-rules.yaml", cmp.Or(m.o.ExtraRules, "groups: []")),
 		m.write("prometheus.yaml", m.prometheusConfig()),
+		m.write("prometheus-web.yaml", m.o.PrometheusWeb),
 		m.write("alertmanager.yaml", m.alertmanagerConfig()),
 	)
 }
@@ -193,7 +203,7 @@ func (m *Monitoring) StartPrometheus(ctx context.Context) error {
 			"--config.file=" + m.file("prometheus.yaml"), "--storage.tsdb.path=" + m.file("prometheus"),
 			fmt.Sprintf("--web.listen-address=127.0.0.1:%d", m.ports[0]),
 			fmt.Sprintf("--rules.alert.resend-delay=%s", resendDelay), "--rules.alert.for-grace-period=1s",
-			"--web.enable-lifecycle",
+			"--web.enable-lifecycle", "--web.config.file=" + m.file("prometheus-web.yaml"),
 		},
 	})
 	if err != nil {
@@ -201,7 +211,7 @@ func (m *Monitoring) StartPrometheus(ctx context.Context) error {
 	}
 	m.prometheus = p
 	m.o.Log.Info("started", "program", "prometheus", "pid", p.PID())
-	return p.WaitReady(ctx, proc.OK(http.DefaultClient, m.PrometheusURL+"/-/ready"))
+	return p.WaitReady(ctx, proc.OK(m.o.PrometheusClient, m.PrometheusURL+"/-/ready"))
 }
 
 // SetExtraRules replaces the extra rule file and returns when Prometheus has loaded it.
@@ -209,7 +219,7 @@ func (m *Monitoring) SetExtraRules(ctx context.Context, rules string) error {
 	if err := m.write("extra-rules.yaml", cmp.Or(rules, "groups: []")); err != nil {
 		return fmt.Errorf("set extra rules: %w", err)
 	}
-	if err := call(ctx, http.MethodPost, m.PrometheusURL+"/-/reload", nil, nil); err != nil {
+	if err := call(ctx, m.o.PrometheusClient, http.MethodPost, m.PrometheusURL+"/-/reload", nil, nil); err != nil {
 		return fmt.Errorf("set extra rules: %w", err)
 	}
 	return nil
