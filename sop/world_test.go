@@ -370,7 +370,11 @@ func inBubble(t *testing.T, test func(t *testing.T)) {
 type liveNodes struct{ client kubernetes.Interface }
 
 func (l liveNodes) Get(name string) (*corev1.Node, error) {
-	return l.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+	node, err := l.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return node, nil
 }
 
 func (l liveNodes) List(selector labels.Selector) ([]*corev1.Node, error) {

@@ -74,7 +74,7 @@ func Guards() []Guard {
 func ownership() []Guard {
 	return []Guard{
 		{
-			Name: "no such node", Verdict: VerdictNodeGone, Visit: anew, Judge: nodeGone,
+			Name: "no such node", Verdict: VerdictNodeGone, Visit: anyone, Judge: nodeGone,
 		},
 		{
 			Name: "ticket of people", Verdict: VerdictHumanOwned, Visit: anyone, Entry: Begun | Requested | Approved, Judge: OwnedByPeople,
