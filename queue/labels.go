@@ -86,7 +86,7 @@ func (m *labelMemory) of(key prom.Key, read alertLabels) alertLabels {
 
 // update takes what a pass has read of the statuses in the queue and of the others that are remembered, and forgets
 // those that nobody has needed for long.
-func (m *labelMemory) update(read map[prom.Key]alertLabels, queued []Item, now time.Time) {
+func (m *labelMemory) update(read map[prom.Key]alertLabels, queued []item, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, item := range queued {

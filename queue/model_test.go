@@ -190,7 +190,7 @@ func (m *model) next() string {
 	return best
 }
 
-func (m *model) item(name string) Item { return Item{Node: name, Statuses: m.statuses(name)} }
+func (m *model) item(name string) item { return item{Node: name, Statuses: m.statuses(name)} }
 
 func (m *model) done(name string, after time.Duration) {
 	n := m.nodes[name]

@@ -9,9 +9,9 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-// Next waits for a node that is due and returns the most urgent one. Nobody else gets it until Done. The error is
-// that of the context.
-func (q *Queue) Next(ctx context.Context) (Item, error) {
+// Next waits for a node that is due and returns the most urgent one with its conditions, the most urgent first. There are none
+// when a ticket is all that is left. Nobody else gets the node until Done. The error is that of the context.
+func (q *Queue) Next(ctx context.Context) (name string, statuses []prom.AegisNodeStatus, err error) {
 	// The lock makes sure that a waiter either sees the end of the context or hears of it.
 	stop := context.AfterFunc(ctx, func() {
 		q.mu.Lock()
@@ -23,11 +23,11 @@ func (q *Queue) Next(ctx context.Context) (Item, error) {
 	defer q.mu.Unlock()
 	for {
 		if err := ctx.Err(); err != nil {
-			return Item{}, err
+			return "", nil, err
 		}
 		if n, ok := q.ready.Pop(); ok {
 			n.inFlight, n.changed = true, false
-			return Item{Node: n.name, Statuses: n.statuses()}, nil
+			return n.name, n.statuses(), nil
 		}
 		q.moreDue.Wait()
 	}

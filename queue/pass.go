@@ -193,7 +193,7 @@ func (p *pass) has(s prom.AegisNodeStatus) bool {
 }
 
 // absent returns the statuses that were in the queue before the pass and that no source has.
-func (p *pass) absent(queued []Item) []prom.AegisNodeStatus {
+func (p *pass) absent(queued []item) []prom.AegisNodeStatus {
 	if !p.complete() {
 		return nil
 	}

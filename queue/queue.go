@@ -65,8 +65,8 @@ type resolution struct {
 	at       time.Time // When the queue learned that it ended.
 }
 
-// Item is a node with its conditions, the most urgent first. There are none when a ticket is all that is left.
-type Item struct {
+// item is a node with its conditions, the most urgent first. There are none when a ticket is all that is left.
+type item struct {
 	Node     string
 	Statuses []prom.AegisNodeStatus
 }
@@ -330,12 +330,12 @@ func (q *Queue) NodesByCondition() map[string]int {
 }
 
 // items copies every node, in no order.
-func (q *Queue) items() []Item {
+func (q *Queue) items() []item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	items := make([]Item, 0, len(q.nodes))
+	items := make([]item, 0, len(q.nodes))
 	for _, n := range q.nodes {
-		items = append(items, Item{Node: n.name, Statuses: n.statuses()})
+		items = append(items, item{Node: n.name, Statuses: n.statuses()})
 	}
 	return items
 }

@@ -37,19 +37,19 @@ func with(o prom.Observation, priority int) prom.Observation {
 }
 
 // take returns the node that is due now; an empty item when there is none.
-func take(t *testing.T, q *Queue) Item {
+func take(t *testing.T, q *Queue) item {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	item, err := q.Next(ctx)
+	node, statuses, err := q.Next(ctx)
 	if err != nil {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
-	return item
+	return item{Node: node, Statuses: statuses}
 }
 
 // nodesOf returns the names in order.
-func nodesOf(items []Item) []string {
+func nodesOf(items []item) []string {
 	names := make([]string, 0, len(items))
 	for _, item := range items {
 		names = append(names, item.Node)
@@ -457,13 +457,13 @@ func TestDone(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
-				item, err := q.Next(ctx)
+				node, _, err := q.Next(ctx)
 				if tt.want < 0 {
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					return
 				}
 				require.NoError(t, err)
-				require.Equal(t, "n1", item.Node)
+				require.Equal(t, "n1", node)
 				require.Equal(t, tt.want, time.Since(start))
 			})
 		})
@@ -485,9 +485,9 @@ func TestDueAgainEvenWithoutConditions(t *testing.T) {
 		take(t, q)
 		q.Done("n1", time.Minute)
 		start := time.Now()
-		item, err := q.Next(t.Context())
+		node, _, err := q.Next(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, "n1", item.Node)
+		require.Equal(t, "n1", node)
 		require.Equal(t, time.Minute, time.Since(start))
 		q.Done("n1", 0)
 		require.Empty(t, q.Snapshot())
@@ -508,9 +508,9 @@ func TestSeveralNodesWaitForTheirTimes(t *testing.T) {
 		}
 		start := time.Now()
 		for _, want := range []string{"n2", "n3", "n4", "n1"} {
-			item, err := q.Next(t.Context())
+			node, _, err := q.Next(t.Context())
 			require.NoError(t, err)
-			require.Equal(t, want, item.Node)
+			require.Equal(t, want, node)
 			require.InDelta(t, delays[want].Seconds(), time.Since(start).Seconds(), 0.001)
 		}
 	})
@@ -563,7 +563,7 @@ func TestNextEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan error)
 		go func() {
-			_, err := q.Next(ctx)
+			_, _, err := q.Next(ctx)
 			ended <- err
 		}()
 		synctest.Wait()
@@ -571,7 +571,7 @@ func TestNextEndsWithItsContext(t *testing.T) {
 		require.ErrorIs(t, <-ended, context.Canceled)
 
 		q.Touch("n1")
-		_, err := q.Next(ctx)
+		_, _, err := q.Next(ctx)
 		require.ErrorIs(t, err, context.Canceled, "nothing is handed out to those who must stop")
 		require.Equal(t, "n1", take(t, q).Node)
 	})
@@ -588,19 +588,19 @@ func TestWorkersShareTheNodes(t *testing.T) {
 		var group sync.WaitGroup
 		for range workers {
 			group.Go(func() {
-				for item, err := q.Next(ctx); err == nil; item, err = q.Next(ctx) {
+				for node, _, err := q.Next(ctx); err == nil; node, _, err = q.Next(ctx) {
 					mu.Lock()
-					if busy[item.Node] {
-						t.Errorf("%s has two workers", item.Node)
+					if busy[node] {
+						t.Errorf("%s has two workers", node)
 					}
-					busy[item.Node] = true
+					busy[node] = true
 					taken++
 					mu.Unlock()
 					time.Sleep(time.Second)
 					mu.Lock()
-					busy[item.Node] = false
+					busy[node] = false
 					mu.Unlock()
-					q.Done(item.Node, 0)
+					q.Done(node, 0)
 				}
 			})
 		}

@@ -313,7 +313,7 @@ func (r *Resync) enter(p *pass) {
 
 // withdraw removes the conditions that no source has had for some passes in a row. A pass that is not complete proves
 // no absence, and interrupts the row.
-func (r *Resync) withdraw(p *pass, queued []Item) {
+func (r *Resync) withdraw(p *pass, queued []item) {
 	misses := make(map[prom.Key]int)
 	for _, item := range p.absent(queued) {
 		key := item.Key()

@@ -1,6 +1,11 @@
 package rules
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+
+	"aegis.io/aegis/rules/prom"
+)
 
 // Store holds the catalogue in use. Reading it never waits for a reload.
 type Store struct {
@@ -16,6 +21,16 @@ func NewStore(c *Catalogue) *Store {
 
 // Current returns the catalogue in use. Whoever needs several answers that agree with each other asks once.
 func (s *Store) Current() *Catalogue { return s.current.Load() }
+
+// Status is StatusOfXID of the catalogue in use.
+func (s *Store) Status(node, condition, device string, code int) prom.AegisNodeStatus {
+	return s.Current().StatusOfXID(node, condition, device, code)
+}
+
+// HiddenBy is HiddenBy of the catalogue in use.
+func (s *Store) HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+	return s.Current().HiddenBy(now, status, others)
+}
 
 // Swap replaces the catalogue in use.
 func (s *Store) Swap(c *Catalogue) { s.current.Store(c) }

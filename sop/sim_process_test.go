@@ -133,7 +133,7 @@ func (p *simProcess) wire() {
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Book: p.book,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
-	}, simQueue{p.queue}, simCatalogue{}, p.table())
+	}, p.queue, simCatalogue{}, p.table())
 }
 
 // run works until the process ends. Its first resync comes before its first decision, as that of a new leader does.
@@ -424,14 +424,6 @@ func (p *simProcess) learned(lease *coordinationv1.Lease) {
 // idle returns for how much of the time since then the process could have known what happened on the node.
 func (p *simProcess) idle(node string, since time.Time) time.Duration {
 	return p.client.Idle(node, since)
-}
-
-// simQueue is the real queue behind the dispatcher's interface.
-type simQueue struct{ *queue.Queue }
-
-func (q simQueue) Next(ctx context.Context) (string, []prom.AegisNodeStatus, error) {
-	item, err := q.Queue.Next(ctx)
-	return item.Node, item.Statuses, err
 }
 
 // sleep waits and returns the cause when the context ends first.

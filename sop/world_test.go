@@ -247,7 +247,7 @@ func (w *world) dispatcher() *Dispatcher {
 		Kube:   w.client, Nodes: lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.jobs,
 		Source: w.source, Conditions: w.queue, Recorder: w.events, Book: w.book,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
-	}, testQueue{w.queue}, w, w.table)
+	}, w.queue, w, w.table)
 }
 
 // run works until the condition on node A holds, in virtual time.
@@ -387,14 +387,6 @@ func (l liveNodes) List(selector labels.Selector) ([]*corev1.Node, error) {
 		nodes = append(nodes, &list.Items[i])
 	}
 	return nodes, nil
-}
-
-// testQueue is the real queue behind the dispatcher's interface.
-type testQueue struct{ *queue.Queue }
-
-func (q testQueue) Next(ctx context.Context) (string, []prom.AegisNodeStatus, error) {
-	item, err := q.Queue.Next(ctx)
-	return item.Node, item.Statuses, err
 }
 
 // fakeSource answers what the test sets.

@@ -138,7 +138,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Timing:   sop.DefaultTiming(),
 		Metrics:  metrics,
 		Logger:   slog.New(slog.DiscardHandler),
-	}, nodeQueue{q}, currentCatalogue{store}, procedures.Table())
+	}, q, store, procedures.Table())
 	h, err := handler.New(handler.Options{
 		Sink:       q,
 		Translator: translator,

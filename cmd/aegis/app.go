@@ -119,7 +119,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	if err != nil {
 		return nil, err
 	}
-	a.dispatcher = sop.NewDispatcher(services, nodeQueue{a.queue}, currentCatalogue{live.rules}, procedures.Table())
+	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures.Table())
 	a.telemetry(registry)
 	auth, err := newAuth(cfg)
 	if err != nil {

@@ -75,7 +75,7 @@ func newGenerator(t *testing.T) *generator {
 		Nodes:    corelisters.NewNodeLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)),
 		Settings: func() policy.Settings { return policy.Settings{} },
 		Logger:   slog.New(slog.DiscardHandler),
-	}, nil, currentCatalogue{rules.NewStore(g.catalogue)}, procedures.Table())
+	}, nil, rules.NewStore(g.catalogue), procedures.Table())
 	return g
 }
 

@@ -324,7 +324,7 @@ func (w *Site) process() *sop.Dispatcher {
 		Timing:   w.timing,
 		Metrics:  sop.NewMetrics(prometheus.NewRegistry()),
 		Logger:   slog.New(slog.DiscardHandler),
-	}, nodeQueue{w.Queue}, catalogue{w.store}, w.Procedures)
+	}, w.Queue, w.store, w.Procedures)
 }
 
 // Plan returns the steps that the procedure of the condition takes when each of them goes well.
@@ -343,25 +343,6 @@ func (w *Site) Start() (stop func()) {
 		cancel(sop.ErrStopping)
 		require.ErrorIs(w.t, <-ended, sop.ErrStopping)
 	}
-}
-
-// nodeQueue is the queue as the dispatcher sees it.
-type nodeQueue struct{ *queue.Queue }
-
-func (q nodeQueue) Next(ctx context.Context) (string, []prom.AegisNodeStatus, error) {
-	item, err := q.Queue.Next(ctx)
-	return item.Node, item.Statuses, err
-}
-
-// catalogue is the catalogue as the dispatcher sees it.
-type catalogue struct{ store *rules.Store }
-
-func (c catalogue) Status(node, condition, device string, xid int) prom.AegisNodeStatus {
-	return c.store.Current().StatusOfXID(node, condition, device, xid)
-}
-
-func (c catalogue) HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
-	return c.store.Current().HiddenBy(now, status, others)
 }
 
 // Raise begins a fault with its alert, as a rule of the site would word it.

@@ -250,7 +250,7 @@ func approve(w *Site, d *sop.Dispatcher) error {
 }
 
 func request(w *Site, d *sop.Dispatcher) error {
-	status := catalogue{w.store}.Status(Node, w.Cured.Condition, w.Cured.ID, 0)
+	status := w.store.Status(Node, w.Cured.Condition, w.Cured.ID, 0)
 	_, err := d.Heal(w.t.Context(), policy.HealRequest{Status: status, By: "alice", Reason: "NCCL times out on it"})
 	return err
 }
@@ -403,7 +403,7 @@ func (d death) kill(die context.CancelCauseFunc) {
 // begin raises the alert, unless there is none, and returns the key of the condition.
 func (d death) begin(w *Site) prom.Key {
 	if d.quiet {
-		return catalogue{w.store}.Status(Node, d.condition, "", 0).Key()
+		return w.store.Status(Node, d.condition, "", 0).Key()
 	}
 	return w.Raise(d.condition, d.story.Device, d.story.XID)
 }
