@@ -198,7 +198,7 @@ func (a *Auth) byToken(r *http.Request, need Role) (string, error) {
 	}
 	switch {
 	case unreadable != nil:
-		return "", &problem{status: http.StatusServiceUnavailable, err: errors.New("the token cannot be checked now"), cause: unreadable}
+		return "", &problem{status: http.StatusServiceUnavailable, err: errors.New("the token cannot be checked at the moment"), cause: unreadable}
 	case known:
 		return "", problemf(http.StatusForbidden, "the token lacks the role %s", need)
 	default:

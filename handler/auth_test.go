@@ -203,7 +203,7 @@ func TestUnreadableTokenFileStaysAPrivateMatter(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.Auth = auth })
 	got := record(f.routes, withToken(httptest.NewRequest(http.MethodGet, "/api/v1/nodes", nil), "g1"))
 	require.Equal(t, http.StatusServiceUnavailable, got.code)
-	require.Equal(t, "the token cannot be checked now", got.problem(t))
+	require.Equal(t, "the token cannot be checked at the moment", got.problem(t))
 	require.Contains(t, f.log.String(), gone)
 	require.NotContains(t, f.log.String(), "g1\"")
 	got = record(f.routes, withToken(httptest.NewRequest(http.MethodGet, "/api/v1/nodes", nil), "t1"))

@@ -114,9 +114,9 @@ func (t TicketView) explainStep(now time.Time) string {
 
 // explainNothing tells of the last incident, where no condition and no ticket is there to tell of.
 func (v NodeView) explainNothing(now time.Time) string {
-	const nothing = "nothing is reported on the node"
+	const nothing = "no condition is reported on the node"
 	if len(v.History) == 0 {
-		return nothing + "; no incident is known"
+		return nothing + "; its history has no incident"
 	}
 	last := slices.MaxFunc(v.History, func(a, b IncidentView) int { return a.Closed.Compare(b.Closed) })
 	return oneLine(fmt.Sprintf("%s; last incident: %s, %s%s", nothing, ofDevice(last.Condition, last.Device),

@@ -45,15 +45,15 @@ func TestExplain(t *testing.T) {
 		telling string
 	}{
 		"nothing ever": {
-			view: NodeView{}, lines: []string{"nothing is reported on the node; no incident is known"},
+			view: NodeView{}, lines: []string{"no condition is reported on the node; its history has no incident"},
 		},
 		"nothing now": {
 			view:  NodeView{History: history},
-			lines: []string{"nothing is reported on the node; last incident: GpuHung, resolved 5h ago"},
+			lines: []string{"no condition is reported on the node; last incident: GpuHung, resolved 5h ago"},
 		},
 		"an incident of little detail": {
 			view:  NodeView{History: []IncidentView{{Condition: "GpuHung"}}},
-			lines: []string{"nothing is reported on the node; last incident: GpuHung, ended"},
+			lines: []string{"no condition is reported on the node; last incident: GpuHung, ended"},
 		},
 		"one condition waits": {
 			view: NodeView{Conditions: []ConditionView{budget}, History: history}, lines: []string{budgetLine},

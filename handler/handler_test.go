@@ -502,7 +502,7 @@ func TestAnswers(t *testing.T) {
 		"ready is not":            {method: "GET", path: "/-/ready", options: notReady("not the leader"), code: 503, says: "not the leader"},
 		"ready without a reason":  {method: "GET", path: "/-/ready", options: notReady(""), code: 503, says: "no reason given"},
 		"ready by POST":           {method: "POST", path: "/-/ready", code: 405, says: "use [GET HEAD]"},
-		"explain":                 {method: "GET", path: "/api/v1/nodes/gpu-17/explain", request: stranger, code: 200, says: "nothing is reported on the node"},
+		"explain":                 {method: "GET", path: "/api/v1/nodes/gpu-17/explain", request: stranger, code: 200, says: "no condition is reported on the node"},
 		"explain an unknown node": {method: "GET", path: "/api/v1/nodes/gpu-18/explain", code: 404, says: "not found"},
 		"explain by POST":         {method: "POST", path: "/api/v1/nodes/gpu-17/explain", code: 405, says: "use [GET HEAD]"},
 		"explain not readable":    {method: "GET", path: "/api/v1/nodes/gpu-17/explain", options: unseen(broken), code: 503, says: "away"},

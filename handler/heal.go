@@ -127,7 +127,7 @@ func onlyConditionOf(catalogue *rules.Catalogue, sop string) (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", fmt.Errorf("%w: procedure %q is that of several conditions, name one: %s", errInvalid, sop, strings.Join(names, ", "))
+	return "", fmt.Errorf("%w: several conditions have the procedure %q, name one: %s", errInvalid, sop, strings.Join(names, ", "))
 }
 
 func noCondition(kind error, name string) error {

@@ -56,7 +56,7 @@ func TestHealOfWhatNoCatalogueKnows(t *testing.T) {
 	for body, says := range map[string]string{
 		`{"node":"gpu-17","condition":"Nonsense"}`:   `invalid request: no condition is named "Nonsense"`,
 		`{"node":"gpu-17","sop":"gpu/nonsense"}`:     `invalid request: no condition has the procedure "gpu/nonsense"`,
-		`{"node":"gpu-17","sop":"gpfs/not-healthy"}`: `invalid request: procedure "gpfs/not-healthy" is that of several conditions, name one: GpfsNodeNotHealthy, `,
+		`{"node":"gpu-17","sop":"gpfs/not-healthy"}`: `invalid request: several conditions have the procedure "gpfs/not-healthy", name one: GpfsNodeNotHealthy, `,
 	} {
 		f := newFixture(t)
 		got := record(f.routes, fromLoopback(routeCase{method: http.MethodPost, path: "/api/v1/heal", body: body}.request()))

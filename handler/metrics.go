@@ -40,7 +40,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		alerts: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "aegis_webhook_alerts_total",
-			Help: "Alerts that arrived in webhooks, by what became of them: taken, or the reason for which they were dropped.",
+			Help: "Alerts that arrived in webhooks, by outcome: taken, or the reason why they were dropped.",
 		}, []string{"outcome"}),
 		truncated: factory.NewCounter(prometheus.CounterOpts{
 			Name: "aegis_webhook_truncated_total",
@@ -48,7 +48,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		lastAccepted: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "aegis_webhook_last_accepted_timestamp_seconds",
-			Help: "Time of the last webhook that was accepted, 0 when there was none yet.",
+			Help: "Time of the last accepted webhook, 0 if there was none yet.",
 		}),
 	}
 	for _, outcome := range outcomes() {

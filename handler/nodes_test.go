@@ -89,7 +89,7 @@ func TestClock(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.Clock = clocktesting.NewFakePassiveClock(now) })
 	f.add(t, ticketed(t, "gpu-17", nil, ticket.Incident{ID: "y", Condition: "GpuHung", Closed: now.Add(-time.Hour)}))
 	got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17/explain"}.request())
-	require.Equal(t, "nothing is reported on the node; last incident: GpuHung, ended 60m ago\n", got.body)
+	require.Equal(t, "no condition is reported on the node; last incident: GpuHung, ended 60m ago\n", got.body)
 	alerts := routeCase{method: http.MethodPost, path: "/api/v1/alerts", body: oneAlert}
 	require.Equal(t, http.StatusOK, record(f.routes, fromLoopback(alerts.request())).code)
 	require.InDelta(t, now.Unix(), testutil.ToFloat64(f.handler.metrics.lastAccepted), 0)

@@ -102,7 +102,7 @@ func orderRoutes() []routeCase {
 func onTicket(route, order string) routeCase {
 	return routeCase{
 		role: RoleHeal, method: "POST", path: "/api/v1/nodes/gpu-17/" + route, body: `{"reason":"alice is on it"}`,
-		code: 200, says: `"explanation":"nothing is reported on the node`,
+		code: 200, says: `"explanation":"no condition is reported on the node`,
 		taken: order + " {Node:gpu-17 Condition: Device: By:loopback Reason:alice is on it}",
 	}
 }
@@ -256,7 +256,7 @@ func TestOrderWithoutSightOfItsEffect(t *testing.T) {
 			f := newFixture(t, unseen(gone))
 			got := record(f.routes, fromLoopback(rt.request()))
 			require.Equal(t, http.StatusServiceUnavailable, got.code)
-			require.Equal(t, `the order is carried out, but what came of it is not known: not found: no Node is named "gpu-17"`, got.problem(t))
+			require.Equal(t, `Aegis has carried out the order, but its effect is not known: not found: no Node is named "gpu-17"`, got.problem(t))
 			require.Len(t, f.commander.taken, 1)
 		})
 	}
@@ -267,7 +267,7 @@ func TestModeOfAConditionThatIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.commander.hook = func(context.Context) error { f.catalogue.Swap(&rules.Catalogue{}); return nil }
-	const unknown = `the order is carried out, but what came of it is not known: condition "GpuHung": not found`
+	const unknown = `Aegis has carried out the order, but its effect is not known: condition "GpuHung": not found`
 	for _, rt := range []routeCase{
 		{method: http.MethodPut, path: "/api/v1/conditions/GpuHung/mode", body: `{"mode":"off"}`},
 		{method: http.MethodDelete, path: "/api/v1/conditions/GpuHung/mode"},

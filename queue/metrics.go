@@ -40,7 +40,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, q *Queue, known func(string) bool) *metrics {
 	observations := promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 		Name: "aegis_queue_observations_total",
-		Help: "Observations merged into the queue, by what they were.",
+		Help: "Observations merged into the queue, by result.",
 	}, []string{"result"})
 	m := &metrics{observations: make(map[result]prometheus.Counter)}
 	for _, r := range results() {
@@ -156,13 +156,13 @@ func newResyncMetrics(reg prometheus.Registerer) *resyncMetrics {
 	factory := promauto.With(reg)
 	reads := factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "aegis_resync_total",
-		Help: "Reads of a source by resync. A result of unknown means that the source gave no answer that can be relied on.",
+		Help: "Reads of a source by resync. A result of unknown means that the source gave no reliable answer.",
 	}, []string{"source", "result"})
 	m := &resyncMetrics{
 		reads: make(map[sourceKind]map[bool]prometheus.Counter),
 		lastSuccess: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "aegis_resync_last_success_timestamp_seconds",
-			Help: "When the last pass ended in which every source answered.",
+			Help: "When the last pass in which every source answered ended.",
 		}),
 		duration: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "aegis_resync_duration_seconds",

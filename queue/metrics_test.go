@@ -77,7 +77,7 @@ aegis_queue_nodes{state="idle"} 1
 aegis_queue_nodes{state="in_flight"} 1
 aegis_queue_nodes{state="ready"} 1
 aegis_queue_nodes{state="waiting"} 1
-# HELP aegis_queue_observations_total Observations merged into the queue, by what they were.
+# HELP aegis_queue_observations_total Observations merged into the queue, by result.
 # TYPE aegis_queue_observations_total counter
 aegis_queue_observations_total{result="contested"} 1
 aegis_queue_observations_total{result="heartbeat"} 1

@@ -688,10 +688,10 @@ func TestResyncMetrics(t *testing.T) {
 		w.am0.tell(errBroken)
 		passes(2)
 		want := strings.NewReader(`
-# HELP aegis_resync_last_success_timestamp_seconds When the last pass ended in which every source answered.
+# HELP aegis_resync_last_success_timestamp_seconds When the last pass in which every source answered ended.
 # TYPE aegis_resync_last_success_timestamp_seconds gauge
 aegis_resync_last_success_timestamp_seconds 9.466848e+08
-# HELP aegis_resync_total Reads of a source by resync. A result of unknown means that the source gave no answer that can be relied on.
+# HELP aegis_resync_total Reads of a source by resync. A result of unknown means that the source gave no reliable answer.
 # TYPE aegis_resync_total counter
 aegis_resync_total{result="ok",source="alertmanager"} 4
 aegis_resync_total{result="ok",source="prometheus"} 3

@@ -87,7 +87,7 @@ func (d *Dispatcher) order(ctx context.Context, what string, o policy.Order, cha
 	if err := d.services.Orders.Update(ctx, change); err != nil {
 		return err
 	}
-	d.services.Logger.InfoContext(ctx, "order taken", "order", what, "by", o.By, "reason", o.Reason)
+	d.services.Logger.InfoContext(ctx, "order accepted", "order", what, "by", o.By, "reason", o.Reason)
 	select {
 	case d.ordered <- struct{}{}:
 	default: // It will be looked at already.
@@ -108,7 +108,7 @@ func (d *Dispatcher) learnOrders(ctx context.Context) error {
 		if errors.Is(err, ErrLeaseLost) {
 			return err
 		}
-		d.services.Logger.WarnContext(ctx, "orders not read, nothing is decided before", "err", err)
+		d.services.Logger.WarnContext(ctx, "orders not read, waiting", "err", err)
 		if err := sleep(ctx, d.services.Timing.Poll); err != nil {
 			return err
 		}

@@ -188,7 +188,7 @@ func (d *drainer) giveUp(ctx context.Context, err error) error {
 	if more := len(d.left) - len(held); more > 0 {
 		held = append(held, fmt.Sprintf("and %d more", more))
 	}
-	return failed("%d pods are left at the deadline: %s", len(d.left), strings.Join(held, "; "))
+	return failed("%d pods remain at the deadline: %s", len(d.left), strings.Join(held, "; "))
 }
 
 // why names a pod and what keeps it.

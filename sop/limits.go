@@ -106,7 +106,7 @@ func (l *limits) release(name string, cordoned bool) {
 func (l *limits) room(name string) string {
 	node, err := l.nodes.Get(name)
 	if err != nil {
-		return fmt.Sprintf("the pool of the node is not known: %v", err)
+		return fmt.Sprintf("the pool of the node is unknown: %v", err)
 	}
 	node = l.latest(node)
 	if l.outOfService(node) {
@@ -128,7 +128,7 @@ func (l *limits) room(name string) string {
 func (l *limits) census(pool policy.Pool) (size int, out []string, err error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
-		return 0, nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
+		return 0, nil, fmt.Errorf("the nodes of pool %s are unknown: %w", pool.Name, err)
 	}
 	settings := l.settings()
 	for _, node := range nodes {
@@ -177,7 +177,7 @@ func (l *limits) begin(node *corev1.Node, action ticket.Action) (release func(),
 		return func() {}, err.Error()
 	}
 	if limit := max(1, pool.MaxDestructive); len(busy) >= limit {
-		return func() {}, fmt.Sprintf("%d of %d destructive steps of pool %s are in flight: %s",
+		return func() {}, fmt.Sprintf("%d of %d destructive steps are running in pool %s: %s",
 			len(busy), limit, pool.Name, someOf(busy))
 	}
 	l.inFlight[node.Name] = action
@@ -206,7 +206,7 @@ func (l *limits) end(name string) {
 func (l *limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, error) {
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
-		return nil, fmt.Errorf("the nodes of pool %s are not known: %w", pool.Name, err)
+		return nil, fmt.Errorf("the nodes of pool %s are unknown: %w", pool.Name, err)
 	}
 	settings := l.settings()
 	own, waits := runningDestructive(node)

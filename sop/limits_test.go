@@ -99,7 +99,7 @@ func TestDestructiveStepsInFlight(t *testing.T) {
 	release, reason := l.begin(n0, ticket.Reboot)
 	require.Empty(t, reason)
 	_, reason = l.begin(n1, ticket.Reset)
-	require.Equal(t, "2 of 2 destructive steps of pool p are in flight: n0, n2", reason, "the journal of another process counts")
+	require.Equal(t, "2 of 2 destructive steps are running in pool p: n0, n2", reason, "the journal of another process counts")
 	_, reason = l.begin(n1, ticket.Drain)
 	require.Empty(t, reason, "a drain is not destructive")
 	release()

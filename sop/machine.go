@@ -114,7 +114,7 @@ func (m *machine) awaitProvenDown(ctx context.Context) (why string, err error) {
 	err = m.poll(ctx, func(ctx context.Context) (bool, error) {
 		var down bool
 		if down, why = m.provenDown(ctx); !down && time.Now().After(deadline) {
-			return false, failed("not proven down any more: %s", why)
+			return false, failed("no longer proven down: %s", why)
 		}
 		return down, nil
 	})

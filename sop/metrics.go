@@ -39,7 +39,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		sops: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "aegis_sop_total",
-			Help: "Runs of procedures, by how they went. A run that is interrupted, by a restart for instance, is started again.",
+			Help: "Procedures that ran, by how they ended. A run that is interrupted, for example by a restart, starts again.",
 		}, []string{"status"}),
 		steps: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "aegis_steps_total",
@@ -51,7 +51,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"verdict"}),
 		selfheal: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:                            "aegis_selfheal_seconds",
-			Help:                            "Time from the opening of a ticket to its resolution without people.",
+			Help:                            "Time from opening a ticket to resolving it without people.",
 			Buckets:                         []float64{1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600},
 			NativeHistogramBucketFactor:     1.1,
 			NativeHistogramMaxBucketNumber:  100,

@@ -34,7 +34,7 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 	case ctx.Err() != nil:
 		return outcome{}, context.Cause(ctx)
 	case err != nil:
-		return outcome{}, inconclusive("could not be followed: %v", err)
+		return outcome{}, inconclusive("the Job could not be followed: %v", err)
 	}
 	return judgeJob(result)
 }
@@ -52,7 +52,7 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 				return done, err
 			}
 			if last != nil && time.Now().After(deadline) {
-				return false, inconclusive("could not be ordered: %v", last)
+				return false, inconclusive("the Job could not be created: %v", last)
 			}
 			// The slot is that of the step, which gives it back at its end.
 			if _, err := o.gate.admit(ctx, gated); err != nil {
@@ -71,7 +71,7 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 		case refused.IsZero():
 			refused = time.Now()
 		case time.Since(refused) > refusedFor:
-			return false, inconclusive("could not be ordered: %v", err)
+			return false, inconclusive("the Job could not be created: %v", err)
 		}
 		last = err
 		o.logger.WarnContext(ctx, "job not made, trying again", "err", err)

@@ -179,13 +179,13 @@ func TestOrdersReachARunningProcedure(t *testing.T) {
 			"mode observe",
 			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeObserve, pause) },
 			func(ctx context.Context, w *world) error { return w.d.ResetMode(ctx, "Reboot", "alice") },
-			"observe: its mode has become observe",
+			"observe: its mode is now observe",
 		},
 		{
 			"mode off",
 			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeOff, pause) },
 			func(ctx context.Context, w *world) error { return w.d.SetMode(ctx, "Reboot", prom.ModeAuto, pause) },
-			"ignored: its mode has become off",
+			"ignored: its mode is now off",
 		},
 		{
 			"mode approve",

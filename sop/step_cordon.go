@@ -85,7 +85,7 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 			change.Unschedulable = new(false)
 			change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
 		case r.Node.Spec.Unschedulable:
-			return inconclusive("a person has cordoned the node, it is left cordoned")
+			return inconclusive("a person has cordoned the node, so it stays cordoned")
 		default:
 			message = "was schedulable already"
 		}

@@ -39,7 +39,7 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 		return o, err
 	}})
 	if failure, ok := AsStepError(err); ok {
-		b.logger.WarnContext(ctx, "diagnosis not made", "err", failure)
+		b.logger.WarnContext(ctx, "diagnosis failed", "err", failure)
 		return nil
 	}
 	return err

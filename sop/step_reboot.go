@@ -32,7 +32,7 @@ func (o *operations) reboot(ctx context.Context, c call) (outcome, error) {
 		if boot == old {
 			return false, "the boot ID has not changed"
 		}
-		return policy.IsReady(node), "the node has booted and is not ready"
+		return policy.IsReady(node), "the node has rebooted but is not ready"
 	})
 	if err != nil {
 		return outcome{}, err

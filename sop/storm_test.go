@@ -150,7 +150,7 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		require.Equal(t, policy.VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
-		require.Contains(t, w.book.Node("n19")[0].Verdict.Reason, "nodes of pool test at once, more than 5 count as a storm")
+		require.Contains(t, w.book.Node("n19")[0].Verdict.Reason, "nodes of pool test at once, and more than 5 are a storm")
 		stop()
 		stop = w.start()
 		time.Sleep(time.Hour)

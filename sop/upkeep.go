@@ -70,11 +70,11 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep)
 	switch {
 	case err == nil:
 		d.wrote(record.Node)
-		logger.InfoContext(ctx, "node put in order")
+		logger.InfoContext(ctx, "node cleaned up")
 		d.queue.Touch(node.Name)
 	case errors.Is(err, errNothingToDo), ctx.Err() != nil:
 	default:
-		logger.ErrorContext(ctx, "node not put in order, trying again", "err", err)
+		logger.ErrorContext(ctx, "node not cleaned up, trying again", "err", err)
 	}
 	return d.services.Timing.Hold
 }

@@ -60,7 +60,7 @@ func TestParseHistorySaysWhatIsWrong(t *testing.T) {
 		"a step's time":    {"- destructive: [reboot now]", `incident 1: line 1: destructive: item 1: "now" is no time, want one such as 2006-01-02T15:04:05Z`},
 		"a step's fields":  {"- destructive: [{reboot: now}]", "incident 1: line 1: destructive: item 1: want text on one line, not a list and no further fields"},
 		"a step of blanks": {"- destructive: ['']", `incident 1: line 1: destructive: item 1: "" is no destructive step, want one such as reboot 2006-01-02T15:04:05Z`},
-		"no YAML":          {"- [", "it is no YAML: line 1: did not find expected node content"},
+		"no YAML":          {"- [", "invalid YAML: line 1: did not find expected node content"},
 		"anchors":          {"- &a {}", "line 1: anchors (&) and aliases (*) are not allowed, write the value out"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -67,7 +67,7 @@ func readDocument(text string) (*yaml.Node, error) {
 
 // syntaxError shortens an error of the parser, which may quote the text.
 func syntaxError(err error) error {
-	return fmt.Errorf("it is no YAML: %s", clip(strings.TrimPrefix(err.Error(), "yaml: "), 200))
+	return fmt.Errorf("invalid YAML: %s", clip(strings.TrimPrefix(err.Error(), "yaml: "), 200))
 }
 
 // checkNode refuses what no ticket needs and what makes YAML expensive or ambiguous.

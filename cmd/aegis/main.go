@@ -34,12 +34,12 @@ func versionText() string { return cmp.Or(version.Version, "unknown") }
 const usage = `aegis keeps the nodes of AI and HPC clusters in service.
 
 Usage:
-  aegis serve [flags]        receive alerts and heal nodes
-  aegis check FILE...        check conditions.yaml, aegis.yaml, profiles and web configurations, offline
-  aegis op ACTION [flags]    run an operation on the host that this container is on
+  aegis serve [flags]        receive alerts and repair nodes
+  aegis check FILE...        check conditions.yaml, aegis.yaml, profiles and web configurations offline
+  aegis op ACTION [flags]    run an operation on the host of this container
   aegis version              print the version
 
-"aegis serve -h" lists the flags. An operation is started by a Job of Aegis, not by hand.
+"aegis serve -h" lists the flags. Aegis runs operations in Jobs; do not run them by hand.
 `
 
 func main() {

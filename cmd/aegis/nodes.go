@@ -99,7 +99,7 @@ func (c *nodeCache) catchUp(ctx context.Context, client kubernetes.Interface, lo
 	return wait.PollUntilContextCancel(ctx, catchUpEvery, true, func(ctx context.Context) (bool, error) {
 		live, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
-			logger.WarnContext(ctx, "nodes not listed, nothing is decided before", "err", err)
+			logger.WarnContext(ctx, "nodes not listed, waiting", "err", err)
 			return false, nil
 		}
 		// A node that is deleted meanwhile never gets into the cache, so the list is not waited for without end.
@@ -107,7 +107,7 @@ func (c *nodeCache) catchUp(ctx context.Context, client kubernetes.Interface, lo
 			return !slices.ContainsFunc(live.Items, c.behind), nil
 		})
 		if err != nil {
-			logger.WarnContext(ctx, "the cache of nodes is behind, nothing is decided before", "err", err)
+			logger.WarnContext(ctx, "node cache is behind, waiting", "err", err)
 			return false, nil
 		}
 		return true, nil

@@ -226,7 +226,7 @@ func (a *app) watchConfig(ctx context.Context) {
 			}
 		}
 		if err := a.reload(); err != nil {
-			a.logger.ErrorContext(ctx, "configuration not reloaded, the old one stays", "err", err)
+			a.logger.ErrorContext(ctx, "configuration not reloaded, the old one stays in force", "err", err)
 		}
 	}
 }

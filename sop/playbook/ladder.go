@@ -51,7 +51,7 @@ func exhausted(b *sop.ApiBridge) string {
 	condition, policy := b.Status().Condition, b.Policy()
 	why := fmt.Sprintf("%s: all %d reboots within %s are used up", condition, policy.MaxReboots, policy.AttemptWindow)
 	if policy.MaxReboots == 0 {
-		why = condition + ": no reboot is allowed for it"
+		why = condition + ": its policy allows no reboot"
 	}
 	if suspicion := b.Suspicion(); suspicion != "" {
 		why += "; " + suspicion

@@ -21,9 +21,9 @@ func Judge(f prom.Finding) Verdict {
 	case f.Permission == prom.PermissionSilenced:
 		return Verdict{VerdictSilenced, reason("the alert is suppressed in Alertmanager")}
 	case f.Evidence == prom.EvidenceUnknown:
-		return Verdict{VerdictUnverifiable, reason("Prometheus gives no answer that can be relied on")}
+		return Verdict{VerdictUnverifiable, reason("Prometheus gives no reliable answer")}
 	case f.Permission == prom.PermissionUnknown:
-		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no answer that can be relied on")}
+		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no reliable answer")}
 	case f.Evidence == prom.EvidencePending:
 		return Verdict{VerdictUnconfirmed, reason("the alert is pending and does not fire")}
 	case f.Evidence == prom.EvidenceAbsent:
@@ -88,5 +88,5 @@ func confirmedLongAgo(s Situation) string {
 	if s.Confirmed.IsZero() || s.Now.Sub(s.Confirmed) <= freshAlert {
 		return ""
 	}
-	return "the API server took no write since the condition was confirmed, which is too long ago"
+	return "the sources confirmed the condition too long ago, and the API server has taken no write since"
 }

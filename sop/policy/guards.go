@@ -23,7 +23,7 @@ func Decide(s Situation) Verdict {
 	}
 	if s.Origin&takenUp != 0 {
 		// The incident goes on, whatever has changed since it was opened: its disruptive steps ask for permission each.
-		return Verdict{VerdictExecute, "goes on with ticket " + s.Record.Ticket.ID}
+		return Verdict{VerdictExecute, "continues ticket " + s.Record.Ticket.ID}
 	}
 	return Verdict{VerdictExecute, "runs " + procedure(s)}
 }
@@ -178,7 +178,7 @@ func olderThanNode(s Situation) string {
 	if !s.Status.FirstSeen.Before(registered) || !s.Now.Before(registered.Add(newNode)) {
 		return ""
 	}
-	return fmt.Sprintf("the alert began before the node was registered, and counts if it still fires at %s",
+	return fmt.Sprintf("the alert began before the node was registered; it counts if it still fires at %s",
 		registered.Add(newNode).UTC().Format(time.RFC3339))
 }
 
@@ -194,7 +194,7 @@ func settled(s Situation) string {
 		case i.Outcome == ticket.Noted && same:
 			return "it was noted at " + i.Closed.UTC().Format(time.RFC3339)
 		case i.Outcome == ticket.Noted && s.OnlyTells && s.Now.Before(again):
-			return "it was noted a short while ago, and is noted again after " + again.UTC().Format(time.RFC3339)
+			return "it was noted recently; Aegis notes it again after " + again.UTC().Format(time.RFC3339)
 		case i.Outcome == ticket.Resolved && same && s.Status.Policy.Once:
 			return "it was dealt with at " + i.Closed.UTC().Format(time.RFC3339)
 		}
@@ -231,7 +231,7 @@ func moreUrgent(s Situation) string {
 		above := prom.BandOf(other.Priority)
 		switch {
 		case band != prom.BandNotReady && above == prom.BandNotReady:
-			return other.Condition + " hides what holds on the node itself"
+			return other.Condition + " comes first"
 		case band == prom.BandCordon && above == prom.BandEmergency && Blocks(other):
 			return "the cordon stays while " + other.Condition + " holds"
 		}
@@ -255,7 +255,7 @@ func inUse(s Situation) string {
 	workload := s.Status.Policy.Workload
 	disturbs := workload == prom.WorkloadDrain || workload == prom.WorkloadDrainGPU
 	if disturbs && prom.BandOf(s.Status.Priority) == prom.BandCanIgnore {
-		return "can be ignored while the node is in use"
+		return "can wait until the node is idle"
 	}
 	return ""
 }
@@ -270,7 +270,7 @@ func cooldown(s Situation) string {
 	if last.IsZero() || !s.Now.Before(until) {
 		return ""
 	}
-	return "the last destructive step is too recent, waits until " + until.UTC().Format(time.RFC3339)
+	return "the last destructive step is too recent; Aegis waits until " + until.UTC().Format(time.RFC3339)
 }
 
 // noRoomToBegin holds what would take a node out of service while too many are.
@@ -285,14 +285,14 @@ func noRoom(s Situation) string { return *s.Room }
 
 func observeNow(s Situation) string {
 	if s.Status.Policy.Mode == prom.ModeObserve {
-		return "its mode has become observe"
+		return "its mode is now observe"
 	}
 	return ""
 }
 
 func offNow(s Situation) string {
 	if s.Status.Policy.Mode == prom.ModeOff {
-		return "its mode has become off"
+		return "its mode is now off"
 	}
 	return ""
 }

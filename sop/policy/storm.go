@@ -30,7 +30,7 @@ func (s Storm) Is(condition, pool string) bool {
 
 // Why says why the storm holds a repair.
 func (s Storm) Why() string {
-	return fmt.Sprintf("it began on %d nodes of pool %s at once, more than %d count as a storm", s.Nodes, s.Pool, s.Limit)
+	return fmt.Sprintf("it began on %d nodes of pool %s at once, and more than %d are a storm", s.Nodes, s.Pool, s.Limit)
 }
 
 // StormLimit is the number of nodes that a condition may begin on within the window without being a storm. 0 means that there

@@ -27,7 +27,7 @@ const (
 	VerdictSilenced          VerdictName = "silenced"           // The alert is silenced, inhibited or muted.
 	VerdictContested         VerdictName = "contested"          // The alert came back with an old start; not confirmed yet.
 	VerdictUnconfirmed       VerdictName = "unconfirmed"        // The source does not report the condition.
-	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no answer that can be relied on.
+	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no reliable answer.
 	VerdictTolerated         VerdictName = "tolerated"          // Another condition explains it or comes first, or it is known already.
 	VerdictIgnored           VerdictName = "ignored"            // Its mode is off, or its band is MustIgnore.
 	VerdictUnknownCondition  VerdictName = "unknown_condition"  // No catalogue names the condition.
@@ -67,22 +67,22 @@ func (n VerdictName) Change() string {
 		VerdictAwaitingApproval:  "a person approves the repair",
 		VerdictDuplicate:         "that ticket is closed",
 		VerdictInProgress:        "that ticket is closed",
-		VerdictCooldown:          "that time has come, or a person asks for the repair",
+		VerdictCooldown:          "the cooldown ends, or a person asks for the repair",
 		VerdictAttemptsExhausted: "people have looked at the node and given it back",
 		VerdictBudget:            "one of them returns",
-		VerdictStorm:             "it holds on no more than half as many nodes, or a person releases the storm",
+		VerdictStorm:             "it holds on at most half as many nodes, or a person releases the storm",
 		VerdictPaused:            "a person ends the pause, or the window opens",
 		VerdictExcluded:          "a person removes the label",
-		VerdictControlPlane:      "manageControlPlane is configured",
+		VerdictControlPlane:      "manageControlPlane is set",
 		VerdictHumanOwned:        "they give the ticket back by setting its supervisor to aegis, or remove it",
 		VerdictHumanCordoned:     "a person uncordons the node",
 		VerdictSilenced:          "the silence, inhibition or mute time ends",
 		VerdictContested:         "a later pass over Prometheus and Alertmanager confirms it",
 		VerdictUnconfirmed:       "the sources report it, or it goes away",
 		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again",
-		VerdictTolerated:         "what explains it is gone, or it comes again, or the node is idle",
-		VerdictIgnored:           "its mode or its priority is configured otherwise",
-		VerdictUnknownCondition:  "a catalogue names it",
+		VerdictTolerated:         "what explains it is gone, it occurs again, or the node is idle",
+		VerdictIgnored:           "its mode or its priority changes",
+		VerdictUnknownCondition:  "a file names it",
 		VerdictNoSOP:             "a procedure is configured for it",
 		VerdictNodeGone:          "a Node of that name is registered",
 	}[n]
@@ -92,12 +92,12 @@ func (n VerdictName) Change() string {
 func (n VerdictName) Meaning() string {
 	return map[VerdictName]string{
 		VerdictExecute:           "The procedure runs.",
-		VerdictObserve:           "It would run.",
-		VerdictAwaitingApproval:  "It waits for a person.",
-		VerdictDuplicate:         "The open ticket is for another device of the condition, or the same repair was asked for before.",
+		VerdictObserve:           "The procedure would run.",
+		VerdictAwaitingApproval:  "The procedure waits for a person.",
+		VerdictDuplicate:         "The open ticket is for another device of the condition, or the same repair was requested before.",
 		VerdictInProgress:        "The open ticket is for another condition.",
 		VerdictCooldown:          "The last destructive step on the node is too recent.",
-		VerdictAttemptsExhausted: "The node has used up its reboots, is a [lemon](#lemon-nodes), or its hardware is suspected. It is isolated and handed over.",
+		VerdictAttemptsExhausted: "The node has used up its reboots, is a [lemon](#lemon-nodes), or Aegis suspects its hardware. Aegis isolates it and hands it over.",
 		VerdictBudget:            "Too many nodes of the pool are out of service, or too many destructive steps run in it.",
 		VerdictStorm:             "The condition began on too many nodes of the pool at once.",
 		VerdictPaused:            "Everything is paused, or no maintenance window is open.",
@@ -106,13 +106,13 @@ func (n VerdictName) Meaning() string {
 		VerdictHumanOwned:        "People own the ticket, or it cannot be read.",
 		VerdictHumanCordoned:     "A person has cordoned the node.",
 		VerdictSilenced:          "Alertmanager suppresses the alert, or a silence matches it.",
-		VerdictContested:         "The alert came back with an old start, as a late message does, or it began before its node was registered.",
+		VerdictContested:         "The alert came back with an old start time, as a late message does, or began before its node was registered.",
 		VerdictUnconfirmed:       "Prometheus does not report the condition, or no Alertmanager lists its alert.",
-		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no answer that can be relied on.",
-		VerdictTolerated:         "Another condition of the node explains it, or comes first; or it was noted, or dealt with, and its alert has not begun anew; or its priority is 100 or more, and its `workload` is `drain` or `drainGPU`: such a one wants `waitIdle`.",
+		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no reliable answer.",
+		VerdictTolerated:         "Another condition of the node explains it or comes first; or Aegis has noted or repaired it, and its alert has not begun anew; or it can wait until the node is idle, because its priority is 100 or more and its `workload` is `drain` or `drainGPU` (set it to `waitIdle`).",
 		VerdictIgnored:           "Its mode is `off`, or its priority is above 999.",
 		VerdictUnknownCondition:  "No file names the condition.",
 		VerdictNoSOP:             "The condition has no procedure.",
-		VerdictNodeGone:          "There is no such Node, or another one has its name now.",
+		VerdictNodeGone:          "There is no such Node, or another Node has its name now.",
 	}[n]
 }
