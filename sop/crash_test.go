@@ -443,7 +443,7 @@ func TestHeldDrainKeepsItsTime(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.NoError(t, w.d.Resume(t.Context(), "alice"))
 		time.Sleep(time.Minute)
-		require.NoError(t, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "train", "worker"))
+		require.NoError(t, w.objects.Delete(corev1.SchemeGroupVersion.WithResource("pods"), "train", "worker"))
 		w.await("resolved", resolved)
 		stop()
 	})

@@ -321,7 +321,7 @@ func TestDevicePluginIsRestartedOnce(t *testing.T) {
 				p.CreationTimestamp = metav1.Now()
 				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 			})
-			if err := w.client.Tracker().Add(successor); err != nil {
+			if err := w.objects.Add(successor); err != nil {
 				t.Error(err)
 			}
 			w.edit(func(n *corev1.Node) {

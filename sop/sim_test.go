@@ -12,9 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// simSchedules is how many schedules a normal run of the tests simulates, which has the race detector on. make sim runs more.
-const simSchedules = 40
-
 var (
 	simCount = flag.Int("sim.n", 0, "how many schedules to simulate; 0 takes AEGIS_SIM_N, else the default")
 	simFirst = flag.Uint64("sim.first", 1, "the seed of the first schedule")

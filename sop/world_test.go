@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
 	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 
@@ -45,12 +46,14 @@ const (
 type world struct {
 	t      *testing.T
 	client *fake.Clientset
-	queue  *queue.Queue
-	source *fakeSource
-	jobs   *fakeJobs
-	book   *Book
-	table  Table
-	events *record.FakeRecorder
+	// objects is what the client reaches.
+	objects k8stesting.ObjectTracker
+	queue   *queue.Queue
+	source  *fakeSource
+	jobs    *fakeJobs
+	book    *Book
+	table   Table
+	events  *record.FakeRecorder
 
 	mu       sync.Mutex
 	settings policy.Settings
@@ -68,6 +71,10 @@ type world struct {
 	identity string
 	// journal is the last ticket that was written, as its steps.
 	journal []string
+	// read is what record has last read, and text what it was read from.
+	reading sync.Mutex
+	read    ticket.Record
+	text    string
 }
 
 func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
@@ -76,7 +83,7 @@ func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 	if !slices.ContainsFunc(objects, isNode) {
 		objects = append(objects, testNode(nodeA, nodeUID))
 	}
-	w.client = fake.NewClientset(objects...)
+	w.client, w.objects = newClient(t, objects...)
 	w.client.PrependReactor("patch", "nodes", w.patch)
 	w.client.PrependReactor("create", "pods", w.evict)
 	w.jobs = &fakeJobs{world: w, made: make(map[string]jobs.Request)}
@@ -97,6 +104,19 @@ func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 		ExhaustedSOP:   func() SOP { return NewProcedure(Playbook.Exhausted) },
 	}
 	return w
+}
+
+// newClient returns an API server in memory that does not keep track of who has set a field, which makes up most of the work of the
+// usual one.
+func newClient(t *testing.T, objects ...runtime.Object) (*fake.Clientset, k8stesting.ObjectTracker) {
+	t.Helper()
+	tracker := k8stesting.NewObjectTracker(scheme.Scheme, scheme.Codecs.UniversalDecoder())
+	for _, o := range objects {
+		require.NoError(t, tracker.Add(o))
+	}
+	client := &fake.Clientset{}
+	client.AddReactor("*", "*", k8stesting.ObjectReaction(tracker))
+	return client, tracker
 }
 
 func isNode(o runtime.Object) bool {
@@ -183,7 +203,7 @@ func (w *world) patch(action k8stesting.Action) (bool, runtime.Object, error) {
 			return true, nil, err
 		}
 	}
-	handled, object, err := k8stesting.ObjectReaction(w.client.Tracker())(action)
+	handled, object, err := k8stesting.ObjectReaction(w.objects)(action)
 	if err != nil && !apierrors.IsNotFound(err) {
 		err = apierrors.NewInvalid(schema.GroupKind{Kind: "Node"}, nodeA, nil)
 	}
@@ -210,14 +230,14 @@ func (w *world) evict(action k8stesting.Action) (bool, runtime.Object, error) {
 	if !ok {
 		return true, nil, errors.New("not an eviction")
 	}
-	object, err := w.client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
+	object, err := w.objects.Get(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
 	if err != nil {
 		return true, nil, err
 	}
 	if pod, ok := object.(*corev1.Pod); ok && pod.Labels["held"] != "" {
 		return true, nil, apierrors.NewTooManyRequests("the disruption budget "+pod.Labels["held"]+" needs it", 1)
 	}
-	return true, nil, w.client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
+	return true, nil, w.objects.Delete(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
 }
 
 func (w *world) setSettings(change func(*policy.Settings)) {
@@ -298,8 +318,18 @@ func (w *world) node() *corev1.Node {
 
 func (w *world) record() ticket.Record {
 	w.t.Helper()
-	r := ticket.ReadNode(w.node())
-	require.NoError(w.t, r.HistoryBroken)
+	node := w.node()
+	text := node.Annotations[ticket.Annotation] + "\n" + node.Annotations[ticket.HistoryAnnotation]
+	w.reading.Lock()
+	defer w.reading.Unlock()
+	if w.read.Node == nil || w.text != text {
+		w.read, w.text = ticket.ReadNode(node), text
+		require.NoError(w.t, w.read.HistoryBroken)
+	}
+	r := w.read
+	if r.Node = node; r.Ticket != nil {
+		r.Ticket = r.Ticket.Clone()
+	}
 	return r
 }
 
