@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
@@ -222,7 +224,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		},
 		nodes:     nodes,
 		queue:     queue.New(queue.Options{}),
-		book:      sop.NewBook(sop.NewMetrics(nil)),
+		book:      sop.NewBook(sop.NewMetrics(nil), clock.RealClock{}),
 		catalogue: rules.NewStore(catalogue),
 		registry:  prometheus.NewPedanticRegistry(),
 		log:       &bytes.Buffer{},

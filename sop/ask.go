@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"time"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
@@ -83,7 +82,7 @@ func (e *journaled) rebootsLeft() bool {
 	if t == nil {
 		return false
 	}
-	used := policy.RebootsSince(e.journal.record.History, time.Now().Add(-e.status.Policy.AttemptWindow), t.ID)
+	used := policy.RebootsSince(e.journal.record.History, e.services.Clock.Now().Add(-e.status.Policy.AttemptWindow), t.ID)
 	for n := 1; n <= t.Count(ticket.Reboot); n++ {
 		if s, _ := t.Outcome(ticket.Reboot, n); s.Status != ticket.Canceled {
 			used++

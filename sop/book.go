@@ -4,7 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sync"
-	"time"
+
+	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
@@ -16,11 +17,12 @@ type Book struct {
 	mu      sync.Mutex
 	nodes   map[string]map[prom.Key]policy.Decision
 	metrics *Metrics
+	clock   clock.PassiveClock
 }
 
-// NewBook returns an empty book that counts verdicts in the metrics.
-func NewBook(m *Metrics) *Book {
-	return &Book{nodes: make(map[string]map[prom.Key]policy.Decision), metrics: m}
+// NewBook returns an empty book that counts verdicts in the metrics and dates them by the clock.
+func NewBook(m *Metrics, c clock.PassiveClock) *Book {
+	return &Book{nodes: make(map[string]map[prom.Key]policy.Decision), metrics: m, clock: c}
 }
 
 // Set records the verdict on a condition, and reports whether its name is another one than before.
@@ -36,7 +38,7 @@ func (b *Book) Set(key prom.Key, v policy.Verdict) bool {
 	changed := !known || last.Verdict.Name != v.Name
 	since := last.Since
 	if changed {
-		since = time.Now()
+		since = b.clock.Now()
 		b.metrics.verdict(v.Name)
 	}
 	decisions[key] = policy.Decision{Condition: key.Condition, ID: key.ID, Verdict: v, Since: since}

@@ -19,7 +19,7 @@ import (
 
 // Pause holds everything that may disturb workload, on every node, until Resume.
 func (d *Dispatcher) Pause(ctx context.Context, o policy.Order) error {
-	o.At = time.Now().UTC().Truncate(time.Second)
+	o.At = d.services.Clock.Now().UTC().Truncate(time.Second)
 	return d.order(ctx, "pause", o, func(orders *policy.Orders) error {
 		orders.Pause = &o
 		return nil
@@ -36,7 +36,7 @@ func (d *Dispatcher) Resume(ctx context.Context, by string) error {
 
 // SetMode sets how far Aegis goes with a condition, whatever is configured.
 func (d *Dispatcher) SetMode(ctx context.Context, condition string, mode prom.Mode, o policy.Order) error {
-	o.At = time.Now().UTC().Truncate(time.Second)
+	o.At = d.services.Clock.Now().UTC().Truncate(time.Second)
 	return d.order(ctx, "mode "+string(mode)+" for "+condition, o, func(orders *policy.Orders) error {
 		if orders.Modes == nil {
 			orders.Modes = make(map[string]policy.ModeOrder)
@@ -62,7 +62,7 @@ func (d *Dispatcher) Storms() []policy.Storm { return d.storms.current() }
 
 // ReleaseStorm lets the repairs of a condition go on in spite of its storm. The error is policy.ErrNoStorm if there is none.
 func (d *Dispatcher) ReleaseStorm(ctx context.Context, condition, pool string, o policy.Order) error {
-	o.At = time.Now().UTC().Truncate(time.Second)
+	o.At = d.services.Clock.Now().UTC().Truncate(time.Second)
 	is := func(s policy.Storm) bool { return s.Is(condition, pool) }
 	if !slices.ContainsFunc(d.storms.current(), is) {
 		return fmt.Errorf("%w: %s in pool %s", policy.ErrNoStorm, condition, pool)
@@ -109,7 +109,7 @@ func (d *Dispatcher) learnOrders(ctx context.Context) error {
 			return err
 		}
 		d.services.Logger.WarnContext(ctx, "orders not read, waiting", "err", err)
-		if err := sleep(ctx, d.services.Timing.Poll); err != nil {
+		if err := sleep(ctx, d.services.Clock, d.services.Timing.Poll); err != nil {
 			return err
 		}
 	}
@@ -118,14 +118,14 @@ func (d *Dispatcher) learnOrders(ctx context.Context) error {
 // keepOrders follows the orders, which people may also edit on the Lease, and writes the storms down. When the Lease is another
 // replica's, all work ends at once: the election may notice it only later.
 func (d *Dispatcher) keepOrders(ctx context.Context, end context.CancelCauseFunc) {
-	ticker := time.NewTicker(d.services.Timing.Hold)
+	ticker := d.services.Clock.NewTicker(d.services.Timing.Hold)
 	defer ticker.Stop()
 	known := d.services.Orders.Last()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-ticker.C():
 		case <-d.ordered:
 		}
 		err := d.follow(ctx, &known)

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"k8s.io/utils/clock"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -66,12 +69,13 @@ type Dispatcher struct {
 
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
-	storms := &stormWatch{nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
+	s.Clock = cmp.Or[clock.WithTicker](s.Clock, clock.RealClock{})
+	storms := &stormWatch{clock: s.Clock, nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
 	written := newOwnWrites()
 	return &Dispatcher{
 		services: environment{
 			Services: s, catalogue: c, table: t, storms: storms,
-			isolation: newPrecedence(), limits: newLimits(s.Nodes, written.latest, s.Settings),
+			isolation: newPrecedence(s.Clock), limits: newLimits(s.Nodes, written.latest, s.Settings, s.Clock),
 		},
 		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,
 		ordered: make(chan struct{}, 1), active: make(map[string]context.CancelCauseFunc),
@@ -192,7 +196,7 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 	settings := d.services.Settings()
 	procedure := policy.ProcedureOf(status, r.Ticket)
 	_, hasSOP := d.table[procedure]
-	now, others := time.Now(), slices.Concat(statuses[:i], statuses[i+1:])
+	now, others := d.services.Clock.Now(), slices.Concat(statuses[:i], statuses[i+1:])
 	orders, room := d.services.Orders.Last(), d.services.limits.vacancy(node.Name)
 	return policy.Situation{
 		Now:       now,
@@ -377,16 +381,16 @@ func (r *run) incident() incident {
 	if t := r.record.Ticket; t != nil && t.Open() && !r.dispatcher.givesWay(t, r.status) {
 		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason, xid: t.XID}
 	}
-	incident := newIncident(r.status, r.sopName(), string(r.status.Origin))
+	incident := r.dispatcher.newIncident(r.status, r.sopName(), string(r.status.Origin))
 	if r.verdict.Name == policy.VerdictAttemptsExhausted {
 		incident.reason = r.verdict.Reason
 	}
 	return incident
 }
 
-func newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
+func (d *Dispatcher) newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
 	return incident{
-		id:        ticket.NewID(time.Now()),
+		id:        ticket.NewID(d.services.Clock.Now()),
 		condition: s.Condition,
 		device:    s.ID,
 		sop:       sop,
@@ -399,7 +403,7 @@ func newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
 func (r *run) sopName() string {
 	t := r.record.Ticket
 	begun := t != nil && t.Open() && t.Condition == r.status.Condition && t.Device == r.status.ID
-	_, rare := policy.Seldom(time.Now(), r.record.History, r.status)
+	_, rare := policy.Seldom(r.dispatcher.services.Clock.Now(), r.record.History, r.status)
 	switch {
 	case r.verdict.Name == policy.VerdictAttemptsExhausted:
 		return ExhaustedSOP
@@ -486,7 +490,7 @@ func (r *run) held(ctx context.Context, b *ApiBridge, v policy.Verdict) time.Dur
 	}
 	r.dispatcher.services.Metrics.sop(sopRefused)
 	r.dispatcher.tell(r.status, v)
-	b.gate.noted = time.Now()
+	b.gate.noted = b.services.Clock.Now()
 	if err := b.gate.noteHold(ctx, v); err != nil && ctx.Err() == nil {
 		b.logger.WarnContext(ctx, "reason for waiting not noted", "err", err)
 	}

@@ -88,21 +88,21 @@ func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
 	err := d.poll(ctx, func(ctx context.Context) (bool, error) {
 		// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
 		if !first || c.adopted {
-			asked := time.Now()
+			asked := d.services.Clock.Now()
 			release, err := d.gate.admit(ctx, d.action)
 			release()
 			if err != nil {
 				return false, err
 			}
 			// What is held does not use up its time.
-			deadline = deadline.Add(time.Since(asked))
+			deadline = deadline.Add(d.services.Clock.Since(asked))
 		}
 		first = false
 		left, err := d.pass(ctx)
 		if err == nil && left == 0 {
 			return true, nil
 		}
-		if time.Now().After(deadline) {
+		if d.services.Clock.Now().After(deadline) {
 			return false, d.giveUp(ctx, err)
 		}
 		return false, nil
@@ -140,7 +140,7 @@ func (d *drainer) pass(ctx context.Context) (int, error) {
 
 func (d *drainer) resting(pod *corev1.Pod) bool {
 	r := d.refusals[pod.UID]
-	return r != nil && time.Now().Before(r.next)
+	return r != nil && d.services.Clock.Now().Before(r.next)
 }
 
 // evict asks the API server to evict the pod. A refusal is remembered, so that the pod is left alone for a while.
@@ -172,7 +172,7 @@ func (d *drainer) refuse(pod *corev1.Pod, err error) {
 		d.refusals[pod.UID] = r
 	}
 	r.delay = min(2*r.delay, evictionMaxDelay)
-	r.next = time.Now().Add(r.delay)
+	r.next = d.services.Clock.Now().Add(r.delay)
 	r.reason = err.Error()
 }
 

@@ -121,7 +121,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 		}
 	}
 	e.begun()
-	admitted := time.Now()
+	admitted := e.services.Clock.Now()
 	if s.prepare != nil {
 		var err error
 		if c.target, err = s.prepare(ctx); err != nil {
@@ -130,13 +130,13 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	}
 	e.settled()
 	e.services.isolation.giveWay(ctx)
-	c.began = time.Now()
+	c.began = e.services.Clock.Now()
 	e.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)
 	if err := e.journal.begin(ctx, s, *c); err != nil {
 		return release, err
 	}
 	e.interruptible.Store(interruptible(s.action))
-	if s.gated && time.Since(admitted) > permissionAge {
+	if s.gated && e.services.Clock.Since(admitted) > permissionAge {
 		// The write took long; what was permitted before it may be forbidden by now. The slot is taken already.
 		_, err := e.gate.admit(ctx, s.action)
 		return release, err

@@ -77,8 +77,8 @@ func (g *gate) confirm(ctx context.Context) bool {
 		return true
 	}
 	finding := g.findingForCordon(ctx)
-	g.refusal = policy.Ask(policy.Isolate, policy.Situation{Now: time.Now(), Origin: policy.Alert, Status: g.status, Finding: &finding})
-	g.confirmed = time.Now()
+	g.refusal = policy.Ask(policy.Isolate, policy.Situation{Now: g.services.Clock.Now(), Origin: policy.Alert, Status: g.status, Finding: &finding})
+	g.confirmed = g.services.Clock.Now()
 	return g.refusal.Name == ""
 }
 
@@ -86,7 +86,7 @@ func (g *gate) confirm(ctx context.Context) bool {
 // at once they are isolated on the same answer. Each disruptive step asks anew.
 func (g *gate) findingForCordon(ctx context.Context) prom.Finding {
 	last := g.services.Source.Last(g.status.Key())
-	if time.Since(last.At) < recentFinding && policy.Judge(last).Name == policy.VerdictExecute {
+	if g.services.Clock.Since(last.At) < recentFinding && policy.Judge(last).Name == policy.VerdictExecute {
 		return last
 	}
 	return g.services.Source.Observe(ctx, g.status.Key())
@@ -110,7 +110,7 @@ func (g *gate) isolation(r ticket.Record) policy.Verdict {
 func (g *gate) situation(r ticket.Record) policy.Situation {
 	settings := g.services.Settings()
 	return policy.Situation{
-		Now: time.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.status, Settings: settings, Suspicion: g.suspicion,
+		Now: g.services.Clock.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.status, Settings: settings, Suspicion: g.suspicion,
 		Storm: g.services.storms.holds(g.status.Condition, settings.PoolOf(r.Node).Name),
 	}
 }
@@ -249,7 +249,7 @@ func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
 	if err := g.noteHold(ctx, v); err != nil {
 		return err
 	}
-	return sleep(ctx, g.services.Timing.Hold)
+	return sleep(ctx, g.services.Clock, g.services.Timing.Hold)
 }
 
 // noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.
@@ -257,7 +257,7 @@ func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
 	t := g.journal.ticket()
 	text := fmt.Sprintf("%s: %s", v.Name, v.Reason)
 	same := t != nil && strings.HasPrefix(t.Hold, string(v.Name)+": ")
-	if t == nil || t.Hold == text || same && time.Since(g.noted) < holdNoteEvery {
+	if t == nil || t.Hold == text || same && g.services.Clock.Since(g.noted) < holdNoteEvery {
 		return nil
 	}
 	err := g.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
@@ -267,6 +267,6 @@ func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
 	if err != nil {
 		return fmt.Errorf("note on the ticket why it waits: %w", err)
 	}
-	g.noted = time.Now()
+	g.noted = g.services.Clock.Now()
 	return nil
 }

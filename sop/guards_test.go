@@ -338,7 +338,7 @@ func refusedAs(err error) policy.Verdict {
 
 func (w *trial) bridge() *ApiBridge {
 	record := w.record()
-	i := newIncident(w.status, w.status.SOP, string(prom.OriginAlert))
+	i := w.d.newIncident(w.status, w.status.SOP, string(prom.OriginAlert))
 	if t := record.Ticket; t != nil {
 		i = incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin}
 	}

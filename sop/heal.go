@@ -3,7 +3,6 @@ package sop
 import (
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -31,16 +30,16 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 	if r.DryRun {
 		return result, nil
 	}
-	opened := newIncident(status, status.SOP, requestedPrefix+r.By)
+	opened := d.newIncident(status, status.SOP, requestedPrefix+r.By)
 	written, err := d.services.Tickets.Update(ctx, status.Node, record.Node, func(current ticket.Record, c *ticket.Change) error {
 		if v := d.blocked(current, status); v.Name != "" {
 			result.Verdict = v
 			return refused(v)
 		}
 		if note := current.Ticket; note != nil && note.Open() {
-			c.History = entered(current.History, note, outcomeSuperseded, time.Now())
+			c.History = entered(current.History, note, outcomeSuperseded, d.services.Clock.Now())
 		}
-		c.Ticket = opened.open(time.Now(), current.Node.Status.NodeInfo.BootID)
+		c.Ticket = opened.open(d.services.Clock.Now(), current.Node.Status.NodeInfo.BootID)
 		c.Ticket.Status = ticket.StatusCreated
 		return nil
 	})
@@ -69,7 +68,7 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 	_, hasSOP := d.table[status.SOP]
 	orders := d.services.Orders.Last()
 	verdict := policy.Decide(policy.Situation{
-		Now:      time.Now(),
+		Now:      d.services.Clock.Now(),
 		Node:     node,
 		Record:   record,
 		Status:   status,

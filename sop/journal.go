@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"aegis.io/aegis/ticket"
 )
 
@@ -45,6 +47,7 @@ func (i incident) open(now time.Time, bootID string) *ticket.Ticket {
 // journal writes the steps of one incident on its ticket. The first write opens the ticket.
 type journal struct {
 	store    *ticket.Store
+	clock    clock.PassiveClock
 	node     string
 	incident incident
 	// record is the node as it was last read or written here.
@@ -85,7 +88,7 @@ func (j *journal) ticketCreated() time.Time {
 	if t := j.ticket(); t != nil {
 		return t.CreatedAt
 	}
-	return time.Now()
+	return j.clock.Now()
 }
 
 // outcome returns the n-th call of the action as the ticket records it.
@@ -142,7 +145,7 @@ func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ti
 		}
 		c.Ticket = t
 		if j.supersedes(r) {
-			r.History = entered(r.History, r.Ticket, outcomeSuperseded, time.Now())
+			r.History = entered(r.History, r.Ticket, outcomeSuperseded, j.clock.Now())
 			c.History = r.History
 		}
 		return change(t, r, c)
@@ -166,15 +169,15 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 	case t == nil && begun:
 		return nil, fmt.Errorf("%w: somebody removed ticket %s", ErrTakenOver, j.incident.id)
 	case t == nil:
-		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
+		return j.incident.open(j.clock.Now(), r.Node.Status.NodeInfo.BootID), nil
 	case j.supersedes(r) && onlyTold(t):
-		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
+		return j.incident.open(j.clock.Now(), r.Node.Status.NodeInfo.BootID), nil
 	case t.ID != j.incident.id && t.Open():
 		return nil, fmt.Errorf("%w: ticket %q is open on the node", ErrTakenOver, t.ID)
 	case t.ID != j.incident.id && begun:
 		return nil, fmt.Errorf("%w: ticket %s was replaced by %q", ErrTakenOver, j.incident.id, t.ID)
 	case t.ID != j.incident.id:
-		return j.incident.open(time.Now(), r.Node.Status.NodeInfo.BootID), nil
+		return j.incident.open(j.clock.Now(), r.Node.Status.NodeInfo.BootID), nil
 	case !t.Open():
 		return nil, fmt.Errorf("%w: somebody set ticket %s to %s", ErrTakenOver, t.ID, t.Status)
 	case !t.Owned():
@@ -212,7 +215,7 @@ func (j *journal) finish(ctx context.Context, n int, ended ticket.Step, change f
 		if change != nil {
 			change(t)
 		}
-		ended.At = time.Now()
+		ended.At = j.clock.Now()
 		return t.RecordStep(n, ended)
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -25,6 +27,7 @@ const reservationGrace = time.Minute
 // taken out of service counts as well. The nodes and their tickets are the memory, so a restart forgets nothing; the
 // reservations here only bridge the time until the cache shows a write. It is safe for concurrent use.
 type limits struct {
+	clock    clock.PassiveClock
 	nodes    corelisters.NodeLister
 	settings func() policy.Settings
 	// latest returns a node as it was last written here, if the cache does not show that yet.
@@ -46,8 +49,9 @@ type reservation struct {
 }
 
 // newLimits returns limits over the nodes of the lister, each as latest has it.
-func newLimits(nodes corelisters.NodeLister, latest func(*corev1.Node) *corev1.Node, settings func() policy.Settings) *limits {
+func newLimits(nodes corelisters.NodeLister, latest func(*corev1.Node) *corev1.Node, settings func() policy.Settings, c clock.PassiveClock) *limits {
 	return &limits{
+		clock:    c,
 		nodes:    nodes,
 		latest:   latest,
 		settings: settings,
@@ -99,7 +103,7 @@ func (l *limits) release(name string, cordoned bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, held := l.reserved[name]; held {
-		l.reserved[name] = reservation{released: time.Now(), cordoned: cordoned}
+		l.reserved[name] = reservation{released: l.clock.Now(), cordoned: cordoned}
 	}
 }
 
@@ -157,7 +161,7 @@ func (l *limits) holds(node *corev1.Node) bool {
 	if r.released.IsZero() {
 		return true
 	}
-	if node.Spec.Unschedulable == r.cordoned || time.Since(r.released) > reservationGrace {
+	if node.Spec.Unschedulable == r.cordoned || l.clock.Since(r.released) > reservationGrace {
 		delete(l.reserved, node.Name)
 		return false
 	}

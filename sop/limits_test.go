@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -33,7 +35,7 @@ func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *limi
 		objects = append(objects, node)
 	}
 	pool.Name, pool.Selector = "p", labels.Everything()
-	return newLimits(liveNodes{fake.NewClientset(objects...)}, newOwnWrites().latest, func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} })
+	return newLimits(liveNodes{fake.NewClientset(objects...)}, newOwnWrites().latest, func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} }, clock.RealClock{})
 }
 
 func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {

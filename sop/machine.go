@@ -58,7 +58,7 @@ func (m *machine) nodeToWaitFor(ctx context.Context, until time.Time) (*corev1.N
 	if err != nil {
 		return nil, ticket.ErrNodeGone
 	}
-	if policy.IsReady(cached) || time.Now().Before(until) {
+	if policy.IsReady(cached) || m.services.Clock.Now().Before(until) {
 		return cached, nil
 	}
 	live, err := m.liveNode(ctx)
@@ -84,9 +84,9 @@ func (m *machine) leaseStale(ctx context.Context) (bool, string) {
 		return false, "the Lease of the node has no renewal time"
 	}
 	if renewed := lease.Spec.RenewTime.Time; m.leaseSeen.IsZero() || !renewed.Equal(m.leaseRenewed) {
-		m.leaseRenewed, m.leaseSeen = renewed, time.Now()
+		m.leaseRenewed, m.leaseSeen = renewed, m.services.Clock.Now()
 	}
-	age := time.Since(m.leaseSeen)
+	age := m.services.Clock.Since(m.leaseSeen)
 	text := fmt.Sprintf("the Lease of the node has not been renewed for %s", age.Round(time.Second))
 	return age >= m.services.Timing.LeaseStale, text
 }
@@ -110,10 +110,10 @@ func (m *machine) provenDown(ctx context.Context) (bool, string) {
 
 // awaitProvenDown waits until the node is proven down. A process that has just taken over has to watch its Lease for a while.
 func (m *machine) awaitProvenDown(ctx context.Context) (why string, err error) {
-	deadline := time.Now().Add(2 * m.services.Timing.LeaseStale)
+	deadline := m.services.Clock.Now().Add(2 * m.services.Timing.LeaseStale)
 	err = m.poll(ctx, func(ctx context.Context) (bool, error) {
 		var down bool
-		if down, why = m.provenDown(ctx); !down && time.Now().After(deadline) {
+		if down, why = m.provenDown(ctx); !down && m.services.Clock.Now().After(deadline) {
 			return false, failed("no longer proven down: %s", why)
 		}
 		return down, nil

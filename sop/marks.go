@@ -35,9 +35,9 @@ const markAfter = 30 * time.Second
 type hearings map[prom.Key]time.Time
 
 // lasting reports whether the condition has been known for long enough.
-func (h hearings) lasting(k prom.Key) bool {
+func (h hearings) lasting(k prom.Key, now time.Time) bool {
 	since, known := h[k]
-	return known && time.Since(since) >= markAfter
+	return known && now.Sub(since) >= markAfter
 }
 
 // allDevices stands for every device of a type.
@@ -52,7 +52,7 @@ type marks struct {
 // keepMarks keeps the marks of all nodes true. It writes only what has changed, and only while this process leads.
 func (d *Dispatcher) keepMarks(ctx context.Context) {
 	var heard hearings
-	for sleep(ctx, d.services.Timing.Hold) == nil {
+	for sleep(ctx, d.services.Clock, d.services.Timing.Hold) == nil {
 		nodes, err := d.services.Nodes.List(labels.Everything())
 		if err != nil {
 			d.services.Logger.ErrorContext(ctx, "nodes not listed, marks not written", "err", err)
@@ -74,7 +74,7 @@ func (d *Dispatcher) listen(nodes []*corev1.Node, before hearings) hearings {
 		for _, s := range d.services.Conditions.Statuses(node.Name) {
 			since, known := before[s.Key()]
 			if !known {
-				since = time.Now()
+				since = d.services.Clock.Now()
 			}
 			heard[s.Key()] = since
 		}
@@ -152,7 +152,7 @@ func (d *Dispatcher) marksOf(node *corev1.Node, heard hearings) marks {
 		ids := devicesOf(s)
 		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
 		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
-		if !known && (!heard.lasting(s.Key()) || policy.Judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
+		if !known && (!heard.lasting(s.Key(), d.services.Clock.Now()) || policy.Judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
 			continue
 		}
 		want.add(s.Type, ids)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -61,7 +60,7 @@ func (e ending) note(ctx context.Context, _ int) error {
 			return err
 		}
 		c.Ticket, c.RemoveTicket = nil, r.Ticket != nil
-		c.History = entered(r.History, t, ticket.Noted, time.Now())
+		c.History = entered(r.History, t, ticket.Noted, e.services.Clock.Now())
 		return nil
 	})
 	if err != nil {

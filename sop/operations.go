@@ -45,13 +45,13 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 	permitted := !c.adopted || gated == ""
 	var last error
 	var refused time.Time
-	deadline := time.Now().Add(req.Deadline)
+	deadline := o.services.Clock.Now().Add(req.Deadline)
 	return o.poll(ctx, func(ctx context.Context) (bool, error) {
 		if !permitted {
 			if done, err := o.ordered(ctx, req, settled); done || err != nil {
 				return done, err
 			}
-			if last != nil && time.Now().After(deadline) {
+			if last != nil && o.services.Clock.Now().After(deadline) {
 				return false, inconclusive("the Job could not be created: %v", last)
 			}
 			// The slot is that of the step, which gives it back at its end.
@@ -69,8 +69,8 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 		case !jobs.Permanent(err):
 			refused = time.Time{}
 		case refused.IsZero():
-			refused = time.Now()
-		case time.Since(refused) > refusedFor:
+			refused = o.services.Clock.Now()
+		case o.services.Clock.Since(refused) > refusedFor:
 			return false, inconclusive("the Job could not be created: %v", err)
 		}
 		last = err

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"k8s.io/utils/clock"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,12 +43,15 @@ type OrderStoreOptions struct {
 	Namespace, Name string
 	// Identity returns who this process is in the election. Empty means that there is no election.
 	Identity func() string
+	// Clock tells the time and waits. Nil means the wall clock.
+	Clock clock.Clock
 }
 
 // OrderStore keeps the orders on the Lease of the leader election, where the next leader finds them. It is safe for concurrent
 // use.
 type OrderStore struct {
 	options OrderStoreOptions
+	clock   clock.Clock
 
 	mu   sync.Mutex
 	last policy.Orders
@@ -53,7 +59,9 @@ type OrderStore struct {
 }
 
 // NewOrderStore returns a store that knows no orders until they are read.
-func NewOrderStore(o OrderStoreOptions) *OrderStore { return &OrderStore{options: o} }
+func NewOrderStore(o OrderStoreOptions) *OrderStore {
+	return &OrderStore{options: o, clock: cmp.Or[clock.Clock](o.Clock, clock.RealClock{})}
+}
 
 // Last returns the orders as they were last read.
 func (s *OrderStore) Last() policy.Orders {
@@ -79,7 +87,7 @@ func (s *OrderStore) take(lease *coordinationv1.Lease) policy.Orders {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.read = orders, time.Now()
+	s.last, s.read = orders, s.clock.Now()
 	return orders.Clone()
 }
 
@@ -87,7 +95,7 @@ func (s *OrderStore) take(lease *coordinationv1.Lease) policy.Orders {
 // Lease without knowing. An API server that does not answer proves nothing, and will take no write either.
 func (s *OrderStore) Confirm(ctx context.Context, ago time.Duration) error {
 	s.mu.Lock()
-	fresh := time.Since(s.read) < ago
+	fresh := s.clock.Since(s.read) < ago
 	s.mu.Unlock()
 	if fresh {
 		return nil
@@ -106,7 +114,7 @@ func (s *OrderStore) Update(ctx context.Context, change func(*policy.Orders) err
 		if err = s.update(ctx, change); !apierrors.IsConflict(err) {
 			return err
 		}
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+		if err := sleep(ctx, s.clock, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,14 +26,14 @@ func (d *Dispatcher) Approve(ctx context.Context, o policy.NodeOrder) (policy.He
 	if result.Plan, err = d.Plan(ctx, status); err != nil {
 		return result, err
 	}
-	opened := newIncident(status, status.SOP, string(status.Origin))
+	opened := d.newIncident(status, status.SOP, string(status.Origin))
 	record, err = d.services.Tickets.Update(ctx, o.Node, record.Node, func(r ticket.Record, c *ticket.Change) error {
 		if v := policy.Ask(policy.Entry, policy.Situation{Origin: policy.Approved, Record: r, Status: status}); v.Name != "" {
 			return refused(v)
 		}
 		switch t := r.Ticket; {
 		case t == nil || !t.Open():
-			c.Ticket = opened.open(time.Now(), r.Node.Status.NodeInfo.BootID)
+			c.Ticket = opened.open(d.services.Clock.Now(), r.Node.Status.NodeInfo.BootID)
 			c.Ticket.Status = ticket.StatusCreated
 		default:
 			c.Ticket = t.Clone()
@@ -92,8 +91,8 @@ func (d *Dispatcher) cached(name string) (ticket.Record, error) {
 // it back. What has been ordered from the node already, such as a boot, cannot be recalled.
 func (d *Dispatcher) Cancel(ctx context.Context, o policy.NodeOrder) error {
 	return d.take(ctx, o, "AegisCanceled", "canceled", func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
-		why, now := o.Of("canceled"), time.Now()
-		if err := t.CancelRunning(why); err != nil {
+		why, now := o.Of("canceled"), d.services.Clock.Now()
+		if err := t.CancelRunning(now, why); err != nil {
 			return err
 		}
 		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"k8s.io/utils/clock"
 )
 
 // precedenceWait bounds how long a write gives way, so that an API server that is slow for all starves nobody.
@@ -12,14 +14,15 @@ const precedenceWait = 2 * time.Second
 // precedence lets writes that isolate nodes go before all others. When hundreds of nodes fall ill at once, keeping new work off
 // the last of them matters more than the next step on the first.
 type precedence struct {
+	clock   clock.Clock
 	mu      sync.Mutex
 	pending int
 	// none is closed while nothing is pending.
 	none chan struct{}
 }
 
-func newPrecedence() *precedence {
-	p := &precedence{none: make(chan struct{})}
+func newPrecedence(c clock.Clock) *precedence {
+	p := &precedence{clock: c, none: make(chan struct{})}
 	close(p.none)
 	return p
 }
@@ -47,11 +50,11 @@ func (p *precedence) giveWay(ctx context.Context) {
 	p.mu.Lock()
 	none := p.none
 	p.mu.Unlock()
-	timer := time.NewTimer(precedenceWait)
+	timer := p.clock.NewTimer(precedenceWait)
 	defer timer.Stop()
 	select {
 	case <-none:
-	case <-timer.C:
+	case <-timer.C():
 	case <-ctx.Done():
 	}
 }

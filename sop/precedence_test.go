@@ -6,13 +6,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/stretchr/testify/require"
 )
 
 func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := newPrecedence()
+		p := newPrecedence(clock.RealClock{})
 		waited := func(ctx context.Context) time.Duration {
 			began := time.Now()
 			p.giveWay(ctx)

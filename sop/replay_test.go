@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -229,7 +231,7 @@ func plugin(w *world) {
 	})
 	require.NoError(w.t, w.client.Tracker().Add(pod("uid-0")))
 	go func() {
-		for n := 1; sleep(w.t.Context(), time.Second) == nil; {
+		for n := 1; sleep(w.t.Context(), clock.RealClock{}, time.Second) == nil; {
 			if _, err := w.client.CoreV1().Pods("train").Get(w.t.Context(), "plugin", getOptions()); err == nil {
 				continue
 			}

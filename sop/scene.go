@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -53,7 +55,7 @@ func newScene(e environment, a assignment) *scene {
 		node:     a.status.Node,
 		status:   a.status,
 		logger:   e.Logger.With("node", a.status.Node, "condition", a.status.Condition, "ticket", a.incident.id),
-		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note},
+		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note, clock: e.Clock},
 		hooks:    a.hooks,
 	}
 	s.gate = newGate(e, a.status, s.journal)
@@ -75,20 +77,20 @@ func (s *scene) poll(ctx context.Context, done func(context.Context) (bool, erro
 		if ok || err != nil {
 			return err
 		}
-		if err := sleep(ctx, s.services.Timing.Poll); err != nil {
+		if err := sleep(ctx, s.services.Clock, s.services.Timing.Poll); err != nil {
 			return err
 		}
 	}
 }
 
 // sleep waits and returns the cause when the context ends first.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
+func sleep(ctx context.Context, c clock.Clock, d time.Duration) error {
+	timer := c.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-timer.C:
+	case <-timer.C():
 		return nil
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
@@ -50,7 +52,7 @@ func DefaultTiming() Timing {
 	return Timing{Poll: 2 * time.Second, Hold: 10 * time.Second, LeaseStale: time.Minute}
 }
 
-// Services is what the steps work with. All fields are needed.
+// Services is what the steps work with. All fields but the clock are needed.
 type Services struct {
 	Kube       kubernetes.Interface
 	Nodes      corelisters.NodeLister
@@ -65,6 +67,8 @@ type Services struct {
 	Timing     Timing
 	Metrics    *Metrics
 	Logger     *slog.Logger
+	// Clock tells the time and waits. Nil means the wall clock.
+	Clock clock.WithTicker
 }
 
 // environment is what the procedures of one dispatcher work with: what its caller gave, and what it made of that.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"aegis.io/aegis/sop/policy"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -111,7 +113,7 @@ func (p *simProcess) identity() string { return fmt.Sprint("p", p.id) }
 // wire makes the parts of the process.
 func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	p.book = sop.NewBook(metrics)
+	p.book = sop.NewBook(metrics, clock.RealClock{})
 	options := &slog.HandlerOptions{ReplaceAttr: dropTime}
 	logger := slog.New(slog.NewTextHandler(p.LogWriter(p.identity()+" "), options))
 	if !p.Verbose() {

@@ -34,7 +34,7 @@ func (e ending) handOver(ctx context.Context, team, why string) error {
 		if err := e.journal.leavesNote(r); err != nil {
 			return err
 		}
-		now := time.Now()
+		now := e.services.Clock.Now()
 		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {
 			return err
 		}
@@ -60,10 +60,10 @@ func (b *ApiBridge) Resolve(ctx context.Context) error {
 }
 
 func (e ending) resolve(ctx context.Context, _ int) error {
-	took := time.Since(e.journal.ticketCreated())
+	took := e.services.Clock.Since(e.journal.ticketCreated())
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		c.Ticket, c.RemoveTicket = nil, true
-		c.History = entered(r.History, t, ticket.Resolved, time.Now())
+		c.History = entered(r.History, t, ticket.Resolved, e.services.Clock.Now())
 		return nil
 	})
 	if err != nil {

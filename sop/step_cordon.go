@@ -42,7 +42,7 @@ func (i isolator) cordon(ctx context.Context, n int) error {
 		}
 		t.Status = ticket.StatusResolving
 		t.Hold = ""
-		return t.Record(ticket.Cordon, n, ticket.Succeeded, time.Now(), message)
+		return t.Record(ticket.Cordon, n, ticket.Succeeded, i.services.Clock.Now(), message)
 	})
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 func (i isolator) awaitNoBlocker(ctx context.Context, deadline time.Time) error {
 	return i.poll(ctx, func(context.Context) (bool, error) {
 		name := i.blocker()
-		if name != "" && time.Now().After(deadline) {
+		if name != "" && i.services.Clock.Now().After(deadline) {
 			return false, inconclusive("left cordoned: %s holds on the node", name)
 		}
 		return name == "", nil
@@ -153,9 +153,9 @@ func (i isolator) taintOnce(ctx context.Context) (why string, err error) {
 	if _, err := i.gate.admit(ctx, ticket.Taint); err != nil {
 		return "", err
 	}
-	admitted := time.Now()
+	admitted := i.services.Clock.Now()
 	return why, i.journal.update(ctx, func(_ *ticket.Ticket, _ ticket.Record, c *ticket.Change) error {
-		if time.Since(admitted) > permissionAge {
+		if i.services.Clock.Since(admitted) > permissionAge {
 			return errPermissionOld
 		}
 		c.AddTaint = outOfServiceTaint()

@@ -29,7 +29,7 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
 		var missing string
 		if !c.adopted {
-			r.permitted = time.Now()
+			r.permitted = b.services.Clock.Now()
 		}
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
 			var err error
@@ -46,7 +46,7 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 			case err != nil:
 				missing = err.Error()
 			}
-			late := time.Now().After(deadline)
+			late := b.services.Clock.Now().After(deadline)
 			if missing != "" && late && !r.replaced {
 				return false, failed("not done within the deadline: %s", missing)
 			}
@@ -127,7 +127,7 @@ func (r *podRestart) advance(ctx context.Context, began time.Time) (missing stri
 	case pod.DeletionTimestamp != nil:
 		return "the pod has not ended", nil
 	}
-	if time.Since(r.permitted) > permissionAge {
+	if r.services.Clock.Since(r.permitted) > permissionAge {
 		if _, err := r.gate.admit(ctx, ticket.RestartPod); err != nil {
 			return "", &deniedError{err}
 		}

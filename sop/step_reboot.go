@@ -84,7 +84,7 @@ func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, 
 		if ok, missing, err = p.look(ctx); ok || err != nil {
 			return ok, err
 		}
-		if time.Now().After(p.deadline) {
+		if p.services.Clock.Now().After(p.deadline) {
 			return false, failed("not done within the deadline: %s", missing)
 		}
 		return false, p.refused(ctx)
@@ -92,12 +92,12 @@ func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, 
 	if err != nil {
 		return "", err
 	}
-	return "took " + time.Since(c.began).Round(time.Second).String(), nil
+	return "took " + p.services.Clock.Since(c.began).Round(time.Second).String(), nil
 }
 
 // settled reports whether the step needs no order any more: its work is done. A step that is ordered late has its time from then.
 func (p *powerStep) settled(ctx context.Context) (bool, error) {
-	p.deadline = time.Now().Add(p.status.Policy.RebootDeadline)
+	p.deadline = p.services.Clock.Now().Add(p.status.Policy.RebootDeadline)
 	ok, _, err := p.look(ctx)
 	return ok, err
 }

@@ -43,7 +43,7 @@ func (v *verification) run(ctx context.Context, _ call) (outcome, error) {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		clear := v.observe(time.Now(), finding)
+		clear := v.observe(v.services.Clock.Now(), finding)
 		v.show(finding)
 		if v.expired() {
 			return false, failed("still %s after %s", finding.Evidence, v.known.Round(time.Second))
@@ -117,7 +117,7 @@ func (r *readiness) run(ctx context.Context, _ call) (outcome, error) {
 
 // look reports whether the node has been ready for long enough.
 func (r *readiness) look(ctx context.Context, node *corev1.Node, opened time.Time) (bool, error) {
-	now := time.Now()
+	now := r.services.Clock.Now()
 	if policy.IsReady(node) {
 		if r.readySince.IsZero() {
 			r.readySince = now
@@ -148,7 +148,7 @@ func (m *machine) waitIdle(ctx context.Context, c call) (outcome, error) {
 		if err == nil && len(pods) == 0 {
 			return true, nil
 		}
-		if time.Now().Before(deadline) {
+		if m.services.Clock.Now().Before(deadline) {
 			return false, nil
 		}
 		if err != nil {

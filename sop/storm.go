@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -152,6 +154,7 @@ const stormEvery = time.Second
 
 // stormWatch knows the storms that go on. It is safe for concurrent use.
 type stormWatch struct {
+	clock    clock.PassiveClock
 	nodes    corelisters.NodeLister
 	tickets  *ticket.Store
 	settings func() policy.Settings
@@ -167,7 +170,7 @@ type stormWatch struct {
 func (w *stormWatch) look(written []policy.Storm) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
+	now := w.clock.Now()
 	if now.Sub(w.looked) < stormEvery {
 		return
 	}

@@ -32,14 +32,14 @@ func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.
 	case r.Broken != nil:
 		return nil
 	case ours && t.ID == "":
-		return &upkeep{why: "ticket of a person was given to Aegis", change: adopt}
+		return &upkeep{why: "ticket of a person was given to Aegis", change: d.adopt}
 	case released(t):
-		return &upkeep{why: "ticket was given back", change: closeIncident(t.ID, released, outcomeReleased)}
+		return &upkeep{why: "ticket was given back", change: d.closeIncident(t.ID, released, outcomeReleased)}
 	case t != nil && d.gone(t, statuses):
 		key := prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}
 		team := t.Supervisor
 		isNote := func(t *ticket.Ticket) bool { return noted(t, team) }
-		return &upkeep{why: "noted condition is gone", absent: &key, change: closeIncident(t.ID, isNote, "withdrawn")}
+		return &upkeep{why: "noted condition is gone", absent: &key, change: d.closeIncident(t.ID, isNote, "withdrawn")}
 	case ours:
 		return nil
 	case !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
@@ -80,23 +80,23 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep)
 }
 
 // closeIncident moves a ticket into the history, provided that it still is as it was found.
-func closeIncident(id string, still func(*ticket.Ticket) bool, how string) func(ticket.Record, *ticket.Change) error {
+func (d *Dispatcher) closeIncident(id string, still func(*ticket.Ticket) bool, how string) func(ticket.Record, *ticket.Change) error {
 	return func(r ticket.Record, c *ticket.Change) error {
 		if r.Ticket == nil || r.Ticket.ID != id || !still(r.Ticket) {
 			return fmt.Errorf("ticket %s has changed: %w", id, errNothingToDo)
 		}
 		c.RemoveTicket = true
-		c.History = entered(r.History, r.Ticket, how, time.Now())
+		c.History = entered(r.History, r.Ticket, how, d.services.Clock.Now())
 		return nil
 	}
 }
 
 // adopt completes a ticket that a person wrote and gave to Aegis: its steps and Jobs are identified by its ID.
-func adopt(r ticket.Record, c *ticket.Change) error {
+func (d *Dispatcher) adopt(r ticket.Record, c *ticket.Change) error {
 	if r.Ticket == nil || r.Ticket.ID != "" || !r.Ticket.Owned() {
 		return fmt.Errorf("ticket has changed: %w", errNothingToDo)
 	}
-	now := time.Now()
+	now := d.services.Clock.Now()
 	c.Ticket = r.Ticket.Clone()
 	c.Ticket.ID = ticket.NewID(now)
 	c.Ticket.BootID = r.Node.Status.NodeInfo.BootID

@@ -31,7 +31,7 @@ func interruptible(a ticket.Action) bool {
 
 // watch ends a run while a step waits: when people take the ticket over or undo the cordon, and for a more urgent condition.
 func (d *Dispatcher) watch(ctx context.Context, b *scene, cancel context.CancelCauseFunc) {
-	for sleep(ctx, b.services.Timing.Poll) == nil {
+	for sleep(ctx, b.services.Clock, b.services.Timing.Poll) == nil {
 		node, err := b.services.Nodes.Get(b.node)
 		if err != nil {
 			continue
@@ -137,7 +137,7 @@ func (j *journal) yield(ctx context.Context, e *preemptedError) error {
 		if slices.ContainsFunc(t.Running(), func(s ticket.Step) bool { return !interruptible(s.Action) }) {
 			return errNothingToDo
 		}
-		if err := t.CancelRunning(e.Error()); err != nil {
+		if err := t.CancelRunning(j.clock.Now(), e.Error()); err != nil {
 			return err
 		}
 		t.Past = pastOf(t)

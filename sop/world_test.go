@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -258,7 +260,7 @@ func (w *world) currentSettings() policy.Settings {
 func (w *world) dispatcher() *Dispatcher {
 	metrics := NewMetrics(prometheus.NewRegistry())
 	lister := liveNodes{w.client}
-	w.book = NewBook(metrics)
+	w.book = NewBook(metrics, clock.RealClock{})
 	orders := NewOrderStore(OrderStoreOptions{
 		Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return w.identity },
 	})
@@ -501,7 +503,7 @@ func (f *fakeJobs) Status(_ context.Context, name string) (jobs.Result, error) {
 
 // Follow takes a minute for every operation.
 func (f *fakeJobs) Follow(ctx context.Context, name string) (jobs.Result, error) {
-	if err := sleep(ctx, time.Minute); err != nil {
+	if err := sleep(ctx, clock.RealClock{}, time.Minute); err != nil {
 		return jobs.Result{}, err
 	}
 	f.mu.Lock()

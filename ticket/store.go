@@ -1,12 +1,15 @@
 package ticket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
+
+	"k8s.io/utils/clock"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,12 +39,14 @@ const (
 type StoreOptions struct {
 	Client corev1client.NodesGetter
 	Logger *slog.Logger // Nil discards.
+	Clock  clock.Clock  // Waits between tries. Nil means the wall clock.
 }
 
 // Store reads and writes the records of nodes. It may be used concurrently.
 type Store struct {
 	client corev1client.NodesGetter
 	logger *slog.Logger
+	clock  clock.Clock
 	reader *Reader
 }
 
@@ -50,7 +55,10 @@ func NewStore(o StoreOptions) *Store {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Store{client: o.Client, logger: o.Logger.With("component", "ticket"), reader: NewReader()}
+	return &Store{
+		client: o.Client, logger: o.Logger.With("component", "ticket"),
+		clock: cmp.Or[clock.Clock](o.Clock, clock.RealClock{}), reader: NewReader(),
+	}
 }
 
 // Read returns the record of a node that is at hand, such as one from a cache.
@@ -86,6 +94,7 @@ func (s *Store) Update(ctx context.Context, node string, base *corev1.Node, muta
 	u := &update{
 		nodes:   s.client.Nodes(),
 		reader:  s.reader,
+		clock:   s.clock,
 		logger:  s.logger.With("node", node),
 		name:    node,
 		mutate:  mutate,
@@ -106,6 +115,7 @@ func (s *Store) Update(ctx context.Context, node string, base *corev1.Node, muta
 type update struct {
 	nodes   corev1client.NodeInterface
 	reader  *Reader
+	clock   clock.Clock
 	logger  *slog.Logger
 	name    string
 	mutate  func(r Record, c *Change) error
@@ -263,12 +273,12 @@ func (u *update) pause(ctx context.Context, cause error) error {
 		delay = max(delay, min(time.Duration(seconds)*time.Second, maxPause))
 	}
 	u.logger.Warn("API server did not answer, trying again", "after", delay, "err", cause)
-	timer := time.NewTimer(delay)
+	timer := u.clock.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return u.ended(ctx, cause)
-	case <-timer.C:
+	case <-timer.C():
 		return nil
 	}
 }

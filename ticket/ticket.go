@@ -195,13 +195,13 @@ func (t *Ticket) Running() []Step {
 }
 
 // CancelRunning ends the steps that run as Canceled.
-func (t *Ticket) CancelRunning(message string) error {
+func (t *Ticket) CancelRunning(now time.Time, message string) error {
 	for _, a := range Actions() {
 		for n := 1; n <= t.Count(a); n++ {
 			if s, _ := t.Outcome(a, n); s.Status != Running {
 				continue
 			}
-			if err := t.Record(a, n, Canceled, time.Now(), message); err != nil {
+			if err := t.Record(a, n, Canceled, now, message); err != nil {
 				return err
 			}
 		}

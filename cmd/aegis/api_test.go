@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"aegis.io/aegis/sop/procedures"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -120,7 +122,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	}
 	lister := liveNodes{client}
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	book, q := sop.NewBook(metrics), queue.New(queue.Options{})
+	book, q := sop.NewBook(metrics, clock.RealClock{}), queue.New(queue.Options{})
 	translator := rules.NewResolver(rules.ResolverOptions{Store: store, Nodes: index})
 	fireSome(t, q, translator)
 	decideSome(book)

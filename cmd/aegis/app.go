@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"aegis.io/aegis/sop/procedures"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -212,7 +214,7 @@ func (a *app) services(reg prometheus.Registerer, logger *slog.Logger) (sop.Serv
 		Conditions: a.queue,
 		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),
 		Orders:     a.orders(),
-		Book:       sop.NewBook(metrics),
+		Book:       sop.NewBook(metrics, clock.RealClock{}),
 		Settings:   a.config.current,
 		Timing:     timing,
 		Metrics:    metrics,

@@ -19,7 +19,9 @@ import (
 
 // clocked are the packages that are given a clock, so that a replay can run them in virtual time. How long a request to another
 // server may take is no matter of that clock: context.WithTimeout is allowed.
-func clocked() []string { return []string{"queue", "queue/source", "rules", "rules/prom"} }
+func clocked() []string {
+	return []string{"queue", "queue/source", "rules", "rules/prom", "sop", "sop/policy", "sop/playbook", "ticket"}
+}
 
 // wallClock are the names of package time that read the wall, or wait for it.
 func wallClock() []string {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -98,7 +100,7 @@ func New(t *testing.T, catalogue *rules.Catalogue, condition string, s Story) *S
 	known, found := catalogue.Lookup(condition)
 	require.True(t, found, condition)
 	w := &Site{
-		t: t, story: s, store: rules.NewStore(catalogue), book: sop.NewBook(sop.NewMetrics(prometheus.NewRegistry())),
+		t: t, story: s, store: rules.NewStore(catalogue), book: sop.NewBook(sop.NewMetrics(prometheus.NewRegistry()), clock.RealClock{}),
 		Queue: queue.New(queue.Options{}), Procedures: procedures.Table(), timing: pace(known.Policy, s), runs: make(map[string]int),
 		faults: make(map[prom.Key]bool), firing: make(map[prom.Key]prom.Alert),
 		Cluster: soptest.New(soptest.Options{Election: ticket.Self, Pace: soptest.Pace{

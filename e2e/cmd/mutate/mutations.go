@@ -119,7 +119,7 @@ func proofs() []mutation {
 
 func endings() []mutation {
 	return []mutation{
-		{"history forgotten", ended, "sop/step_close.go", "		c.History = entered(r.History, t, ticket.Resolved, time.Now())\n", ""},
+		{"history forgotten", ended, "sop/step_close.go", "		c.History = entered(r.History, t, ticket.Resolved, e.services.Clock.Now())\n", ""},
 		{"reservation not given back", ended, "sop/dispatcher.go", "		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)\n", ""},
 		{"slot not given back", ended, "sop/limits.go", "	l.inFlight[node.Name] = action\n	return func() { l.end(node.Name) }, \"\"", "	l.inFlight[node.Name] = action\n	return func() {}, \"\""},
 		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
