@@ -67,12 +67,12 @@ func TestGuidesNameWhatIsThere(t *testing.T) {
 		require.NoError(t, err)
 		sources = append(sources, found...)
 	}
-	tests := make(map[string]bool)
+	var tests []string
 	for _, file := range sources {
 		raw, err := os.ReadFile(file)
 		require.NoError(t, err)
 		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(raw), -1) {
-			tests[m[1]] = true
+			tests = append(tests, m[1])
 		}
 	}
 	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md"} {
@@ -80,10 +80,10 @@ func TestGuidesNameWhatIsThere(t *testing.T) {
 		for _, m := range regexp.MustCompile("`make ([a-z0-9]+)").FindAllStringSubmatch(text, -1) {
 			require.Contains(t, makeVerbs(t), m[1], page)
 		}
-		for _, command := range regexp.MustCompile(`go test \./cmd/aegis[^'\n]* -run '([^']+)'`).FindAllStringSubmatch(text, -1) {
+		for _, command := range regexp.MustCompile(`go test \./[^'\n]* -run '([^']+)'`).FindAllStringSubmatch(text, -1) {
 			for name := range strings.SplitSeq(command[1], "|") {
 				test, _, _ := strings.Cut(name, "/")
-				require.True(t, tests[strings.TrimSuffix(test, "$")], "%s names the test %s", page, name)
+				require.True(t, slices.ContainsFunc(tests, regexp.MustCompile(test).MatchString), "%s names the test %s", page, name)
 			}
 		}
 	}
