@@ -206,7 +206,7 @@ func afterwards(err error) error {
 		return nil
 	}
 	return &problem{
-		status: http.StatusServiceUnavailable, err: fmt.Errorf("Aegis has carried out the order, but its effect is not known: %w", err), cause: err,
+		status: http.StatusServiceUnavailable, err: fmt.Errorf("the order is carried out, but its effect is not known: %w", err), cause: err,
 	}
 }
 

@@ -256,7 +256,7 @@ func TestOrderWithoutSightOfItsEffect(t *testing.T) {
 			f := newFixture(t, unseen(gone))
 			got := record(f.routes, fromLoopback(rt.request()))
 			require.Equal(t, http.StatusServiceUnavailable, got.code)
-			require.Equal(t, `Aegis has carried out the order, but its effect is not known: not found: no Node is named "gpu-17"`, got.problem(t))
+			require.Equal(t, `the order is carried out, but its effect is not known: not found: no Node is named "gpu-17"`, got.problem(t))
 			require.Len(t, f.commander.taken, 1)
 		})
 	}
@@ -267,7 +267,7 @@ func TestModeOfAConditionThatIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.commander.hook = func(context.Context) error { f.catalogue.Swap(&rules.Catalogue{}); return nil }
-	const unknown = `Aegis has carried out the order, but its effect is not known: condition "GpuHung": not found`
+	const unknown = `the order is carried out, but its effect is not known: condition "GpuHung": not found`
 	for _, rt := range []routeCase{
 		{method: http.MethodPut, path: "/api/v1/conditions/GpuHung/mode", body: `{"mode":"off"}`},
 		{method: http.MethodDelete, path: "/api/v1/conditions/GpuHung/mode"},
