@@ -19,21 +19,22 @@ func (b *ApiBridge) Reboot(ctx context.Context) error {
 }
 
 func (o *operations) reboot(ctx context.Context, c call) (outcome, error) {
+	var boot string
 	old := o.journal.bootID()
 	power := powerStep{
 		operations: o,
 		action:     ticket.Reboot,
 		request:    o.request(jobs.ActionReboot, c.n, o.status.Policy.RebootDeadline, "--boot-id", old),
 		deadline:   c.began.Add(o.status.Policy.RebootDeadline),
+		done: func(_ context.Context, node *corev1.Node) (bool, string) {
+			boot = node.Status.NodeInfo.BootID
+			if boot == old {
+				return false, "the boot ID has not changed"
+			}
+			return policy.IsReady(node), "the node has rebooted but is not ready"
+		},
 	}
-	var boot string
-	message, err := power.run(ctx, c, func(_ context.Context, node *corev1.Node) (bool, string) {
-		boot = node.Status.NodeInfo.BootID
-		if boot == old {
-			return false, "the boot ID has not changed"
-		}
-		return policy.IsReady(node), "the node has rebooted but is not ready"
-	})
+	message, err := power.run(ctx, c)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -52,13 +53,14 @@ func (o *operations) shutdown(ctx context.Context, c call) (outcome, error) {
 		action:     ticket.Shutdown,
 		request:    o.request(jobs.ActionShutdown, c.n, o.status.Policy.RebootDeadline, "--boot-id", o.journal.bootID()),
 		deadline:   c.began.Add(o.status.Policy.RebootDeadline),
+		done: func(ctx context.Context, node *corev1.Node) (bool, string) {
+			if policy.IsReady(node) {
+				return false, "the node is still ready"
+			}
+			return o.leaseStale(ctx)
+		},
 	}
-	message, err := power.run(ctx, c, func(ctx context.Context, node *corev1.Node) (bool, string) {
-		if policy.IsReady(node) {
-			return false, "the node is still ready"
-		}
-		return o.leaseStale(ctx)
-	})
+	message, err := power.run(ctx, c)
 	return outcome{message: message}, err
 }
 
@@ -68,13 +70,13 @@ type powerStep struct {
 	action   ticket.Action
 	request  jobs.Request
 	deadline time.Time
-	done     func(context.Context, *corev1.Node) (bool, string)
+	// done reports whether the node shows that the work is done, else in words what is missing.
+	done func(context.Context, *corev1.Node) (bool, string)
 }
 
-// run makes or adopts the Job and waits until done says so. done returns in words what is missing.
-func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, *corev1.Node) (bool, string)) (string, error) {
-	p.done = done
-	if err := p.order(ctx, c, p.action, p.request, p.settled); err != nil {
+// run makes or adopts the Job and waits until the work is done.
+func (p *powerStep) run(ctx context.Context, c call) (string, error) {
+	if err := p.order(ctx, c, p.action, p.request, p.finished); err != nil {
 		return "", err
 	}
 	missing := ""
@@ -95,8 +97,8 @@ func (p *powerStep) run(ctx context.Context, c call, done func(context.Context, 
 	return "took " + p.services.Clock.Since(c.began).Round(time.Second).String(), nil
 }
 
-// settled reports whether the step needs no order any more: its work is done. A step that is ordered late has its time from then.
-func (p *powerStep) settled(ctx context.Context) (bool, error) {
+// finished reports whether the step needs no order any more: its work is done. A step that is ordered late has its time from then.
+func (p *powerStep) finished(ctx context.Context) (bool, error) {
 	p.deadline = p.services.Clock.Now().Add(p.status.Policy.RebootDeadline)
 	ok, _, err := p.look(ctx)
 	return ok, err

@@ -6,12 +6,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"example.org/plugin"
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop/sitetest"
 	"aegis.io/aegis/ticket"
-	"example.org/plugin"
 )
 
 const (

@@ -20,8 +20,8 @@ const tries = 2
 
 // isStepError reports whether err says that a step was tried and did not succeed.
 func isStepError(err error) bool {
-	_, is := sop.AsStepError(err)
-	return is
+	failure, is := sop.AsStepError(err)
+	return is && failure != nil
 }
 
 // stands returns err unless it only says that the condition has gone.
