@@ -212,7 +212,7 @@ func (g *gate) askOrders(ctx context.Context, s *policy.Situation) error {
 		return err
 	case err != nil:
 		s.OrdersLost = err.Error()
-		return nil
+		return nil //nolint:nilerr // It is a reason to wait.
 	}
 	s.Orders = &orders
 	s.Status = orders.Apply(g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code))

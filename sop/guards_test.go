@@ -265,7 +265,8 @@ func (w *trial) ask(stage policy.Stage, origin policy.Origins) policy.Verdict {
 	case stage == policy.Visit && origin == policy.Requested:
 		w.write()
 		w.later()
-		_, v, _ := w.d.considerRequest(w.status)
+		_, v, err := w.d.considerRequest(w.status)
+		require.Equal(w.t, v.Name != policy.VerdictExecute, err != nil)
 		return v
 	case stage == policy.Visit:
 		w.write()
