@@ -145,6 +145,7 @@ func orders() []Guard {
 		},
 		{
 			Name: "paused", Verdict: VerdictPaused, Visit: anew, Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused,
+			Differs: "A visit does not ask it for an incident that has begun, and a cordon goes by the orders that were read last.",
 		},
 	}
 }
@@ -237,7 +238,7 @@ func pauses() []Guard {
 	return []Guard{
 		{
 			Name: "cooldown", Verdict: VerdictCooldown, Visit: Alert, Judge: cooldown,
-			Differs: "It is asked before the ticket is opened only: a condition that takes a ticket over or goes on with one does not wait.",
+			Differs: "It is asked before the ticket is opened only: neither a request nor a further boot of the same incident waits.",
 		},
 		{
 			Name: "budget at a visit", Verdict: VerdictBudget, Visit: Alert, Needs: RoomFact, Judge: noRoomToBegin,
@@ -263,7 +264,7 @@ func modes() []Guard {
 		},
 		{
 			Name: "mode observe", Verdict: VerdictObserve, Visit: Alert, Judge: observe,
-			Differs: "It is told before exhausted attempts at a visit, which no step asks.",
+			Differs: "A visit asks it last but for exhausted attempts, a step right after storms, and no cordon asks it.",
 		},
 		{
 			Name: "mode approve", Verdict: VerdictAwaitingApproval, Visit: Alert, Judge: unlessSeldom(approvalMissing),
