@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,10 +71,10 @@ func TestUpdateIsOnePatch(t *testing.T) {
 			server, store := newAPIServer(t, n)
 			r, err := store.Update(t.Context(), "dev1", n, begin)
 			require.NoError(t, err)
-			require.Equal(t, []string{"PATCH"}, server.requests())
+			require.Equal(t, []string{"PATCH"}, server.Requests())
 			requireBegun(t, server.state())
 			require.Equal(t, n.Annotations["other/note"], server.state().Annotations["other/note"])
-			require.Equal(t, "11", r.Node.ResourceVersion, "the record is the one after the write")
+			require.Equal(t, "2", r.Node.ResourceVersion, "the record is the one after the write")
 			requireBegun(t, r.Node)
 		})
 	}
@@ -94,7 +95,7 @@ func TestUpdateBody(t *testing.T) {
 		{"op": "add", "path": "/metadata/annotations/aegis.io~1ticketing", "value":
 			"id: t1\nsupervisor: aegis\nstatus: resolving\nworkflows:\n  - action: cordon\n    status: Succeeded\n    at: 2026-11-23T12:00:00Z\n"},
 		{"op": "add", "path": "/spec/unschedulable", "value": true}
-	]`, server.bodies[0])
+	]`, server.Bodies()[0])
 }
 
 func TestUpdateReadsWithoutBase(t *testing.T) {
@@ -102,7 +103,7 @@ func TestUpdateReadsWithoutBase(t *testing.T) {
 	server, store := newAPIServer(t, withTicket())
 	_, err := store.Update(t.Context(), "dev1", nil, begin)
 	require.NoError(t, err)
-	require.Equal(t, []string{"GET", "PATCH"}, server.requests())
+	require.Equal(t, []string{"GET", "PATCH"}, server.Requests())
 	requireBegun(t, server.state())
 }
 
@@ -113,11 +114,11 @@ func TestUpdateOfNothing(t *testing.T) {
 	r, err := store.Update(t.Context(), "dev1", base, func(Record, *Change) error { return nil })
 	require.NoError(t, err)
 	require.Same(t, base, r.Node)
-	require.Empty(t, server.requests())
+	require.Empty(t, server.Requests())
 
 	_, err = store.Update(t.Context(), "dev1", nil, func(Record, *Change) error { return nil })
 	require.NoError(t, err)
-	require.Equal(t, []string{"GET"}, server.requests())
+	require.Equal(t, []string{"GET"}, server.Requests())
 }
 
 func TestUpdateConfirmsWhatACacheShowsAsDone(t *testing.T) {
@@ -130,14 +131,14 @@ func TestUpdateConfirmsWhatACacheShowsAsDone(t *testing.T) {
 	server, store := newAPIServer(t, withTicket())
 	_, err := store.Update(t.Context(), "dev1", withTicket(), uncordon)
 	require.NoError(t, err)
-	require.Equal(t, []string{"GET"}, server.requests())
+	require.Equal(t, []string{"GET"}, server.Requests())
 
 	server.change(func(n *corev1.Node) {
 		n.Spec.Unschedulable, n.Annotations[OwnerAnnotation] = true, "aegis/t1"
 	})
 	_, err = store.Update(t.Context(), "dev1", withTicket(), uncordon)
 	require.NoError(t, err)
-	require.Equal(t, []string{"GET", "GET", "PATCH"}, server.requests())
+	require.Equal(t, []string{"GET", "GET", "PATCH"}, server.Requests())
 	require.False(t, server.state().Spec.Unschedulable)
 	require.NotContains(t, server.state().Annotations, OwnerAnnotation)
 }
@@ -152,7 +153,7 @@ func TestUpdateHeartbeatIsNoConflict(t *testing.T) {
 	})
 	_, err := store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.NoError(t, err)
-	require.Equal(t, []string{"PATCH"}, server.requests())
+	require.Equal(t, []string{"PATCH"}, server.Requests())
 	require.Equal(t, "y", server.state().Annotations["other/note"])
 }
 
@@ -176,7 +177,7 @@ func TestUpdateConflicts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, store := newAPIServer(t, withTicket())
-			server.patches = []fault{{before: c.other}}
+			server.Patches(fault{Before: c.other})
 			_, err := store.Update(t.Context(), "dev1", withTicket(), begin)
 			if c.want == nil {
 				require.NoError(t, err)
@@ -195,7 +196,7 @@ func TestUpdateConflicts(t *testing.T) {
 func TestUpdateDependsOnTheTicketItDoesNotWrite(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	server.patches = []fault{{before: byAlice}}
+	server.Patches(fault{Before: byAlice})
 	_, err := store.Update(t.Context(), "dev1", withTicket(), func(r Record, c *Change) error {
 		if !r.Ticket.Owned() {
 			return errHuman
@@ -211,7 +212,7 @@ func TestUpdateDependsOnTheTicketItDoesNotWrite(t *testing.T) {
 func TestUpdateFirstAnnotations(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, node(nil))
-	server.patches = []fault{{before: func(n *corev1.Node) { n.Annotations = map[string]string{"other/note": "x"} }}}
+	server.Patches(fault{Before: func(n *corev1.Node) { n.Annotations = map[string]string{"other/note": "x"} }})
 	_, err := store.Update(t.Context(), "dev1", node(nil), begin)
 	require.NoError(t, err)
 	requireBegun(t, server.state())
@@ -222,7 +223,7 @@ func TestUpdateFirstAnnotations(t *testing.T) {
 func TestUpdateTellsAPersonsCordonFromItsOwn(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	server.patches = []fault{{before: func(n *corev1.Node) { n.Spec.Unschedulable = true }}}
+	server.Patches(fault{Before: func(n *corev1.Node) { n.Spec.Unschedulable = true }})
 	_, err := store.Update(t.Context(), "dev1", withTicket(), func(r Record, c *Change) error {
 		if r.Node.Spec.Unschedulable {
 			return errHuman
@@ -241,10 +242,10 @@ func TestUncordonSeesThatACordonChangedHands(t *testing.T) {
 	n.Spec.Unschedulable = true
 	n.ManagedFields = []metav1.ManagedFieldsEntry{writer("aegis", cordon)}
 	server, store := newAPIServer(t, n)
-	server.patches = []fault{{before: func(n *corev1.Node) {
+	server.Patches(fault{Before: func(n *corev1.Node) {
 		n.ManagedFields = []metav1.ManagedFieldsEntry{writer("kubectl-cordon", cordon)}
 		touch(n)
-	}}}
+	}})
 	_, err := store.Update(t.Context(), "dev1", n, func(r Record, c *Change) error {
 		if CordonedByOthers(r.Node) {
 			return errHuman
@@ -272,39 +273,39 @@ func TestUpdateRemovesWhatACacheDoesNotShow(t *testing.T) {
 func TestUpdateRepeatsA409(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	busy := fault{status: apierrors.NewConflict(corev1.Resource("nodes"), "dev1", errors.New("busy"))}
-	server.patches = []fault{busy, busy}
+	busy := fault{Status: apierrors.NewConflict(corev1.Resource("nodes"), "dev1", errors.New("busy"))}
+	server.Patches(busy, busy)
 	_, err := store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.NoError(t, err)
-	require.Equal(t, []string{"PATCH", "GET", "PATCH", "GET", "PATCH"}, server.requests())
+	require.Equal(t, []string{"PATCH", "GET", "PATCH", "GET", "PATCH"}, server.Requests())
 }
 
 func TestUpdateGivesUpAfterManyConflicts(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	busy := fault{before: func(n *corev1.Node) { n.Annotations[Annotation] += "#" }}
-	server.patches = []fault{busy, busy, busy, busy, busy, busy, busy}
+	busy := fault{Before: func(n *corev1.Node) { n.Annotations[Annotation] += "#" }}
+	server.Patches(busy, busy, busy, busy, busy, busy, busy)
 	_, err := store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.ErrorIs(t, err, ErrConflict)
 	require.ErrorContains(t, err, `update node "dev1": node is being changed by somebody else, 6 times`)
-	require.Len(t, server.requests(), 6+5)
+	require.Len(t, server.Requests(), 6+5)
 	require.False(t, server.state().Spec.Unschedulable)
 }
 
 func TestUpdateReportsWhatTheServerDoesNotAccept(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	tooLong := fault{status: apierrors.NewInvalid(schemaKind, "dev1", nil)}
-	server.patches = []fault{tooLong, tooLong, tooLong}
+	tooLong := fault{Status: apierrors.NewInvalid(schemaKind, "dev1", nil)}
+	server.Patches(tooLong, tooLong, tooLong)
 	_, err := store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.True(t, apierrors.IsInvalid(err), err)
 	require.NotErrorIs(t, err, ErrConflict)
-	require.Equal(t, []string{"PATCH", "GET", "PATCH"}, server.requests())
+	require.Equal(t, []string{"PATCH", "GET", "PATCH"}, server.Requests())
 
-	server.patches = []fault{{status: apierrors.NewForbidden(corev1.Resource("nodes"), "dev1", errors.New("no"))}}
+	server.Patches(fault{Status: apierrors.NewForbidden(corev1.Resource("nodes"), "dev1", errors.New("no"))})
 	_, err = store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.True(t, apierrors.IsForbidden(err), err)
-	server.gets = []fault{{status: apierrors.NewUnauthorized("no")}}
+	server.Gets(fault{Status: apierrors.NewUnauthorized("no")})
 	_, err = store.Update(t.Context(), "dev1", nil, begin)
 	require.True(t, apierrors.IsUnauthorized(err), err)
 }
@@ -319,30 +320,31 @@ func TestUpdateTransient(t *testing.T) {
 		gets, patches []fault
 		want          []string
 	}{
-		"500 before":             {nil, []fault{{status: internal}}, []string{"PATCH", "GET", "PATCH"}},
-		"500 after":              {nil, []fault{{status: internal, apply: true}}, []string{"PATCH", "GET"}},
-		"504 after":              {nil, []fault{{status: apierrors.NewTimeoutError("slow", 0), apply: true}}, []string{"PATCH", "GET"}},
-		"429":                    {nil, []fault{{status: apierrors.NewTooManyRequestsError("later")}}, []string{"PATCH", "GET", "PATCH"}},
-		"dropped before":         {nil, []fault{{drop: true}}, []string{"PATCH", "GET", "PATCH"}},
-		"dropped after":          {nil, []fault{{drop: true, apply: true}}, []string{"PATCH", "GET"}},
-		"dropped twice":          {nil, []fault{{drop: true}, {drop: true, apply: true}}, []string{"PATCH", "GET", "PATCH", "GET"}},
-		"and then a heartbeat":   {nil, []fault{{drop: true, apply: true, after: touch}}, []string{"PATCH", "GET"}},
-		"the read fails as well": {[]fault{{status: internal}}, []fault{{drop: true, apply: true}}, []string{"PATCH", "GET", "GET"}},
+		"500 before":             {nil, []fault{{Status: internal}}, []string{"PATCH", "GET", "PATCH"}},
+		"500 after":              {nil, []fault{{Status: internal, Apply: true}}, []string{"PATCH", "GET"}},
+		"504 after":              {nil, []fault{{Status: apierrors.NewTimeoutError("slow", 0), Apply: true}}, []string{"PATCH", "GET"}},
+		"429":                    {nil, []fault{{Status: apierrors.NewTooManyRequestsError("later")}}, []string{"PATCH", "GET", "PATCH"}},
+		"dropped before":         {nil, []fault{{Drop: true}}, []string{"PATCH", "GET", "PATCH"}},
+		"dropped after":          {nil, []fault{{Drop: true, Apply: true}}, []string{"PATCH", "GET"}},
+		"dropped twice":          {nil, []fault{{Drop: true}, {Drop: true, Apply: true}}, []string{"PATCH", "GET", "PATCH", "GET"}},
+		"and then a heartbeat":   {nil, []fault{{Drop: true, Apply: true, After: touch}}, []string{"PATCH", "GET"}},
+		"the read fails as well": {[]fault{{Status: internal}}, []fault{{Drop: true, Apply: true}}, []string{"PATCH", "GET", "GET"}},
 		"the client repeats a write that had landed": {
-			nil, []fault{{status: internal, apply: true, header: http.Header{"Retry-After": {"0"}}}}, []string{"PATCH", "PATCH", "GET"},
+			nil, []fault{{Status: internal, Apply: true, Header: http.Header{"Retry-After": {"0"}}}}, []string{"PATCH", "PATCH", "GET"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, store := newAPIServer(t, withTicket())
-			server.gets, server.patches = c.gets, c.patches
+			server.Gets(c.gets...)
+			server.Patches(c.patches...)
 			calls := 0
 			r, err := store.Update(t.Context(), "dev1", withTicket(), func(r Record, c *Change) error {
 				calls++
 				return begin(r, c)
 			})
 			require.NoError(t, err)
-			require.Equal(t, c.want, server.requests())
+			require.Equal(t, c.want, server.Requests())
 			requireBegun(t, server.state())
 			requireBegun(t, r.Node)
 			if c.want[len(c.want)-1] == "GET" {
@@ -355,10 +357,10 @@ func TestUpdateTransient(t *testing.T) {
 func TestUpdateDecidesAgainWhenAPersonEditsALandedWrite(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	server.patches = []fault{{drop: true, apply: true, after: byAlice}}
+	server.Patches(fault{Drop: true, Apply: true, After: byAlice})
 	_, err := store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.Equal(t, errHuman, err)
-	require.Equal(t, []string{"PATCH", "GET"}, server.requests())
+	require.Equal(t, []string{"PATCH", "GET"}, server.Requests())
 }
 
 func TestUpdateWriteThatLandsLate(t *testing.T) {
@@ -371,23 +373,23 @@ func TestUpdateWriteThatLandsLate(t *testing.T) {
 	}()
 	require.NoError(t, err)
 	late := func(n *corev1.Node) { *n = *landed.DeepCopy() }
-	server.patches = []fault{{drop: true}, {before: late}}
+	server.Patches(fault{Drop: true}, fault{Before: late})
 	_, err = store.Update(t.Context(), "dev1", withTicket(), begin)
 	require.NoError(t, err)
-	require.Equal(t, []string{"PATCH", "GET", "PATCH", "GET"}, server.requests())
+	require.Equal(t, []string{"PATCH", "GET", "PATCH", "GET"}, server.Requests())
 	requireBegun(t, server.state())
 }
 
 func TestUpdateGone(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	server.node = nil
+	server.remove()
 	for _, base := range []*corev1.Node{nil, withTicket()} {
 		_, err := store.Update(t.Context(), "dev1", base, begin)
 		require.ErrorIs(t, err, ErrNodeGone)
 		require.EqualError(t, err, `update node "dev1": node is gone`)
 	}
-	require.Equal(t, []string{"GET", "PATCH"}, server.requests())
+	require.Equal(t, []string{"GET", "PATCH"}, server.Requests())
 }
 
 func TestUpdateRecreated(t *testing.T) {
@@ -400,7 +402,7 @@ func TestUpdateRecreated(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, store := newAPIServer(t, withTicket())
-			server.node.UID = "u2"
+			server.change(func(n *corev1.Node) { n.UID = "u2" })
 			_, err := store.Update(t.Context(), "dev1", base, func(r Record, c *Change) error {
 				if !r.Ticket.Owned() {
 					return errHuman
@@ -417,7 +419,7 @@ func TestUpdateRecreated(t *testing.T) {
 func TestUpdateRecreatedBetweenTwoReads(t *testing.T) {
 	t.Parallel()
 	server, store := newAPIServer(t, withTicket())
-	server.patches = []fault{{before: func(n *corev1.Node) { n.UID = "u2" }}}
+	server.Patches(fault{Before: func(n *corev1.Node) { n.UID = "u2" }})
 	_, err := store.Update(t.Context(), "dev1", nil, begin)
 	require.ErrorIs(t, err, ErrRecreated)
 	require.ErrorContains(t, err, `uid is "u2", was "u1"`)
@@ -430,12 +432,12 @@ func TestUpdateErrorOfMutateOnAStaleBase(t *testing.T) {
 	server, store := newAPIServer(t, withTicket())
 	_, err := store.Update(t.Context(), "dev1", stale, begin)
 	require.NoError(t, err)
-	require.Equal(t, []string{"GET", "PATCH"}, server.requests())
+	require.Equal(t, []string{"GET", "PATCH"}, server.Requests())
 
 	server.change(byAlice)
 	_, err = store.Update(t.Context(), "dev1", stale, begin)
 	require.Equal(t, errHuman, err, "it comes back as it is")
-	require.Len(t, server.requests(), 3)
+	require.Len(t, server.Requests(), 3)
 }
 
 func TestUpdateNeverOverwritesABrokenTicket(t *testing.T) {
@@ -482,7 +484,7 @@ func TestUpdateResolves(t *testing.T) {
 	got := server.state()
 	require.Equal(t, map[string]string{"other/note": "x", HistoryAnnotation: "- id: a\n- id: t1\n  outcome: resolved\n"}, got.Annotations)
 	require.False(t, got.Spec.Unschedulable)
-	require.Equal(t, []string{"PATCH"}, server.requests())
+	require.Equal(t, []string{"PATCH"}, server.Requests())
 }
 
 func TestUpdateMovesABrokenHistoryAside(t *testing.T) {
@@ -510,7 +512,7 @@ func TestUpdateHistoryConflict(t *testing.T) {
 	t.Parallel()
 	n := node(map[string]string{HistoryAnnotation: "- id: a\n"})
 	server, store := newAPIServer(t, n)
-	server.patches = []fault{{before: func(n *corev1.Node) { n.Annotations[HistoryAnnotation] = "- id: b\n" }}}
+	server.Patches(fault{Before: func(n *corev1.Node) { n.Annotations[HistoryAnnotation] = "- id: b\n" }})
 	_, err := store.Update(t.Context(), "dev1", n, func(r Record, c *Change) error {
 		c.History = r.History
 		c.History.Add(Incident{ID: "c"})
@@ -542,7 +544,7 @@ func TestUpdateRefusesContradictions(t *testing.T) {
 				return nil
 			})
 			require.ErrorContains(t, err, c.want)
-			require.Equal(t, []string{"GET"}, server.requests())
+			require.Equal(t, []string{"GET"}, server.Requests())
 		})
 	}
 }
@@ -582,7 +584,7 @@ func TestUpdateTaints(t *testing.T) {
 				return nil
 			})
 			require.NoError(t, err)
-			require.Len(t, server.requests(), c.requests)
+			require.Len(t, server.Requests(), c.requests)
 			require.Len(t, server.state().Spec.Taints, len(c.want))
 			for i, want := range c.want {
 				require.Equal(t, want.ToString(), server.state().Spec.Taints[i].ToString())
@@ -599,15 +601,15 @@ func TestUpdateTaintsConflict(t *testing.T) {
 			n := withTicket()
 			n.Spec.Taints = old
 			server, store := newAPIServer(t, n)
-			server.patches = []fault{{before: func(n *corev1.Node) {
+			server.Patches(fault{Before: func(n *corev1.Node) {
 				n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "b", Effect: corev1.TaintEffectNoSchedule})
-			}}}
+			}})
 			_, err := store.Update(t.Context(), "dev1", n, func(_ Record, c *Change) error {
 				c.AddTaint = &corev1.Taint{Key: "c", Effect: corev1.TaintEffectNoExecute}
 				return nil
 			})
 			require.NoError(t, err)
-			require.Equal(t, []string{"PATCH", "GET", "PATCH"}, server.requests())
+			require.Equal(t, []string{"PATCH", "GET", "PATCH"}, server.Requests())
 			require.Len(t, server.state().Spec.Taints, len(old)+2)
 		})
 	}
@@ -641,13 +643,13 @@ func TestUpdateCanceled(t *testing.T) {
 			require.ErrorIs(t, err, why)
 			require.NotContains(t, err.Error(), "may have been written")
 		}
-		require.Empty(t, server.requests())
+		require.Empty(t, server.Requests())
 	})
 	t.Run("while the answer is lost", func(t *testing.T) {
 		t.Parallel()
 		server, store := newAPIServer(t, withTicket())
 		ctx, cancel := context.WithCancelCause(t.Context())
-		server.patches = []fault{{drop: true, apply: true, after: func(*corev1.Node) { cancel(why) }}}
+		server.Patches(fault{Drop: true, Apply: true, After: func(*corev1.Node) { cancel(why) }})
 		_, err := store.Update(ctx, "dev1", withTicket(), begin)
 		require.ErrorIs(t, err, context.Canceled)
 		require.ErrorIs(t, err, why)
@@ -656,16 +658,15 @@ func TestUpdateCanceled(t *testing.T) {
 	t.Run("while the server is down", func(t *testing.T) {
 		t.Parallel()
 		server, store := newAPIServer(t, withTicket())
-		down := fault{status: apierrors.NewServiceUnavailable("down")}
-		for range 50 {
-			server.gets, server.patches = append(server.gets, down), append(server.patches, down)
-		}
+		down := slices.Repeat([]fault{{Status: apierrors.NewServiceUnavailable("down")}}, 50)
+		server.Gets(down...)
+		server.Patches(down...)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := store.Update(ctx, "dev1", withTicket(), begin)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Greater(t, len(server.requests()), 2)
-		require.Less(t, len(server.requests()), 10, "it backs off")
+		require.Greater(t, len(server.Requests()), 2)
+		require.Less(t, len(server.Requests()), 10, "it backs off")
 	})
 }
 
@@ -677,11 +678,11 @@ func TestGet(t *testing.T) {
 	require.Equal(t, "t1", r.Ticket.ID)
 	require.Equal(t, types.UID("u1"), r.Node.UID)
 
-	server.gets = []fault{{status: apierrors.NewForbidden(corev1.Resource("nodes"), "dev1", errors.New("no"))}}
+	server.Gets(fault{Status: apierrors.NewForbidden(corev1.Resource("nodes"), "dev1", errors.New("no"))})
 	_, err = store.Get(t.Context(), "dev1")
 	require.True(t, apierrors.IsForbidden(err))
 
-	server.node = nil
+	server.remove()
 	_, err = store.Get(t.Context(), "dev1")
 	require.ErrorIs(t, err, ErrNodeGone)
 }

@@ -133,6 +133,18 @@ func (c *Cluster) Edit(name string, change func(node *corev1.Node)) {
 	c.put(node)
 }
 
+// Amend changes what the API server has of a node, and nothing else: no version, no manager, and no cache hears of it. It is for
+// tests of what a client does when its server is not what it should be.
+func (c *Cluster) Amend(name string, change func(node *corev1.Node)) {
+	c.held()
+	if c.Nodes[name] == nil {
+		return
+	}
+	node := c.Nodes[name].DeepCopy()
+	change(node)
+	c.Nodes[name] = node
+}
+
 // DeleteNode takes a node out of the cluster, with its pods, the Jobs on it, and all that was reported of it.
 func (c *Cluster) DeleteNode(name string) {
 	if c.Nodes[name] == nil {
