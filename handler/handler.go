@@ -49,17 +49,17 @@ type Sink interface {
 	Observe(obs ...prom.Observation)
 }
 
-// Translator tells which condition of which node an alert reports. Its error says why it reports none.
-type Translator interface {
-	Resolve(a prom.Alert) (prom.Observation, error)
+// Classifier tells which condition of which node an alert reports. Its error says why it reports none.
+type Classifier interface {
+	Classify(a prom.Alert) (prom.Observation, error)
 }
 
 // Options holds what a Handler needs.
 type Options struct {
 	// Sink takes the observations of a webhook.
 	Sink Sink
-	// Translator turns alerts into observations.
-	Translator Translator
+	// Classifier turns alerts into observations.
+	Classifier Classifier
 	// Commander carries out what people ask for.
 	Commander Commander
 	// Nodes lists the nodes.
@@ -100,7 +100,7 @@ func (o Options) validate() error {
 		missing bool
 	}{
 		{"Sink", o.Sink == nil},
-		{"Translator", o.Translator == nil},
+		{"Classifier", o.Classifier == nil},
 		{"Commander", o.Commander == nil},
 		{"Nodes", o.Nodes == nil},
 		{"Conditions", o.Conditions == nil},
@@ -122,7 +122,7 @@ func (o Options) validate() error {
 // Handler serves the HTTP side. It is safe for concurrent use.
 type Handler struct {
 	sink        Sink
-	translator  Translator
+	classifier  Classifier
 	commander   Commander
 	nodes       Nodes
 	conditions  Conditions
@@ -153,7 +153,7 @@ func New(o Options) (*Handler, error) {
 	}
 	return &Handler{
 		sink:        o.Sink,
-		translator:  o.Translator,
+		classifier:  o.Classifier,
 		commander:   o.Commander,
 		nodes:       o.Nodes,
 		conditions:  o.Conditions,

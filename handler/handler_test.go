@@ -40,11 +40,11 @@ import (
 
 var (
 	_ Sink       = (*memorySink)(nil)
-	_ Translator = labelTranslator{}
+	_ Classifier = labelTranslator{}
 	_ Commander  = (*scriptedCommander)(nil)
 	_ Nodes      = brokenNodes{}
 	_ Conditions = (*queue.Queue)(nil)
-	_ Verdicts   = (*sop.Book)(nil)
+	_ Verdicts   = (*sop.VerdictCache)(nil)
 	_ Commander  = (*sop.Dispatcher)(nil)
 )
 
@@ -75,7 +75,7 @@ func (s *memorySink) all() []prom.Observation {
 // labelTranslator takes node and condition from the labels of these names.
 type labelTranslator struct{}
 
-func (labelTranslator) Resolve(a prom.Alert) (prom.Observation, error) {
+func (labelTranslator) Classify(a prom.Alert) (prom.Observation, error) {
 	switch {
 	case a.Labels["panic"] != "":
 		panic("poisoned label")
@@ -198,7 +198,7 @@ type fixture struct {
 	commander *scriptedCommander
 	nodes     cache.Indexer
 	queue     *queue.Queue
-	book      *sop.Book
+	book      *sop.VerdictCache
 	catalogue *rules.Store
 	settings  policy.Settings
 	registry  *prometheus.Registry
@@ -224,7 +224,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		},
 		nodes:     nodes,
 		queue:     queue.New(queue.Options{}),
-		book:      sop.NewBook(sop.NewMetrics(nil), clock.RealClock{}),
+		book:      sop.NewVerdictCache(sop.NewMetrics(nil), clock.RealClock{}),
 		catalogue: rules.NewStore(catalogue),
 		registry:  prometheus.NewPedanticRegistry(),
 		log:       &bytes.Buffer{},
@@ -233,7 +233,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	f.add(t, bareNode("gpu-17"))
 	o := Options{
 		Sink:       f.sink,
-		Translator: labelTranslator{},
+		Classifier: labelTranslator{},
 		Commander:  f.commander,
 		Nodes:      f.commander.nodes,
 		Conditions: f.queue,
@@ -409,7 +409,7 @@ func TestNewNamesEveryMissingOption(t *testing.T) {
 	t.Parallel()
 	h, err := New(Options{})
 	require.Nil(t, h)
-	for _, name := range []string{"Sink", "Translator", "Commander", "Nodes", "Conditions", "Verdicts", "Catalogue", "Settings", "Ready", "Reload", "Resync", "Gatherer"} {
+	for _, name := range []string{"Sink", "Classifier", "Commander", "Nodes", "Conditions", "Verdicts", "Catalogue", "Settings", "Ready", "Reload", "Resync", "Gatherer"} {
 		require.ErrorContains(t, err, "option "+name+" is missing")
 	}
 }
@@ -625,7 +625,7 @@ func TestPanicIsAnsweredCountedAndLogged(t *testing.T) {
 
 	require.InDelta(t, 1, testutil.ToFloat64(f.handler.metrics.panics), 0)
 	require.Contains(t, f.log.String(), `err="poisoned label"`)
-	require.Contains(t, f.log.String(), "labelTranslator.Resolve", "the stack says where")
+	require.Contains(t, f.log.String(), "labelTranslator.Classify", "the stack says where")
 }
 
 func TestPanicAfterTheAnswerLeavesItAlone(t *testing.T) {

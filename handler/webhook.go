@@ -124,7 +124,7 @@ func (h *Handler) observation(a *webhookAlert, now time.Time) (prom.Observation,
 	if err != nil {
 		return prom.Observation{}, err
 	}
-	obs, err := h.translator.Resolve(alert)
+	obs, err := h.classifier.Classify(alert)
 	if err != nil {
 		return prom.Observation{}, err
 	}

@@ -127,7 +127,7 @@ func TestBuiltInCatalogueTakesTheGoldenAlert(t *testing.T) {
 	nodes := rules.NewNodeIndex()
 	nodes.Set(rules.NodeInfo{Name: "gpu-17"})
 	f := newFixture(t, func(o *Options) {
-		o.Translator = rules.NewResolver(rules.ResolverOptions{Store: rules.NewStore(catalogue), Nodes: nodes})
+		o.Classifier = rules.NewClassifier(rules.ClassifierOptions{Store: rules.NewStore(catalogue), Nodes: nodes})
 	})
 	got := post(t, f.serve(t).URL+"/api/v1/alerts", webhookBody(t, "mixed.json"))
 	require.JSONEq(t, `{"taken":1,"dropped":{"unknown_node":1}}`, got.body)

@@ -121,7 +121,7 @@ func NewRunner(o RunnerOptions) *Runner {
 	}
 }
 
-// Ensure creates the Job for the request, or adopts the one that an earlier call has created, and returns its name. The
+// Ensure creates the Job for the request, or resumes the one that an earlier call has created, and returns its name. The
 // error wraps ErrNotOurs or ErrTerminating when the name is taken.
 func (r *Runner) Ensure(ctx context.Context, req Request) (name string, created bool, err error) {
 	job, err := r.templates.Render(req, r.options)
@@ -145,15 +145,15 @@ func (r *Runner) ensure(ctx context.Context, want *batchv1.Job) (created bool, e
 	}
 	have, err := client.Get(ctx, want.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return false, fmt.Errorf("adopt job %q: %w", want.Name, ErrTerminating)
+		return false, fmt.Errorf("resume job %q: %w", want.Name, ErrTerminating)
 	}
 	if err != nil {
-		return false, fmt.Errorf("adopt job %q: %w", want.Name, err)
+		return false, fmt.Errorf("resume job %q: %w", want.Name, err)
 	}
 	if err := adoptable(have, want); err != nil {
-		return false, fmt.Errorf("adopt job %q: %w", want.Name, err)
+		return false, fmt.Errorf("resume job %q: %w", want.Name, err)
 	}
-	logger.InfoContext(ctx, "job adopted")
+	logger.InfoContext(ctx, "job resumed")
 	return false, nil
 }
 

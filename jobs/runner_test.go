@@ -222,7 +222,7 @@ func TestStatusReadsTheNewestPodOfTheJob(t *testing.T) {
 	require.EqualValues(t, 23, res.ExitCode)
 }
 
-// ensured makes or adopts the Job, and follows it.
+// ensured makes or resumes the Job, and follows it.
 func ensured(ctx context.Context, r *Runner) (Result, error) {
 	name, _, err := r.Ensure(ctx, reboot())
 	if err != nil {

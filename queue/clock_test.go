@@ -16,8 +16,8 @@ func TestQueueGoesByItsClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hands := clocktesting.NewFakeClock(time.Unix(1000, 0))
 		q := New(Options{Clock: hands})
-		q.Touch("n1")
-		q.Touch("n2")
+		q.Enqueue("n1")
+		q.Enqueue("n2")
 		for range 2 {
 			require.NotEmpty(t, take(t, q).Node)
 		}

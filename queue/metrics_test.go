@@ -97,7 +97,7 @@ func TestMetricsAreLintClean(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewPedanticRegistry()
 	q := New(Options{Registerer: reg})
-	_, err := NewResync(ResyncOptions{Queue: q, Translator: byLabels{}, Registerer: reg})
+	_, err := NewResync(ResyncOptions{Queue: q, Classifier: byLabels{}, Registerer: reg})
 	require.NoError(t, err)
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)

@@ -274,7 +274,7 @@ func (d *driver) step(t *testing.T) string {
 		return fmt.Sprintf("withdraw %v", key)
 	case 3:
 		node := d.node()
-		d.queue.Touch(node)
+		d.queue.Enqueue(node)
 		d.model.touch(node)
 		return "touch " + node
 	case 4:

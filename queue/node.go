@@ -55,8 +55,8 @@ func (q *Queue) Done(node string, after time.Duration) {
 	}
 }
 
-// Touch makes the node due now, even without conditions.
-func (q *Queue) Touch(node string) {
+// Enqueue makes the node due now, even without conditions.
+func (q *Queue) Enqueue(node string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.change(q.node(node))

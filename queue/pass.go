@@ -99,12 +99,12 @@ func (p *pass) known() bool { return p.prometheusErr == nil && p.answered > 0 }
 func (p *pass) complete() bool { return p.known() && p.answered == p.replicas }
 
 // add takes the answer of a source.
-func (p *pass) add(r reading, translator Translator) {
+func (p *pass) add(r reading, classifier Classifier) {
 	switch r.source.kind {
 	case sourcePrometheus:
 		p.prometheusErr = r.err
 		if r.err == nil {
-			p.addEvidence(r.alerts, translator)
+			p.addEvidence(r.alerts, classifier)
 		}
 	case sourceAlertmanager:
 		p.replicas++
@@ -113,17 +113,17 @@ func (p *pass) add(r reading, translator Translator) {
 			return
 		}
 		p.answered++
-		p.addListed(r.alerts, translator)
+		p.addListed(r.alerts, classifier)
 		p.silences = append(p.silences, r.silences...)
 	}
 }
 
 // addEvidence keeps the strongest evidence of each status: that it fires, then that nothing is known, then that it is pending.
-func (p *pass) addEvidence(alerts []prom.Alert, translator Translator) {
+func (p *pass) addEvidence(alerts []prom.Alert, classifier Classifier) {
 	for _, a := range alerts {
-		o, err := translator.Resolve(a)
+		o, err := classifier.Classify(a)
 		if err != nil {
-			continue // An alert that is no condition of a node, such as the canary. The translator counts them.
+			continue // An alert that is no condition of a node, such as the canary. The classifier counts them.
 		}
 		key := o.Status.Key()
 		p.addLabels(o, false)
@@ -140,10 +140,10 @@ func (p *pass) addEvidence(alerts []prom.Alert, translator Translator) {
 }
 
 // addListed joins what a replica lists to what the others do.
-func (p *pass) addListed(alerts []prom.Alert, translator Translator) {
+func (p *pass) addListed(alerts []prom.Alert, classifier Classifier) {
 	for _, a := range alerts {
 		p.fingerprints[a.Fingerprint] = struct{}{}
-		o, err := translator.Resolve(a)
+		o, err := classifier.Classify(a)
 		if err != nil {
 			continue
 		}
@@ -180,7 +180,7 @@ func (l *listing) add(a prom.Alert, o prom.Observation) {
 	l.firing = append(l.firing, o)
 }
 
-// has reports whether a source has the status. An alert that feeds it counts even if the translator does not know it
+// has reports whether a source has the status. An alert that feeds it counts even if the classifier does not know it
 // any more, as after a Node has lost a name: that proves no absence.
 func (p *pass) has(s prom.AegisNodeStatus) bool {
 	if p.evidence[s.Key()] != "" || p.listed[s.Key()] != nil {

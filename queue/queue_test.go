@@ -105,7 +105,7 @@ func TestNextHandsOutTheMostUrgentNode(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Options{})
-		q.Touch("a-touched")
+		q.Enqueue("a-touched")
 		q.Observe(with(firing("1", "cordon", "C"), 1), with(firing("2", "ignore", "I"), 500), with(firing("3", "ready", "N"), 0))
 		q.Observe(with(firing("4", "emergency", "E"), 50), with(firing("5", "emergency", "I"), 500))
 		want := []string{"ready", "emergency", "cordon", "ignore", "a-touched"}
@@ -128,7 +128,7 @@ func TestNodesByCondition(t *testing.T) {
 	again := firing("2", "n1", "A")
 	again.Status.ID = "3"
 	q.Observe(firing("1", "n1", "A"), again, firing("3", "n2", "A"), firing("4", "n2", "B"))
-	q.Touch("n3")
+	q.Enqueue("n3")
 	require.Equal(t, map[string]int{"A": 2, "B": 1}, q.NodesByCondition(), "two devices are of one node")
 	q.Observe(resolved(firing("4", "n2", "B")))
 	require.Equal(t, map[string]int{"A": 2}, q.NodesByCondition())
@@ -430,10 +430,10 @@ func TestDone(t *testing.T) {
 		"after a time":                         {after: time.Minute, want: time.Minute},
 		"a change in flight is due at once":    {meanwhile: func(q *Queue) { q.Observe(resolved(firing("1", "n1", "A"))) }, after: time.Minute},
 		"and without a time":                   {meanwhile: func(q *Queue) { q.Observe(firing("2", "n1", "B")) }},
-		"a touch in flight is due at once":     {meanwhile: func(q *Queue) { q.Touch("n1") }, after: time.Minute},
+		"a touch in flight is due at once":     {meanwhile: func(q *Queue) { q.Enqueue("n1") }, after: time.Minute},
 		"a change afterwards is due at once":   {after: time.Minute, then: func(q *Queue) { q.Observe(firing("2", "n1", "B")) }},
 		"a resolution afterwards too":          {then: func(q *Queue) { q.Observe(resolved(firing("1", "n1", "A"))) }},
-		"a touch afterwards too":               {then: func(q *Queue) { q.Touch("n1") }},
+		"a touch afterwards too":               {then: func(q *Queue) { q.Enqueue("n1") }},
 		"the same priority is no change":       {meanwhile: func(q *Queue) { q.Reprioritise(same) }, want: -1},
 		"another priority is a change":         {meanwhile: func(q *Queue) { q.Reprioritise(urgent) }},
 		"it is given back once":                {after: time.Minute, then: func(q *Queue) { q.Done("n1", 0) }, want: time.Minute},
@@ -481,7 +481,7 @@ func TestDueAgainEvenWithoutConditions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Options{})
-		q.Touch("n1")
+		q.Enqueue("n1")
 		take(t, q)
 		q.Done("n1", time.Minute)
 		start := time.Now()
@@ -500,7 +500,7 @@ func TestSeveralNodesWaitForTheirTimes(t *testing.T) {
 		q := New(Options{})
 		delays := map[string]time.Duration{"n1": 30 * time.Second, "n2": 10 * time.Second, "n3": 20 * time.Second, "n4": 20 * time.Second}
 		for name := range delays {
-			q.Touch(name)
+			q.Enqueue(name)
 		}
 		for range delays {
 			name := take(t, q).Node
@@ -570,7 +570,7 @@ func TestNextEndsWithItsContext(t *testing.T) {
 		cancel(errors.New("lost the lease"))
 		require.ErrorIs(t, <-ended, context.Canceled)
 
-		q.Touch("n1")
+		q.Enqueue("n1")
 		_, _, err := q.Next(ctx)
 		require.ErrorIs(t, err, context.Canceled, "nothing is handed out to those who must stop")
 		require.Equal(t, "n1", take(t, q).Node)

@@ -38,9 +38,9 @@ type SilenceSource interface {
 	Silences(ctx context.Context) ([]source.Silence, error)
 }
 
-// Translator turns an alert into what it says of a status. An error means that it says nothing of any.
-type Translator interface {
-	Resolve(a prom.Alert) (prom.Observation, error)
+// Classifier turns an alert into what it says of a status. An error means that it says nothing of any.
+type Classifier interface {
+	Classify(a prom.Alert) (prom.Observation, error)
 }
 
 // ResyncOptions configure a Resync.
@@ -52,8 +52,8 @@ type ResyncOptions struct {
 	// Alertmanagers say whether a condition may be acted on: every replica, by its URL, which must not hold
 	// credentials, because it is logged. Each must be a SilenceSource too. Without any that is unknown.
 	Alertmanagers map[string]AlertSource
-	// Translator says which condition an alert means.
-	Translator Translator
+	// Classifier says which condition an alert means.
+	Classifier Classifier
 	// Interval is the time between passes. 0 means 30 seconds.
 	Interval time.Duration
 	// Timeout bounds a pass. 0 means 15 seconds.
@@ -69,7 +69,7 @@ type ResyncOptions struct {
 // Resync reads the sources of truth, in passes that never overlap, and corrects the queue.
 type Resync struct {
 	queue      *Queue
-	translator Translator
+	classifier Classifier
 	sources    []namedSource
 	interval   time.Duration
 	timeout    time.Duration
@@ -93,8 +93,8 @@ type Resync struct {
 
 // NewResync returns a Resync that does nothing until Run.
 func NewResync(o ResyncOptions) (*Resync, error) {
-	if o.Queue == nil || o.Translator == nil {
-		return nil, errors.New("resync needs a queue and a translator")
+	if o.Queue == nil || o.Classifier == nil {
+		return nil, errors.New("resync needs a queue and a classifier")
 	}
 	if o.Interval < 0 || o.Timeout < 0 {
 		return nil, fmt.Errorf("resync: negative interval %s or timeout %s", o.Interval, o.Timeout)
@@ -105,7 +105,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 	}
 	return &Resync{
 		queue:      o.Queue,
-		translator: o.Translator,
+		classifier: o.Classifier,
 		sources:    sources,
 		interval:   cmp.Or(o.Interval, defaultInterval),
 		timeout:    cmp.Or(o.Timeout, defaultTimeout),
@@ -246,7 +246,7 @@ func (r *Resync) pass(ctx context.Context) {
 	}
 	for _, reading := range readings {
 		r.report(reading)
-		p.add(reading, r.translator)
+		p.add(reading, r.classifier)
 	}
 	if p.known() {
 		r.enter(p)

@@ -22,9 +22,9 @@ import (
 // byLabels translates by the labels node, condition and device, and refuses what has none.
 type byLabels struct{}
 
-var _ Translator = byLabels{}
+var _ Classifier = byLabels{}
 
-func (byLabels) Resolve(a prom.Alert) (prom.Observation, error) {
+func (byLabels) Classify(a prom.Alert) (prom.Observation, error) {
 	if a.Labels["condition"] == "" {
 		return prom.Observation{}, errors.New("not a condition")
 	}
@@ -148,7 +148,7 @@ func newWorld(t *testing.T) *world {
 	}
 	var err error
 	w.resync, err = NewResync(ResyncOptions{
-		Queue: w.queue, Prometheus: w.prometheus, Translator: byLabels{},
+		Queue: w.queue, Prometheus: w.prometheus, Classifier: byLabels{},
 		Alertmanagers: map[string]AlertSource{"http://am-0": w.am0, "http://am-1": w.am1},
 		Registerer:    w.registry, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
@@ -181,11 +181,11 @@ func TestResyncOptions(t *testing.T) {
 	t.Parallel()
 	q := New(Options{})
 	for name, o := range map[string]ResyncOptions{
-		"no queue":            {Translator: byLabels{}},
-		"no translator":       {Queue: q},
-		"a negative interval": {Queue: q, Translator: byLabels{}, Interval: -1},
-		"a negative timeout":  {Queue: q, Translator: byLabels{}, Timeout: -1},
-		"no silences":         {Queue: q, Translator: byLabels{}, Alertmanagers: map[string]AlertSource{"a": struct{ AlertSource }{}}},
+		"no queue":            {Classifier: byLabels{}},
+		"no classifier":       {Queue: q},
+		"a negative interval": {Queue: q, Classifier: byLabels{}, Interval: -1},
+		"a negative timeout":  {Queue: q, Classifier: byLabels{}, Timeout: -1},
+		"no silences":         {Queue: q, Classifier: byLabels{}, Alertmanagers: map[string]AlertSource{"a": struct{ AlertSource }{}}},
 	} {
 		_, err := NewResync(o)
 		require.Error(t, err, name)
@@ -240,7 +240,7 @@ func TestResyncIsAHeartbeatForAWebhooksAlert(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		listed := alert("f1", "n1", prom.StateActive)
-		o, err := byLabels{}.Resolve(listed)
+		o, err := byLabels{}.Classify(listed)
 		require.NoError(t, err)
 		w.queue.Observe(o)
 		take(t, w.queue)
@@ -374,7 +374,7 @@ func TestResyncFindings(t *testing.T) {
 				fill(w.prometheus, tt.prometheusErr, tt.prometheus)
 				fill(w.am0, tt.e0, tt.am0)
 				fill(w.am1, tt.e1, tt.am1)
-				o := ResyncOptions{Queue: w.queue, Translator: byLabels{}}
+				o := ResyncOptions{Queue: w.queue, Classifier: byLabels{}}
 				if !tt.noPrometheus {
 					o.Prometheus = w.prometheus
 				}
@@ -511,7 +511,7 @@ func TestResyncDoesNotOverruleWhatHappensWhileItReads(t *testing.T) {
 				w.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring))
 				w.am0.tell(nil, listed)
 				w.prometheus.take(4 * time.Second)
-				o, err := byLabels{}.Resolve(listed)
+				o, err := byLabels{}.Classify(listed)
 				require.NoError(t, err)
 				w.queue.Observe(o)
 				w.run(t)

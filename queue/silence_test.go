@@ -289,7 +289,7 @@ func TestResyncHearsSilencesOfAlertmanager(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, err := NewResync(ResyncOptions{
-				Queue: New(Options{}), Translator: byLabels{},
+				Queue: New(Options{}), Classifier: byLabels{},
 				Alertmanagers: map[string]AlertSource{"am-0": alertmanagerWith(t, tt.am0), "am-1": alertmanagerWith(t, tt.am1)},
 			})
 			require.NoError(t, err)

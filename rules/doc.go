@@ -15,7 +15,7 @@
 //
 // # Nodes
 //
-// A wrong node is worse than no node, so a Resolver names one only when it is certain:
+// A wrong node is worse than no node, so a Classifier names one only when it is certain:
 //
 //   - The label `node` decides alone when it is not empty, right or wrong.
 //   - Otherwise the configured labels are tried in order. A value that names no node lets the next label try; one

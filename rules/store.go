@@ -27,9 +27,9 @@ func (s *Store) Status(node, condition, device string, code int) prom.AegisNodeS
 	return s.Current().StatusOfXID(node, condition, device, code)
 }
 
-// HiddenBy is HiddenBy of the catalogue in use.
-func (s *Store) HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
-	return s.Current().HiddenBy(now, status, others)
+// InhibitedBy is InhibitedBy of the catalogue in use.
+func (s *Store) InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+	return s.Current().InhibitedBy(now, status, others)
 }
 
 // Swap replaces the catalogue in use.

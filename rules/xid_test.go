@@ -49,7 +49,7 @@ func TestXIDOfAnAlert(t *testing.T) {
 		"119": {Code: 119, Class: prom.XIDReset}, "": {Class: prom.XIDReset}, "x": {Class: prom.XIDReset}, "-1": {Class: prom.XIDReset},
 		"99999999999999999999": {Class: prom.XIDReset}, "9000": {Code: 9000, Class: prom.XIDCheck},
 	} {
-		got, err := r.Resolve(alert("alertname", "GpuXidResetRequired", "condition", "GpuXidResetRequired", "node", "dgx-01", "gpu", "3", "xid", label))
+		got, err := r.Classify(alert("alertname", "GpuXidResetRequired", "condition", "GpuXidResetRequired", "node", "dgx-01", "gpu", "3", "xid", label))
 		require.NoError(t, err)
 		require.Equal(t, want, got.Status.XID, label)
 	}
@@ -71,12 +71,12 @@ func TestAliasIsWarnedOfOnce(t *testing.T) {
 	r := newTestResolver(t)
 	r.logger = slog.New(slog.NewTextHandler(&log, nil))
 	for range 3 {
-		got, err := r.Resolve(alert("alertname", "Old", "condition", "IBTrasmittedError", "node", "dgx-01", "device", "mlx5_0"))
+		got, err := r.Classify(alert("alertname", "Old", "condition", "IBTrasmittedError", "node", "dgx-01", "device", "mlx5_0"))
 		require.NoError(t, err)
 		require.Equal(t, "IBTransmittedError", got.Status.Condition)
 	}
 	require.Equal(t, 1, strings.Count(log.String(), "alias=IBTrasmittedError"), log.String())
-	_, err := r.Resolve(alert("alertname", "GpuHung", "condition", "GpuHung", "node", "dgx-01"))
+	_, err := r.Classify(alert("alertname", "GpuHung", "condition", "GpuHung", "node", "dgx-01"))
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(log.String(), "level=WARN"), log.String())
 }

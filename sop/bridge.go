@@ -12,7 +12,7 @@ import (
 )
 
 // ApiBridge gives one procedure its steps on one node. Each step is journaled on the node's ticket: a step that had
-// succeeded before a restart returns at once, one that had failed fails again, one that was running is adopted. A bridge
+// succeeded before a restart returns at once, one that had failed fails again, one that was running is resumed. A bridge
 // serves one incident and one goroutine.
 type ApiBridge struct { //nolint:revive // The name is part of the interface that plugins are written against.
 	*scene

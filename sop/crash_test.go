@@ -93,7 +93,7 @@ func (w *world) crash(at int, landed bool) {
 	}
 	crash(ErrLeaseLost)
 	require.ErrorIs(w.t, <-ended, ErrLeaseLost)
-	w.queue.Touch(nodeA)
+	w.queue.Enqueue(nodeA)
 }
 
 // What goes away while its first step still waits for permission leaves no trace: nothing was resolved.
@@ -132,7 +132,7 @@ func TestStopDuringEachStepIsAdopted(t *testing.T) {
 					last, known := r.Ticket.Outcome(action, 1)
 					return known && last.Status == ticket.Running
 				})
-				w.queue.Touch(nodeA)
+				w.queue.Enqueue(nodeA)
 				w.run("resolved", resolved)
 				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
 				require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
@@ -341,7 +341,7 @@ func TestReleasedTicketBeginsAnew(t *testing.T) {
 			n.Annotations[ticket.Annotation], err = parsed.Encode()
 			require.NoError(t, err)
 		})
-		w.queue.Touch(nodeA)
+		w.queue.Enqueue(nodeA)
 		w.run("resolved", resolved)
 		incidents := w.record().History.Incidents
 		require.Len(t, incidents, 2)
@@ -364,7 +364,7 @@ func TestTicketOfAPersonIsAdopted(t *testing.T) {
 				w.source.gone()
 			}
 		}
-		w.queue.Touch(nodeA)
+		w.queue.Enqueue(nodeA)
 		w.run("resolved", resolved)
 		require.Zero(t, w.jobs.count(jobs.ActionDiagnose), "it was done already")
 		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
@@ -378,7 +378,7 @@ func TestOwnerNoteOfAnUndoneCordonGoes(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"} })
 		require.True(t, NeedsVisit(w.node()))
-		w.queue.Touch(nodeA)
+		w.queue.Enqueue(nodeA)
 		w.run("note gone", func(r ticket.Record) bool { return r.Node.Annotations[ticket.OwnerAnnotation] == "" })
 	})
 }

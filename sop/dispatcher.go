@@ -37,16 +37,16 @@ type Queue interface {
 	Next(ctx context.Context) (node string, statuses []prom.AegisNodeStatus, err error)
 	// Done gives the node back. It is due again after that time, or, if that is zero, when something changes.
 	Done(node string, after time.Duration)
-	// Touch makes the node due.
-	Touch(node string)
+	// Enqueue makes the node due.
+	Enqueue(node string)
 }
 
 // Catalogue knows the conditions.
 type Catalogue interface {
 	// Status returns a condition on a node and device. The code says which XID it is about, 0 that it is the only one, or none.
 	Status(node, condition, device string, xid int) prom.AegisNodeStatus
-	// HiddenBy says in words which of the others explains the status. Empty means that none does.
-	HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string
+	// InhibitedBy says in words which of the others explains the status. Empty means that none does.
+	InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string
 }
 
 // Dispatcher decides on the conditions of one node after the other and runs one procedure per node at a time.
@@ -75,7 +75,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	return &Dispatcher{
 		services: environment{
 			Services: s, catalogue: c, table: t, storms: storms,
-			isolation: newPrecedence(s.Clock), limits: newLimits(s.Nodes, written.latest, s.Settings, s.Clock),
+			isolation: newCordonPriority(s.Clock), limits: newLimits(s.Nodes, written.latest, s.Settings, s.Clock),
 		},
 		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,
 		ordered: make(chan struct{}, 1), active: make(map[string]context.CancelCauseFunc),
@@ -83,7 +83,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 }
 
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
-// journal of its ticket for the next one to adopt.
+// journal of its ticket for the next one to resume.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.storms.forget()
 	defer d.running.Wait()
@@ -124,8 +124,8 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	node = d.latest(node)
 	d.storms.look(d.services.Orders.Last().Storms)
 	record := d.services.Tickets.Read(node)
-	if upkeep := d.upkeep(node, record, statuses); upkeep != nil {
-		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, upkeep) })
+	if cleanup := d.cleanup(node, record, statuses); cleanup != nil {
+		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, cleanup) })
 		return
 	}
 	statuses = d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses))
@@ -207,7 +207,7 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 		HasSOP:    hasSOP,
 		OnlyTells: d.table.onlyTells(procedure),
 		Note:      d.givesWay(r.Ticket, status),
-		Hidden:    d.catalogue.HiddenBy(now, status, others),
+		Inhibited: d.catalogue.InhibitedBy(now, status, others),
 		Settings:  settings,
 		Orders:    &orders,
 		Storm:     d.storms.holds(status.Condition, settings.PoolOf(node).Name),
@@ -231,7 +231,7 @@ func runs(v policy.Verdict) bool {
 	return v.Name == policy.VerdictExecute || v.Name == policy.VerdictAttemptsExhausted
 }
 
-// judgeAll enters the verdicts into the book and tells people about those that are new. The candidates' own are told once the
+// judgeAll enters the verdicts into the verdict cache and tells people about those that are new. The candidates' own are told once the
 // sources have been asked.
 func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verdicts []policy.Verdict, candidates []int) {
 	keys := make([]prom.Key, 0, len(statuses))
@@ -241,12 +241,12 @@ func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verd
 			d.tell(s, verdicts[i])
 		}
 	}
-	d.services.Book.Keep(node, keys)
+	d.services.Verdicts.Keep(node, keys)
 }
 
 // tell enters one verdict, and makes an Event of it when it is another one than before.
 func (d *Dispatcher) tell(s prom.AegisNodeStatus, v policy.Verdict) {
-	if !d.services.Book.Set(s.Key(), v) {
+	if !d.services.Verdicts.Set(s.Key(), v) {
 		return
 	}
 	d.services.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
@@ -460,7 +460,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		return r.preempted(ctx, b, preempted)
 	case errors.As(err, &reopened):
 		d.services.Metrics.sop(sopPreempted)
-		d.queue.Touch(b.node)
+		d.queue.Enqueue(b.node)
 	case errors.As(err, &held):
 		return r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
@@ -540,7 +540,7 @@ func (r *run) preempted(ctx context.Context, b *ApiBridge, e *preemptedError) ti
 	if err == nil {
 		b.event(corev1.EventTypeNormal, "AegisPreempted", "%s: %s", b.status.Condition, e.Error())
 	}
-	d.queue.Touch(b.node)
+	d.queue.Enqueue(b.node)
 	return d.services.Timing.Hold
 }
 

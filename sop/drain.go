@@ -87,7 +87,7 @@ func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
 	first := true
 	err := d.poll(ctx, func(ctx context.Context) (bool, error) {
 		// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
-		if !first || c.adopted {
+		if !first || c.resumed {
 			asked := d.services.Clock.Now()
 			release, err := d.gate.admit(ctx, d.action)
 			release()

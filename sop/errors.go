@@ -19,7 +19,7 @@ var (
 	// ErrTakenOver is returned when people own the ticket now, or removed it.
 	ErrTakenOver = errors.New("ticket is in other hands")
 	// ErrStopping is the cause of a context that ends because this process stops. Running steps stay in the journal
-	// and the next leader adopts them.
+	// and the next leader resumes them.
 	ErrStopping = errors.New("stopping")
 	// ErrLeaseLost is the cause of a context that ends because this process is no longer the leader.
 	ErrLeaseLost = errors.New("lost the lease")

@@ -16,8 +16,8 @@ type call struct {
 	n int
 	// began is when the step was journaled as Running.
 	began time.Time
-	// adopted is true when an earlier run began the step.
-	adopted bool
+	// resumed is true when an earlier run began the step.
+	resumed bool
 	// target is the pod that the journal says that the step is applied to.
 	target podTarget
 }
@@ -41,7 +41,7 @@ type step struct {
 	ends bool
 	// prepare finds out, before the step is journaled, what exactly it is applied to. May be nil.
 	prepare func(ctx context.Context) (podTarget, error)
-	// act does the work, or goes on with it when adopted.
+	// act does the work, or goes on with it when resumed.
 	act func(ctx context.Context, c call) (outcome, error)
 	// write, instead of act, does the work and journals it in one write of the ticket. The number is that of the call.
 	write func(ctx context.Context, n int) error
@@ -88,7 +88,7 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 	return e.carryOut(ctx, s, c, prior, known)
 }
 
-// carryOut begins the step or adopts the one that an earlier run began, and journals how it ends.
+// carryOut begins the step or resumes the one that an earlier run began, and journals how it ends.
 func (e *journaled) carryOut(ctx context.Context, s step, c call, prior ticket.Step, known bool) error {
 	defer e.interruptible.Store(false)
 	e.interruptible.Store(!known)
@@ -109,9 +109,9 @@ func (e *journaled) carryOut(ctx context.Context, s step, c call, prior ticket.S
 func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Step, known bool) (func(), error) {
 	if known {
 		e.begun()
-		c.adopted, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
-		e.logger.InfoContext(ctx, "step adopted", "action", s.action, "call", c.n)
-		return e.services.limits.adopt(e.node, s.action), nil
+		c.resumed, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
+		e.logger.InfoContext(ctx, "step resumed", "action", s.action, "call", c.n)
+		return e.services.limits.resume(e.node, s.action), nil
 	}
 	release := func() {}
 	if s.gated {

@@ -135,7 +135,7 @@ func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(),
 			return func() {}, err
 		}
 		if blocked.Name == "" {
-			g.services.Book.Set(g.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
+			g.services.Verdicts.Set(g.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
 			return release, nil
 		}
 		if !g.journal.opened() {
@@ -242,7 +242,7 @@ func (g *gate) ended(ctx context.Context, s *policy.Situation) error {
 
 // hold makes the reason for waiting visible and waits a while.
 func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
-	if g.services.Book.Set(g.status.Key(), v) {
+	if g.services.Verdicts.Set(g.status.Key(), v) {
 		g.services.Recorder.Eventf(nodeReference(g.journal.record.Node), corev1.EventTypeNormal, "AegisHeld",
 			"%s: held: %s: %s", g.status.Condition, v.Name, v.Reason)
 	}

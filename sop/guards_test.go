@@ -138,7 +138,7 @@ func historyObstacles() map[string]obstacle {
 			w.policy.MaxRepairs, w.policy.RepairWindow = 1, 24*time.Hour
 			w.booted(3 * time.Hour)
 		},
-		"lemon": func(w *trial) {
+		"repeat offender": func(w *trial) {
 			w.settings.Pools[0].MaxIncidents, w.settings.Pools[0].IncidentWindow = 1, 24*time.Hour
 			w.booted(3 * time.Hour)
 		},
@@ -210,7 +210,7 @@ func (w *trial) fill() {
 	other.Spec.Unschedulable = true
 	_, err := w.client.CoreV1().Nodes().Create(w.t.Context(), other, metav1.CreateOptions{})
 	require.NoError(w.t, err)
-	w.d.services.limits.adopt(other.Name, ticket.Reboot)
+	w.d.services.limits.resume(other.Name, ticket.Reboot)
 }
 
 // fail has the API server answer no more reads of the resource.

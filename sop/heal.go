@@ -51,7 +51,7 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 	d.services.Logger.InfoContext(ctx, "repair requested", "node", status.Node, "condition", status.Condition, "ticket", opened.id, "by", r.By)
 	d.services.Recorder.Eventf(nodeReference(record.Node), corev1.EventTypeNormal, "AegisRequested",
 		"%s: repair requested by %s, ticket %s", status.Condition, r.By, opened.id)
-	d.queue.Touch(status.Node)
+	d.queue.Enqueue(status.Node)
 	return result, nil
 }
 

@@ -188,8 +188,8 @@ func (l *limits) begin(node *corev1.Node, action ticket.Action) (release func(),
 	return func() { l.end(node.Name) }, ""
 }
 
-// adopt takes the slot of a step that an earlier run began: it is in flight, whether there is room or not.
-func (l *limits) adopt(name string, action ticket.Action) (release func()) {
+// resume takes the slot of a step that an earlier run began: it is in flight, whether there is room or not.
+func (l *limits) resume(name string, action ticket.Action) (release func()) {
 	if !action.Destructive() {
 		return func() {}
 	}

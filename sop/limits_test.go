@@ -107,7 +107,7 @@ func TestDestructiveStepsInFlight(t *testing.T) {
 	release()
 	_, reason = l.begin(n1, ticket.Reset)
 	require.Empty(t, reason)
-	l.adopt("n0", ticket.Reboot)
+	l.resume("n0", ticket.Reboot)
 	_, reason = l.begin(testNode("n1", ""), ticket.Reset)
 	require.NotEmpty(t, reason, "a step that an earlier process began is in flight, room or not")
 }

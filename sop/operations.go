@@ -42,7 +42,7 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 // order makes sure that the Job of a step exists. Who takes a step over, or does not know what became of an order, finds the Job,
 // or finds that nothing is left to order, or asks for permission again: the one that was given may be old by now.
 func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
-	permitted := !c.adopted || gated == ""
+	permitted := !c.resumed || gated == ""
 	var last error
 	var refused time.Time
 	deadline := o.services.Clock.Now().Add(req.Deadline)

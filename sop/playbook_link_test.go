@@ -15,7 +15,7 @@ func init() {
 	p.RebootLadder, p.ResetLadder, p.AwaitReady = playbook.RebootLadder, playbook.ResetLadder, playbook.AwaitReady
 	p.IsolateAndHandOver, p.VerifyCordoned, p.Exhausted = playbook.IsolateAndHandOver, playbook.VerifyCordoned, playbook.Exhausted
 	p.XID = gpu.XID
-	p.ExamineThenReturn, p.Note, p.Tell = playbook.ExamineThenReturn, playbook.Note, playbook.Tell
+	p.ExamineThenReturn, p.Note, p.Tell = playbook.ExamineThenReturn, playbook.Note, playbook.Notify
 	p.RelievePressure = func(ctx context.Context, b *sop.ApiBridge) error { return playbook.RelievePressure(ctx, b) }
 	p.Remedy = func(name string) playbook.Steps {
 		return func(ctx context.Context, b *sop.ApiBridge) error {

@@ -90,7 +90,7 @@ func (w *world) dieAtEveryWrite(ended func(ticket.Record) bool, shorten func(*te
 				n.Annotations[ticket.Annotation] = shorten(w.t, n.Annotations[ticket.Annotation])
 			})
 		}
-		w.queue.Touch(nodeA)
+		w.queue.Enqueue(nodeA)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 
 // hooks are how a run tells its dispatcher how it gets on.
 type hooks struct {
-	// begun is called when the first step of the run begins or is adopted.
+	// begun is called when the first step of the run begins or is resumed.
 	begun func()
 	// settled is called once the node is cordoned, or another step begins: then nobody has to give way to it any more.
 	settled func()

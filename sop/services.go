@@ -62,7 +62,7 @@ type Services struct {
 	Conditions Conditions
 	Recorder   record.EventRecorder
 	Orders     *OrderStore
-	Book       *Book
+	Verdicts   *VerdictCache
 	Settings   func() policy.Settings
 	Timing     Timing
 	Metrics    *Metrics
@@ -76,7 +76,7 @@ type environment struct {
 	Services
 	catalogue Catalogue
 	table     Table
-	isolation *precedence
+	isolation *cordonPriority
 	storms    *stormWatch
 	limits    *limits
 }

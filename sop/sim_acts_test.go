@@ -364,7 +364,7 @@ func leavesLemons(o *oracle, m moment) {
 	}
 	all, same := repairsOf(r.history, t.Condition, pool.incidentWindow)
 	if pool.maxIncidents > 0 && all >= pool.maxIncidents || pool.maxRepeats > 0 && same >= pool.maxRepeats {
-		m.violated("p%d repairs the lemon %s again, %d times before, %d for %s", p.id, r.node.Name, all, same, t.Condition)
+		m.violated("p%d repairs the repeat offender %s again, %d times before, %d for %s", p.id, r.node.Name, all, same, t.Condition)
 	}
 }
 

@@ -42,7 +42,7 @@ type simProcess struct {
 	requests   sync.WaitGroup
 	queue      *queue.Queue
 	resync     *queue.Resync
-	book       *sop.Book
+	book       *sop.VerdictCache
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
 	began      time.Time
@@ -113,7 +113,7 @@ func (p *simProcess) identity() string { return fmt.Sprint("p", p.id) }
 // wire makes the parts of the process.
 func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	p.book = sop.NewBook(metrics, clock.RealClock{})
+	p.book = sop.NewVerdictCache(metrics, clock.RealClock{})
 	options := &slog.HandlerOptions{ReplaceAttr: dropTime}
 	logger := slog.New(slog.NewTextHandler(p.LogWriter(p.identity()+" "), options))
 	if !p.Verbose() {
@@ -123,7 +123,7 @@ func (p *simProcess) wire() {
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
-		Translator:    simTranslator{p}, Interval: 45 * time.Second,
+		Classifier:    simTranslator{p}, Interval: 45 * time.Second,
 	})
 	if err != nil {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
@@ -132,7 +132,7 @@ func (p *simProcess) wire() {
 	p.dispatcher = sop.NewDispatcher(sop.Services{
 		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.client.Jobs(),
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),
-		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Book: p.book,
+		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.book,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
 	}, p.queue, simCatalogue{}, p.table())
@@ -153,7 +153,7 @@ func (p *simProcess) run() {
 			return
 		}
 	}
-	p.touchAll()
+	p.enqueueAll()
 	err := p.dispatcher.Run(p.ctx)
 	if p.ctx.Err() == nil && !errors.Is(err, sop.ErrLeaseLost) {
 		p.violated("p%d stops by itself: %v", p.id, err)
@@ -166,13 +166,13 @@ func (p *simProcess) violated(format string, args ...any) {
 	p.oracle.violated(single, format, args...)
 }
 
-func (p *simProcess) touchAll() {
+func (p *simProcess) enqueueAll() {
 	p.Lock()
 	names := slices.Sorted(maps.Keys(p.cache.Shown))
 	p.Unlock()
 	for _, name := range names {
 		if node, err := p.cache.Get(name); err == nil && sop.NeedsVisit(node) {
-			p.queue.Touch(name)
+			p.queue.Enqueue(name)
 		}
 	}
 }
@@ -327,7 +327,7 @@ func (p *simProcess) Last(key prom.Key) prom.Finding {
 type simTranslator struct{ p *simProcess }
 
 // Resolve translates an alert.
-func (t simTranslator) Resolve(a prom.Alert) (prom.Observation, error) {
+func (t simTranslator) Classify(a prom.Alert) (prom.Observation, error) {
 	if _, err := t.p.cache.Get(a.Labels["node"]); err != nil {
 		return prom.Observation{}, err
 	}
@@ -392,7 +392,7 @@ func (p *simProcess) sees(name string, before, after *corev1.Node) {
 	relevant := after == nil || before == nil && sop.NeedsVisit(after) ||
 		before != nil && sop.RelevantChange(before, after) && (sop.NeedsVisit(after) || len(p.queue.Statuses(name)) > 0)
 	if relevant {
-		p.queue.Touch(name)
+		p.queue.Enqueue(name)
 	}
 }
 
@@ -453,7 +453,7 @@ func (p *simProcess) table() sop.Table {
 	}
 	table := sop.Table{
 		sop.ExhaustedSOP:                  p.watched(func() sop.SOP { return sop.NewProcedure(playbook.Exhausted) }),
-		"sim/" + strings.ToLower(simNote): p.watched(func() sop.SOP { return sop.NewNotice(playbook.Tell) }),
+		"sim/" + strings.ToLower(simNote): p.watched(func() sop.SOP { return sop.NewNotice(playbook.Notify) }),
 	}
 	for name, procedure := range steps {
 		table["sim/"+strings.ToLower(name)] = p.watched(func() sop.SOP { return sop.NewProcedure(procedure) })

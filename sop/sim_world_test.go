@@ -163,7 +163,7 @@ func (c *cluster) offer(name string, missing bool) {
 // simCatalogue knows the conditions of the simulation.
 type simCatalogue struct{}
 
-func (simCatalogue) HiddenBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeStatus) string {
+func (simCatalogue) InhibitedBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeStatus) string {
 	return ""
 }
 

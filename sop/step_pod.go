@@ -28,7 +28,7 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 		r.chosen = c.target
 		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
 		var missing string
-		if !c.adopted {
+		if !c.resumed {
 			r.permitted = b.services.Clock.Now()
 		}
 		err := b.poll(ctx, func(ctx context.Context) (bool, error) {

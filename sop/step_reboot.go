@@ -74,7 +74,7 @@ type powerStep struct {
 	done func(context.Context, *corev1.Node) (bool, string)
 }
 
-// run makes or adopts the Job and waits until the work is done.
+// run makes or resumes the Job and waits until the work is done.
 func (p *powerStep) run(ctx context.Context, c call) (string, error) {
 	if err := p.order(ctx, c, p.action, p.request, p.finished); err != nil {
 		return "", err

@@ -53,13 +53,13 @@ func (v *verification) run(ctx context.Context, _ call) (outcome, error) {
 	return outcome{message: "gone for " + v.clearFor.String()}, err
 }
 
-// show says in the verdict book when verification waits for its source.
+// show says in the verdict cache when verification waits for its source.
 func (v *verification) show(f prom.Finding) {
 	verdict := policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(f.Evidence)}
 	if f.Evidence == prom.EvidenceUnknown {
 		verdict = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(f).Reason}
 	}
-	v.services.Book.Set(v.status.Key(), verdict)
+	v.services.Verdicts.Set(v.status.Key(), verdict)
 }
 
 // observe takes one answer and reports whether the condition has been gone for long enough.

@@ -54,7 +54,7 @@ func (d *Dispatcher) judgeNew(b *scene, r ticket.Record) {
 	statuses, repaired := d.services.statuses(b.node), b.journal.incident
 	for i, s := range statuses {
 		own := s.Condition == repaired.condition && s.ID == repaired.device
-		if own || d.services.Book.Has(s.Key()) {
+		if own || d.services.Verdicts.Has(s.Key()) {
 			continue
 		}
 		v := policy.Decide(d.situation(r.Node, r, statuses, i))

@@ -53,7 +53,7 @@ type world struct {
 	queue   *queue.Queue
 	source  *fakeSource
 	jobs    *fakeJobs
-	book    *Book
+	book    *VerdictCache
 	table   Table
 	events  *record.FakeRecorder
 
@@ -147,7 +147,7 @@ func testPolicy() prom.Policy {
 }
 
 // Status makes the world the catalogue: every condition is an emergency with the procedure that its name says.
-func (w *world) HiddenBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+func (w *world) InhibitedBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
 	for _, o := range others {
 		if w.hides[o.Condition] == status.Condition {
 			return o.Condition + " explains it"
@@ -260,14 +260,14 @@ func (w *world) currentSettings() policy.Settings {
 func (w *world) dispatcher() *Dispatcher {
 	metrics := NewMetrics(prometheus.NewRegistry())
 	lister := liveNodes{w.client}
-	w.book = NewBook(metrics, clock.RealClock{})
+	w.book = NewVerdictCache(metrics, clock.RealClock{})
 	orders := NewOrderStore(OrderStoreOptions{
 		Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return w.identity },
 	})
 	return NewDispatcher(Services{
 		Orders: orders,
 		Kube:   w.client, Nodes: lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.jobs,
-		Source: w.source, Conditions: w.queue, Recorder: w.events, Book: w.book,
+		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.book,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
 	}, w.queue, w, w.table)
 }

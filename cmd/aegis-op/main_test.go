@@ -34,7 +34,7 @@ func TestProgramKnowsNothingOfKubernetes(t *testing.T) {
 	for _, p := range packages {
 		require.False(t, strings.HasPrefix(p, "k8s.io/"), p)
 		if strings.HasPrefix(p, "aegis.io/aegis/") {
-			require.Contains(t, []string{"aegis.io/aegis/cmd/aegis-op", "aegis.io/aegis/jobs/host", "aegis.io/aegis/jobs/protocol"}, p)
+			require.Contains(t, []string{"aegis.io/aegis/cmd/aegis-op", "aegis.io/aegis/jobs/host", "aegis.io/aegis/jobs/protocol", "aegis.io/aegis/strict"}, p)
 		}
 	}
 }

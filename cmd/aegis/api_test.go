@@ -122,9 +122,9 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	}
 	lister := liveNodes{client}
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	book, q := sop.NewBook(metrics, clock.RealClock{}), queue.New(queue.Options{})
-	translator := rules.NewResolver(rules.ResolverOptions{Store: store, Nodes: index})
-	fireSome(t, q, translator)
+	book, q := sop.NewVerdictCache(metrics, clock.RealClock{}), queue.New(queue.Options{})
+	classifier := rules.NewClassifier(rules.ClassifierOptions{Store: store, Nodes: index})
+	fireSome(t, q, classifier)
 	decideSome(book)
 	d := sop.NewDispatcher(sop.Services{
 		Kube:       client,
@@ -135,7 +135,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
 		}),
-		Book:     book,
+		Verdicts: book,
 		Settings: settings,
 		Timing:   sop.DefaultTiming(),
 		Metrics:  metrics,
@@ -143,7 +143,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	}, q, store, procedures.Table())
 	h, err := handler.New(handler.Options{
 		Sink:       q,
-		Translator: translator,
+		Classifier: classifier,
 		Commander:  d,
 		Nodes:      lister,
 		Conditions: q,
@@ -211,7 +211,7 @@ func apiNodes(t *testing.T) []*corev1.Node {
 }
 
 // fireSome has the queue hear of what holds.
-func fireSome(t *testing.T, q *queue.Queue, translator *rules.Resolver) {
+func fireSome(t *testing.T, q *queue.Queue, classifier *rules.Classifier) {
 	t.Helper()
 	since := time.Date(1999, 12, 31, 23, 45, 0, 0, time.UTC)
 	for i, alert := range []prom.Alert{
@@ -221,14 +221,14 @@ func fireSome(t *testing.T, q *queue.Queue, translator *rules.Resolver) {
 		{Labels: map[string]string{"alertname": "IBDown", "node": "gpu-20", "id": "mlx5_0"}},
 	} {
 		alert.State, alert.StartsAt, alert.Fingerprint = prom.StateFiring, since, fmt.Sprintf("%016d", i)
-		observation, err := translator.Resolve(alert)
+		observation, err := classifier.Classify(alert)
 		require.NoError(t, err)
 		q.Observe(observation)
 	}
 }
 
 // decideSome records verdicts, one of them on a condition that is reported no more.
-func decideSome(book *sop.Book) {
+func decideSome(book *sop.VerdictCache) {
 	book.Set(prom.Key{Node: "gpu-17", Condition: "GpuVolSramUncorrectable", ID: "3"}, policy.Verdict{Name: policy.VerdictExecute, Reason: "confirmed"})
 	book.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "nothing reports it"})
 	book.Set(prom.Key{Node: "gpu-18", Condition: "GpuVolSramUncorrectable", ID: "0"}, policy.Verdict{

@@ -111,10 +111,10 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 		KnownCondition: func(name string) bool { _, known := live.rules.Current().Lookup(name); return known },
 	})
 	a.nodes = newNodeCache(informers.NewSharedInformerFactory(a.clients.watches, 0), a.queue)
-	translator := rules.NewResolver(rules.ResolverOptions{
+	classifier := rules.NewClassifier(rules.ClassifierOptions{
 		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
 	})
-	if a.resync, err = newResync(cfg, a.queue, translator, registry, logger); err != nil {
+	if a.resync, err = newResync(cfg, a.queue, classifier, registry, logger); err != nil {
 		return nil, err
 	}
 	services, err := a.services(registry, logger)
@@ -129,11 +129,11 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	}
 	a.handler, err = handler.New(handler.Options{
 		Sink:       a.queue,
-		Translator: translator,
+		Classifier: classifier,
 		Commander:  a.dispatcher,
 		Nodes:      a.nodes.lister,
 		Conditions: a.queue,
-		Verdicts:   services.Book,
+		Verdicts:   services.Verdicts,
 		Catalogue:  live.rules,
 		Settings:   live.current,
 		Ready:      a.ready,
@@ -159,11 +159,11 @@ func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.L
 	return front, nil
 }
 
-func newResync(cfg config, q *queue.Queue, translator *rules.Resolver, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
+func newResync(cfg config, q *queue.Queue, classifier *rules.Classifier, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
 	o := queue.ResyncOptions{
 		Queue:         q,
 		Alertmanagers: make(map[string]queue.AlertSource),
-		Translator:    translator,
+		Classifier:    classifier,
 		Interval:      cfg.ResyncInterval,
 		Registerer:    reg,
 		Logger:        logger,
@@ -214,7 +214,7 @@ func (a *app) services(reg prometheus.Registerer, logger *slog.Logger) (sop.Serv
 		Conditions: a.queue,
 		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),
 		Orders:     a.orders(),
-		Book:       sop.NewBook(metrics, clock.RealClock{}),
+		Verdicts:   sop.NewVerdictCache(metrics, clock.RealClock{}),
 		Settings:   a.config.current,
 		Timing:     timing,
 		Metrics:    metrics,
@@ -273,7 +273,7 @@ func (a *app) work(ctx context.Context) error {
 		a.term(ctx)
 		return nil
 	}
-	return a.campaign(ctx)
+	return a.lead(ctx)
 }
 
 // term is the time in which this replica leads. It ends when everything that it started has stopped.
@@ -298,7 +298,7 @@ func (a *app) term(ctx context.Context) {
 	if err := a.nodes.catchUp(ctx, a.clients.calls, a.logger); err != nil {
 		return
 	}
-	a.nodes.touchAll()
+	a.nodes.enqueueAll()
 	err := a.dispatcher.Run(ctx)
 	a.logger.InfoContext(ctx, "dispatcher ended", "cause", err)
 }

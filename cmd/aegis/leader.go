@@ -14,35 +14,35 @@ import (
 	"aegis.io/aegis/sop"
 )
 
-// campaign stands for leader again and again until the context ends. A lost lease ends the work, not the process: an API
+// lead stands for leader again and again until the context ends. A lost lease ends the work, not the process: an API
 // server that is away for minutes must not turn into a crash loop.
-func (a *app) campaign(ctx context.Context) error {
+func (a *app) lead(ctx context.Context) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("leader election: %w", err)
 	}
 	a.identity = host + "_" + string(uuid.NewUUID())
 	for ctx.Err() == nil {
-		if err := a.candidacy(ctx); err != nil {
+		if err := a.elect(ctx); err != nil {
 			return fmt.Errorf("leader election: %w", err)
 		}
 	}
 	return nil
 }
 
-// candidacy waits for the lease and leads for one term. When the context ends, a leader gives the lease up only after its
+// elect waits for the lease and leads for one term. When the context ends, a leader gives the lease up only after its
 // procedures have stopped, so that the next one does not begin while they write.
-func (a *app) candidacy(ctx context.Context) error {
+func (a *app) elect(ctx context.Context) error {
 	election, resign := context.WithCancel(context.WithoutCancel(ctx))
 	defer resign()
 	term, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	// office is held during the term; over says that none begins any more.
-	var office sync.Mutex
+	// termLock is held during the term; over says that none begins any more.
+	var termLock sync.Mutex
 	over := false
 	release := context.AfterFunc(ctx, func() {
-		office.Lock()
-		defer office.Unlock()
+		termLock.Lock()
+		defer termLock.Unlock()
 		over = true
 		resign()
 	})
@@ -61,8 +61,8 @@ func (a *app) candidacy(ctx context.Context) error {
 		Name:            a.cfg.LeaderElection.Name,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(context.Context) {
-				office.Lock()
-				defer office.Unlock()
+				termLock.Lock()
+				defer termLock.Unlock()
 				if !over {
 					a.logger.InfoContext(term, "leading", "identity", a.identity)
 					a.term(term)
@@ -75,8 +75,8 @@ func (a *app) candidacy(ctx context.Context) error {
 		return err
 	}
 	elector.Run(election)
-	office.Lock()
-	defer office.Unlock()
+	termLock.Lock()
+	defer termLock.Unlock()
 	over = true
 	return nil
 }

@@ -59,7 +59,7 @@ func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue) *node
 			}
 			if node, ok := object.(*corev1.Node); ok {
 				c.index.Delete(node.Name)
-				c.queue.Touch(node.Name)
+				c.queue.Enqueue(node.Name)
 			}
 		},
 	})
@@ -82,14 +82,14 @@ func trim(object any) (any, error) {
 func (c *nodeCache) added(node *corev1.Node) {
 	c.index.Set(infoOf(node))
 	if sop.NeedsVisit(node) {
-		c.queue.Touch(node.Name)
+		c.queue.Enqueue(node.Name)
 	}
 }
 
 func (c *nodeCache) updated(before, after *corev1.Node) {
 	c.index.Set(infoOf(after))
 	if sop.RelevantChange(before, after) && (sop.NeedsVisit(after) || len(c.queue.Statuses(after.Name)) > 0) {
-		c.queue.Touch(after.Name)
+		c.queue.Enqueue(after.Name)
 	}
 }
 
@@ -127,15 +127,15 @@ func (c *nodeCache) behind(live corev1.Node) bool {
 	return err != nil || order < 0
 }
 
-// touchAll makes every node due on which an earlier leader left something to go on with.
-func (c *nodeCache) touchAll() {
+// enqueueAll makes every node due on which an earlier leader left something to go on with.
+func (c *nodeCache) enqueueAll() {
 	nodes, err := c.lister.List(labels.Everything())
 	if err != nil {
 		return
 	}
 	for _, node := range nodes {
 		if sop.NeedsVisit(node) {
-			c.queue.Touch(node.Name)
+			c.queue.Enqueue(node.Name)
 		}
 	}
 }

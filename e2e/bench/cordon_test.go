@@ -27,9 +27,9 @@ import (
 
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/ticket"
 )
@@ -54,7 +54,7 @@ func TestTimeToCordon(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
 	defer cancel()
 	r := newRelay(t)
-	l, err := lab.Start(ctx, lab.Options{
+	l, err := testenv.Start(ctx, testenv.Options{
 		Dir: t.TempDir(), Nodes: nodes, Compress: monitoring.FastRules(),
 		Heartbeat: 30 * time.Second, NodeMonitorGrace: 2 * time.Minute, Webhook: r.through,
 		Config: func(c *aegis.Config) {
@@ -245,7 +245,7 @@ func (w *nodeWatch) cordoned(t *testing.T, r *relay) []time.Duration {
 
 // requireOneWriteEach reads from the journals that cordon, owner note and ticket came together: the cordon is the first step
 // of every ticket, and the note names that very ticket.
-func requireOneWriteEach(t *testing.T, l *lab.Lab) {
+func requireOneWriteEach(t *testing.T, l *testenv.Environment) {
 	t.Helper()
 	events, err := l.Cluster.Audit()
 	require.NoError(t, err)

@@ -11,8 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 	"aegis.io/aegis/ticket"
 )
 
@@ -25,7 +25,7 @@ const (
 // node is one simulated machine as a case sees it.
 type node struct {
 	t    *testing.T
-	lab  *lab.Lab
+	lab  *testenv.Environment
 	name string
 }
 

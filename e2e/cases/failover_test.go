@@ -10,16 +10,16 @@ import (
 
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 	"aegis.io/aegis/ticket"
 )
 
 // Of two replicas one leads. When it is killed in the middle of a drain, the other one takes the Lease, asks the sources, and
 // goes on with the open ticket, although no notification was ever sent to it. A leader that is stopped gives the Lease up.
 func TestLeaderFailover(t *testing.T) {
-	l, err := lab.Start(t.Context(), lab.Options{
+	l, err := testenv.Start(t.Context(), testenv.Options{
 		BinDir: shared.Bin, Dir: t.TempDir(), Replicas: 2, Compress: monitoring.FastRules(), BootTime: 2 * time.Second,
 		Nodes: []cluster.Node{{Name: "ha-0", GPUs: gpusPerNode}, {Name: "ha-1", GPUs: gpusPerNode}},
 		Config: func(c *aegis.Config) {

@@ -12,8 +12,8 @@ import (
 
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 )
 
 // shared is the laboratory that all cases of the package use, each on nodes of its own.
-var shared *lab.Lab //nolint:gochecknoglobals // TestMain has no other way to hand it to the tests.
+var shared *testenv.Environment //nolint:gochecknoglobals // TestMain has no other way to hand it to the tests.
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -36,7 +36,7 @@ func run(m *testing.M) (code int) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
 	defer cancel()
-	shared, err = lab.Start(ctx, options(dir))
+	shared, err = testenv.Start(ctx, options(dir))
 	if err != nil {
 		return fail(fmt.Errorf("%w (logs in %s)", err, dir))
 	}
@@ -66,8 +66,8 @@ func fail(err error) int {
 }
 
 // options describes the laboratory. Every case has a pool of its own, so that the limits of one do not hold another.
-func options(dir string) lab.Options {
-	o := lab.Options{
+func options(dir string) testenv.Options {
+	o := testenv.Options{
 		Dir:      dir,
 		Compress: monitoring.FastRules(),
 		// What the chart renders from its value inventory.

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/util/retry"
 
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/lab"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 const (
@@ -102,7 +102,7 @@ func exists(t *testing.T, pod *corev1.Pod) bool {
 }
 
 // release lets a stuck pod end.
-func release(t *testing.T, l *lab.Lab, pod *corev1.Pod) {
+func release(t *testing.T, l *testenv.Environment, pod *corev1.Pod) {
 	t.Helper()
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]any{stuckLabel: nil}}})
 	require.NoError(t, err)

@@ -11,12 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/e2e/aegis"
-	"aegis.io/aegis/e2e/flaky"
+	"aegis.io/aegis/e2e/faultproxy"
 )
 
 // badAPI is what the proxy does to the calls of Aegis: 5 % fail, half of these after they were carried out.
-func badAPI() flaky.Rates {
-	return flaky.Rates{Refused: 0.025, Dropped: 0.025, Delayed: 0.03, Cut: 0.7}
+func badAPI() faultproxy.Rates {
+	return faultproxy.Rates{Refused: 0.025, Dropped: 0.025, Delayed: 0.03, Cut: 0.7}
 }
 
 // rage lets things go wrong for that time.
@@ -118,7 +118,7 @@ func (w *world) allCalamities(which int) []calamity {
 		{
 			"API server very bad", 3 * time.Second, 8 * time.Second,
 			func(context.Context) error {
-				w.proxy.Misbehave(flaky.Rates{Refused: 0.3, Dropped: 0.3, Delayed: 0.1, Cut: 1})
+				w.proxy.Misbehave(faultproxy.Rates{Refused: 0.3, Dropped: 0.3, Delayed: 0.1, Cut: 1})
 				return nil
 			},
 			func(context.Context) error { w.proxy.Misbehave(badAPI()); return nil },
@@ -172,7 +172,7 @@ func (w *world) leader(ctx context.Context) int {
 // calm ends all misfortune but the faults of the machines.
 func (w *world) calm() {
 	w.t.Helper()
-	w.proxy.Misbehave(flaky.Rates{})
+	w.proxy.Misbehave(faultproxy.Rates{})
 	for i := range w.lab.Aegis {
 		require.NoError(w.t, w.guard.launch(i))
 	}

@@ -20,11 +20,11 @@ import (
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/build"
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/flaky"
+	"aegis.io/aegis/e2e/faultproxy"
 	"aegis.io/aegis/e2e/internal/proc"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 const (
@@ -95,9 +95,9 @@ func durationFromEnv(t *testing.T) time.Duration {
 // world is the cluster and everything that happens in it.
 type world struct {
 	t       *testing.T
-	lab     *lab.Lab
+	lab     *testenv.Environment
 	client  kubernetes.Interface
-	proxy   *flaky.Proxy
+	proxy   *faultproxy.Proxy
 	service *service
 	diary   *diary
 	pods    *podPlaces
@@ -114,14 +114,14 @@ func newWorld(t *testing.T, seed uint64) *world {
 	o.Webhook = w.service.before
 	o.Kubeconfig = func(kubeconfig string) (string, error) {
 		var err error
-		w.proxy, err = flaky.Start(flaky.Options{Kubeconfig: kubeconfig, Dir: dir, Seed: seed, WatchLife: 20 * time.Second})
+		w.proxy, err = faultproxy.Start(faultproxy.Options{Kubeconfig: kubeconfig, Dir: dir, Seed: seed, WatchLife: 20 * time.Second})
 		if err != nil {
 			return "", err
 		}
 		return w.proxy.Kubeconfig, nil
 	}
 	var err error
-	w.lab, err = lab.Start(t.Context(), o)
+	w.lab, err = testenv.Start(t.Context(), o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, w.lab.Stop()) })
 	t.Cleanup(func() { require.NoError(t, w.proxy.Stop()) })
@@ -179,9 +179,9 @@ func withRaceDetector(t *testing.T, dir string) string {
 	return bin
 }
 
-func options(t *testing.T, dir string) lab.Options {
+func options(t *testing.T, dir string) testenv.Options {
 	t.Helper()
-	o := lab.Options{
+	o := testenv.Options{
 		BinDir: withRaceDetector(t, dir), Dir: dir, Replicas: replicas, Alertmanagers: alertmanagers,
 		Compress: monitoring.FastRules(), Interval: 2 * time.Second, BootTime: 2 * time.Second,
 		// Slow enough for two cores.

@@ -13,8 +13,8 @@ import (
 
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
+	"aegis.io/aegis/e2e/testenv"
 	"aegis.io/aegis/ticket"
 )
 
@@ -70,7 +70,7 @@ func newStorm(t *testing.T) storm {
 	w := &world{t: t, service: newService(t)}
 	dir := logDir(t)
 	var err error
-	w.lab, err = lab.Start(t.Context(), lab.Options{
+	w.lab, err = testenv.Start(t.Context(), testenv.Options{
 		BinDir: withRaceDetector(t, dir), Dir: dir, Nodes: nodes, Compress: monitoring.FastRules(), Interval: 2 * time.Second,
 		Heartbeat: 30 * time.Second, NodeMonitorGrace: 2 * time.Minute,
 		Config: func(c *aegis.Config) {

@@ -64,7 +64,7 @@ func (s *Sim) reconcile(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	h := s.adopt(node)
+	h := s.resume(node)
 	v := h.vitals()
 	pods := s.podsOn(name)
 	if !v.alive {

@@ -222,8 +222,8 @@ func (s *Sim) sorted() []*host {
 	return hosts
 }
 
-// adopt returns the host of the Node, which boots when it is seen for the first time.
-func (s *Sim) adopt(n *corev1.Node) *host {
+// resume returns the host of the Node, which boots when it is seen for the first time.
+func (s *Sim) resume(n *corev1.Node) *host {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h, ok := s.hosts[n.Name]

@@ -172,7 +172,7 @@ func readWebhook(t *testing.T, body []byte) string {
 	t.Helper()
 	s := &sink{}
 	h, err := handler.New(handler.Options{
-		Sink: s, Translator: s, Resync: func() { s.heard = append(s.heard, "resync") },
+		Sink: s, Classifier: s, Resync: func() { s.heard = append(s.heard, "resync") },
 		Ready:      func() (bool, string) { return true, "" },
 		Commander:  struct{ handler.Commander }{},
 		Nodes:      struct{ handler.Nodes }{},
@@ -201,7 +201,7 @@ func (s *sink) Observe(observations ...prom.Observation) {
 	}
 }
 
-func (s *sink) Resolve(a prom.Alert) (prom.Observation, error) {
+func (s *sink) Classify(a prom.Alert) (prom.Observation, error) {
 	s.heard = append(s.heard, fmt.Sprintf("%+v", a))
 	return prom.Observation{Firing: true}, nil
 }

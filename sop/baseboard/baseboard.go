@@ -13,7 +13,7 @@ import (
 func Critical(ctx context.Context, b *sop.ApiBridge) error {
 	switch b.Status().ID {
 	case "power", "current":
-		return playbook.Tell(ctx, b)
+		return playbook.Notify(ctx, b)
 	}
 	return playbook.IsolateAndHandOver(ctx, b)
 }

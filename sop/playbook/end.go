@@ -83,7 +83,7 @@ func Examine(ctx context.Context, b *sop.ApiBridge) error {
 		}
 		return b.HandOver(ctx, b.Policy().Team, sop.Describe(b.Status())+"; "+sick.Error())
 	}
-	return Tell(ctx, b)
+	return Notify(ctx, b)
 }
 
 // Prove finds out whether the node is fit: the condition is gone at its source, and a healthcheck passes. It returns what

@@ -15,13 +15,13 @@ func Note(ctx context.Context, b *sop.ApiBridge) error {
 	return b.Note(ctx)
 }
 
-// Tell gives people a ticket about a condition that leaves the node usable.
-func Tell(ctx context.Context, b *sop.ApiBridge) error {
+// Notify gives people a ticket about a condition that leaves the node usable.
+func Notify(ctx context.Context, b *sop.ApiBridge) error {
 	return b.HandOver(ctx, b.Policy().Team, sop.Describe(b.Status()))
 }
 
-// TellIfLasting is Tell for what often goes away by itself.
-func TellIfLasting(ctx context.Context, b *sop.ApiBridge) error {
+// NotifyIfLasting is Notify for what often goes away by itself.
+func NotifyIfLasting(ctx context.Context, b *sop.ApiBridge) error {
 	lasting, err := finding(b.VerifyWithin(ctx, b.Policy().HandOverAfter))
 	switch {
 	case err != nil:
@@ -29,5 +29,5 @@ func TellIfLasting(ctx context.Context, b *sop.ApiBridge) error {
 	case lasting == nil:
 		return b.Resolve(ctx)
 	}
-	return Tell(ctx, b)
+	return Notify(ctx, b)
 }

@@ -152,11 +152,11 @@ func TestDecide(t *testing.T) {
 			s.Storm = "it began on 9 nodes"
 			s.Status.Policy.Mode = prom.ModeObserve
 		}, VerdictStorm, ""},
-		{"a lemon in mode observe", func(s *Situation) {
+		{"a repeat offender in mode observe", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			s.Status.Policy.Mode = prom.ModeObserve
-		}, VerdictObserve, "would isolate the node and hand it over: a lemon"},
-		{"a lemon in mode approve", func(s *Situation) {
+		}, VerdictObserve, "would isolate the node and hand it over: a repeat offender"},
+		{"a repeat offender in mode approve", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			s.Status.Policy.Mode = prom.ModeApprove
 		}, VerdictAwaitingApproval, ""},
@@ -169,34 +169,34 @@ func TestDecide(t *testing.T) {
 			s.Status.Origin = prom.OriginHeal
 		}, VerdictExecute, ""},
 		{
-			"lemon", func(s *Situation) { s.Record.History = repaired("A", "B", "C") }, VerdictAttemptsExhausted,
-			"a lemon: repaired 3 times within 168h0m0s, 3 allowed: A, B, C",
+			"repeat offender", func(s *Situation) { s.Record.History = repaired("A", "B", "C") }, VerdictAttemptsExhausted,
+			"a repeat offender: repaired 3 times within 168h0m0s, 3 allowed: A, B, C",
 		},
 		{
 			"the same again and again", func(s *Situation) { s.Record.History = repaired("GpuHung", "GpuHung") }, VerdictAttemptsExhausted,
-			"a lemon: the last 2 repairs within 168h0m0s were all for GpuHung, 2 allowed",
+			"a repeat offender: the last 2 repairs within 168h0m0s were all for GpuHung, 2 allowed",
 		},
 		{"the same, with another in between", func(s *Situation) { s.Record.History = repaired("GpuHung", "B") }, VerdictExecute, ""},
-		{"a lemon that people have given back", func(s *Situation) {
+		{"a repeat offender that people have given back", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			s.Record.History.Incidents[2].Outcome = "released"
 		}, VerdictExecute, ""},
-		{"a lemon of last month", func(s *Situation) {
+		{"a repeat offender of last month", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			s.Now = s.Now.Add(30 * 24 * time.Hour)
 		}, VerdictExecute, ""},
-		{"notes make no lemon", func(s *Situation) {
+		{"notes make no repeat offender", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			for i := range s.Record.History.Incidents {
 				s.Record.History.Incidents[i].Isolated = false
 			}
 		}, VerdictExecute, ""},
-		{"a lemon's cordon is looked at all the same", func(s *Situation) {
+		{"a repeat offender's cordon is looked at all the same", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			s.Status.Priority, s.Node.Spec.Unschedulable = 1, true
 			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
 		}, VerdictExecute, ""},
-		{"a lemon is relieved all the same", func(s *Situation) {
+		{"a repeat offender is relieved all the same", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
 			s.Status.Policy.Workload = prom.WorkloadKeep
 		}, VerdictExecute, ""},

@@ -239,7 +239,7 @@ func moreUrgent(s Situation) string {
 	return ""
 }
 
-func explained(s Situation) string { return s.Hidden }
+func explained(s Situation) string { return s.Inhibited }
 
 // ownBoot expects what a boot by Aegis leaves behind.
 func ownBoot(s Situation) string {
@@ -355,20 +355,20 @@ func suspect(s Situation) string {
 	return fmt.Sprintf("suspected hardware: it came back after %d repairs within %s, %d allowed", repaired, p.RepairWindow, p.MaxRepairs)
 }
 
-// lemon gives a node to people that was repaired too often: what ails it, no repair of ours has cured. Incidents from before
+// repeatOffender gives a node to people that was repaired too often: what ails it, no repair of ours has cured. Incidents from before
 // people last gave the node back do not count.
-func lemon(s Situation) string {
+func repeatOffender(s Situation) string {
 	pool := s.Settings.PoolOf(s.Node)
 	if s.Status.Policy.Workload == prom.WorkloadKeep || prom.BandOf(s.Status.Priority) == prom.BandCordon {
 		return ""
 	}
 	repairs := repairsSince(s.Record.History, s.Now.Add(-pool.IncidentWindow))
 	if pool.MaxIncidents > 0 && len(repairs) >= pool.MaxIncidents {
-		return fmt.Sprintf("a lemon: repaired %d times within %s, %d allowed: %s",
+		return fmt.Sprintf("a repeat offender: repaired %d times within %s, %d allowed: %s",
 			len(repairs), pool.IncidentWindow, pool.MaxIncidents, conditionsOf(repairs))
 	}
 	if same := lastInARow(repairs, s.Status.Condition); pool.MaxRepeats > 0 && same >= pool.MaxRepeats {
-		return fmt.Sprintf("a lemon: the last %d repairs within %s were all for %s, %d allowed",
+		return fmt.Sprintf("a repeat offender: the last %d repairs within %s were all for %s, %d allowed",
 			same, pool.IncidentWindow, s.Status.Condition, pool.MaxRepeats)
 	}
 	return ""

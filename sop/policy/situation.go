@@ -25,9 +25,9 @@ type Situation struct {
 	HasSOP, OnlyTells bool
 	// Note says that the ticket on the node only told people about another condition, and so stands in the way of no repair.
 	Note bool
-	// Hidden says which other condition of the node explains this one. Empty when none does.
-	Hidden   string
-	Settings Settings
+	// Inhibited says which other condition of the node explains this one. Empty when none does.
+	Inhibited string
+	Settings  Settings
 	// Unread says why the node could not be read past the cache.
 	Unread string
 	// Orders are what people have ordered while Aegis runs. OrdersLost says why they could not be read.

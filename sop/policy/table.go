@@ -284,7 +284,7 @@ func attempts() []Guard {
 			Name: "suspected hardware", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(suspect), Differs: onlyBefore,
 		},
 		{
-			Name: "lemon", Verdict: VerdictAttemptsExhausted, Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(lemon), Differs: onlyBefore,
+			Name: "repeat offender", Verdict: VerdictAttemptsExhausted, Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender), Differs: onlyBefore,
 		},
 	}
 }

@@ -97,7 +97,7 @@ func (n VerdictName) Meaning() string {
 		VerdictDuplicate:         "The open ticket is for another device of the condition, or the same repair was requested before.",
 		VerdictInProgress:        "The open ticket is for another condition.",
 		VerdictCooldown:          "The last destructive step on the node is too recent.",
-		VerdictAttemptsExhausted: "The node has used up its reboots, is a [lemon](#lemon-nodes), or Aegis suspects its hardware. Aegis isolates it and hands it over.",
+		VerdictAttemptsExhausted: "The node has used up its reboots, is a [repeat offender](#repeat-offenders), or Aegis suspects its hardware. Aegis isolates it and hands it over.",
 		VerdictBudget:            "Too many nodes of the pool are out of service, or too many destructive steps run in it.",
 		VerdictStorm:             "The condition began on too many nodes of the pool at once.",
 		VerdictPaused:            "Everything is paused, or no maintenance window is open.",

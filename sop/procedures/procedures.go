@@ -82,13 +82,13 @@ func Table() sop.Table {
 		"ib/slow-pcie":       repair(playbook.RebootLadder),       // A boot trains the PCIe link of the adapter anew, once the jobs have ended.
 		"ib/slow-port":       repair(playbook.IsolateAndHandOver), // Once the jobs have ended, the network team looks at cable and peer.
 
-		"network/link-down":     notice(playbook.Tell),               // One link of a bond that still works.
+		"network/link-down":     notice(playbook.Notify),             // One link of a bond that still works.
 		"network/link-flapping": repair(playbook.IsolateAndHandOver), // The network team looks at the cable.
 		"network/tx-timeout":    repair(playbook.RebootLadder),       // A boot loads the firmware of the adapter anew.
 		"network/watch":         notice(playbook.Note),               // Mostly a matter of the network around the node.
 		"roce/device-broken":    repair(playbook.IsolateAndHandOver), // The adapter is gone or dead.
 		"roce/host-offline":     repair(playbook.WaitThenEvacuate),   // Jobs that do not need the links may go on for a while.
-		"roce/label-missing":    notice(playbook.TellIfLasting),      // Whoever sets the label that schedulers need may be late.
+		"roce/label-missing":    notice(playbook.NotifyIfLasting),    // Whoever sets the label that schedulers need may be late.
 		"roce/misconfigured":    repair(playbook.IsolateAndHandOver), // People set addresses, routes and virtual functions.
 		"roce/register-failed":  repair(roce.RegisterFailed),
 	}

@@ -62,9 +62,9 @@ type Site struct {
 	story      Story
 	client     *soptest.Client
 	store      *rules.Store
-	translator *rules.Resolver
+	classifier *rules.Classifier
 	timing     sop.Timing
-	book       *sop.Book
+	book       *sop.VerdictCache
 
 	// All below is guarded by the cluster's lock.
 
@@ -100,7 +100,7 @@ func New(t *testing.T, catalogue *rules.Catalogue, condition string, s Story) *S
 	known, found := catalogue.Lookup(condition)
 	require.True(t, found, condition)
 	w := &Site{
-		t: t, story: s, store: rules.NewStore(catalogue), book: sop.NewBook(sop.NewMetrics(prometheus.NewRegistry()), clock.RealClock{}),
+		t: t, story: s, store: rules.NewStore(catalogue), book: sop.NewVerdictCache(sop.NewMetrics(prometheus.NewRegistry()), clock.RealClock{}),
 		Queue: queue.New(queue.Options{}), Procedures: procedures.Table(), timing: pace(known.Policy, s), runs: make(map[string]int),
 		faults: make(map[prom.Key]bool), firing: make(map[prom.Key]prom.Alert),
 		Cluster: soptest.New(soptest.Options{Election: ticket.Self, Pace: soptest.Pace{
@@ -109,7 +109,7 @@ func New(t *testing.T, catalogue *rules.Catalogue, condition string, s Story) *S
 	}
 	nodes := rules.NewNodeIndex()
 	nodes.Set(rules.NodeInfo{Name: Node})
-	w.translator = rules.NewResolver(rules.ResolverOptions{Store: w.store, Nodes: nodes})
+	w.classifier = rules.NewClassifier(rules.ClassifierOptions{Store: w.store, Nodes: nodes})
 	w.client = w.Cluster.NewClient()
 	w.Cluster.Observer, w.Cluster.Operate = w.observer(), w.operate
 	w.Cluster.Do(func() { w.furnish(known) })
@@ -169,7 +169,7 @@ func (w *Site) observer() soptest.Observer {
 				w.read(ticket.ReadNode(after).Ticket)
 			}
 			if before != nil && sop.RelevantChange(before, after) {
-				w.Queue.Touch(Node)
+				w.Queue.Enqueue(Node)
 			}
 		},
 		PodEvicted:  func(*soptest.Client, *corev1.Pod) { w.evicted++ },
@@ -321,7 +321,7 @@ func (w *Site) process() *sop.Dispatcher {
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
 		}),
-		Book:     w.book,
+		Verdicts: w.book,
 		Settings: settings,
 		Timing:   w.timing,
 		Metrics:  sop.NewMetrics(prometheus.NewRegistry()),
@@ -367,7 +367,7 @@ func (w *Site) Raise(condition, device string, xid int) prom.Key {
 	if xid > 0 {
 		alert.Labels["xid"] = strconv.Itoa(xid)
 	}
-	o, err := w.translator.Resolve(alert)
+	o, err := w.classifier.Classify(alert)
 	require.NoError(w.t, err)
 	key := o.Status.Key()
 	w.Cluster.Do(func() {
@@ -401,7 +401,7 @@ func (w *Site) silence(key prom.Key) {
 	}
 	w.Cluster.Hold(key, false)
 	alert.EndsAt = time.Now()
-	o, err := w.translator.Resolve(alert)
+	o, err := w.classifier.Classify(alert)
 	if err != nil {
 		w.t.Error(err)
 	}

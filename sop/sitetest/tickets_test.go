@@ -467,7 +467,7 @@ func (d death) resume(t *testing.T, catalogue *rules.Catalogue, left remains, or
 		d.restore(w, left)
 		before := len(w.Ordered())
 		defer w.Start()()
-		w.Queue.Touch(Node)
+		w.Queue.Enqueue(Node)
 		w.unfold()
 		w.Await("it has ended", w.Over)
 		time.Sleep(d.story.After + 5*w.timing.Hold)

@@ -184,7 +184,7 @@ type Runner struct{ client *Client }
 // Jobs returns the runner of the client.
 func (c *Client) Jobs() Runner { return Runner{c} }
 
-// Ensure creates the Job or adopts it.
+// Ensure creates the Job or resumes it.
 func (r Runner) Ensure(ctx context.Context, request jobs.Request) (name string, created bool, err error) {
 	name, c := request.Name(), r.client.cluster
 	err = r.client.call(ctx, Call{VerbCreate, "jobs", request.Node}, func(time.Time) error {

@@ -18,8 +18,8 @@ import (
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/build"
 	"aegis.io/aegis/e2e/cluster"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 const (
@@ -59,7 +59,7 @@ func run(ctx context.Context, out io.Writer, once bool) (err error) {
 	}
 	say.title("Starting etcd, kube-apiserver, controller-manager, scheduler, Prometheus, Alertmanager, %d GPU nodes and Aegis", racks*nodesPerRack)
 	began := time.Now()
-	l, err := lab.Start(ctx, options(bin, dir))
+	l, err := testenv.Start(ctx, options(bin, dir))
 	if err != nil {
 		return fmt.Errorf("%w (logs in %s)", err, dir)
 	}
@@ -93,8 +93,8 @@ func verdict(ended []result) error {
 	return nil
 }
 
-func options(bin, dir string) lab.Options {
-	return lab.Options{
+func options(bin, dir string) testenv.Options {
+	return testenv.Options{
 		BinDir:   bin,
 		Dir:      dir,
 		Nodes:    nodes(),

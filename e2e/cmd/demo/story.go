@@ -8,8 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 	"aegis.io/aegis/ticket"
 )
 
@@ -81,7 +81,7 @@ type result struct {
 }
 
 // tell plays the scenes and returns how each ended. Only the end of the demo itself is an error.
-func tell(ctx context.Context, say teller, l *lab.Lab) ([]result, error) {
+func tell(ctx context.Context, say teller, l *testenv.Environment) ([]result, error) {
 	var ended []result
 	for i, s := range scenes() {
 		say.title("%d/%d  %s  %s", i+1, len(scenes()), s.node, s.about)
@@ -98,7 +98,7 @@ func tell(ctx context.Context, say teller, l *lab.Lab) ([]result, error) {
 }
 
 // play breaks a node and follows it to the end.
-func play(ctx context.Context, say teller, l *lab.Lab, s scene) result {
+func play(ctx context.Context, say teller, l *testenv.Environment, s scene) result {
 	ctx, cancel := context.WithTimeout(ctx, sceneTimeout)
 	defer cancel()
 	f := follower{lab: l, scene: s, say: say, began: time.Now(), told: make(map[string]bool)}
@@ -123,7 +123,7 @@ func (s scene) wanted() string {
 
 // follower watches one node and tells each thing once, when it is first seen.
 type follower struct {
-	lab   *lab.Lab
+	lab   *testenv.Environment
 	scene scene
 	say   teller
 	began time.Time

@@ -7,12 +7,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"aegis.io/aegis/e2e/lab"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 // startWorkload runs what a cluster like this runs: a training job per node, guarded by a disruption budget, and the device
 // plugin on every node.
-func startWorkload(ctx context.Context, l *lab.Lab) error {
+func startWorkload(ctx context.Context, l *testenv.Environment) error {
 	if err := l.Cluster.Namespaces(ctx, "train"); err != nil {
 		return err
 	}
@@ -20,7 +20,7 @@ func startWorkload(ctx context.Context, l *lab.Lab) error {
 }
 
 // completeJobs ends the training pods on the node with success, and returns how many there were.
-func completeJobs(ctx context.Context, l *lab.Lab, node string) (int, error) {
+func completeJobs(ctx context.Context, l *testenv.Environment, node string) (int, error) {
 	pods := l.Cluster.Client().CoreV1().Pods("train")
 	list, err := pods.List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 	if err != nil {

@@ -50,8 +50,8 @@ func permissions() []mutation {
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
-		{"permission not renewed for an adopted order", permitted, "sop/operations.go", "permitted := !c.adopted || gated == \"\"", "permitted := true"},
-		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.adopted {", "if first && c.adopted {"},
+		{"permission not renewed for an resumed order", permitted, "sop/operations.go", "permitted := !c.resumed || gated == \"\"", "permitted := true"},
+		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.resumed {", "if first && c.resumed {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
@@ -88,7 +88,7 @@ func limits() []mutation {
 		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
-		{"lemon repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(lemon)", "Needs: NodeFact, Judge: unlessSeldom(lemon)"},
+		{"repeat offender repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender)", "Needs: NodeFact, Judge: unlessSeldom(repeatOffender)"},
 		{"storm ignored", bounded, "sop/storm.go", "		if s.Is(condition, pool) && s.Released == nil {", "		if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
@@ -103,7 +103,7 @@ func people() []mutation {
 		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
 		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && ", "		return false && "},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
-		{"stale owner note kept", theirs, "sop/upkeep.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
+		{"stale owner note kept", theirs, "sop/cleanup.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
 	}
 }
 
@@ -123,7 +123,7 @@ func endings() []mutation {
 		{"reservation not given back", ended, "sop/dispatcher.go", "		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)\n", ""},
 		{"slot not given back", ended, "sop/limits.go", "	l.inFlight[node.Name] = action\n	return func() { l.end(node.Name) }, \"\"", "	l.inFlight[node.Name] = action\n	return func() {}, \"\""},
 		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
-		{"ticket that was given back not closed", ended, "sop/upkeep.go", "	case released(t):", "	case false:"},
+		{"ticket that was given back not closed", ended, "sop/cleanup.go", "	case released(t):", "	case false:"},
 		{"hand-over forgotten", ended, "sop/step_close.go", "		t.Supervisor = team\n", ""},
 	}
 }

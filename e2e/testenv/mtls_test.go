@@ -1,4 +1,4 @@
-package lab_test
+package testenv_test
 
 import (
 	"crypto/ecdsa"
@@ -25,9 +25,9 @@ import (
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/cluster"
 	"aegis.io/aegis/e2e/internal/proc"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 // authority issues certificates into a folder.
@@ -112,7 +112,7 @@ func TestMutualTLS(t *testing.T) {
 	web := ours.file("web.yml")
 	require.NoError(t, os.WriteFile(web, []byte("tls_server_config: {cert_file: server.pem, key_file: server.key, client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert}\n"), 0o600))
 
-	l, err := lab.Start(t.Context(), lab.Options{
+	l, err := testenv.Start(t.Context(), testenv.Options{
 		BinDir: "../../bin", Dir: dir, Compress: monitoring.FastRules(), BootTime: 2 * time.Second,
 		Nodes: []cluster.Node{{Name: "gpu-1", GPUs: 8, Pool: "train"}, {Name: "gpu-2", GPUs: 8, Pool: "train"}},
 		Config: func(c *aegis.Config) {

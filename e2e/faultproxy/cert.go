@@ -1,4 +1,4 @@
-package flaky
+package faultproxy
 
 import (
 	"crypto/ecdsa"

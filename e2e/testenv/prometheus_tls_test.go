@@ -1,4 +1,4 @@
-package lab_test
+package testenv_test
 
 import (
 	"crypto/tls"
@@ -24,9 +24,9 @@ import (
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/cluster"
 	"aegis.io/aegis/e2e/internal/proc"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 const (
@@ -98,7 +98,7 @@ func TestPrometheusBehindTLS(t *testing.T) {
 	g := newGateway(t, ours)
 	g.show(valid)
 
-	l, err := lab.Start(t.Context(), lab.Options{
+	l, err := testenv.Start(t.Context(), testenv.Options{
 		BinDir: "../../bin", Dir: filepath.Join(dir, "lab"), Compress: monitoring.FastRules(), BootTime: 2 * time.Second,
 		Nodes: []cluster.Node{{Name: "gpu-1", GPUs: 8, Pool: "train"}, {Name: "gpu-2", GPUs: 8, Pool: "train"}, {Name: "gpu-3", GPUs: 8, Pool: "train"}},
 		Monitoring: func(o *monitoring.Options) {

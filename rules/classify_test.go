@@ -15,9 +15,9 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-func newTestResolver(t testing.TB, texts ...string) *Resolver {
+func newTestResolver(t testing.TB, texts ...string) *Classifier {
 	t.Helper()
-	return NewResolver(ResolverOptions{Store: NewStore(load(t, texts...)), Nodes: index3(), Cluster: "c1"})
+	return NewClassifier(ClassifierOptions{Store: NewStore(load(t, texts...)), Nodes: index3(), Cluster: "c1"})
 }
 
 // alert returns a firing alert with the labels, which are pairs of a name and a value.
@@ -51,7 +51,7 @@ func TestResolve(t *testing.T) {
 			"pci_bus_id", "00000000:3B:00.0")
 		a.StartsAt = time.Now().Add(-time.Hour)
 		a.Annotations = map[string]string{"summary": "short", "description": "GPU 3 fell\noff the bus", "value": "79"}
-		got, err := r.Resolve(a)
+		got, err := r.Classify(a)
 		require.NoError(t, err)
 		require.Equal(t, prom.Observation{
 			Fingerprint: "0123456789abcdef",
@@ -117,7 +117,7 @@ func TestResolveDrops(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := r.Resolve(test.alert)
+			got, err := r.Classify(test.alert)
 			requireDrop(t, err, test.want)
 			require.Zero(t, got)
 		})
@@ -133,7 +133,7 @@ func TestResolveAtTheLimits(t *testing.T) {
 		a.Labels[fmt.Sprint(i)] = "x"
 	}
 	require.Len(t, a.Labels, maxLabels)
-	_, err := r.Resolve(a)
+	_, err := r.Classify(a)
 	require.NoError(t, err)
 }
 
@@ -166,7 +166,7 @@ func TestResolveNode(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := r.Resolve(alert(append([]string{"alertname", "GpuHung"}, test.labels...)...))
+			got, err := r.Classify(alert(append([]string{"alertname", "GpuHung"}, test.labels...)...))
 			if slices.Contains(DropReasons(), test.want) {
 				requireDrop(t, err, test.want)
 				return
@@ -180,17 +180,17 @@ func TestResolveNode(t *testing.T) {
 func TestResolveConfiguredNodeLabels(t *testing.T) {
 	t.Parallel()
 	store := NewStore(load(t))
-	own := NewResolver(ResolverOptions{Store: store, Nodes: index3(), NodeLabels: []string{"machine"}})
-	got, err := own.Resolve(alert("alertname", "GpuHung", "machine", "dgx-01", "Hostname", "dgx-02", "cluster", "any"))
+	own := NewClassifier(ClassifierOptions{Store: store, Nodes: index3(), NodeLabels: []string{"machine"}})
+	got, err := own.Classify(alert("alertname", "GpuHung", "machine", "dgx-01", "Hostname", "dgx-02", "cluster", "any"))
 	require.NoError(t, err, "without a configured cluster every cluster is ours")
 	require.Equal(t, "dgx-01", got.Status.Node)
-	_, err = own.Resolve(alert("alertname", "GpuHung", "Hostname", "dgx-02"))
+	_, err = own.Classify(alert("alertname", "GpuHung", "Hostname", "dgx-02"))
 	requireDrop(t, err, DropNoNode)
 
-	none := NewResolver(ResolverOptions{Store: store, Nodes: index3(), NodeLabels: []string{}})
-	_, err = none.Resolve(alert("alertname", "GpuHung", "instance", "dgx-02"))
+	none := NewClassifier(ClassifierOptions{Store: store, Nodes: index3(), NodeLabels: []string{}})
+	_, err = none.Classify(alert("alertname", "GpuHung", "instance", "dgx-02"))
 	requireDrop(t, err, DropNoNode)
-	got, err = none.Resolve(alert("alertname", "GpuHung", "node", "dgx-02"))
+	got, err = none.Classify(alert("alertname", "GpuHung", "node", "dgx-02"))
 	require.NoError(t, err)
 	require.Equal(t, "dgx-02", got.Status.Node)
 }
@@ -198,7 +198,7 @@ func TestResolveConfiguredNodeLabels(t *testing.T) {
 func TestResolveUnknownCondition(t *testing.T) {
 	t.Parallel()
 	r := newTestResolver(t)
-	got, err := r.Resolve(alert("alertname", "X", "condition", "NeverHeard", "node", "dgx-01", "id", "7"))
+	got, err := r.Classify(alert("alertname", "X", "condition", "NeverHeard", "node", "dgx-01", "id", "7"))
 	require.NoError(t, err)
 	require.Equal(t, "NeverHeard", got.Status.Condition)
 	require.Equal(t, prom.DefaultPriority, got.Status.Priority)
@@ -211,7 +211,7 @@ func TestResolveUsesTheCurrentCatalogue(t *testing.T) {
 	t.Parallel()
 	r := newTestResolver(t)
 	r.store.Swap(load(t, "conditions: [{name: GpuHung, priority: 50}]"))
-	got, err := r.Resolve(alert("alertname", "GpuHung", "node", "dgx-01"))
+	got, err := r.Classify(alert("alertname", "GpuHung", "node", "dgx-01"))
 	require.NoError(t, err)
 	require.Equal(t, 50, got.Status.Priority)
 }
@@ -247,7 +247,7 @@ conditions:
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := r.Resolve(alert(append([]string{"alertname", test.condition, "node", "dgx-01"}, test.labels...)...))
+			got, err := r.Classify(alert(append([]string{"alertname", test.condition, "node", "dgx-01"}, test.labels...)...))
 			require.NoError(t, err)
 			require.Equal(t, test.want, got.Status.ID)
 			require.Equal(t, r.store.Current().Status("dgx-01", test.condition, test.want).Key(), got.Status.Key())
@@ -278,7 +278,7 @@ func TestResolveFiring(t *testing.T) {
 		for name, test := range tests {
 			a := alert("alertname", "GpuHung", "node", "dgx-01")
 			a.State, a.EndsAt = test.state, test.ends
-			got, err := r.Resolve(a)
+			got, err := r.Classify(a)
 			require.NoError(t, err, name)
 			require.Equal(t, test.want, got.Firing, name)
 		}
@@ -292,7 +292,7 @@ func TestResolveFingerprint(t *testing.T) {
 	want := prom.Fingerprint(a.Labels)
 	for _, given := range []string{"", strings.Repeat("a", 65), "a\nb"} {
 		a.Fingerprint = given
-		got, err := r.Resolve(a)
+		got, err := r.Classify(a)
 		require.NoError(t, err)
 		require.Equal(t, want, got.Fingerprint)
 	}
@@ -321,7 +321,7 @@ func TestResolveTexts(t *testing.T) {
 			t.Parallel()
 			a := alert("alertname", "GpuHung", "node", "dgx-01")
 			a.Annotations = test.annotations
-			got, err := r.Resolve(a)
+			got, err := r.Classify(a)
 			require.NoError(t, err)
 			require.Equal(t, test.msg, got.Status.Msg)
 			require.Equal(t, test.value, got.Status.Value)
@@ -373,7 +373,7 @@ func FuzzResolve(f *testing.F) {
 		a := alert("alertname", "Fuzz", k1, v1, k2, v2, k3, v3)
 		a.Annotations = map[string]string{"description": text, "value": text}
 		before := maps.Clone(a.Labels)
-		got, err := r.Resolve(a)
+		got, err := r.Classify(a)
 		require.Equal(t, before, a.Labels)
 		if err != nil {
 			drop := requireSomeDrop(t, err)

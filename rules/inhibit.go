@@ -54,8 +54,8 @@ func (d decoder) hides(n *yaml.Node, e *entry) {
 	})
 }
 
-// HiddenBy returns in words which of the other conditions of its node explains the status. Empty means that none does.
-func (c *Catalogue) HiddenBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+// InhibitedBy returns in words which of the other conditions of its node explains the status. Empty means that none does.
+func (c *Catalogue) InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
 	for _, other := range others {
 		e := c.lookup(other.Condition)
 		if e == nil || other.Policy.Mode == prom.ModeOff {

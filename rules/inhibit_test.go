@@ -42,7 +42,7 @@ func TestHiddenBy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, tt.want, c.HiddenBy(now, tt.status, tt.others))
+			require.Equal(t, tt.want, c.InhibitedBy(now, tt.status, tt.others))
 		})
 	}
 }

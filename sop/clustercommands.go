@@ -208,7 +208,7 @@ func (d *Dispatcher) Reconsider() {
 	}
 	for _, node := range nodes {
 		if NeedsVisit(node) || len(d.services.Conditions.Statuses(node.Name)) > 0 {
-			d.queue.Touch(node.Name)
+			d.queue.Enqueue(node.Name)
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := newPrecedence(clock.RealClock{})
+		p := newCordonPriority(clock.RealClock{})
 		waited := func(ctx context.Context) time.Duration {
 			began := time.Now()
 			p.giveWay(ctx)
@@ -30,7 +30,7 @@ func TestPrecedence(t *testing.T) {
 		require.Zero(t, waited(t.Context()), "done twice is done once")
 
 		stuck := p.enter()
-		require.Equal(t, precedenceWait, waited(t.Context()), "a stuck isolation holds nobody for long")
+		require.Equal(t, cordonPriorityWait, waited(t.Context()), "a stuck isolation holds nobody for long")
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.Zero(t, waited(ended))

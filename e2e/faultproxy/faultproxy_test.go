@@ -1,4 +1,4 @@
-package flaky_test
+package faultproxy_test
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"aegis.io/aegis/e2e/flaky"
+	"aegis.io/aegis/e2e/faultproxy"
 )
 
 // apiServer counts what reaches it. Its watches send a line at once, and then nothing until they are cut.
@@ -49,7 +49,7 @@ func newAPIServer(t *testing.T) *apiServer {
 }
 
 // through returns a proxy before the server, and a client that goes through it with the proxy's own kubeconfig.
-func through(t *testing.T, s *apiServer) (*flaky.Proxy, *http.Client, string) {
+func through(t *testing.T, s *apiServer) (*faultproxy.Proxy, *http.Client, string) {
 	t.Helper()
 	dir := t.TempDir()
 	config := clientcmdapi.NewConfig()
@@ -62,7 +62,7 @@ func through(t *testing.T, s *apiServer) (*flaky.Proxy, *http.Client, string) {
 	config.CurrentContext = "x"
 	file := filepath.Join(dir, "kubeconfig")
 	require.NoError(t, clientcmd.WriteToFile(*config, file))
-	p, err := flaky.Start(flaky.Options{Kubeconfig: file, Dir: dir, Seed: 1, WatchLife: time.Second})
+	p, err := faultproxy.Start(faultproxy.Options{Kubeconfig: file, Dir: dir, Seed: 1, WatchLife: time.Second})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Stop()) })
 	kube, err := clientcmd.BuildConfigFromFlags("", p.Kubeconfig)
@@ -85,21 +85,21 @@ func TestWithoutTroubleEverythingPasses(t *testing.T) {
 	}
 	require.Equal(t, "Bearer secret", s.tokens.Load())
 	require.Equal(t, "HTTP/2.0", s.protocol.Load())
-	require.Equal(t, map[flaky.Trouble]int{flaky.Passed: 20}, p.Counts())
+	require.Equal(t, map[faultproxy.Trouble]int{faultproxy.Passed: 20}, p.Counts())
 }
 
 func TestEachTrouble(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		trouble flaky.Trouble
-		rates   flaky.Rates
+		trouble faultproxy.Trouble
+		rates   faultproxy.Rates
 		// seen is how many requests reach the API server, answered how many answers come back.
 		seen, answered int
 		refused        bool
 	}{
-		{trouble: flaky.Refused, rates: flaky.Rates{Refused: 1}, seen: 0, answered: 3, refused: true},
-		{trouble: flaky.Dropped, rates: flaky.Rates{Dropped: 1}, seen: 3, answered: 0},
-		{trouble: flaky.Delayed, rates: flaky.Rates{Delayed: 1}, seen: 3, answered: 3},
+		{trouble: faultproxy.Refused, rates: faultproxy.Rates{Refused: 1}, seen: 0, answered: 3, refused: true},
+		{trouble: faultproxy.Dropped, rates: faultproxy.Rates{Dropped: 1}, seen: 3, answered: 0},
+		{trouble: faultproxy.Delayed, rates: faultproxy.Rates{Delayed: 1}, seen: 3, answered: 3},
 	}
 	for _, tt := range tests {
 		t.Run(string(tt.trouble), func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestWatchesAreOnlyCut(t *testing.T) {
 	t.Parallel()
 	s := newAPIServer(t)
 	p, client, url := through(t, s)
-	p.Misbehave(flaky.Rates{Refused: 1, Cut: 1})
+	p.Misbehave(faultproxy.Rates{Refused: 1, Cut: 1})
 	began := time.Now()
 	resp, err := client.Get(url + "/api/v1/nodes?watch=true")
 	require.NoError(t, err)
@@ -142,7 +142,7 @@ func TestWatchesAreOnlyCut(t *testing.T) {
 	require.Less(t, time.Since(began), time.Second, "what a watch has to tell is not held back")
 	require.False(t, lines.Scan())
 	require.Error(t, lines.Err(), "a cut is no orderly end")
-	require.Equal(t, map[flaky.Trouble]int{flaky.Cut: 1}, p.Counts())
+	require.Equal(t, map[faultproxy.Trouble]int{faultproxy.Cut: 1}, p.Counts())
 }
 
 // An API server that is away is a broken connection, and nothing is left of it once it is back.
@@ -154,5 +154,5 @@ func TestAPIServerAway(t *testing.T) {
 	require.NoError(t, s.Listener.Close())
 	_, err := client.Get(url + "/api/v1/nodes") //nolint:bodyclose // There is none.
 	require.Error(t, err)
-	require.Positive(t, p.Counts()[flaky.Away])
+	require.Positive(t, p.Counts()[faultproxy.Away])
 }

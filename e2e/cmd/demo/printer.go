@@ -5,7 +5,7 @@ import (
 	"io"
 	"time"
 
-	"aegis.io/aegis/e2e/lab"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 // teller writes the story. What the terminal does not take is lost, and nothing else depends on it.
@@ -38,7 +38,7 @@ func (t teller) summary(ended []result) {
 }
 
 // invitation says how to go on by hand.
-func (t teller) invitation(l *lab.Lab) {
+func (t teller) invitation(l *testenv.Environment) {
 	t.title("It stays up until you press Ctrl-C")
 	t.line("kubectl       kubectl --kubeconfig %s get nodes", l.Cluster.KubeconfigAdmin)
 	t.line("a ticket      kubectl --kubeconfig %s get node gpu-14 -o jsonpath='{.metadata.annotations.aegis\\.io/ticketing}'", l.Cluster.KubeconfigAdmin)

@@ -1,4 +1,4 @@
-package lab_test
+package testenv_test
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 	"aegis.io/aegis/e2e/build"
 	"aegis.io/aegis/e2e/cluster"
 	"aegis.io/aegis/e2e/internal/proc"
-	"aegis.io/aegis/e2e/lab"
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
+	"aegis.io/aegis/e2e/testenv"
 )
 
 const (
@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 func TestHungGPUIsHealedFromAlertToUncordon(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	l, err := lab.Start(t.Context(), lab.Options{
+	l, err := testenv.Start(t.Context(), testenv.Options{
 		BinDir: "../../bin", Dir: dir, Compress: monitoring.FastRules(), BootTime: 2 * time.Second,
 		Nodes: []cluster.Node{{Name: "gpu-1", GPUs: 8, Pool: "train"}, {Name: "gpu-2", GPUs: 8, Pool: "train"}},
 		Config: func(c *aegis.Config) {

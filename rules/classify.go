@@ -77,8 +77,8 @@ func newDrop(reason, format string, args ...any) *Drop {
 	return &Drop{Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
-// ResolverOptions says what a Resolver works with.
-type ResolverOptions struct {
+// ClassifierOptions says what a Classifier works with.
+type ClassifierOptions struct {
 	// Store holds the catalogue.
 	Store *Store
 	// Nodes are the nodes that exist.
@@ -94,8 +94,8 @@ type ResolverOptions struct {
 	Clock clock.PassiveClock
 }
 
-// Resolver translates alerts into observations.
-type Resolver struct {
+// Classifier translates alerts into observations.
+type Classifier struct {
 	store      *Store
 	nodes      *NodeIndex
 	nodeLabels []string
@@ -106,13 +106,13 @@ type Resolver struct {
 	warned sync.Map
 }
 
-// NewResolver returns a Resolver.
-func NewResolver(o ResolverOptions) *Resolver {
+// NewClassifier returns a Classifier.
+func NewClassifier(o ClassifierOptions) *Classifier {
 	labels := o.NodeLabels
 	if labels == nil {
 		labels = []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
 	}
-	return &Resolver{
+	return &Classifier{
 		store:      o.Store,
 		nodes:      o.Nodes,
 		nodeLabels: labels,
@@ -124,7 +124,7 @@ func NewResolver(o ResolverOptions) *Resolver {
 
 // warnOfAlias tells once of each alias that alerts use. The aliases are those of the catalogue, so that nobody can make it tell
 // more than that.
-func (r *Resolver) warnOfAlias(e *entry, labels map[string]string) {
+func (r *Classifier) warnOfAlias(e *entry, labels map[string]string) {
 	for _, label := range []string{labelCondition, labelAlertname} {
 		alias := labels[label]
 		if !slices.Contains(e.Aliases, alias) {
@@ -138,7 +138,7 @@ func (r *Resolver) warnOfAlias(e *entry, labels map[string]string) {
 }
 
 // Resolve translates an alert. The error is a *Drop.
-func (r *Resolver) Resolve(a prom.Alert) (prom.Observation, error) {
+func (r *Classifier) Classify(a prom.Alert) (prom.Observation, error) {
 	status, drop := r.status(a.Labels)
 	if drop != nil {
 		return prom.Observation{}, drop
@@ -160,7 +160,7 @@ func (r *Resolver) Resolve(a prom.Alert) (prom.Observation, error) {
 
 // status returns the status that the labels name: the condition first, because most alerts that are not ours are told
 // by it.
-func (r *Resolver) status(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
+func (r *Classifier) status(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
 	if drop := checkLabels(labels); drop != nil {
 		return prom.AegisNodeStatus{}, drop
 	}
@@ -200,7 +200,7 @@ func checkLabels(labels map[string]string) *Drop {
 }
 
 // condition returns the status of the condition that the labels belong to, without its node.
-func (r *Resolver) condition(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
+func (r *Classifier) condition(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
 	catalogue := r.store.Current()
 	if e := catalogue.match(labels); e != nil {
 		r.warnOfAlias(e, labels)
@@ -222,7 +222,7 @@ func (r *Resolver) condition(labels map[string]string) (prom.AegisNodeStatus, *D
 }
 
 // node returns the node that the labels name.
-func (r *Resolver) node(labels map[string]string) (string, *Drop) {
+func (r *Classifier) node(labels map[string]string) (string, *Drop) {
 	if value := labels[labelNode]; value != "" {
 		return r.lookup(labelNode, value)
 	}
@@ -248,7 +248,7 @@ func (r *Resolver) node(labels map[string]string) (string, *Drop) {
 	return "", last
 }
 
-func (r *Resolver) lookup(label, value string) (string, *Drop) {
+func (r *Classifier) lookup(label, value string) (string, *Drop) {
 	name, err := r.nodes.Lookup(value)
 	switch {
 	case errors.Is(err, ErrAmbiguousNode):

@@ -13,39 +13,39 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// errNothingToDo says that the node has changed and the upkeep is not needed any more.
+// errNothingToDo says that the node has changed and the cleanup is not needed any more.
 var errNothingToDo = errors.New("nothing to do")
 
-// upkeep is a write that keeps what Aegis noted on a node true. It never disturbs workload.
-type upkeep struct {
+// cleanup is a write that keeps what Aegis noted on a node true. It never disturbs workload.
+type cleanup struct {
 	why string
 	// absent is a condition that has to be gone at its source first. Nil when there is none.
 	absent *prom.Key
 	change func(r ticket.Record, c *ticket.Change) error
 }
 
-// upkeep returns what is to be put right on the node before anything is decided on it, nil for nothing.
-func (d *Dispatcher) upkeep(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) *upkeep {
+// cleanup returns what is to be put right on the node before anything is decided on it, nil for nothing.
+func (d *Dispatcher) cleanup(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) *cleanup {
 	t := r.Ticket
 	ours := t != nil && t.Open() && t.Owned()
 	switch {
 	case r.Broken != nil:
 		return nil
 	case ours && t.ID == "":
-		return &upkeep{why: "ticket of a person was given to Aegis", change: d.adopt}
+		return &cleanup{why: "ticket of a person was given to Aegis", change: d.resume}
 	case released(t):
-		return &upkeep{why: "ticket was given back", change: d.closeIncident(t.ID, released, outcomeReleased)}
+		return &cleanup{why: "ticket was given back", change: d.closeIncident(t.ID, released, outcomeReleased)}
 	case t != nil && d.gone(t, statuses):
 		key := prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}
 		team := t.Supervisor
 		isNote := func(t *ticket.Ticket) bool { return noted(t, team) }
-		return &upkeep{why: "noted condition is gone", absent: &key, change: d.closeIncident(t.ID, isNote, "withdrawn")}
+		return &cleanup{why: "noted condition is gone", absent: &key, change: d.closeIncident(t.ID, isNote, "withdrawn")}
 	case ours:
 		return nil
 	case !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
-		return &upkeep{why: "owner note without a cordon", change: dropOwnerNote}
+		return &cleanup{why: "owner note without a cordon", change: dropOwnerNote}
 	case staleTaint(node):
-		return &upkeep{why: "taint of a node that is ready", change: dropTaint}
+		return &cleanup{why: "taint of a node that is ready", change: dropTaint}
 	}
 	return nil
 }
@@ -60,8 +60,8 @@ func (d *Dispatcher) gone(t *ticket.Ticket, statuses []prom.AegisNodeStatus) boo
 	return d.isNote(t)
 }
 
-// maintain carries out the upkeep and returns when the node is looked at again.
-func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep) time.Duration {
+// maintain carries out the cleanup and returns when the node is looked at again.
+func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup) time.Duration {
 	logger := d.services.Logger.With("node", node.Name, "reason", u.why)
 	if u.absent != nil && !policy.Withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
 		return d.services.Timing.Hold
@@ -71,7 +71,7 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *upkeep)
 	case err == nil:
 		d.wrote(record.Node)
 		logger.InfoContext(ctx, "node cleaned up")
-		d.queue.Touch(node.Name)
+		d.queue.Enqueue(node.Name)
 	case errors.Is(err, errNothingToDo), ctx.Err() != nil:
 	default:
 		logger.ErrorContext(ctx, "node not cleaned up, trying again", "err", err)
@@ -91,8 +91,8 @@ func (d *Dispatcher) closeIncident(id string, still func(*ticket.Ticket) bool, h
 	}
 }
 
-// adopt completes a ticket that a person wrote and gave to Aegis: its steps and Jobs are identified by its ID.
-func (d *Dispatcher) adopt(r ticket.Record, c *ticket.Change) error {
+// resume completes a ticket that a person wrote and gave to Aegis: its steps and Jobs are identified by its ID.
+func (d *Dispatcher) resume(r ticket.Record, c *ticket.Change) error {
 	if r.Ticket == nil || r.Ticket.ID != "" || !r.Ticket.Owned() {
 		return fmt.Errorf("ticket has changed: %w", errNothingToDo)
 	}

@@ -176,5 +176,5 @@ func (d *Dispatcher) Release(ctx context.Context, o policy.NodeOrder) error {
 func (d *Dispatcher) tellOrder(ctx context.Context, node *corev1.Node, o policy.NodeOrder, event, text string) {
 	d.services.Logger.InfoContext(ctx, "order accepted", "node", o.Node, "order", text, "by", o.By)
 	d.services.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, event, "%s", text)
-	d.queue.Touch(o.Node)
+	d.queue.Enqueue(o.Node)
 }

@@ -1,5 +1,5 @@
-// Package lab puts everything together: a cluster, simulated nodes, monitoring, and Aegis in the middle.
-package lab
+// Package testenv puts everything together: a cluster, simulated nodes, monitoring, and Aegis in the middle.
+package testenv
 
 import (
 	"cmp"
@@ -55,8 +55,8 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Lab is everything, running.
-type Lab struct {
+// Environment is everything, running.
+type Environment struct {
 	// Bin holds the programs, Dir everything else.
 	Bin, Dir   string
 	Cluster    *cluster.Cluster
@@ -69,12 +69,12 @@ type Lab struct {
 }
 
 // Start starts everything and returns when Aegis is ready for alerts. Stop must be called.
-func Start(ctx context.Context, o Options) (*Lab, error) {
+func Start(ctx context.Context, o Options) (*Environment, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Replicas = cmp.Or(o.Replicas, 1)
-	l := &Lab{o: o, Bin: o.BinDir, Dir: o.Dir}
+	l := &Environment{o: o, Bin: o.BinDir, Dir: o.Dir}
 	for _, step := range []func(context.Context) error{l.build, l.startCluster, l.startNodes, l.startMonitoring, l.awaitCanary, l.startAegis} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("start lab: %w", err), l.Stop())
@@ -83,7 +83,7 @@ func Start(ctx context.Context, o Options) (*Lab, error) {
 	return l, nil
 }
 
-func (l *Lab) build(ctx context.Context) error {
+func (l *Environment) build(ctx context.Context) error {
 	if l.Bin != "" {
 		return nil
 	}
@@ -92,7 +92,7 @@ func (l *Lab) build(ctx context.Context) error {
 	return err
 }
 
-func (l *Lab) startCluster(ctx context.Context) error {
+func (l *Environment) startCluster(ctx context.Context) error {
 	var err error
 	l.Cluster, err = cluster.Start(ctx, cluster.Options{
 		BinDir: l.Bin, Dir: l.Dir, Log: l.o.Log, NodeMonitorGrace: l.o.NodeMonitorGrace,
@@ -103,7 +103,7 @@ func (l *Lab) startCluster(ctx context.Context) error {
 	return l.Cluster.GrantAegis(ctx)
 }
 
-func (l *Lab) startNodes(ctx context.Context) error {
+func (l *Environment) startNodes(ctx context.Context) error {
 	var err error
 	l.Sim, err = nodesim.Start(ctx, nodesim.Options{
 		Client: l.Cluster.Client(), Dir: filepath.Join(l.Dir, "nodesim"), BootTime: l.o.BootTime, Log: l.o.Log,
@@ -123,7 +123,7 @@ func (l *Lab) startNodes(ctx context.Context) error {
 }
 
 // startMonitoring reserves the addresses of Aegis first: alerts are sent there.
-func (l *Lab) startMonitoring(ctx context.Context) error {
+func (l *Environment) startMonitoring(ctx context.Context) error {
 	kubeconfig := l.Cluster.KubeconfigAegis
 	if l.o.Kubeconfig != nil {
 		var err error
@@ -167,7 +167,7 @@ func (l *Lab) startMonitoring(ctx context.Context) error {
 }
 
 // awaitCanary waits until Prometheus has evaluated the rules: before, it is no witness, and Aegis believes a webhook alone.
-func (l *Lab) awaitCanary(ctx context.Context) error {
+func (l *Environment) awaitCanary(ctx context.Context) error {
 	for {
 		fires, err := l.Monitoring.Query(ctx, `ALERTS{alertname="Watchdog",alertstate="firing"}`)
 		if err == nil && len(fires) > 0 {
@@ -181,7 +181,7 @@ func (l *Lab) awaitCanary(ctx context.Context) error {
 	}
 }
 
-func (l *Lab) startAegis(ctx context.Context) error {
+func (l *Environment) startAegis(ctx context.Context) error {
 	config := aegis.Fast(l.Monitoring.PrometheusURL, l.Monitoring.AlertmanagerURLs)
 	if l.o.Config != nil {
 		l.o.Config(&config)
@@ -203,7 +203,7 @@ func (l *Lab) startAegis(ctx context.Context) error {
 }
 
 // Stop ends everything, the last that was started first.
-func (l *Lab) Stop() error {
+func (l *Environment) Stop() error {
 	var errs []error
 	for _, a := range l.Aegis {
 		errs = append(errs, a.Stop())

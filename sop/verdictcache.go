@@ -11,22 +11,22 @@ import (
 	"aegis.io/aegis/sop/policy"
 )
 
-// Book keeps the last verdict on every condition of every node, so that "why has this node not been healed" has an answer
+// VerdictCache keeps the last verdict on every condition of every node, so that "why has this node not been healed" has an answer
 // at any time. It is safe for concurrent use.
-type Book struct {
+type VerdictCache struct {
 	mu      sync.Mutex
 	nodes   map[string]map[prom.Key]policy.Decision
 	metrics *Metrics
 	clock   clock.PassiveClock
 }
 
-// NewBook returns an empty book that counts verdicts in the metrics and dates them by the clock.
-func NewBook(m *Metrics, c clock.PassiveClock) *Book {
-	return &Book{nodes: make(map[string]map[prom.Key]policy.Decision), metrics: m, clock: c}
+// NewVerdictCache returns an empty cache that counts verdicts in the metrics and dates them by the clock.
+func NewVerdictCache(m *Metrics, c clock.PassiveClock) *VerdictCache {
+	return &VerdictCache{nodes: make(map[string]map[prom.Key]policy.Decision), metrics: m, clock: c}
 }
 
 // Set records the verdict on a condition, and reports whether its name is another one than before.
-func (b *Book) Set(key prom.Key, v policy.Verdict) bool {
+func (b *VerdictCache) Set(key prom.Key, v policy.Verdict) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	decisions := b.nodes[key.Node]
@@ -46,7 +46,7 @@ func (b *Book) Set(key prom.Key, v policy.Verdict) bool {
 }
 
 // Has reports whether there is a verdict on the condition.
-func (b *Book) Has(key prom.Key) bool {
+func (b *VerdictCache) Has(key prom.Key) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, known := b.nodes[key.Node][key]
@@ -54,7 +54,7 @@ func (b *Book) Has(key prom.Key) bool {
 }
 
 // Keep drops the verdicts of the node on all conditions but these.
-func (b *Book) Keep(node string, keys []prom.Key) {
+func (b *VerdictCache) Keep(node string, keys []prom.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key := range b.nodes[node] {
@@ -68,7 +68,7 @@ func (b *Book) Keep(node string, keys []prom.Key) {
 }
 
 // Node returns the verdicts of a node, sorted by condition and device.
-func (b *Book) Node(node string) []policy.Decision {
+func (b *VerdictCache) Node(node string) []policy.Decision {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	decisions := make([]policy.Decision, 0, len(b.nodes[node]))

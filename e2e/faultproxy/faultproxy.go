@@ -1,6 +1,6 @@
-// Package flaky stands between a client and a Kubernetes API server, and answers as badly as a network and an overloaded
+// Package faultproxy stands between a client and a Kubernetes API server, and answers as badly as a network and an overloaded
 // server do: it refuses, it is slow, and it loses answers to requests that were carried out.
-package flaky
+package faultproxy
 
 import (
 	"cmp"
