@@ -137,7 +137,7 @@ func (r *Classifier) warnOfAlias(e *entry, labels map[string]string) {
 	}
 }
 
-// Resolve translates an alert. The error is a *Drop.
+// Classify says what an alert reports. The error is a *Drop.
 func (r *Classifier) Classify(a prom.Alert) (prom.Observation, error) {
 	status, drop := r.status(a.Labels)
 	if drop != nil {

@@ -15,7 +15,7 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-func newTestResolver(t testing.TB, texts ...string) *Classifier {
+func newTestClassifier(t testing.TB, texts ...string) *Classifier {
 	t.Helper()
 	return NewClassifier(ClassifierOptions{Store: NewStore(load(t, texts...)), Nodes: index3(), Cluster: "c1"})
 }
@@ -46,7 +46,7 @@ func requireSomeDrop(t testing.TB, err error) (drop *Drop) {
 func TestResolve(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newTestResolver(t)
+		r := newTestClassifier(t)
 		a := alert("alertname", "GpuFellOff", "condition", "Xid79GPULost", "xid", "79", "node", "dgx-01", "cluster", "c1", "gpu", "3",
 			"pci_bus_id", "00000000:3B:00.0")
 		a.StartsAt = time.Now().Add(-time.Hour)
@@ -71,7 +71,7 @@ func TestResolve(t *testing.T) {
 
 func TestResolveDrops(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t, "conditions: [{name: Custom, type: node, match: {condition: Custom, severity: critical}}]")
+	r := newTestClassifier(t, "conditions: [{name: Custom, type: node, match: {condition: Custom, severity: critical}}]")
 	long := strings.Repeat("x", maxLabelValue+1)
 	crowd := alert("alertname", "GpuHung", "node", "dgx-01")
 	for i := range maxLabels - 1 {
@@ -126,7 +126,7 @@ func TestResolveDrops(t *testing.T) {
 
 func TestResolveAtTheLimits(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	a := alert("alertname", "NetworkLinkDown", "node", "dgx-01", "id", strings.Repeat("e", maxDeviceBytes),
 		"x", strings.Repeat("x", maxLabelValue), strings.Repeat("n", maxLabelName), "x")
 	for i := range maxLabels - len(a.Labels) {
@@ -139,7 +139,7 @@ func TestResolveAtTheLimits(t *testing.T) {
 
 func TestResolveNode(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	tests := map[string]struct {
 		labels []string
 		want   string // A node, or the reason of a drop.
@@ -197,7 +197,7 @@ func TestResolveConfiguredNodeLabels(t *testing.T) {
 
 func TestResolveUnknownCondition(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	got, err := r.Classify(alert("alertname", "X", "condition", "NeverHeard", "node", "dgx-01", "id", "7"))
 	require.NoError(t, err)
 	require.Equal(t, "NeverHeard", got.Status.Condition)
@@ -209,7 +209,7 @@ func TestResolveUnknownCondition(t *testing.T) {
 
 func TestResolveUsesTheCurrentCatalogue(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	r.store.Swap(load(t, "conditions: [{name: GpuHung, priority: 50}]"))
 	got, err := r.Classify(alert("alertname", "GpuHung", "node", "dgx-01"))
 	require.NoError(t, err)
@@ -218,7 +218,7 @@ func TestResolveUsesTheCurrentCatalogue(t *testing.T) {
 
 func TestResolveDevice(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t, `
+	r := newTestClassifier(t, `
 conditions:
 - {name: Mask, type: gpu, device: mask}
 - {name: Own, type: gpu, device: index, idLabel: slot}
@@ -258,7 +258,7 @@ conditions:
 func TestResolveFiring(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newTestResolver(t)
+		r := newTestClassifier(t)
 		past, future := time.Now().Add(-time.Second), time.Now().Add(time.Second)
 		tests := map[string]struct {
 			state prom.AlertState
@@ -287,7 +287,7 @@ func TestResolveFiring(t *testing.T) {
 
 func TestResolveFingerprint(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	a := alert("alertname", "GpuHung", "node", "dgx-01")
 	want := prom.Fingerprint(a.Labels)
 	for _, given := range []string{"", strings.Repeat("a", 65), "a\nb"} {
@@ -300,7 +300,7 @@ func TestResolveFingerprint(t *testing.T) {
 
 func TestResolveTexts(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	tests := map[string]struct {
 		annotations map[string]string
 		msg, value  string
@@ -367,7 +367,7 @@ func FuzzResolve(f *testing.F) {
 	f.Add("condition", "NeverHeard", "Hostname", "shared", "gpu", "nvidia1", "\u202e")
 	f.Add("condition", "$(reboot)", "node", "dgx-01\n", "job", "kube-state-metrics", strings.Repeat("a ", 300))
 	f.Add("device", "eth0\x00", "alertname", "NetworkLinkDown", "node", "::ffff:10.0.0.1", "")
-	r := newTestResolver(f)
+	r := newTestClassifier(f)
 	nodes := []string{"dgx-01", "dgx-02", "dgx-03", "dgx-04"}
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2, k3, v3, text string) {
 		a := alert("alertname", "Fuzz", k1, v1, k2, v2, k3, v3)

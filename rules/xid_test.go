@@ -44,7 +44,7 @@ func TestXIDOfAStatus(t *testing.T) {
 
 func TestXIDOfAnAlert(t *testing.T) {
 	t.Parallel()
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	for label, want := range map[string]prom.XID{
 		"119": {Code: 119, Class: prom.XIDReset}, "": {Class: prom.XIDReset}, "x": {Class: prom.XIDReset}, "-1": {Class: prom.XIDReset},
 		"99999999999999999999": {Class: prom.XIDReset}, "9000": {Code: 9000, Class: prom.XIDCheck},
@@ -68,7 +68,7 @@ func TestStrongerXID(t *testing.T) {
 func TestAliasIsWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	r := newTestResolver(t)
+	r := newTestClassifier(t)
 	r.logger = slog.New(slog.NewTextHandler(&log, nil))
 	for range 3 {
 		got, err := r.Classify(alert("alertname", "Old", "condition", "IBTrasmittedError", "node", "dgx-01", "device", "mlx5_0"))
