@@ -119,7 +119,7 @@ func TestGoldenBodiesAreMerged(t *testing.T) {
 	}
 }
 
-// TestBuiltInCatalogueTakesTheGoldenAlert puts the real translation behind the webhook.
+// TestBuiltInCatalogueTakesTheGoldenAlert puts the real classifier behind the webhook.
 func TestBuiltInCatalogueTakesTheGoldenAlert(t *testing.T) {
 	t.Parallel()
 	catalogue, err := rules.Load(rules.Options{})

@@ -51,7 +51,7 @@ func (l alertLabels) matched(key prom.Key, s source.Silence) bool {
 }
 
 // labelMemory remembers the labels of statuses while no source has their alerts: of those in the queue, and of those
-// that somebody has asked for of late.
+// that were asked for lately.
 type labelMemory struct {
 	mu    sync.Mutex
 	known map[prom.Key]remembered

@@ -57,7 +57,7 @@ func DropReasons() []string {
 	}
 }
 
-// Drop is the reason why an alert has no translation.
+// Drop is the reason why an alert becomes no observation.
 type Drop struct {
 	// Reason is one of DropReasons.
 	Reason string
@@ -94,7 +94,7 @@ type ClassifierOptions struct {
 	Clock clock.PassiveClock
 }
 
-// Classifier translates alerts into observations.
+// Classifier turns alerts into observations.
 type Classifier struct {
 	store      *Store
 	nodes      *NodeIndex

@@ -1,10 +1,10 @@
-// Package rules holds the catalogue of conditions and translates alerts into statuses of nodes.
+// Package rules holds the catalogue of conditions and turns alerts into statuses of nodes.
 //
 // # Catalogue
 //
-// A Catalogue is loaded from YAML: the embedded catalogue.yaml, which explains the format to those who write rules,
-// and files that override it field by field. Loading is strict, because a misspelt limit must not become the default
-// limit, and it reports every mistake of every file at once. A Catalogue is immutable; a Store swaps it atomically.
+// A Catalogue is loaded from YAML: the embedded files of the folder catalogue, and the files of a site, which override
+// them field by field. Loading is strict, because a misspelt limit must not become the default limit, and it reports
+// every mistake of every file at once. A Catalogue is immutable; a Store swaps it atomically.
 //
 // # Matching
 //

@@ -49,7 +49,7 @@ func (e *journaled) full(ctx context.Context) (bool, error) {
 	return e.gpusTaken(ctx)
 }
 
-// Vanished reports whether the fault has gone while the procedure waited, so that nobody has to be called for it. What was decided
+// Vanished reports whether the fault has gone while the procedure waited, so that no person has to be called. What was decided
 // before a restart is not decided anew.
 func (b *ApiBridge) Vanished(ctx context.Context) bool { return b.executor.vanished(ctx) }
 
@@ -91,7 +91,7 @@ func (e *journaled) rebootsLeft() bool {
 	return used < e.status.Policy.MaxReboots
 }
 
-// Suspect remembers that a check of ours found the node sick. From here on a silent alert is no reason to stop, because the
+// Suspect remembers that a check of Aegis found the node sick. From here on a silent alert is no reason to stop, because the
 // alert's source may be what is broken.
 func (b *ApiBridge) Suspect(why string) { b.gate.suspicion = why }
 

@@ -118,7 +118,7 @@ func dropOwnerNote(r ticket.Record, c *ticket.Change) error {
 	return nil
 }
 
-// dropTaint removes the taint of a node that has come back while nobody of ours looked after it.
+// dropTaint removes the taint of a node that has come back while no procedure of Aegis ran on it.
 func dropTaint(r ticket.Record, c *ticket.Change) error {
 	if t := r.Ticket; t != nil && t.Open() && t.Owned() || !staleTaint(r.Node) {
 		return fmt.Errorf("taint: %w", errNothingToDo)

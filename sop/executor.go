@@ -173,7 +173,7 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 	return err
 }
 
-// takeBoot makes a boot that was none of ours the one that the incident is about from here on.
+// takeBoot makes a boot that Aegis did not order the one that the incident is about from here on.
 func (e *journaled) takeBoot(t *ticket.Ticket) {
 	if e.gate.booted != "" {
 		t.BootID = e.gate.booted

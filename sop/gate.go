@@ -38,12 +38,12 @@ type gate struct {
 	node     string
 	status   prom.AegisNodeStatus
 	journal  *journal
-	// suspicion is why the node is sick although its alert may be silent: a check of ours failed.
+	// suspicion is why the node is sick although its alert may be silent: a check of Aegis failed.
 	suspicion string
 	// confirmed is when the sources were asked before anything was done, refusal is why they, or the guards, said no.
 	confirmed time.Time
 	refusal   policy.Verdict
-	// booted is the boot ID of a boot that was none of ours, once one was seen.
+	// booted is the boot ID of a boot that Aegis did not order, once one was seen.
 	booted string
 	// noted is when the ticket was last told in new words why it waits.
 	noted time.Time

@@ -156,7 +156,7 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 	forbidden["silenced"] = o.c.Began(soptest.SilenceOf(incident.key))
 	s := o.c.Faults[incident.key]
 	if s == nil || incident.suspect {
-		// What a check of ours has found outweighs a silent alert.
+		// What a check of Aegis has found outweighs a silent alert.
 		return
 	}
 	forbidden[soptest.AlertmanagerForgot] = o.c.Began(soptest.AlertmanagerForgot)

@@ -14,7 +14,7 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-// What befalls the machines, and what is between Aegis and them.
+// What happens to the machines, and what is between Aegis and them.
 
 // drawFault draws a condition that begins, and perhaps flaps or ends by itself.
 func (s *schedule) drawFault() {
@@ -232,7 +232,7 @@ func (s *schedule) drawEcho() {
 	s.at(over+s.within(10*time.Minute)+time.Minute, func() { s.Leave(soptest.PrometheusDown); s.Hold(key, false) })
 }
 
-// drawForeignBoot has a node boot that nobody of Aegis told to.
+// drawForeignBoot has a node boot without an order of Aegis.
 func (s *schedule) drawForeignBoot() {
 	name, at := s.trouble()
 	s.at(at, func() { s.bootForeign(name) })

@@ -326,7 +326,7 @@ func (p *simProcess) Last(key prom.Key) prom.Finding {
 // simTranslator knows the conditions of the nodes that the process knows.
 type simTranslator struct{ p *simProcess }
 
-// Resolve translates an alert.
+// Classify turns an alert into an observation.
 func (t simTranslator) Classify(a prom.Alert) (prom.Observation, error) {
 	if _, err := t.p.cache.Get(a.Labels["node"]); err != nil {
 		return prom.Observation{}, err

@@ -87,7 +87,7 @@ func (s *scene) edited(ctx context.Context, seen ticket.Record) error {
 func (s *scene) undone(node *corev1.Node) bool { return s.keeps.Load() && policy.Uncordoned(node) }
 
 // lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
-// is another one, says nothing here: it may be a write of ours that this reading does not know yet.
+// is another one, says nothing here: it may be a write of Aegis that this reading does not know yet.
 func (s *scene) lostSight(r ticket.Record) bool {
 	if r.Broken != nil {
 		return true

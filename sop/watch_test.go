@@ -36,7 +36,7 @@ func (w *world) awaitRunning(action ticket.Action) {
 	})
 }
 
-// A kubelet that falls silent during a drain takes the ticket over: evicting from it is in vain. The node stays cordoned, and
+// A kubelet that falls silent during a drain takes the ticket over: evictions from it have no effect. The node stays cordoned, and
 // returns only after a healthcheck of its own.
 func TestMoreUrgentConditionPreempts(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

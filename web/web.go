@@ -1,5 +1,5 @@
-// Package web puts TLS, client certificates and passwords in front of a listener, by a web configuration file as the exporters
-// of Prometheus have it. It tells who asks; what they may do is decided behind it.
+// Package web puts TLS, client certificates and passwords in front of a listener, as a web configuration file of Prometheus'
+// exporter-toolkit says. It says who asks; the handler behind it decides what they may do.
 package web
 
 import (

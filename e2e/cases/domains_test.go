@@ -286,7 +286,7 @@ func TestHealthyNodeIsQuiet(t *testing.T) {
 	require.Empty(t, n.record().History.Incidents)
 }
 
-// everFired returns the conditions that fired on the node since the laboratory was started.
+// everFired returns the conditions that fired on the node since the environment was started.
 func (n node) everFired() []string {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)

@@ -13,7 +13,7 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// Rubbish gets an answer that says what is wrong, the good part of a bad notification is taken, and the process goes on.
+// Invalid input gets an answer that says what is wrong, the good part of a bad notification is taken, and the process goes on.
 func TestRubbishIsAnsweredAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	alerts := shared.Aegis[0].Webhook()

@@ -22,7 +22,7 @@ const (
 	gpusPerNode = 8
 )
 
-// shared is the laboratory that all cases of the package use, each on nodes of its own.
+// shared is the environment that all cases of the package use, each on nodes of its own.
 var shared *testenv.Environment //nolint:gochecknoglobals // TestMain has no other way to hand it to the tests.
 
 func TestMain(m *testing.M) {
@@ -65,7 +65,7 @@ func fail(err error) int {
 	return 1
 }
 
-// options describes the laboratory. Every case has a pool of its own, so that the limits of one do not hold another.
+// options describes the environment. Every case has a pool of its own, so that the limits of one do not hold another.
 func options(dir string) testenv.Options {
 	o := testenv.Options{
 		Dir:      dir,

@@ -23,7 +23,7 @@ const (
 	poolHealthy    = "healthy"
 )
 
-// pool is a pool of the laboratory.
+// pool is a pool of the environment.
 type pool struct {
 	name string
 	// nodes is how many it has: no more than its cases break, because each costs the monitoring time.

@@ -36,7 +36,7 @@ func wholeRun() bool {
 	return true
 }
 
-// unusedRights fails for each right that no case has made use of: a right that nobody needs is one that can only be abused.
+// unusedRights fails for each right that no case has made use of: a right that is not needed can only be abused.
 func unusedRights() int {
 	manifests, err := rights.Read(filepath.Join(shared.Bin, "..", "charts", "aegis", "rbac"))
 	if err != nil {

@@ -26,7 +26,7 @@ type diary struct {
 	paused, blind []period
 	// starts are the times in which the API server came back and was not ready.
 	starts []period
-	// boots counts the boots of each machine that nobody of Aegis had ordered.
+	// boots counts the boots of each machine that Aegis did not order.
 	boots map[string]int
 }
 

@@ -43,7 +43,7 @@ func manifestOf(t *testing.T, file string) []byte {
 	return text
 }
 
-// The lab applies the files, so the tests of the service run under what the chart installs.
+// The environment of the tests applies the files, so the tests of the service run under what the chart installs.
 func TestAdmissionPolicyIsTheOneOfTheFiles(t *testing.T) {
 	t.Parallel()
 	manifests := rendered(t, "monitoring", noRules)
@@ -271,7 +271,7 @@ func patch(t *testing.T, client kubernetes.Interface, name string, operations ..
 
 // Maps and lists without entries are absent, and that may be before or after the change.
 func (g guarded) onBareNode(t *testing.T) {
-	// What the labels, the annotations and the taints are, or shall be.
+	// What the labels, the annotations and the taints are, or are to be.
 	type values [3]string
 	with := func(op string, v values) string {
 		return fmt.Sprintf(`{"op": %[1]q, "path": "/metadata/labels", "value": %[2]s},`+
@@ -451,8 +451,8 @@ func (g guarded) othersAreNotAffected(t *testing.T) {
 	}
 }
 
-// The lab grants Aegis its rights from the files, and with its own credentials the policy holds as well. It is the last: from
-// now on the policy is not that of the release.
+// The environment of the tests grants Aegis its rights from the files, and with its own credentials the policy holds as well. It
+// is the last: from now on the policy is not that of the release.
 func (g guarded) fromTheFiles(t *testing.T) {
 	require.NoError(t, g.cluster.GrantAegis(t.Context()))
 	config, err := clientcmd.BuildConfigFromFlags("", g.cluster.KubeconfigAegis)

@@ -1,5 +1,5 @@
-// Package plugin is a procedure that is not part of the product. It stands in a module of its own, so that it can use nothing but what
-// the product exports.
+// Package plugin is a procedure that is not part of the product. It is in a module of its own, so that it can only use what the
+// product exports.
 package plugin
 
 import (

@@ -17,7 +17,7 @@ import (
 	"aegis.io/aegis/e2e/nodesim"
 )
 
-// Options says what the laboratory consists of.
+// Options says what the environment consists of.
 type Options struct {
 	// BinDir holds the programs. Empty builds them first.
 	BinDir string

@@ -205,7 +205,7 @@ func settled(s Situation) string {
 
 func outsideWindows(s Situation) string { return s.Settings.PoolOf(s.Node).OutsideWindows(s.Now) }
 
-// storm holds a condition that befalls too many nodes at once.
+// storm holds a condition that begins on too many nodes at once.
 func storm(s Situation) string { return s.Storm }
 
 // cordonedByPeople leaves a node alone that a person took out of service.
@@ -355,8 +355,8 @@ func suspect(s Situation) string {
 	return fmt.Sprintf("suspected hardware: it came back after %d repairs within %s, %d allowed", repaired, p.RepairWindow, p.MaxRepairs)
 }
 
-// repeatOffender gives a node to people that was repaired too often: what ails it, no repair of ours has cured. Incidents from before
-// people last gave the node back do not count.
+// repeatOffender hands over a node that was repaired too often: no repair has ended its fault for good. Incidents from before people
+// last gave the node back do not count.
 func repeatOffender(s Situation) string {
 	pool := s.Settings.PoolOf(s.Node)
 	if s.Status.Policy.Workload == prom.WorkloadKeep || prom.BandOf(s.Status.Priority) == prom.BandCordon {
