@@ -272,7 +272,8 @@ func (w *Site) ended(operation string, n int) {
 func (w *Site) Play(condition string) (steps, end string) {
 	w.t.Helper()
 	defer w.Start()()
-	w.Cured = w.Raise(condition, w.story.Device, w.story.XID)
+	cured := w.Raise(condition, w.story.Device, w.story.XID)
+	w.Cluster.Do(func() { w.Cured = cured })
 	w.unfold()
 	w.Await(condition+" has ended", w.Over)
 	for began := time.Now(); w.story.After > 0 && time.Since(began) < w.story.After; {

@@ -382,7 +382,8 @@ func (d death) reach(t *testing.T, catalogue *rules.Catalogue) remains {
 	process := w.process()
 	ended := make(chan error, 1)
 	go func() { ended <- process.Run(ctx) }()
-	w.Cured = d.begin(w)
+	cured := d.begin(w)
+	w.Cluster.Do(func() { w.Cured = cured })
 	w.unfold()
 	if d.people != nil {
 		require.NoError(t, d.people(w, process))
@@ -523,7 +524,8 @@ func (d death) restore(w *Site, left remains) {
 		w.Cured = prom.Key{Node: Node, Condition: d.condition, ID: open.Device}
 		w.fixed = d.gone
 	} else {
-		w.Cured = d.begin(w)
+		cured := d.begin(w)
+		w.Cluster.Do(func() { w.Cured = cured })
 	}
 	w.Cluster.Do(func() { d.restoreJobs(w, left, open) })
 }
