@@ -122,7 +122,7 @@ func readTemplate(dir, file string) (name string, raw []byte, err error) {
 // decodeTemplate says where in the file each mistake is, those of its meaning included.
 func decodeTemplate(name, action string, raw []byte) (*batchv1.Job, error) {
 	d := strict.NewDecoder(name)
-	d.Aliases, d.JSON = true, true
+	d.Aliases, d.JSON, d.Legacy = true, true, true
 	root, ok := d.Document(raw, "the file is empty, it must hold one Job")
 	if !ok {
 		return nil, d.Err()

@@ -133,6 +133,15 @@ func TestLoadTemplatesTakesMountedFilesOneByOne(t *testing.T) {
 	require.Equal(t, loadEmbedded(t).byAction[ActionShutdown], templates.byAction[ActionShutdown])
 }
 
+// A manifest of a site that an earlier version took goes on to be taken.
+func TestLoadTemplatesTakesOldSpellings(t *testing.T) {
+	dir := t.TempDir()
+	mounted(t, dir, ActionReboot, "activeDeadlineSeconds: 1800", "activedeadlineseconds: 07020")
+	templates, err := LoadTemplates(dir)
+	require.NoError(t, err)
+	require.Equal(t, new(int64(3600)), templates.byAction[ActionReboot].Spec.ActiveDeadlineSeconds)
+}
+
 func TestLoadTemplatesNeedsTheDirectory(t *testing.T) {
 	_, err := LoadTemplates(filepath.Join(t.TempDir(), "gone"))
 	require.ErrorIs(t, err, os.ErrNotExist)

@@ -34,7 +34,7 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 	err := b.do(ctx, step{action: ticket.Diagnose, act: func(ctx context.Context, c call) (outcome, error) {
 		o, err := b.operations.runJob(ctx, c, "", b.operations.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline, args...))
 		if err == nil {
-			o.update = func(t *ticket.Ticket) { t.Recovery = o.findings.Recovery }
+			o.update = func(t *ticket.Ticket) { t.SetRecovery(o.findings.Recovery) }
 		}
 		return o, err
 	}})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"reflect"
 	"regexp"
@@ -102,15 +103,28 @@ func (d *Decoder) kind(n *yaml.Node, path string, to reflect.Value) {
 	}
 }
 
-// text takes a plain number, such as the name of a cluster that is one, as it is written: every reader of YAML would print it so.
+// text takes a plain number, such as the name of a cluster that is one, as it is written: every reader of YAML would print it so. It
+// takes words such as off, which only YAML 1.1 has for truth values, and dates as they are written, too.
 func (d *Decoder) text(n *yaml.Node, path string, to reflect.Value) {
-	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" && len(n.Value) <= maxDigits && decimal.MatchString(n.Value) {
+	if n.Kind == yaml.ScalarNode && d.readsAsText(n) {
 		to.SetString(n.Value)
 		return
 	}
 	if text, ok := d.Text(n, named(path)); ok {
 		to.SetString(text)
 	}
+}
+
+func (d *Decoder) readsAsText(n *yaml.Node) bool {
+	switch n.ShortTag() {
+	case "!!str", "!!timestamp":
+		return true
+	case "!!int":
+		return d.Legacy || len(n.Value) <= maxDigits && decimal.MatchString(n.Value)
+	case "!!float":
+		return d.Legacy
+	}
+	return false
 }
 
 // truth also takes the words that YAML had before version 1.2.
@@ -125,12 +139,33 @@ func (d *Decoder) truth(n *yaml.Node, path string, to reflect.Value) {
 }
 
 func (d *Decoder) number(n *yaml.Node, path string, to reflect.Value) {
+	if value, ok := d.legacyNumber(n); ok && !to.OverflowInt(value) {
+		to.SetInt(value)
+		return
+	}
 	value, err := strconv.ParseInt(n.Value, 10, to.Type().Bits())
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || !decimal.MatchString(n.Value) || err != nil {
 		d.wrongType(n, named(path), "a whole number")
 		return
 	}
 	to.SetInt(value)
+}
+
+// legacyNumber reads a whole number in any spelling: decimal, octal, hexadecimal, or with a fraction of zero.
+func (d *Decoder) legacyNumber(n *yaml.Node) (int64, bool) {
+	if !d.Legacy || n.Kind != yaml.ScalarNode {
+		return 0, false
+	}
+	var whole int64
+	if n.ShortTag() == "!!int" {
+		err := n.Decode(&whole)
+		return whole, err == nil
+	}
+	value, err := strconv.ParseFloat(n.Value, 64)
+	if n.ShortTag() != "!!float" || err != nil || value != math.Trunc(value) || math.Abs(value) > 1<<53 {
+		return 0, false
+	}
+	return int64(value), true
 }
 
 func (d *Decoder) float(n *yaml.Node, path string, to reflect.Value) {
@@ -170,7 +205,7 @@ func (d *Decoder) fields(n *yaml.Node, path string, to reflect.Value) {
 	known := make(map[string]reflect.Value)
 	rest := d.collect(to, known)
 	d.Pairs(n, named(path), func(key, value *yaml.Node) {
-		field, ok := known[key.Value]
+		field, ok := d.field(known, key.Value)
 		switch {
 		case ok:
 			d.value(value, below(path, key.Value), field)
@@ -183,6 +218,19 @@ func (d *Decoder) fields(n *yaml.Node, path string, to reflect.Value) {
 			d.Fail(key, "unknown field %s in %s, %s", Quote(key.Value), named(path), Hint(key.Value, slices.Collect(maps.Keys(known))))
 		}
 	})
+}
+
+// field returns the field of the key.
+func (d *Decoder) field(known map[string]reflect.Value, key string) (reflect.Value, bool) {
+	if field, ok := known[key]; ok || !d.Legacy {
+		return field, ok
+	}
+	for name, field := range known {
+		if strings.EqualFold(name, key) {
+			return field, true
+		}
+	}
+	return reflect.Value{}, false
 }
 
 // collect finds the fields of a struct and of those inline in it by their names in YAML, and returns its inline map.

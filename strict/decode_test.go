@@ -122,10 +122,44 @@ func TestDecodeIsNoStricterThanItMustBe(t *testing.T) {
 		require.Equal(t, want, s.Paused, text)
 		require.Equal(t, "7", s.Inline.Host)
 	}
+	for _, word := range []string{"off", "yes", "on", "2024-01-01"} {
+		s, err := decode(t, "host: "+word)
+		require.NoError(t, err)
+		require.Equal(t, word, s.Inline.Host)
+	}
 	for _, number := range []string{"007", "0x7", "1_0", "7.0", "1e3", "1234567890123456"} {
 		_, err := decode(t, "host: "+number)
 		require.EqualError(t, err, "f:1:7: host must be text, so write "+number+" in quotes, is the number "+number)
 	}
+}
+
+// What earlier versions took of a Job manifest or a profile is taken.
+func TestDecodeLegacy(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]site{
+		"count: 0444":  {Names: []string{"default"}, Share: 0.5, Count: new(0o444)},
+		"count: 0x80":  {Names: []string{"default"}, Share: 0.5, Count: new(0x80)},
+		"count: 128.0": {Names: []string{"default"}, Share: 0.5, Count: new(128)},
+		"COUNT: 7":     {Names: []string{"default"}, Share: 0.5, Count: new(7)},
+	} {
+		s := site{Names: []string{"default"}, Share: 0.5}
+		d := NewDecoder("f")
+		d.Legacy = true
+		root, ok := d.Document([]byte(text), "")
+		require.True(t, ok)
+		d.Decode(root, &s)
+		require.NoError(t, d.Err(), text)
+		require.Equal(t, want, s, text)
+	}
+	var s site
+	d := NewDecoder("f")
+	d.Legacy = true
+	root, ok := d.Document([]byte("count: 1.5\nhost: 1.5\ncuont: 1\n"), "")
+	require.True(t, ok)
+	d.Decode(root, &s)
+	require.ErrorContains(t, d.Err(), "f:1:8: count must be a whole number, is the number 1.5")
+	require.ErrorContains(t, d.Err(), `f:3:1: unknown field "cuont"`)
+	require.Equal(t, "1.5", s.Inline.Host)
 }
 
 func TestDecodeKeepsWhatHasNoValue(t *testing.T) {
@@ -163,10 +197,9 @@ func TestDecodeMistakes(t *testing.T) {
 			},
 		},
 		"truth values of old": {
-			"host: no\nnames: [on, \"on\"]\npaused: \"yes\"\n",
+			"host: no\nnames: [on, true]\npaused: \"yes\"\n",
 			[]string{
-				`f:1:7: host must be text, so write no in quotes, is the text "no"`,
-				`f:2:9: names[0] must be text, so write on in quotes, is the text "on"`,
+				"f:2:13: names[1] must be text, so write true in quotes, is the truth value true",
 				`f:3:9: paused must be true or false, is the text "yes"`,
 			},
 		},

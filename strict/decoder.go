@@ -65,6 +65,9 @@ type Decoder struct {
 	Aliases bool
 	// JSON reads types that are made for JSON, as those of Kubernetes are.
 	JSON bool
+	// Legacy takes what JSON made of the same file in earlier versions: keys in another letter case, whole numbers in every spelling
+	// of YAML 1.1, such as the mode 0444, and numbers for text.
+	Legacy bool
 
 	file     string
 	root     *yaml.Node

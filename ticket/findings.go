@@ -25,6 +25,9 @@ const (
 	maxRecovery = 64
 )
 
+// SetRecovery notes what the driver of the GPU asks for, as far as a ticket can hold it.
+func (t *Ticket) SetRecovery(text string) { t.Recovery = clip(text, maxRecovery) }
+
 // clipped returns the findings as a ticket can hold them.
 func (f Findings) clipped() Findings {
 	f.Code = max(0, min(f.Code, math.MaxInt32))

@@ -83,6 +83,13 @@ func TestConfigDefaults(t *testing.T) {
 	require.Equal(t, c, empty)
 }
 
+func TestConfigTakesModesWithoutQuotes(t *testing.T) {
+	t.Parallel()
+	c, err := loadConfig(write(t, "aegis.yaml", "mode: off\n"))
+	require.NoError(t, err)
+	require.Equal(t, prom.ModeOff, c.Mode)
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	file := write(t, "aegis.yaml", `

@@ -214,13 +214,15 @@ auth:
 	}, config.Auth)
 }
 
-// Without a web configuration, and with one that has users only, probes stay on plain HTTP.
+// Without a web configuration, with one that has users only, and with the values of a release before there was one, probes stay on
+// plain HTTP.
 func TestPlainHTTP(t *testing.T) {
 	t.Parallel()
-	for _, values := range []string{"", "web: {secretName: aegis-web, tls: false}\n"} {
+	const users = "web: {secretName: aegis-web, tls: false}\n"
+	for _, values := range []string{"", users, "web: null\n"} {
 		pod, c := container(t, rendered(t, "monitoring", noRules+values))
 		require.Equal(t, corev1.URISchemeHTTP, c.ReadinessProbe.HTTPGet.Scheme)
-		require.Equal(t, values != "", mounted(pod, "/etc/aegis-web") != "")
+		require.Equal(t, values == users, mounted(pod, "/etc/aegis-web") != "")
 		require.NotContains(t, c.Args, "--pprof")
 	}
 }

@@ -96,7 +96,7 @@ func ProfileFields() []string {
 
 func decodeProfile(file string, raw []byte, e *expectation) error {
 	d := strict.NewDecoder(file)
-	d.Aliases = true
+	d.Aliases, d.Legacy = true, true
 	if root, ok := d.Document(raw, ""); ok {
 		d.Decode(root, e)
 	}

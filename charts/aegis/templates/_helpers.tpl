@@ -70,7 +70,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* Whether the listeners speak TLS. */}}
 {{- define "aegis.scheme" -}}
-{{- ternary "HTTPS" "HTTP" (and (ne .Values.web.secretName "") .Values.web.tls) -}}
+{{- /* A release of an earlier chart has no such value. */}}
+{{- $web := .Values.web | default dict -}}
+{{- if and $web.secretName $web.tls }}HTTPS{{ else }}HTTP{{ end -}}
 {{- end }}
 
 {{/* conditions.yaml: all of its sections that the values have. */}}
