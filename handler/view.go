@@ -64,6 +64,8 @@ type StepView struct {
 	Status  ticket.StepStatus `json:"status"`
 	At      time.Time         `json:"at,omitzero"`
 	Message string            `json:"message,omitempty"`
+	// Pod is the pod that a restart deletes, as namespace and name.
+	Pod string `json:"pod,omitempty"`
 }
 
 // IncidentView is a past incident of a node.
@@ -165,7 +167,7 @@ func ticketView(t *ticket.Ticket) *TicketView {
 		Workflows:  make([]StepView, 0, len(t.Workflows)),
 	}
 	for _, s := range t.Workflows {
-		view.Workflows = append(view.Workflows, StepView{Action: s.Action, Status: s.Status, At: s.At, Message: s.Message})
+		view.Workflows = append(view.Workflows, StepView{Action: s.Action, Status: s.Status, At: s.At, Message: s.Message, Pod: s.Pod})
 	}
 	return view
 }
