@@ -164,7 +164,7 @@ func TestBrokenConditionsChangeNothing(t *testing.T) {
 	code, output := command(t, "check", a.ConditionsFile)
 	require.Equal(t, 2, code)
 	for _, says := range []string{
-		fmt.Sprintf("%s:3: ", a.ConditionsFile), "priority", fmt.Sprintf("%s:4: ", a.ConditionsFile), "name",
+		fmt.Sprintf("%s:3:3: ", a.ConditionsFile), "priority", fmt.Sprintf("%s:4:3: ", a.ConditionsFile), "name",
 	} {
 		require.Contains(t, output, says)
 	}
