@@ -71,8 +71,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* Whether the listeners speak TLS. */}}
 {{- define "aegis.scheme" -}}
 {{- /* A release of an earlier chart has no such value. */}}
-{{- $web := .Values.web | default dict -}}
-{{- if and $web.secretName $web.tls }}HTTPS{{ else }}HTTP{{ end -}}
+{{- $web := get .Values "web" | default dict -}}
+{{- if and (get $web "secretName") (get $web "tls") }}HTTPS{{ else }}HTTP{{ end -}}
 {{- end }}
 
 {{/* conditions.yaml: all of its sections that the values have. */}}

@@ -50,7 +50,7 @@ func permissions() []mutation {
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
-		{"permission not renewed for an resumed order", permitted, "sop/operations.go", "permitted := !c.resumed || gated == \"\"", "permitted := true"},
+		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted := !c.resumed || gated == \"\"", "permitted := true"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.resumed {", "if first && c.resumed {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
