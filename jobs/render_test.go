@@ -22,12 +22,12 @@ func renderOptions() RenderOptions {
 
 func TestRenderGolden(t *testing.T) {
 	args := map[string][]string{
-		ActionReboot:      {"--boot-id", "5c9f8a4e"},
-		ActionShutdown:    {"--boot-id", "5c9f8a4e"},
-		ActionHealthcheck: {"--profile", "h100", "--boot-id", "5c9f8a4e"},
-		ActionRepair:      {"StartGpfs"},
-		ActionRemedy:      {"ResetGPU", "--device", "GPU-5b2e"},
-		ActionDiagnose:    {"--condition", "GpuHung", "--device", "0"},
+		protocol.ActionReboot:      {"--boot-id", "5c9f8a4e"},
+		protocol.ActionShutdown:    {"--boot-id", "5c9f8a4e"},
+		protocol.ActionHealthcheck: {"--profile", "h100", "--boot-id", "5c9f8a4e"},
+		protocol.ActionRepair:      {"StartGpfs"},
+		protocol.ActionRemedy:      {"ResetGPU", "--device", "GPU-5b2e"},
+		protocol.ActionDiagnose:    {"--condition", "GpuHung", "--device", "0"},
 	}
 	for _, action := range protocol.Actions() {
 		t.Run(action, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestRenderRoundsDeadlineUp(t *testing.T) {
 
 func TestRenderKeepsWhatAnOperatorSet(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot,
+	mounted(t, dir, protocol.ActionReboot,
 		"image: aegis:latest", "image: example.com/kured:1",
 		"serviceAccountName: aegis-op", "serviceAccountName: kured",
 		"name: AEGIS_HOST_ROOT\n          value: /host", "name: AEGIS_HOST_ROOT\n          value: /elsewhere",

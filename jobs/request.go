@@ -15,18 +15,6 @@ import (
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation"
-
-	"aegis.io/aegis/jobs/protocol"
-)
-
-// The operations that a Job can run on a node.
-const (
-	ActionReboot      = protocol.ActionReboot
-	ActionShutdown    = protocol.ActionShutdown
-	ActionHealthcheck = protocol.ActionHealthcheck
-	ActionRepair      = protocol.ActionRepair
-	ActionRemedy      = protocol.ActionRemedy
-	ActionDiagnose    = protocol.ActionDiagnose
 )
 
 const (

@@ -13,7 +13,7 @@ import (
 )
 
 func reboot() Request {
-	return Request{Action: ActionReboot, Node: "gpu-17.example.com", Incident: "20261123-150405-x7k2", Args: []string{"--boot-id", "b1"}}
+	return Request{Action: protocol.ActionReboot, Node: "gpu-17.example.com", Incident: "20261123-150405-x7k2", Args: []string{"--boot-id", "b1"}}
 }
 
 func TestRequestNameIsStable(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 
+	"aegis.io/aegis/jobs/protocol"
+
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -115,23 +117,23 @@ func inWords(reason, message string) string {
 
 // parseReport reads a termination message. A message that is no report is none, whatever else it may be: the kubelet
 // writes there too, and so does any image that a template names.
-func parseReport(message string) *Report {
+func parseReport(message string) *protocol.Report {
 	if len(message) > maxReportBytes {
 		return nil
 	}
-	var report Report
+	var report protocol.Report
 	if err := json.Unmarshal([]byte(message), &report); err != nil {
 		return nil
 	}
 	switch report.Result {
-	case ResultPassed, ResultFailed, ResultSkipped, ResultError:
+	case protocol.ResultPassed, protocol.ResultFailed, protocol.ResultSkipped, protocol.ResultError:
 		completeOlder(&report)
 		return &report
 	}
 	return nil
 }
 
-func reportLine(r *Report) string {
+func reportLine(r *protocol.Report) string {
 	if detail := firstLine(r.Detail); detail != "" {
 		return detail
 	}

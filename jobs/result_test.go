@@ -15,7 +15,7 @@ import (
 
 func TestInspect(t *testing.T) {
 	t.Parallel()
-	report := Report{Action: ActionHealthcheck, Node: "n1", Result: ResultFailed, Hardware: "gpu", ExitCode: 21, Detail: "row remap failed"}
+	report := protocol.Report{Action: protocol.ActionHealthcheck, Node: "n1", Result: protocol.ResultFailed, Hardware: "gpu", ExitCode: 21, Detail: "row remap failed"}
 	waiting := func(reason, message string) corev1.ContainerState {
 		return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
 	}
@@ -72,8 +72,8 @@ func TestInspect(t *testing.T) {
 
 func TestParseReport(t *testing.T) {
 	t.Parallel()
-	for _, result := range []string{ResultPassed, ResultFailed, ResultSkipped, ResultError} {
-		require.Equal(t, &Report{Result: result}, parseReport(`{"result":"`+result+`","later":1}`))
+	for _, result := range []string{protocol.ResultPassed, protocol.ResultFailed, protocol.ResultSkipped, protocol.ResultError} {
+		require.Equal(t, &protocol.Report{Result: result}, parseReport(`{"result":"`+result+`","later":1}`))
 	}
 	for _, message := range []string{
 		"", "panic: nil", "null", "[]", `"passed"`, `{}`, `{"result":""}`, `{"result":"PASSED"}`, `{"result":"fine"}`, `{"result":1}`,
@@ -95,21 +95,21 @@ func TestReportOfAnOlderImage(t *testing.T) {
 		"recovery action: GPU 0000:3b:00: Sacrifice A Goat":                                                      "Sacrifice A Goat",
 		"the GPU 0000:3b:00: None says nothing without its mark":                                                 "",
 	} {
-		report := parseReport(encode(t, Report{Action: ActionDiagnose, Result: ResultPassed, Detail: detail}))
+		report := parseReport(encode(t, protocol.Report{Action: protocol.ActionDiagnose, Result: protocol.ResultPassed, Detail: detail}))
 		require.Equal(t, want, report.Recovery, detail)
 		require.Equal(t, detail, report.Detail)
-		require.Empty(t, parseReport(encode(t, Report{Action: ActionHealthcheck, Result: ResultFailed, Detail: detail})).Recovery)
+		require.Empty(t, parseReport(encode(t, protocol.Report{Action: protocol.ActionHealthcheck, Result: protocol.ResultFailed, Detail: detail})).Recovery)
 	}
 	const refused = `refused: process 42 (python) computes on GPU-1`
 	require.Equal(t, []string{"process 42 (python) computes on GPU-1"},
-		parseReport(encode(t, Report{Action: ActionRemedy, Result: ResultFailed, Detail: refused})).Refusals)
-	require.Empty(t, parseReport(encode(t, Report{Action: ActionRemedy, Result: ResultPassed, Detail: refused})).Refusals)
+		parseReport(encode(t, protocol.Report{Action: protocol.ActionRemedy, Result: protocol.ResultFailed, Detail: refused})).Refusals)
+	require.Empty(t, parseReport(encode(t, protocol.Report{Action: protocol.ActionRemedy, Result: protocol.ResultPassed, Detail: refused})).Refusals)
 }
 
 func TestFieldsOfAReportGoBeforeItsDetail(t *testing.T) {
 	t.Parallel()
-	report := parseReport(encode(t, Report{
-		Action: ActionDiagnose, Result: ResultFailed, Recovery: "None", Refusals: []string{"held"},
+	report := parseReport(encode(t, protocol.Report{
+		Action: protocol.ActionDiagnose, Result: protocol.ResultFailed, Recovery: "None", Refusals: []string{"held"},
 		Detail: "recovery action: GPU 0000:3b:00: Node Reboot Required; collected",
 	}))
 	require.Equal(t, "None", report.Recovery)
@@ -122,23 +122,23 @@ func TestConclusive(t *testing.T) {
 		protocol.ExitOK: true, protocol.ExitGPU: true, protocol.ExitNVLink: true, 99: true,
 		protocol.ExitUsage: false, protocol.ExitUnknown: false, protocol.ExitSkipped: false, unknownExitCode: false,
 	} {
-		require.Equal(t, want, Result{ExitCode: code, Report: new(Report)}.Conclusive(), code)
+		require.Equal(t, want, Result{ExitCode: code, Report: new(protocol.Report)}.Conclusive(), code)
 		require.False(t, Result{ExitCode: code}.Conclusive(), "without a report")
 	}
 }
 
 func TestReportLine(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, "two", reportLine(&Report{Result: ResultPassed, Detail: "\x00\n two \nthree"}))
-	require.Equal(t, "passed", reportLine(&Report{Result: ResultPassed, Detail: " \n"}))
+	require.Equal(t, "two", reportLine(&protocol.Report{Result: protocol.ResultPassed, Detail: "\x00\n two \nthree"}))
+	require.Equal(t, "passed", reportLine(&protocol.Report{Result: protocol.ResultPassed, Detail: " \n"}))
 }
 
 func TestReportSurvivesJSON(t *testing.T) {
 	t.Parallel()
-	want := Report{
-		Action: ActionHealthcheck, Node: "n1", BootID: "b1", Result: ResultFailed, Hardware: "gpu", ExitCode: 2, Detail: "d",
+	want := protocol.Report{
+		Action: protocol.ActionHealthcheck, Node: "n1", BootID: "b1", Result: protocol.ResultFailed, Hardware: "gpu", ExitCode: 2, Detail: "d",
 		Recovery: "Drain P2P", Refusals: []string{"held"},
-		Checks: []protocol.Check{{Name: "gpu-count", Hardware: "gpu", Result: ResultFailed, Detail: "1 of 2", Seconds: 0.25}},
+		Checks: []protocol.Check{{Name: "gpu-count", Hardware: "gpu", Result: protocol.ResultFailed, Detail: "1 of 2", Seconds: 0.25}},
 	}
 	require.Equal(t, &want, parseReport(encode(t, want)))
 }

@@ -62,7 +62,7 @@ type Result struct {
 	// ExitCode is the exit status of the operation, -1 while it is unknown.
 	ExitCode int32
 	// Report is what the operation reported. Nil when it left none.
-	Report *Report
+	Report *protocol.Report
 	// Message is one line for people: the outcome, or what an active Job waits for.
 	Message string
 }

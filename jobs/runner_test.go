@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"aegis.io/aegis/jobs/protocol"
+
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -64,7 +66,7 @@ func ended(code int32, reason, message string) corev1.ContainerState {
 	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason, Message: message}}
 }
 
-func encode(t *testing.T, r Report) string {
+func encode(t *testing.T, r protocol.Report) string {
 	t.Helper()
 	text, err := json.Marshal(r)
 	require.NoError(t, err)
@@ -143,7 +145,7 @@ func TestEnsureAdopts(t *testing.T) {
 		{"failed", conditions(batchv1.JobFailed), nil},
 		{"finished and being deleted", func(j *batchv1.Job) { conditions(batchv1.JobFailed)(j); deleted(j) }, nil},
 		{"being deleted", deleted, ErrTerminating},
-		{"other action", func(j *batchv1.Job) { j.Labels[labelAction] = ActionShutdown }, ErrNotOurs},
+		{"other action", func(j *batchv1.Job) { j.Labels[labelAction] = protocol.ActionShutdown }, ErrNotOurs},
 		{"other node", func(j *batchv1.Job) { j.Labels[labelNode] = "n2" }, ErrNotOurs},
 		{"other incident", func(j *batchv1.Job) { delete(j.Labels, labelIncident) }, ErrNotOurs},
 		{"other attempt", func(j *batchv1.Job) { j.Labels[labelAttempt] = "7" }, ErrNotOurs},
@@ -248,7 +250,7 @@ func TestFollow(t *testing.T) {
 
 func TestFollowAdoptsAFinishedJob(t *testing.T) {
 	job := rendered(t, conditions(batchv1.JobFailed))
-	report := Report{Action: ActionReboot, Result: ResultFailed, ExitCode: 70, Detail: "the host is still up"}
+	report := protocol.Report{Action: protocol.ActionReboot, Result: protocol.ResultFailed, ExitCode: 70, Detail: "the host is still up"}
 	r, client := newRunner(t, job, podOf(job, "p", ended(70, "Error", encode(t, report))))
 	synctest.Test(t, func(t *testing.T) {
 		started := time.Now()

@@ -43,9 +43,9 @@ type Templates struct {
 // templateFile returns the file name of the template for the action, empty for an unknown one.
 func templateFile(action string) string {
 	switch action {
-	case ActionReboot:
+	case protocol.ActionReboot:
 		return "restart_node.yaml"
-	case ActionShutdown, ActionHealthcheck, ActionRepair, ActionRemedy, ActionDiagnose:
+	case protocol.ActionShutdown, protocol.ActionHealthcheck, protocol.ActionRepair, protocol.ActionRemedy, protocol.ActionDiagnose:
 		return action + "_node.yaml"
 	}
 	return ""

@@ -73,7 +73,7 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 				LocalObjectReference: corev1.LocalObjectReference{Name: "aegis-profiles"}, Optional: new(true),
 			}}}
 			volumes := []corev1.Volume{host}
-			if action == ActionHealthcheck {
+			if action == protocol.ActionHealthcheck {
 				volumes = []corev1.Volume{profiles, host}
 			}
 			require.Equal(t, volumes, pod.Volumes)
@@ -91,7 +91,7 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 			mounts := []corev1.VolumeMount{{
 				Name: "host", MountPath: "/host", MountPropagation: new(corev1.MountPropagationHostToContainer),
 			}}
-			if action == ActionHealthcheck {
+			if action == protocol.ActionHealthcheck {
 				mounts = append(mounts, corev1.VolumeMount{Name: "profiles", MountPath: "/etc/aegis/profiles", ReadOnly: true})
 			}
 			require.Equal(t, mounts, op.VolumeMounts)
@@ -101,7 +101,7 @@ func TestEmbeddedTemplatesAreSafe(t *testing.T) {
 			require.False(t, op.Resources.Limits.Memory().IsZero())
 		})
 	}
-	require.Equal(t, new(int64(1800)), templates.byAction[ActionReboot].Spec.ActiveDeadlineSeconds)
+	require.Equal(t, new(int64(1800)), templates.byAction[protocol.ActionReboot].Spec.ActiveDeadlineSeconds)
 }
 
 // mounted writes the template of the action, with each old text replaced by the new one after it, into a directory.
@@ -122,24 +122,24 @@ func write(t *testing.T, dir, file, content string) {
 
 func TestLoadTemplatesTakesMountedFilesOneByOne(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot, "activeDeadlineSeconds: 1800", "activeDeadlineSeconds: 5400")
+	mounted(t, dir, protocol.ActionReboot, "activeDeadlineSeconds: 1800", "activeDeadlineSeconds: 5400")
 	// What else a mounted ConfigMap and its reader may leave there.
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "..2026_11_23"), 0o700))
 	write(t, dir, "README.md", "ours")
 
 	templates, err := LoadTemplates(dir)
 	require.NoError(t, err)
-	require.Equal(t, new(int64(5400)), templates.byAction[ActionReboot].Spec.ActiveDeadlineSeconds)
-	require.Equal(t, loadEmbedded(t).byAction[ActionShutdown], templates.byAction[ActionShutdown])
+	require.Equal(t, new(int64(5400)), templates.byAction[protocol.ActionReboot].Spec.ActiveDeadlineSeconds)
+	require.Equal(t, loadEmbedded(t).byAction[protocol.ActionShutdown], templates.byAction[protocol.ActionShutdown])
 }
 
 // A manifest of a site that an earlier version took goes on to be taken.
 func TestLoadTemplatesTakesOldSpellings(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot, "activeDeadlineSeconds: 1800", "activedeadlineseconds: 07020")
+	mounted(t, dir, protocol.ActionReboot, "activeDeadlineSeconds: 1800", "activedeadlineseconds: 07020")
 	templates, err := LoadTemplates(dir)
 	require.NoError(t, err)
-	require.Equal(t, new(int64(3600)), templates.byAction[ActionReboot].Spec.ActiveDeadlineSeconds)
+	require.Equal(t, new(int64(3600)), templates.byAction[protocol.ActionReboot].Spec.ActiveDeadlineSeconds)
 }
 
 func TestLoadTemplatesNeedsTheDirectory(t *testing.T) {
@@ -239,7 +239,7 @@ func TestLoadTemplatesReportsOneMistake(t *testing.T) {
 			if tc.whole != "" {
 				write(t, dir, "restart_node.yaml", tc.whole)
 			} else {
-				mounted(t, dir, ActionReboot, tc.oldnew...)
+				mounted(t, dir, protocol.ActionReboot, tc.oldnew...)
 			}
 			_, err := LoadTemplates(dir)
 			require.ErrorContains(t, err, filepath.Join(dir, "restart_node.yaml")+":")
@@ -251,7 +251,7 @@ func TestLoadTemplatesReportsOneMistake(t *testing.T) {
 
 func TestLoadTemplatesReportsAllMistakesAtOnce(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot, "backoffLimit: 0", "backoffLimit: 3", "restartPolicy: Never", "restartPolicy: OnFailure")
+	mounted(t, dir, protocol.ActionReboot, "backoffLimit: 0", "backoffLimit: 3", "restartPolicy: Never", "restartPolicy: OnFailure")
 	write(t, dir, "remedy_node.yaml", "kind: Pod\n")
 	write(t, dir, "reboot_node.yaml", "kind: Job\n")
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "repair_node.yaml"), 0o700))
@@ -271,7 +271,7 @@ func TestLoadTemplatesReportsAllMistakesAtOnce(t *testing.T) {
 // A template that a site has mounted may start the operation through the entry point of the image.
 func TestLoadTemplatesTakesTheEntryPoint(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot, "command: [/aegis-op]", "", "args: [reboot]", "args: [op, reboot]")
+	mounted(t, dir, protocol.ActionReboot, "command: [/aegis-op]", "", "args: [reboot]", "args: [op, reboot]")
 	templates, err := LoadTemplates(dir)
 	require.NoError(t, err)
 	job, err := templates.Render(reboot(), renderOptions())
@@ -283,7 +283,7 @@ func TestLoadTemplatesTakesTheEntryPoint(t *testing.T) {
 
 func TestLoadTemplatesLeavesForeignEntryPointsAlone(t *testing.T) {
 	dir := t.TempDir()
-	mounted(t, dir, ActionReboot, "image: aegis:latest", "image: example.com/kured:1", "args: [reboot]", "args: [--now]")
+	mounted(t, dir, protocol.ActionReboot, "image: aegis:latest", "image: example.com/kured:1", "args: [reboot]", "args: [--now]")
 	_, err := LoadTemplates(dir)
 	require.NoError(t, err)
 }
@@ -297,13 +297,13 @@ func FuzzDecodeTemplate(f *testing.F) {
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("---\n---\n\xff"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		job, err := decodeTemplate("f", ActionReboot, raw)
+		job, err := decodeTemplate("f", protocol.ActionReboot, raw)
 		if err != nil {
 			require.ErrorContains(t, err, "f:")
 			return
 		}
 		require.Equal(t, "Job", job.Kind)
 		require.Empty(t, jobProblems(job))
-		require.Empty(t, podProblems(ActionReboot, &job.Spec.Template.Spec))
+		require.Empty(t, podProblems(protocol.ActionReboot, &job.Spec.Template.Spec))
 	})
 }

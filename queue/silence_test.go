@@ -283,7 +283,7 @@ func TestResyncHearsSilencesOfAlertmanager(t *testing.T) {
 		"pending":                {state("pending"), state("pending"), "unlisted", unlisted},
 		"expired":                {state("expired"), state("expired"), "unlisted", unlisted},
 		"nonsense and an answer": {broken, state("active"), "silenced", theSilence},
-		"nonsense on both":       {broken, broken, "unknown", `silence "5b2e": the matcher of label "node" is no regular expression: "("`},
+		"nonsense on both":       {broken, broken, "unknown", `silence "5b2e": the matcher of label "node" is not a regular expression: "("`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -34,7 +35,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 func crashAt(t *testing.T, at int, landed bool) {
 	w := newWorld(t, testPolicy(), testPod("worker", nil))
 	w.jobs.effect = func(r jobs.Request) {
-		if r.Action == jobs.ActionReboot {
+		if r.Action == protocol.ActionReboot {
 			w.source.gone()
 		}
 	}
@@ -45,8 +46,8 @@ func crashAt(t *testing.T, at int, landed bool) {
 		"cordon Succeeded", "diagnose Succeeded", "drain Succeeded", "reboot Succeeded", "verify Succeeded",
 		"healthcheck Succeeded", "uncordon Succeeded",
 	}, w.journaled())
-	require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
-	require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+	require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
+	require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
 	require.Equal(t, "boot-0+", w.node().Status.NodeInfo.BootID)
 	require.Len(t, w.record().History.Incidents, 1)
 	require.False(t, w.node().Spec.Unschedulable)
@@ -120,7 +121,7 @@ func TestStopDuringEachStepIsAdopted(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				w := newWorld(t, testPolicy())
 				w.jobs.effect = func(r jobs.Request) {
-					if r.Action == jobs.ActionReboot {
+					if r.Action == protocol.ActionReboot {
 						w.source.gone()
 					}
 				}
@@ -134,9 +135,9 @@ func TestStopDuringEachStepIsAdopted(t *testing.T) {
 				})
 				w.queue.Enqueue(nodeA)
 				w.run("resolved", resolved)
-				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
-				require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
-				require.Equal(t, 1, w.jobs.count(jobs.ActionDiagnose))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionDiagnose))
 			})
 		})
 	}
@@ -197,9 +198,9 @@ func TestDisruptiveStepsWaitForPermission(t *testing.T) {
 				w := newWorld(t, testPolicy(), testPod("worker", nil))
 				w.jobs.effect = func(r jobs.Request) {
 					switch r.Action {
-					case jobs.ActionDiagnose:
+					case protocol.ActionDiagnose:
 						tt.forbid(w)
-					case jobs.ActionReboot:
+					case protocol.ActionReboot:
 						w.source.gone()
 					}
 				}
@@ -207,13 +208,13 @@ func TestDisruptiveStepsWaitForPermission(t *testing.T) {
 				stop := w.start()
 				w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == tt.verdict })
 				time.Sleep(time.Hour)
-				require.Zero(t, w.jobs.count(jobs.ActionReboot))
+				require.Zero(t, w.jobs.count(protocol.ActionReboot))
 				require.Contains(t, w.record().Ticket.Hold, string(tt.verdict))
 				_, err := w.client.CoreV1().Pods("train").Get(t.Context(), "worker", getOptions())
 				require.NoError(t, err, "nothing was evicted")
 				tt.permit(w)
 				w.await("resolved", resolved)
-				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 				stop()
 			})
 		})
@@ -225,14 +226,14 @@ func TestWithdrawnConditionReturnsTheNode(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionDiagnose {
+			if r.Action == protocol.ActionDiagnose {
 				w.source.gone()
 			}
 		}
 		w.raise("Reboot")
 		w.run("resolved", resolved)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
 		require.Contains(t, w.journaled(), "drain Canceled")
 		require.Empty(t, w.record().History.Incidents[0].Destructive)
 	})
@@ -243,14 +244,14 @@ func TestForeignBootCancelsTheReboot(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionDiagnose {
+			if r.Action == protocol.ActionDiagnose {
 				w.boot(nodeA)
 				time.AfterFunc(5*time.Minute, w.source.gone)
 			}
 		}
 		w.raise("Reboot")
 		w.run("resolved", resolved)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -286,16 +287,16 @@ func TestPeopleTakeOver(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				w := newWorld(t, testPolicy())
 				w.jobs.effect = func(r jobs.Request) {
-					if r.Action == jobs.ActionDiagnose {
+					if r.Action == protocol.ActionDiagnose {
 						w.edit(tt.edit)
 					}
 				}
 				w.raise("Reboot")
 				stop := w.start()
-				w.await("diagnosed", func(ticket.Record) bool { return w.jobs.count(jobs.ActionDiagnose) == 1 })
+				w.await("diagnosed", func(ticket.Record) bool { return w.jobs.count(protocol.ActionDiagnose) == 1 })
 				time.Sleep(3 * time.Hour)
 				require.True(t, tt.ends(w.record()), w.node().Annotations[ticket.Annotation])
-				require.Zero(t, w.jobs.count(jobs.ActionReboot))
+				require.Zero(t, w.jobs.count(protocol.ActionReboot))
 				stop()
 			})
 		})
@@ -307,14 +308,14 @@ func TestUnknownIsNeitherHealthyNorSick(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.set(prom.Finding{Evidence: prom.EvidenceUnknown})
 				time.AfterFunc(5*time.Hour, w.source.gone)
 			}
 		}
 		w.raise("Reboot")
 		w.run("resolved", resolved)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -328,7 +329,7 @@ func TestReleasedTicketBeginsAnew(t *testing.T) {
 		first := w.record().Ticket.ID
 		w.jobs.stuck = false
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
@@ -360,14 +361,14 @@ func TestTicketOfAPersonIsAdopted(t *testing.T) {
 				"  status: resolving\n  workflows:\n    - action: diagnose\n      status: Succeeded"}
 		})
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
 		w.queue.Enqueue(nodeA)
 		w.run("resolved", resolved)
-		require.Zero(t, w.jobs.count(jobs.ActionDiagnose), "it was done already")
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionDiagnose), "it was done already")
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 		require.NotEmpty(t, w.record().History.Incidents[0].ID)
 	})
 }
@@ -391,22 +392,22 @@ func TestSilenceOfASilentAlertHoldsTheNextRung(t *testing.T) {
 		silenced := prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionSilenced, Unlisted: true}
 		w.jobs.effect = func(r jobs.Request) {
 			switch r.Action {
-			case jobs.ActionReboot:
+			case protocol.ActionReboot:
 				w.source.set(unlisted)
-			case jobs.ActionHealthcheck:
+			case protocol.ActionHealthcheck:
 				w.source.set(silenced)
 			}
 		}
 		w.jobs.result = func(r jobs.Request, n int) (jobs.Result, bool) {
-			return failedJob(r, 2, "gpu"), r.Action == jobs.ActionHealthcheck && n == 1
+			return failedJob(r, 2, "gpu"), r.Action == protocol.ActionHealthcheck && n == 1
 		}
 		w.raise("Reboot")
 		stop := w.start()
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 		w.source.set(unlisted)
-		w.await("booted again", func(ticket.Record) bool { return w.jobs.count(jobs.ActionReboot) == 2 })
+		w.await("booted again", func(ticket.Record) bool { return w.jobs.count(protocol.ActionReboot) == 2 })
 		w.await("resolved", resolved)
 		stop()
 	})
@@ -417,13 +418,13 @@ func TestSilenceOfAWithdrawnAlertHoldsNoReturn(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionDiagnose {
+			if r.Action == protocol.ActionDiagnose {
 				w.source.set(prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionSilenced, Unlisted: true})
 			}
 		}
 		w.raise("Reboot")
 		w.run("resolved", resolved)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -432,7 +433,7 @@ func TestHeldDrainKeepsItsTime(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy(), testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" }))
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}

@@ -75,7 +75,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	return &Dispatcher{
 		services: environment{
 			Services: s, catalogue: c, table: t, storms: storms,
-			isolation: newCordonPriority(s.Clock), limits: newLimits(s.Nodes, written.latest, s.Settings, s.Clock),
+			isolation: newCordonPriority(s.Clock), limits: newLimits(s, written.latest),
 		},
 		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,
 		ordered: make(chan struct{}, 1), active: make(map[string]context.CancelCauseFunc),

@@ -2,10 +2,10 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
@@ -57,19 +57,18 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 
 // considerRequest decides on a request with what the cache shows.
 func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record, policy.Verdict, error) {
-	node, err := d.services.Nodes.Get(status.Node)
-	if apierrors.IsNotFound(err) {
-		return ticket.Record{}, policy.Decide(policy.Situation{Status: status}), ticket.ErrNodeGone
+	record, err := d.cached(status.Node)
+	switch {
+	case errors.Is(err, ticket.ErrNodeGone):
+		return record, policy.Decide(policy.Situation{Status: status}), err
+	case err != nil:
+		return record, policy.Verdict{}, err
 	}
-	if err != nil {
-		return ticket.Record{}, policy.Verdict{}, fmt.Errorf("node %s: %w", status.Node, err)
-	}
-	record := ticket.ReadNode(node)
 	_, hasSOP := d.table[status.SOP]
 	orders := d.services.Orders.Last()
 	verdict := policy.Decide(policy.Situation{
 		Now:      d.services.Clock.Now(),
-		Node:     node,
+		Node:     record.Node,
 		Record:   record,
 		Status:   status,
 		HasSOP:   hasSOP,

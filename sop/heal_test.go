@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -29,7 +30,7 @@ func TestRequestedRepairSurvivesAndNeedsNoAlert(t *testing.T) {
 		require.Equal(t, "heal:alice", r.Ticket.Origin)
 		require.Equal(t, "NCCL hangs", r.Ticket.Reason)
 		w.run("resolved", resolved)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -152,7 +153,7 @@ func TestAttemptsExhausted(t *testing.T) {
 		p.MaxReboots = 1
 		w := newWorld(t, p)
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
@@ -160,7 +161,7 @@ func TestAttemptsExhausted(t *testing.T) {
 		w.run("resolved", resolved)
 		w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
 		w.run("handed over", handedTo("gpu"))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 		require.True(t, w.node().Spec.Unschedulable)
 		require.Equal(t, ExhaustedSOP, w.record().Ticket.SOP)
 	})

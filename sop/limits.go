@@ -29,6 +29,7 @@ const reservationGrace = time.Minute
 type limits struct {
 	clock    clock.PassiveClock
 	nodes    corelisters.NodeLister
+	tickets  *ticket.Store
 	settings func() policy.Settings
 	// latest returns a node as it was last written here, if the cache does not show that yet.
 	latest func(*corev1.Node) *corev1.Node
@@ -48,13 +49,14 @@ type reservation struct {
 	cordoned bool
 }
 
-// newLimits returns limits over the nodes of the lister, each as latest has it.
-func newLimits(nodes corelisters.NodeLister, latest func(*corev1.Node) *corev1.Node, settings func() policy.Settings, c clock.PassiveClock) *limits {
+// newLimits returns limits over the nodes of the services, each as latest has it.
+func newLimits(s Services, latest func(*corev1.Node) *corev1.Node) *limits {
 	return &limits{
-		clock:    c,
-		nodes:    nodes,
+		clock:    s.Clock,
+		nodes:    s.Nodes,
+		tickets:  s.Tickets,
+		settings: s.Settings,
 		latest:   latest,
-		settings: settings,
 		reserved: make(map[string]reservation),
 		inFlight: make(map[string]ticket.Action),
 	}
@@ -213,14 +215,14 @@ func (l *limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, err
 		return nil, fmt.Errorf("the nodes of pool %s are unknown: %w", pool.Name, err)
 	}
 	settings := l.settings()
-	own, waits := runningDestructive(node)
+	own, waits := l.runningDestructive(node)
 	var busy []string
 	for _, other := range nodes {
 		if other.Name == node.Name || settings.PoolOf(other).Name != pool.Name {
 			continue
 		}
 		_, ours := l.inFlight[other.Name]
-		step, runs := runningDestructive(l.latest(other))
+		step, runs := l.runningDestructive(l.latest(other))
 		behind := waits && runs && cmp.Or(own.At.Compare(step.At), cmp.Compare(node.Name, other.Name)) < 0
 		if (ours || runs) && !behind {
 			busy = append(busy, other.Name)
@@ -231,9 +233,9 @@ func (l *limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, err
 }
 
 // runningDestructive returns the destructive step that the ticket of the node shows as Running under Aegis, if there is one.
-func runningDestructive(node *corev1.Node) (ticket.Step, bool) {
-	t := ticket.ReadNode(node).Ticket
-	if t == nil || !t.Open() || !t.Owned() {
+func (l *limits) runningDestructive(node *corev1.Node) (ticket.Step, bool) {
+	t, err := l.tickets.Ticket(node)
+	if err != nil || t == nil || !t.Open() || !t.Owned() {
 		return ticket.Step{}, false
 	}
 	running := t.Running()

@@ -35,7 +35,12 @@ func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *limi
 		objects = append(objects, node)
 	}
 	pool.Name, pool.Selector = "p", labels.Everything()
-	return newLimits(liveNodes{fake.NewClientset(objects...)}, newOwnWrites().latest, func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} }, clock.RealClock{})
+	return newLimits(Services{
+		Nodes:    liveNodes{fake.NewClientset(objects...)},
+		Tickets:  ticket.NewStore(ticket.StoreOptions{}),
+		Settings: func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} },
+		Clock:    clock.RealClock{},
+	}, newOwnWrites().latest)
 }
 
 func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
@@ -129,7 +134,7 @@ func TestMetricsAreLintClean(t *testing.T) {
 		}
 		objects = append(objects, node)
 	}
-	reg.MustRegister(NewTicketCollector(liveNodes{fake.NewClientset(objects...)}))
+	reg.MustRegister(NewTicketCollector(liveNodes{fake.NewClientset(objects...)}, ticket.NewStore(ticket.StoreOptions{})))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Len(t, problems, 1)

@@ -80,13 +80,14 @@ func (m *Metrics) step(action ticket.Action, s ticket.StepStatus) {
 // a restart and on every replica.
 type TicketCollector struct {
 	nodes       corelisters.NodeLister
+	tickets     *ticket.Store
 	open, total *prometheus.Desc
 }
 
-// NewTicketCollector returns a collector over the nodes of the lister.
-func NewTicketCollector(nodes corelisters.NodeLister) *TicketCollector {
+// NewTicketCollector returns a collector over the nodes of the lister, whose tickets the store has read lately for the most part.
+func NewTicketCollector(nodes corelisters.NodeLister, tickets *ticket.Store) *TicketCollector {
 	return &TicketCollector{
-		nodes: nodes,
+		nodes: nodes, tickets: tickets,
 		open: prometheus.NewDesc("aegis_tickets_open",
 			"Nodes with an open ticket, by who owns it: aegis, or people.", []string{"supervisor"}, nil),
 		total: prometheus.NewDesc("aegis_ticket_open_total",
@@ -109,12 +110,12 @@ func (c *TicketCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	var ours, theirs float64
 	for _, node := range nodes {
-		record := ticket.ReadNode(node)
+		t, broken := c.tickets.Ticket(node)
 		switch {
-		case record.Broken != nil:
+		case broken != nil:
 			theirs++
-		case record.Ticket == nil || !record.Ticket.Open():
-		case record.Ticket.Owned():
+		case t == nil || !t.Open():
+		case t.Owned():
 			ours++
 		default:
 			theirs++

@@ -84,7 +84,7 @@ func (d *Dispatcher) cached(name string) (ticket.Record, error) {
 	case err != nil:
 		return ticket.Record{}, fmt.Errorf("node %s: %w", name, err)
 	}
-	return ticket.ReadNode(node), nil
+	return d.services.Tickets.Read(node), nil
 }
 
 // Cancel ends the incident of the node and gives it to the one who canceled it: nothing more is done on the node until they give

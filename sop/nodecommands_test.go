@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -21,7 +22,7 @@ func approvalWorld(t *testing.T) *world {
 	p.Mode = prom.ModeApprove
 	w := newWorld(t, p)
 	w.jobs.effect = func(r jobs.Request) {
-		if r.Action == jobs.ActionReboot {
+		if r.Action == protocol.ActionReboot {
 			w.source.gone()
 		}
 	}
@@ -43,7 +44,7 @@ func TestApprovalLetsARepairBegin(t *testing.T) {
 		require.Equal(t, "alice", w.record().Ticket.ApprovedBy)
 		w.await("resolved", resolved)
 		stop()
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -59,10 +60,10 @@ func TestApprovalDoesNotOverruleTheSources(t *testing.T) {
 		require.NoError(t, err)
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		w.source.gone()
 		w.await("resolved", resolved)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		stop()
 	})
 }
@@ -121,7 +122,7 @@ func TestCancelInTheMiddleOfEachStep(t *testing.T) {
 				}
 				w := newWorld(t, testPolicy(), testPod("worker", func(p *corev1.Pod) { p.Labels = held }))
 				w.jobs.effect = func(r jobs.Request) {
-					if r.Action == jobs.ActionReboot {
+					if r.Action == protocol.ActionReboot {
 						w.source.gone()
 					}
 				}
@@ -170,7 +171,7 @@ func TestTakeOverAndRelease(t *testing.T) {
 					}
 				}))
 				w.jobs.effect = func(r jobs.Request) {
-					if r.Action == jobs.ActionReboot {
+					if r.Action == protocol.ActionReboot {
 						w.source.gone()
 					}
 				}
@@ -189,8 +190,8 @@ func TestTakeOverAndRelease(t *testing.T) {
 				require.NoError(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}))
 				require.ErrorIs(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}), policy.ErrRefused)
 				w.await("resolved", resolved)
-				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
-				require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
 				require.Len(t, w.record().History.Incidents, 1)
 				stop()
 			})

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -78,7 +79,7 @@ func TestNoteGivesWayToARepair(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 				w.withdraw(prom.Key{Node: nodeA, Condition: "Note"})
 			}
@@ -90,7 +91,7 @@ func TestNoteGivesWayToARepair(t *testing.T) {
 		w.raise("Reboot")
 		w.await("repaired", func(r ticket.Record) bool { return len(r.History.Incidents) == 2 && r.Ticket == nil })
 		require.Equal(t, []string{"Note superseded", "Reboot resolved"}, outcomes(w.record()))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -155,7 +156,7 @@ func TestThreshold(t *testing.T) {
 		w := newWorld(t, p)
 		watching(w)
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
@@ -171,7 +172,7 @@ func TestThreshold(t *testing.T) {
 		w.raise("Reboot")
 		w.await("repaired", func(r ticket.Record) bool { return len(r.History.Incidents) == 3 && r.Ticket == nil })
 		require.Equal(t, []string{"Reboot noted", "Reboot noted", "Reboot resolved"}, outcomes(w.record()))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -187,7 +188,7 @@ func TestEventIsDealtWithOnce(t *testing.T) {
 		defer stop()
 		w.await("returned", func(r ticket.Record) bool { return len(r.History.Incidents) == 1 && r.Ticket == nil })
 		time.Sleep(24 * time.Hour)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
 		require.Equal(t, policy.VerdictTolerated, w.verdict("Panic"))
 		require.False(t, w.node().Spec.Unschedulable)
 	})
@@ -201,7 +202,7 @@ func TestHiddenConditionWaits(t *testing.T) {
 		w.raise("Cause")
 		w.raise("Reset")
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionRemedy {
+			if r.Action == protocol.ActionRemedy {
 				w.source.gone()
 			}
 		}
@@ -222,14 +223,14 @@ func TestPowerOffComesAfterTheDrain(t *testing.T) {
 		p.MaxReboots, p.Shutdown, p.Workload = 0, true, prom.WorkloadDrainGPU
 		w := newWorld(t, p, testPod("web", nil))
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionShutdown {
+			if r.Action == protocol.ActionShutdown {
 				_, err := w.client.CoreV1().Pods("train").Get(context.Background(), "web", getOptions())
 				require.Error(t, err, "a pod still runs")
 			}
 		}
 		w.raise("Reset")
 		w.run("handed over", handedTo("gpu"))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionShutdown))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionShutdown))
 		require.Equal(t, []string{
 			"cordon Succeeded", "diagnose Succeeded", "draingpu Succeeded", "reset Succeeded", "verify Failed", "drain Succeeded",
 			"shutdown Failed", "handover Succeeded",

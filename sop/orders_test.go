@@ -18,6 +18,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -213,11 +214,11 @@ func TestOrdersReachARunningProcedure(t *testing.T) {
 				time.Sleep(time.Hour)
 				w.jobs.effect = func(r jobs.Request) {
 					switch r.Action {
-					case jobs.ActionDiagnose:
+					case protocol.ActionDiagnose:
 						if err := tt.give(t.Context(), w); err != nil {
 							t.Error(err)
 						}
-					case jobs.ActionReboot:
+					case protocol.ActionReboot:
 						w.source.gone()
 					}
 				}
@@ -226,10 +227,10 @@ func TestOrdersReachARunningProcedure(t *testing.T) {
 				w.await("held", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Hold != "" })
 				require.Contains(t, w.record().Ticket.Hold, tt.hold)
 				time.Sleep(time.Hour)
-				require.Zero(t, w.jobs.count(jobs.ActionReboot))
+				require.Zero(t, w.jobs.count(protocol.ActionReboot))
 				require.NoError(t, tt.end(t.Context(), w))
 				w.await("resolved", resolved)
-				require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 				stop()
 			})
 		})
@@ -312,7 +313,7 @@ func TestLostLeaseFences(t *testing.T) {
 		_, err := w.client.CoordinationV1().Leases("monitoring").Create(t.Context(), lease("old", nil), metav1.CreateOptions{})
 		require.NoError(t, err)
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action != jobs.ActionDiagnose {
+			if r.Action != protocol.ActionDiagnose {
 				return
 			}
 			_, err := w.client.CoordinationV1().Leases("monitoring").Update(context.Background(), lease("new", nil), metav1.UpdateOptions{})
@@ -322,9 +323,9 @@ func TestLostLeaseFences(t *testing.T) {
 		}
 		w.raise("Reboot")
 		ended := w.process(t.Context())
-		w.await("diagnosed", func(ticket.Record) bool { return w.jobs.count(jobs.ActionDiagnose) == 1 })
+		w.await("diagnosed", func(ticket.Record) bool { return w.jobs.count(protocol.ActionDiagnose) == 1 })
 		time.Sleep(time.Hour)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		require.Empty(t, w.record().Ticket.Count(ticket.Drain))
 		require.ErrorIs(t, <-ended, ErrLeaseLost)
 	})
@@ -350,7 +351,7 @@ func TestPermissionAges(t *testing.T) {
 		stop := w.start()
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictSilenced })
 		time.Sleep(time.Hour)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		require.Equal(t, 1, w.record().Ticket.Count(ticket.Reboot))
 		stop()
 	})

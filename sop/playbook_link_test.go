@@ -2,6 +2,8 @@ package sop_test
 
 import (
 	"context"
+	"os"
+	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -10,7 +12,13 @@ import (
 	"aegis.io/aegis/sop/playbook"
 )
 
-func init() {
+// TestMain gives the tests inside the package the plays of package playbook, which imports it.
+func TestMain(m *testing.M) {
+	link()
+	os.Exit(m.Run())
+}
+
+func link() {
 	p := &sop.Playbook
 	p.RebootLadder, p.ResetLadder, p.AwaitReady = playbook.RebootLadder, playbook.ResetLadder, playbook.AwaitReady
 	p.IsolateAndHandOver, p.VerifyCordoned, p.Exhausted = playbook.IsolateAndHandOver, playbook.VerifyCordoned, playbook.Exhausted

@@ -9,8 +9,8 @@ import (
 // play is one of the functions of the playbook.
 type play = func(ctx context.Context, b *ApiBridge) error
 
-// Playbook is what the tests of this package run of package playbook, which imports this one: a file of the external test package
-// fills it in.
+// Playbook is what the tests of this package run of package playbook, which imports this one: TestMain, which
+// is in the external test package, fills it in.
 var Playbook struct {
 	RebootLadder, ResetLadder, IsolateAndHandOver, AwaitReady, VerifyCordoned, RelievePressure, ExamineThenReturn, Exhausted play
 

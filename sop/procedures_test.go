@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -32,7 +33,7 @@ func TestRebootLadderHeals(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy(), testPod("worker", nil))
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
@@ -49,7 +50,7 @@ func TestRebootLadderHeals(t *testing.T) {
 		}, w.journaled())
 		require.False(t, w.node().Spec.Unschedulable)
 		require.Empty(t, w.node().Annotations[ticket.OwnerAnnotation])
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 		require.Len(t, w.record().History.Incidents[0].Destructive, 1)
 		pods, err := w.client.CoreV1().Pods("train").List(t.Context(), metav1.ListOptions{})
 		require.NoError(t, err)
@@ -76,17 +77,17 @@ func TestFailedHealthcheckClimbsOn(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
 		w.jobs.result = func(r jobs.Request, n int) (jobs.Result, bool) {
-			return failedJob(r, 2, "gpu"), r.Action == jobs.ActionHealthcheck && n == 1
+			return failedJob(r, 2, "gpu"), r.Action == protocol.ActionHealthcheck && n == 1
 		}
 		w.raise("Reboot")
 		w.run("resolved", resolved)
-		require.Equal(t, 2, w.jobs.count(jobs.ActionReboot))
-		require.Equal(t, 2, w.jobs.count(jobs.ActionHealthcheck))
+		require.Equal(t, 2, w.jobs.count(protocol.ActionReboot))
+		require.Equal(t, 2, w.jobs.count(protocol.ActionHealthcheck))
 	})
 }
 
@@ -95,12 +96,12 @@ func TestHealthcheckThatCannotBeMadeSaysNothing(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) { w.source.gone() }
 		w.jobs.result = func(r jobs.Request, _ int) (jobs.Result, bool) {
-			return jobs.Result{Job: r.Name(), Phase: jobs.PhaseFailed, ExitCode: 70, Message: "tool crashed"}, r.Action == jobs.ActionHealthcheck
+			return jobs.Result{Job: r.Name(), Phase: jobs.PhaseFailed, ExitCode: 70, Message: "tool crashed"}, r.Action == protocol.ActionHealthcheck
 		}
 		w.raise("Reboot")
 		w.run("handed over", handedTo("host"))
-		require.LessOrEqual(t, w.jobs.count(jobs.ActionReboot), 1, "not knowing is no reason to boot again")
-		require.Equal(t, 2, w.jobs.count(jobs.ActionHealthcheck))
+		require.LessOrEqual(t, w.jobs.count(protocol.ActionReboot), 1, "not knowing is no reason to boot again")
+		require.Equal(t, 2, w.jobs.count(protocol.ActionHealthcheck))
 		require.True(t, w.node().Spec.Unschedulable)
 	})
 }
@@ -111,7 +112,7 @@ func TestRebootThatDoesNotHappenHandsOver(t *testing.T) {
 		w.jobs.stuck = true
 		w.raise("Reboot")
 		w.run("handed over", handedTo("gpu"))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 		require.Contains(t, w.record().Ticket.Reason, "the boot ID has not changed")
 	})
 }
@@ -130,7 +131,7 @@ func TestDrainNamesWhatBlocksIt(t *testing.T) {
 		w.run("handed over", handedTo("k8s"))
 		require.Equal(t, []string{"cordon Succeeded", "diagnose Succeeded", "drain Failed", "handover Succeeded"}, steps(w.record()))
 		require.Contains(t, w.record().Ticket.Reason, "train/worker is held by PodDisruptionBudget keep-one")
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -146,7 +147,7 @@ func TestDrainLeavesWhatBelongsToTheNode(t *testing.T) {
 		w.jobs.effect = func(jobs.Request) { w.source.gone() }
 		w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
@@ -166,12 +167,12 @@ func TestResetLadderFallsToReboot(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
 		w.jobs.result = func(r jobs.Request, _ int) (jobs.Result, bool) {
-			return failedJob(r, 2, "gpu"), r.Action == jobs.ActionRemedy
+			return failedJob(r, 2, "gpu"), r.Action == protocol.ActionRemedy
 		}
 		w.raise("Reset")
 		w.run("resolved", resolved)
@@ -186,14 +187,14 @@ func TestRemedyIsTriedTwiceBeforeTheReboot(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 			}
 		}
 		w.raise("Remedy")
 		w.run("resolved", resolved)
-		require.Equal(t, 2, w.jobs.count(jobs.ActionRemedy))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
+		require.Equal(t, 2, w.jobs.count(protocol.ActionRemedy))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 	})
 }
 
@@ -202,7 +203,7 @@ func TestIsolateAndHandOverPowersOffOnlyIfAllowed(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.raise("Isolate")
 		w.run("handed over", handedTo("gpu"))
-		require.Zero(t, w.jobs.count(jobs.ActionShutdown))
+		require.Zero(t, w.jobs.count(protocol.ActionShutdown))
 		require.True(t, w.node().Spec.Unschedulable)
 	})
 }
@@ -214,7 +215,7 @@ func TestUnprovenShutdownIsSaid(t *testing.T) {
 		w := newWorld(t, policy)
 		w.raise("Isolate")
 		w.run("handed over", handedTo("gpu"))
-		require.Equal(t, 1, w.jobs.count(jobs.ActionShutdown))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionShutdown))
 		require.Contains(t, w.record().Ticket.Reason, "power state unknown")
 	})
 }
@@ -286,8 +287,8 @@ func TestNotReadyIsIsolatedAndReturned(t *testing.T) {
 			require.Empty(t, r.Node.Spec.Taints, "a node that is merely silent is not declared dead")
 			return resolved(r)
 		})
-		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
-		require.Zero(t, w.jobs.count(jobs.ActionReboot), "a kubelet that is silent cannot run the Job")
+		require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot), "a kubelet that is silent cannot run the Job")
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -25,7 +26,7 @@ func TestHealthcheckOpensItsCondition(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.table["test/gpunvlinkerror"] = func() SOP { return NewProcedure(Playbook.ResetLadder) }
 		w.jobs.result = func(r jobs.Request, n int) (jobs.Result, bool) {
-			return failedJob(r, 24, "gpu"), r.Action == jobs.ActionHealthcheck && n == 1
+			return failedJob(r, 24, "gpu"), r.Action == protocol.ActionHealthcheck && n == 1
 		}
 		w.cordonedByUs()
 		w.raise("Cordon")
@@ -42,8 +43,8 @@ func TestHealthcheckOpensItsCondition(t *testing.T) {
 		require.Equal(t, "GpuNvlinkError", incident.Condition)
 		require.Equal(t, id, incident.ID)
 		require.Len(t, incident.Destructive, 1)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionRemedy))
-		require.Equal(t, 2, w.jobs.count(jobs.ActionHealthcheck))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionRemedy))
+		require.Equal(t, 2, w.jobs.count(protocol.ActionHealthcheck))
 		require.False(t, w.node().Spec.Unschedulable)
 	})
 }
@@ -53,7 +54,7 @@ func TestHealthcheckOpensNothingThatIsOnlyObserved(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.jobs.result = func(r jobs.Request, _ int) (jobs.Result, bool) {
-			return failedJob(r, 3, "gpfs"), r.Action == jobs.ActionHealthcheck
+			return failedJob(r, 3, "gpfs"), r.Action == protocol.ActionHealthcheck
 		}
 		w.cordonedByUs()
 		w.raise("Cordon")

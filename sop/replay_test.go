@@ -166,7 +166,7 @@ func (w *world) done() string {
 
 // named returns the name of a remedy.
 func named(r jobs.Request) []string {
-	if r.Action != jobs.ActionRemedy {
+	if r.Action != protocol.ActionRemedy {
 		return nil
 	}
 	return r.Args[:1]
@@ -204,10 +204,10 @@ func fails(code int32, hardware string) func(r jobs.Request) jobs.Result {
 // asks is a diagnosis in which the driver asks for the recovery.
 func asks(recovery string) func(w *world) {
 	return func(w *world) {
-		w.reports(jobs.ActionDiagnose, 0, func(r jobs.Request) jobs.Result {
+		w.reports(protocol.ActionDiagnose, 0, func(r jobs.Request) jobs.Result {
 			return jobs.Result{
 				Job: r.Name(), Phase: jobs.PhaseSucceeded, Message: "9 of 9 sections collected",
-				Report: &jobs.Report{Result: protocol.ResultPassed, Recovery: recovery},
+				Report: &protocol.Report{Result: protocol.ResultPassed, Recovery: recovery},
 			}
 		})
 	}
@@ -268,10 +268,10 @@ func plugin(w *world) {
 // opens is a healthcheck that finds another condition, whose alert is over by then.
 func opens(w *world) {
 	w.table["test/gpunvlinkerror"] = func() SOP { return NewProcedure(Playbook.ResetLadder) }
-	w.reports(jobs.ActionHealthcheck, 1, fails(protocol.ExitNVLink, protocol.HardwareGPU))
+	w.reports(protocol.ActionHealthcheck, 1, fails(protocol.ExitNVLink, protocol.HardwareGPU))
 	w.cordonedByUs()
 	w.jobs.effect = func(r jobs.Request) {
-		if r.Action == jobs.ActionHealthcheck {
+		if r.Action == protocol.ActionHealthcheck {
 			w.source.gone()
 			w.withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
 		}
@@ -282,36 +282,40 @@ func branches() []branch {
 	const boots = "diagnose, reboot, healthcheck, Reboot resolved"
 	gave := func(team string) func(ticket.Record) bool { return handedTo(team) }
 	return []branch{
-		{name: "healthcheck passed", condition: "Reboot", prepare: goneAfter(jobs.ActionReboot), ended: resolved, want: boots},
+		{name: "healthcheck passed", condition: "Reboot", prepare: goneAfter(protocol.ActionReboot), ended: resolved, want: boots},
 		{
 			name: "healthcheck opens a condition", condition: "Cordon", prepare: opens, ended: resolved,
 			want: "healthcheck, diagnose, remedy ResetGPU, healthcheck, GpuNvlinkError resolved",
 		},
 		{
 			name: "healthcheck names the team", condition: "Cordon", ended: gave("storage"),
-			prepare: all((*world).cordonedByUs, func(w *world) { w.reports(jobs.ActionHealthcheck, 0, fails(protocol.ExitGPFS, protocol.HardwareGPFS)) }),
-			want:    "healthcheck, Cordon handed_over, team storage, cordoned",
+			prepare: all((*world).cordonedByUs, func(w *world) {
+				w.reports(protocol.ActionHealthcheck, 0, fails(protocol.ExitGPFS, protocol.HardwareGPFS))
+			}),
+			want: "healthcheck, Cordon handed_over, team storage, cordoned",
 		},
 		{
 			name: "healthcheck finds the node sick", condition: "Reboot", ended: resolved,
-			prepare: all(goneAfter(jobs.ActionReboot), func(w *world) { w.reports(jobs.ActionHealthcheck, 1, fails(protocol.ExitGPU, protocol.HardwareGPU)) }),
-			want:    "diagnose, reboot, healthcheck, reboot, healthcheck, Reboot resolved",
+			prepare: all(goneAfter(protocol.ActionReboot), func(w *world) {
+				w.reports(protocol.ActionHealthcheck, 1, fails(protocol.ExitGPU, protocol.HardwareGPU))
+			}),
+			want: "diagnose, reboot, healthcheck, reboot, healthcheck, Reboot resolved",
 		},
 		{
 			name: "healthcheck not made", condition: "Reboot", ended: gave("host"),
-			prepare: all(goneAfter(jobs.ActionReboot), func(w *world) { w.reports(jobs.ActionHealthcheck, 0, fails(protocol.ExitUnknown, "")) }),
+			prepare: all(goneAfter(protocol.ActionReboot), func(w *world) { w.reports(protocol.ActionHealthcheck, 0, fails(protocol.ExitUnknown, "")) }),
 			want:    "diagnose, reboot, healthcheck, healthcheck, Reboot handed_over, team host, cordoned",
 		},
 		{
-			name: "driver asks for a reset", condition: "XID", prepare: all(goneAfter(jobs.ActionRemedy), asks(protocol.RecoveryReset)), ended: resolved,
+			name: "driver asks for a reset", condition: "XID", prepare: all(goneAfter(protocol.ActionRemedy), asks(protocol.RecoveryReset)), ended: resolved,
 			want: "diagnose, remedy ResetGPU, healthcheck, XID resolved",
 		},
 		{
-			name: "driver asks for a reboot", condition: "XID", prepare: all(goneAfter(jobs.ActionReboot), asks(protocol.RecoveryReboot)), ended: resolved,
+			name: "driver asks for a reboot", condition: "XID", prepare: all(goneAfter(protocol.ActionReboot), asks(protocol.RecoveryReboot)), ended: resolved,
 			want: "diagnose, reboot, healthcheck, XID resolved",
 		},
 		{
-			name: "driver asks for nothing", condition: "XID", prepare: all(goneAfter(jobs.ActionDiagnose), asks(protocol.RecoveryNone)), ended: resolved,
+			name: "driver asks for nothing", condition: "XID", prepare: all(goneAfter(protocol.ActionDiagnose), asks(protocol.RecoveryNone)), ended: resolved,
 			want: "diagnose, healthcheck, XID resolved",
 		},
 		{
@@ -320,8 +324,8 @@ func branches() []branch {
 		},
 		{
 			name: "reset refused", condition: "Reset", ended: resolved,
-			prepare: all(goneAfter(jobs.ActionReboot), func(w *world) {
-				w.reports(jobs.ActionRemedy, 0, func(r jobs.Request) jobs.Result {
+			prepare: all(goneAfter(protocol.ActionReboot), func(w *world) {
+				w.reports(protocol.ActionRemedy, 0, func(r jobs.Request) jobs.Result {
 					result := failedJob(r, protocol.ExitGPU, protocol.HardwareGPU)
 					result.Report.Refusals = []string{"process 42 holds /dev/nvidia0"}
 					return result
@@ -330,16 +334,16 @@ func branches() []branch {
 			want: "diagnose, remedy ResetGPU, reboot, healthcheck, Reset resolved",
 		},
 		{
-			name: "reset done", condition: "Reset", prepare: goneAfter(jobs.ActionRemedy), ended: resolved,
+			name: "reset done", condition: "Reset", prepare: goneAfter(protocol.ActionRemedy), ended: resolved,
 			want: "diagnose, remedy ResetGPU, healthcheck, Reset resolved",
 		},
 		{
-			name: "remedy without effect", condition: "Remedy", prepare: goneAfter(jobs.ActionReboot), ended: resolved,
+			name: "remedy without effect", condition: "Remedy", prepare: goneAfter(protocol.ActionReboot), ended: resolved,
 			want: "diagnose, remedy RestartKubelet, remedy RestartKubelet, reboot, healthcheck, Remedy resolved",
 		},
 		{
 			name: "remedy failed", condition: "Remedy", ended: resolved,
-			prepare: all(goneAfter(jobs.ActionReboot), func(w *world) { w.reports(jobs.ActionRemedy, 0, fails(protocol.ExitUnknown, "")) }),
+			prepare: all(goneAfter(protocol.ActionReboot), func(w *world) { w.reports(protocol.ActionRemedy, 0, fails(protocol.ExitUnknown, "")) }),
 			want:    "diagnose, remedy RestartKubelet, remedy RestartKubelet, reboot, healthcheck, Remedy resolved",
 		},
 		{
@@ -358,7 +362,7 @@ func branches() []branch {
 			want:   "Plugin handed_over, team k8s",
 		},
 		{
-			name: "pod restarted in vain", condition: "Plugin", prepare: all(plugin, goneAfter(jobs.ActionReboot)), ended: resolved,
+			name: "pod restarted in vain", condition: "Plugin", prepare: all(plugin, goneAfter(protocol.ActionReboot)), ended: resolved,
 			policy: func(p *prom.Policy) { p.Selector, p.Workload = "app=plugin", prom.WorkloadKeep },
 			want:   "diagnose, reboot, healthcheck, Plugin resolved",
 		},
@@ -367,7 +371,7 @@ func branches() []branch {
 			want: "diagnose, reboot, reboot, Reboot handed_over, team gpu, cordoned",
 		},
 		{
-			name: "condition goes before the drain", condition: "Reboot", prepare: goneAfter(jobs.ActionDiagnose), ended: resolved,
+			name: "condition goes before the drain", condition: "Reboot", prepare: goneAfter(protocol.ActionDiagnose), ended: resolved,
 			want: "diagnose, healthcheck, Reboot resolved",
 		},
 		{

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/soptest"
@@ -411,7 +412,7 @@ func concludesByItsJob(o *oracle, m moment) {
 		switch running.Action {
 		case actHealthcheck, actDiagnose, actRemedy:
 		case actReset:
-			action, attempt = jobs.ActionRemedy, resetJobs+attempt
+			action, attempt = protocol.ActionRemedy, resetJobs+attempt
 		default:
 			continue
 		}

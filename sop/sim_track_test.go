@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
@@ -255,7 +256,7 @@ func orderOf(action string, attempt int, incident string) string {
 
 // stepOf returns the step that a Job carries out.
 func stepOf(r jobs.Request) string {
-	if r.Action == jobs.ActionRemedy && r.Args[0] == "ResetGPU" {
+	if r.Action == protocol.ActionRemedy && r.Args[0] == "ResetGPU" {
 		return actReset
 	}
 	return r.Action
@@ -299,7 +300,7 @@ func (o *oracle) called(p *simProcess) { o.judge(callMade, moment{p: p}) }
 
 // jobEnded notes when a healthcheck has found the node fit.
 func (o *oracle) jobEnded(job *soptest.Job) {
-	if job.Request.Action == jobs.ActionHealthcheck && job.Result.Phase == jobs.PhaseSucceeded {
+	if job.Request.Action == protocol.ActionHealthcheck && job.Result.Phase == jobs.PhaseSucceeded {
 		o.passed[job.Request.Node] = time.Now()
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -17,7 +17,7 @@ const resetAttempts = 1000
 func (b *ApiBridge) Healthcheck(ctx context.Context) error {
 	profile := b.services.profile(b.node)
 	err := b.do(ctx, step{action: ticket.Healthcheck, detail: "profile " + profile, act: func(ctx context.Context, c call) (outcome, error) {
-		req := b.operations.request(jobs.ActionHealthcheck, c.n, b.status.Policy.HealthcheckDeadline,
+		req := b.operations.request(protocol.ActionHealthcheck, c.n, b.status.Policy.HealthcheckDeadline,
 			"--profile", profile, "--boot-id", b.operations.currentBoot(ctx), "--since", b.journal.ticketCreated().UTC().Format(time.RFC3339))
 		return b.operations.runJob(ctx, c, "", req)
 	}})
@@ -32,7 +32,7 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 		args = append(args, "--device", b.status.ID)
 	}
 	err := b.do(ctx, step{action: ticket.Diagnose, act: func(ctx context.Context, c call) (outcome, error) {
-		o, err := b.operations.runJob(ctx, c, "", b.operations.request(jobs.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline, args...))
+		o, err := b.operations.runJob(ctx, c, "", b.operations.request(protocol.ActionDiagnose, c.n, b.status.Policy.RemedyDeadline, args...))
 		if err == nil {
 			o.update = func(t *ticket.Ticket) { t.SetRecovery(o.findings.Recovery) }
 		}
@@ -48,14 +48,14 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 // Remedy runs a remedy on the node, such as RestartKubelet. The arguments are those of the operation.
 func (b *ApiBridge) Remedy(ctx context.Context, name string, args ...string) error {
 	return b.do(ctx, step{action: ticket.Remedy, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.operations.runJob(ctx, c, ticket.Remedy, b.operations.request(jobs.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
+		return b.operations.runJob(ctx, c, ticket.Remedy, b.operations.request(protocol.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
 	}})
 }
 
 // Repair runs a repair, such as MountGpfs, or one that the site has installed on its nodes. The arguments are those of the operation.
 func (b *ApiBridge) Repair(ctx context.Context, name string, args ...string) error {
 	return b.do(ctx, step{action: ticket.Repair, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.operations.runJob(ctx, c, ticket.Repair, b.operations.request(jobs.ActionRepair, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
+		return b.operations.runJob(ctx, c, ticket.Repair, b.operations.request(protocol.ActionRepair, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
 	}})
 }
 
@@ -68,6 +68,6 @@ func (b *ApiBridge) ResetGPU(ctx context.Context) error {
 		detail = "GPU " + b.status.ID
 	}
 	return b.do(ctx, step{action: ticket.Reset, detail: detail, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.operations.runJob(ctx, c, ticket.Reset, b.operations.request(jobs.ActionRemedy, resetAttempts+c.n, b.status.Policy.RemedyDeadline, args...))
+		return b.operations.runJob(ctx, c, ticket.Reset, b.operations.request(protocol.ActionRemedy, resetAttempts+c.n, b.status.Policy.RemedyDeadline, args...))
 	}})
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
@@ -24,7 +25,7 @@ func (o *operations) reboot(ctx context.Context, c call) (outcome, error) {
 	power := powerStep{
 		operations: o,
 		action:     ticket.Reboot,
-		request:    o.request(jobs.ActionReboot, c.n, o.status.Policy.RebootDeadline, "--boot-id", old),
+		request:    o.request(protocol.ActionReboot, c.n, o.status.Policy.RebootDeadline, "--boot-id", old),
 		deadline:   c.began.Add(o.status.Policy.RebootDeadline),
 		done: func(_ context.Context, node *corev1.Node) (bool, string) {
 			boot = node.Status.NodeInfo.BootID
@@ -51,7 +52,7 @@ func (o *operations) shutdown(ctx context.Context, c call) (outcome, error) {
 	power := powerStep{
 		operations: o,
 		action:     ticket.Shutdown,
-		request:    o.request(jobs.ActionShutdown, c.n, o.status.Policy.RebootDeadline, "--boot-id", o.journal.bootID()),
+		request:    o.request(protocol.ActionShutdown, c.n, o.status.Policy.RebootDeadline, "--boot-id", o.journal.bootID()),
 		deadline:   c.began.Add(o.status.Policy.RebootDeadline),
 		done: func(ctx context.Context, node *corev1.Node) (bool, string) {
 			if policy.IsReady(node) {

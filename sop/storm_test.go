@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -156,7 +156,7 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, policy.VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
 		require.LessOrEqual(t, w.cordoned(), 2)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		require.Len(t, w.d.Storms(), 1)
 
 		w.source.gone()
@@ -167,7 +167,7 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 		require.Zero(t, w.cordoned())
 		require.Empty(t, w.d.Storms())
 		require.Empty(t, w.d.Orders().Storms)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		stop()
 		require.Equal(t, []string{
 			"Warning AegisStorm Reboot: its repair is held: it began on", "Warning AegisStormOver Reboot: the storm in pool test is o",
@@ -183,11 +183,11 @@ func TestPersonReleasesAStorm(t *testing.T) {
 		}
 		stop := w.start()
 		time.Sleep(time.Hour)
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		require.ErrorIs(t, w.d.ReleaseStorm(t.Context(), "Reboot", "other", policy.Order{By: "alice"}), policy.ErrNoStorm)
 		require.NoError(t, w.d.ReleaseStorm(t.Context(), "Reboot", "test", policy.Order{By: "alice"}))
 		time.Sleep(10 * time.Minute)
-		require.NotZero(t, w.jobs.count(jobs.ActionReboot))
+		require.NotZero(t, w.jobs.count(protocol.ActionReboot))
 		require.Equal(t, "alice", w.d.Orders().Storms[0].Released.By, "it is remembered, so that it is not found again")
 		stop()
 	})
@@ -212,7 +212,7 @@ func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 50 })
 		_, err := w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(healed, "Reboot", "", 0), By: "alice", Reason: "it really is"})
 		require.NoError(t, err)
-		w.await("booted", func(ticket.Record) bool { return w.jobs.count(jobs.ActionReboot) == 1 })
+		w.await("booted", func(ticket.Record) bool { return w.jobs.count(protocol.ActionReboot) == 1 })
 		time.Sleep(2 * bootTime)
 		stop()
 	})

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -61,7 +62,7 @@ func TestMoreUrgentConditionPreempts(t *testing.T) {
 		require.Equal(t, []string{
 			"cordon Succeeded", "diagnose Succeeded", "drain Canceled", "wait Succeeded", "healthcheck Succeeded", "uncordon Succeeded",
 		}, w.journaled())
-		require.Zero(t, w.jobs.count(jobs.ActionReboot))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		stop()
 	})
 }
@@ -167,15 +168,15 @@ func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
 		w.raise("Reboot")
 		w.await("taken over", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Condition == "Reboot" })
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == jobs.ActionReboot {
+			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 				w.withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
 				w.withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
 			}
 		}
 		w.await("resolved", resolved)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionReboot))
-		require.Equal(t, 2, w.jobs.count(jobs.ActionHealthcheck), "the first one was interrupted and proves nothing")
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
+		require.Equal(t, 2, w.jobs.count(protocol.ActionHealthcheck), "the first one was interrupted and proves nothing")
 		stop()
 	})
 }
@@ -193,7 +194,7 @@ func TestPressureDoesNotReturnAnotherIncidentsNode(t *testing.T) {
 		w.awaitRunning(ticket.Verify)
 		w.source.gone()
 		w.await("resolved", resolved)
-		require.Equal(t, 1, w.jobs.count(jobs.ActionHealthcheck))
+		require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
 		stop()
 	})
 }

@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
@@ -478,7 +479,7 @@ func (f *fakeJobs) Ensure(ctx context.Context, r jobs.Request) (string, bool, er
 	}
 	f.made[r.Name()] = r
 	f.order = append(f.order, r)
-	if r.Action == jobs.ActionReboot && !f.stuck {
+	if r.Action == protocol.ActionReboot && !f.stuck {
 		go func() {
 			time.Sleep(bootTime)
 			f.world.boot(r.Node)
@@ -518,7 +519,7 @@ func (f *fakeJobs) Follow(ctx context.Context, name string) (jobs.Result, error)
 	if result, set := f.judge(r); set {
 		return result, nil
 	}
-	return jobs.Result{Job: name, Phase: jobs.PhaseSucceeded, Report: &jobs.Report{Result: jobs.ResultPassed}}, nil
+	return jobs.Result{Job: name, Phase: jobs.PhaseSucceeded, Report: &protocol.Report{Result: protocol.ResultPassed}}, nil
 }
 
 func (f *fakeJobs) ended(r jobs.Request) {
@@ -569,6 +570,6 @@ func (f *fakeJobs) count(action string) int {
 func failedJob(r jobs.Request, code int32, hardware string) jobs.Result {
 	return jobs.Result{
 		Job: r.Name(), Phase: jobs.PhaseFailed, ExitCode: code, Message: "broken",
-		Report: &jobs.Report{Result: jobs.ResultFailed, Hardware: hardware, ExitCode: int(code)},
+		Report: &protocol.Report{Result: protocol.ResultFailed, Hardware: hardware, ExitCode: int(code)},
 	}
 }

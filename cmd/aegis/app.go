@@ -122,7 +122,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 		return nil, err
 	}
 	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures.Table())
-	a.telemetry(registry)
+	a.telemetry(registry, services.Tickets)
 	auth, err := newAuth(cfg)
 	if err != nil {
 		return nil, err
@@ -233,8 +233,8 @@ func (a *app) orders() *sop.OrderStore {
 }
 
 // telemetry registers the metrics of the process itself.
-func (a *app) telemetry(reg prometheus.Registerer) {
-	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister), sop.NewStormCollector(a.dispatcher))
+func (a *app) telemetry(reg prometheus.Registerer, tickets *ticket.Store) {
+	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets), sop.NewStormCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aegis_leader",

@@ -36,7 +36,7 @@ const (
 	callWithin = 5 * time.Second
 )
 
-// errNobody says that there is no node to do it to.
+// errNobody says that no node qualifies for the fault.
 var errNobody = errors.New("no node is fit for it")
 
 // trouble is something that can happen to nodes at any time. What it begins it ends later by itself.

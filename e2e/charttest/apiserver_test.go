@@ -24,6 +24,7 @@ import (
 	"aegis.io/aegis/e2e/charttest/rights"
 	"aegis.io/aegis/e2e/cluster"
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 )
 
 const (
@@ -154,7 +155,7 @@ func requireViolation(t *testing.T, err error) {
 
 func actions() []string {
 	return []string{
-		jobs.ActionReboot, jobs.ActionShutdown, jobs.ActionHealthcheck, jobs.ActionRepair, jobs.ActionRemedy, jobs.ActionDiagnose,
+		protocol.ActionReboot, protocol.ActionShutdown, protocol.ActionHealthcheck, protocol.ActionRepair, protocol.ActionRemedy, protocol.ActionDiagnose,
 	}
 }
 

@@ -93,7 +93,7 @@ func (c *Cluster) WaitNodesReady(ctx context.Context) error {
 		list, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			waiting = err.Error()
-			return false, nil //nolint:nilerr // The next look may go well, and the error is told when none does.
+			return false, nil //nolint:nilerr // The next look may succeed; if none does, the caller reports the error.
 		}
 		for i := range list.Items {
 			if !usable(&list.Items[i]) {

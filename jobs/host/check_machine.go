@@ -63,7 +63,7 @@ func parseRanges(text string) (int, error) {
 			last, err = strconv.ParseUint(high, 10, 31)
 		}
 		if err != nil || last < first {
-			return 0, fmt.Errorf("%.64q is no list of numbers", text)
+			return 0, fmt.Errorf("%.64q is not a list of numbers", text)
 		}
 		n += int(last-first) + 1
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// maxTermination is what the kubelet keeps of a termination message; a report that is cut there is no JSON any more.
+	// maxTermination is what the kubelet keeps of a termination message; a report that is cut there is invalid JSON.
 	maxTermination = 4096
 	// maxDetail keeps a detail one line that a person reads.
 	maxDetail = 512

@@ -26,7 +26,7 @@ func (h *host) siteExecutable(file string) error {
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", file)
+		return fmt.Errorf("%s is not a regular file", file)
 	case info.Mode()&0o111 == 0:
 		return fmt.Errorf("%s is not executable", file)
 	case info.Mode()&0o022 != 0:

@@ -249,7 +249,7 @@ func (v vectorSample) times() (evaluatedAt, at time.Time, err error) {
 	}
 	seconds, err := strconv.ParseFloat(text, 64)
 	if err != nil {
-		return time.Time{}, time.Time{}, fmt.Errorf("the value %s is no number", quote(text))
+		return time.Time{}, time.Time{}, fmt.Errorf("the value %s is not a number", quote(text))
 	}
 	if at, err = unixTime(seconds); err != nil {
 		return time.Time{}, time.Time{}, fmt.Errorf("the sample's time: %w", err)
@@ -267,7 +267,7 @@ func (v vectorSample) times() (evaluatedAt, at time.Time, err error) {
 func unixTime(seconds float64) (time.Time, error) {
 	const year3000 = 32503680000
 	if math.IsNaN(seconds) || seconds <= 0 || seconds >= year3000 {
-		return time.Time{}, fmt.Errorf("%v is no time", seconds)
+		return time.Time{}, fmt.Errorf("%v is not a valid time", seconds)
 	}
 	return time.UnixMilli(int64(math.Round(seconds * 1000))).UTC(), nil
 }

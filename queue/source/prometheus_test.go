@@ -122,14 +122,14 @@ func TestPrometheusAnswersThatProveNothing(t *testing.T) {
 		"another state":            {vector(canary, element("X", "inactive", 0)), `sample 1: unknown alert state "inactive"`},
 		"no alertname":             {vector(element("", "firing", 0)), "sample 0: no alertname"},
 		"a histogram":              {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"histogram":[1,{}]}`), "sample 0: the value has 0 parts, not 2"},
-		"not a number":             {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"x"]}`), `sample 0: the value "x" is no number`},
-		"NaN":                      {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"NaN"]}`), "sample 0: the sample's time: NaN is no time"},
-		"infinity":                 {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"+Inf"]}`), "sample 0: the sample's time: +Inf is no time"},
+		"not a number":             {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"x"]}`), `sample 0: the value "x" is not a number`},
+		"NaN":                      {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"NaN"]}`), "sample 0: the sample's time: NaN is not a valid time"},
+		"infinity":                 {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[1,"+Inf"]}`), "sample 0: the sample's time: +Inf is not a valid time"},
 		"the value of ALERTS": {
 			vector(`{"metric":{"alertname":"Watchdog","alertstate":"firing"},"value":[1700000000,"1"]}`),
 			`the canary alert "Watchdog" is stale: its last sample is 472222h13m19s old`,
 		},
-		"a negative evaluation": {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[-1,"1"]}`), "sample 0: the evaluation's time: -1 is no time"},
+		"a negative evaluation": {vector(`{"metric":{"alertname":"X","alertstate":"firing"},"value":[-1,"1"]}`), "sample 0: the evaluation's time: -1 is not a valid time"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -123,7 +123,7 @@ func (m apiMatcher) matcher() (*labels.Matcher, error) {
 	}
 	matcher, err := labels.NewMatcher(m.kind(), m.Name, *m.Value)
 	if err != nil {
-		return nil, fmt.Errorf("the matcher of label %s is no regular expression: %s", quote(m.Name), quote(*m.Value))
+		return nil, fmt.Errorf("the matcher of label %s is not a regular expression: %s", quote(m.Name), quote(*m.Value))
 	}
 	return matcher, nil
 }

@@ -152,7 +152,7 @@ func TestAlertmanagerSilencesThatProveNothing(t *testing.T) {
 		"no value":         {active(`{"name":"node","isRegex":false}`), incomplete},
 		"no isRegex":       {active(`{"name":"node","value":"n1"}`), incomplete},
 		"a number":         {active(`{"name":"node","value":1,"isRegex":false}`), "cannot unmarshal number into Go"},
-		"no pattern":       {active(`{"name":"node","value":"n(","isRegex":true}`), `the matcher of label "node" is no regular expression: "n("`},
+		"no pattern":       {active(`{"name":"node","value":"n(","isRegex":true}`), `the matcher of label "node" is not a regular expression: "n("`},
 		"one bad of two":   {active(matchesN1, `{"name":"node"}`), incomplete},
 		"matchers of sets": {active(list(matchesN1)), "cannot unmarshal array into Go"},
 	}

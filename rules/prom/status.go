@@ -168,7 +168,7 @@ type Policy struct {
 	Team string
 	// MaxReboots is how many reboots one incident, and one attempt window, may use.
 	MaxReboots int
-	// Shutdown allows to power the node off before it is handed over.
+	// Shutdown allows Aegis to power the node off before it hands it over.
 	Shutdown bool
 	// Selector is the label selector of the pods that the procedure restarts. Empty when it restarts none.
 	Selector string

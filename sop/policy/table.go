@@ -1,5 +1,7 @@
 package policy
 
+import "sync"
+
 // Stage is a point at which the guards are asked.
 type Stage string
 
@@ -48,7 +50,7 @@ func (g Guard) At(stage Stage) Origins {
 
 // Ask returns what the first guard has against the repair, the zero Verdict if none has anything.
 func Ask(stage Stage, s Situation) Verdict {
-	for _, g := range Guards() {
+	for _, g := range table() {
 		if g.At(stage)&s.Origin == 0 || !s.knows(g.Needs) {
 			continue
 		}
@@ -58,6 +60,9 @@ func Ask(stage Stage, s Situation) Verdict {
 	}
 	return Verdict{}
 }
+
+// table is made once: the guards are asked for every condition at every look.
+var table = sync.OnceValue(Guards)
 
 // Guards returns all that may stand against a repair, in the order in which it is told.
 func Guards() []Guard {

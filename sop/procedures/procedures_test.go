@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/sitetest"
 	"aegis.io/aegis/ticket"
@@ -122,7 +122,7 @@ func TestProcedureTakesThePlaceOfANote(t *testing.T) {
 		// The cable is still there after the repair, and people are told of it again.
 		w.Await("told again", func(r ticket.Record) bool { return len(r.History.Incidents) > 2 && w.Over(r) })
 		require.Equal(t, "superseded, resolved, handed over to network", w.Outcome())
-		require.Equal(t, []string{jobs.ActionDiagnose, jobs.ActionReboot, jobs.ActionHealthcheck}, w.Ordered())
+		require.Equal(t, []string{protocol.ActionDiagnose, protocol.ActionReboot, protocol.ActionHealthcheck}, w.Ordered())
 		require.False(t, w.Record().Node.Spec.Unschedulable)
 	})
 }

@@ -180,7 +180,7 @@ func (w *Site) observer() soptest.Observer {
 			w.order(r)
 		},
 		JobEnded: func(job *soptest.Job) {
-			if r := job.Request; job.Result.Phase == jobs.PhaseSucceeded || r.Action == jobs.ActionReboot {
+			if r := job.Request; job.Result.Phase == jobs.PhaseSucceeded || r.Action == protocol.ActionReboot {
 				w.ended(soptest.Operation(r), w.runs[r.Name()])
 			}
 		},
@@ -213,7 +213,7 @@ func (w *Site) asked(operation string) (n int) {
 func (w *Site) allowed(operation string) {
 	isolated := []string{"RestartKubelet", "StartGpfs", "MountGpfs"}
 	emptyOfGPU := []string{"ResetGPU", "RestartFabricManager"}
-	empty := []string{jobs.ActionReboot, jobs.ActionShutdown, "ReloadIBDriver"}
+	empty := []string{protocol.ActionReboot, protocol.ActionShutdown, "ReloadIBDriver"}
 	all := slices.Concat(isolated, emptyOfGPU, empty)
 	if slices.Contains(all, operation) && !w.Cluster.Cordoned(Node) {
 		w.t.Errorf("%s on a node that is not cordoned", operation)
@@ -230,7 +230,7 @@ func (w *Site) allowed(operation string) {
 func (w *Site) operate(job *soptest.Job) (soptest.Outcome, bool) {
 	r := job.Request
 	name := soptest.Operation(r)
-	power := r.Action == jobs.ActionReboot || r.Action == jobs.ActionShutdown
+	power := r.Action == protocol.ActionReboot || r.Action == protocol.ActionShutdown
 	switch {
 	case w.story.Fails == name && !w.story.cures(name, w.runs[r.Name()]):
 		return soptest.Outcome{Code: 1, Message: "broken"}, true
@@ -238,12 +238,12 @@ func (w *Site) operate(job *soptest.Job) (soptest.Outcome, bool) {
 		return soptest.Outcome{Stuck: true}, true
 	case w.story.Lost == name:
 		return soptest.Outcome{Code: protocol.ExitUnknown, Message: "a tool crashed"}, true
-	case r.Action == jobs.ActionHealthcheck:
+	case r.Action == protocol.ActionHealthcheck:
 		code := w.health()
 		// A code that nobody knows is of a tool for GPUs.
 		hardware := cmp.Or(protocol.HardwareOf(int(code)), protocol.HardwareGPU)
 		return soptest.Outcome{Code: code, Hardware: hardware, Message: "checked"}, true
-	case r.Action == jobs.ActionDiagnose:
+	case r.Action == protocol.ActionDiagnose:
 		return soptest.Outcome{Recovery: w.story.Asks, Message: "9 of 9 sections collected"}, true
 	}
 	return soptest.Outcome{}, true

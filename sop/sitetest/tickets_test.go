@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
@@ -89,30 +90,30 @@ func deaths() []death {
 	const (
 		boots    = Isolate + "drain, reboot, " + Fit
 		resets   = Isolate + "draingpu, reset, " + Fit
-		rest     = jobs.ActionHealthcheck
+		rest     = protocol.ActionHealthcheck
 		silent   = "wait failed, cordon, "
 		poweroff = 5 * time.Minute
 	)
-	hung := Story{Cure: jobs.ActionReboot}
+	hung := Story{Cure: protocol.ActionReboot}
 	return []death{
 		{
 			name: "cordon", condition: "GpuHung", story: hung, at: called(ticket.Cordon, 1, ticket.Succeeded),
-			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionDiagnose, protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "diagnose", condition: "GpuHung", story: hung, at: running(ticket.Diagnose, 1), after: inAJob,
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "drain", condition: "GpuHung", story: hung, at: running(ticket.Drain, 1),
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "reboot", condition: "GpuHung", story: hung, at: running(ticket.Reboot, 1), after: inAJob,
 			orders: []string{rest}, steps: boots, end: "resolved",
 		},
 		{
-			name: "reboot-second", condition: "GpuHung", story: Story{Cure: jobs.ActionReboot, At: 2}, at: running(ticket.Reboot, 2), after: inAJob,
+			name: "reboot-second", condition: "GpuHung", story: Story{Cure: protocol.ActionReboot, At: 2}, at: running(ticket.Reboot, 2), after: inAJob,
 			orders: []string{rest}, steps: Isolate + "drain, reboot, verify failed, reboot, " + Fit, end: "resolved",
 		},
 		{
@@ -121,7 +122,7 @@ func deaths() []death {
 		},
 		{
 			name: "verify-in-vain", condition: "GpuHung", story: Story{}, at: running(ticket.Verify, 2),
-			orders: []string{jobs.ActionShutdown},
+			orders: []string{protocol.ActionShutdown},
 			steps:  Isolate + "drain, reboot, verify failed, reboot, verify failed, shutdown, handover", end: "handed over to gpu, powered off",
 		},
 		{
@@ -138,8 +139,8 @@ func deaths() []death {
 			orders: []string{rest}, steps: resets, end: "resolved",
 		},
 		{
-			name: "reset-failed", condition: "GpuCheckFailed", story: Story{Fails: "ResetGPU", Cure: jobs.ActionReboot}, at: running(ticket.Drain, 1),
-			orders: []string{jobs.ActionReboot, rest}, steps: Isolate + "draingpu, reset failed, drain, reboot, " + Fit, end: "resolved",
+			name: "reset-failed", condition: "GpuCheckFailed", story: Story{Fails: "ResetGPU", Cure: protocol.ActionReboot}, at: running(ticket.Drain, 1),
+			orders: []string{protocol.ActionReboot, rest}, steps: Isolate + "draingpu, reset failed, drain, reboot, " + Fit, end: "resolved",
 		},
 		{
 			name: "recovery", condition: "GpuXidRecoveryAction", story: Story{XID: 154, Asks: "GPU Reset Required", Cure: "ResetGPU"},
@@ -179,7 +180,7 @@ func deaths() []death {
 		},
 		{
 			name: "wait", condition: "NodeNotReady", story: Story{After: 40 * time.Minute}, at: running(ticket.Wait, 1), after: time.Minute,
-			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait, diagnose, healthcheck, uncordon", end: "resolved",
+			orders: []string{protocol.ActionDiagnose, rest}, steps: silent + "wait, diagnose, healthcheck, uncordon", end: "resolved",
 		},
 		{
 			name: "wait-isolated", condition: "NodeNotReady", story: Story{}, at: running(ticket.Wait, 2), after: 20 * time.Minute,
@@ -187,12 +188,12 @@ func deaths() []death {
 		},
 		{
 			name: "taint", condition: "NodeNotReady", story: Story{PoweredOff: poweroff, After: 40 * time.Minute}, at: running(ticket.Taint, 1),
-			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
+			orders: []string{protocol.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
 			end: "resolved",
 		},
 		{
 			name: "untaint", gone: true, condition: "NodeNotReady", story: Story{PoweredOff: poweroff, After: 40 * time.Minute}, at: running(ticket.Untaint, 1),
-			orders: []string{jobs.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
+			orders: []string{protocol.ActionDiagnose, rest}, steps: silent + "wait canceled, taint, wait, untaint, diagnose, healthcheck, uncordon",
 			end: "resolved",
 		},
 		{
@@ -201,14 +202,14 @@ func deaths() []death {
 		},
 		{
 			name: "found", condition: "NodeCordon", story: Story{Broken: 23, Cure: "ResetGPU"}, at: called(ticket.Healthcheck, 1, ticket.Failed),
-			orders: []string{jobs.ActionDiagnose, "ResetGPU", rest}, steps: "healthcheck failed, " + resets, end: "resolved",
+			orders: []string{protocol.ActionDiagnose, "ResetGPU", rest}, steps: "healthcheck failed, " + resets, end: "resolved",
 		},
 		{
 			name: "found-elsewhere", condition: "NodeCordon", story: Story{Broken: 7}, at: called(ticket.Healthcheck, 1, ticket.Failed),
 			steps: "healthcheck failed, handover", end: "handed over to network",
 		},
 		{
-			name: "folded", folded: true, condition: "GpuHung", story: Story{Cure: jobs.ActionReboot, At: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
+			name: "folded", folded: true, condition: "GpuHung", story: Story{Cure: protocol.ActionReboot, At: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
 			people: paste, at: running(ticket.Reboot, 10), after: inAJob, orders: []string{rest},
 			steps: Isolate + "drain, " + strings.Repeat("reboot, verify failed, ", 9) + "reboot, " + Fit, end: "resolved",
 		},
@@ -218,15 +219,15 @@ func deaths() []death {
 		},
 		{
 			name: "approved", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: running(ticket.Drain, 1),
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "approved-at-first", condition: "GpuHung", story: hung, policy: "mode: approve", people: approve, at: created,
-			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionDiagnose, protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "requested", condition: "GpuHung", story: hung, quiet: true, people: request, at: created,
-			orders: []string{jobs.ActionDiagnose, jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionDiagnose, protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "requested-reboot", condition: "GpuHung", story: hung, quiet: true, people: request, at: running(ticket.Reboot, 1), after: inAJob,
@@ -234,11 +235,11 @@ func deaths() []death {
 		},
 		{
 			name: "held", condition: "GpuHung", story: hung, people: pause, at: held,
-			orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			orders: []string{protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 		{
 			name: "taken-over", condition: "GpuHung", story: hung, people: takeOver, released: true,
-			at: func(t *ticket.Ticket) bool { return t.Supervisor == "alice" }, orders: []string{jobs.ActionReboot, rest}, steps: boots, end: "resolved",
+			at: func(t *ticket.Ticket) bool { return t.Supervisor == "alice" }, orders: []string{protocol.ActionReboot, rest}, steps: boots, end: "resolved",
 		},
 	}
 }
@@ -451,7 +452,7 @@ func (d death) check(t *testing.T, catalogue *rules.Catalogue, left remains) {
 	t.Run("before its job", func(t *testing.T) {
 		d.resume(t, catalogue, left, append([]string{soptest.Operation(interrupted)}, d.orders...))
 	})
-	if interrupted.Action == jobs.ActionReboot {
+	if interrupted.Action == protocol.ActionReboot {
 		left.node = left.node.DeepCopy()
 		left.node.Status.NodeInfo.BootID += "+"
 		soptest.SetReady(left.node, true)
@@ -538,13 +539,13 @@ func (d death) restoreJobs(w *Site, left remains, open *ticket.Ticket) {
 		r := requestOf(w.t, job)
 		require.Equal(w.t, job.Name, r.Name(), "the Job of an earlier version is not found any more")
 		w.order(r)
-		last, power := i == len(left.jobs)-1, r.Action == jobs.ActionReboot || r.Action == jobs.ActionShutdown
+		last, power := i == len(left.jobs)-1, r.Action == protocol.ActionReboot || r.Action == protocol.ActionShutdown
 		if last && (d.after == inAJob || !power) {
 			w.Cluster.RunJob(r)
 		}
 	}
 	if d.after == inAJob && left.node.Status.NodeInfo.BootID != open.BootID {
-		w.ended(jobs.ActionReboot, open.Count(ticket.Reboot))
+		w.ended(protocol.ActionReboot, open.Count(ticket.Reboot))
 	}
 }
 

@@ -32,7 +32,7 @@ type Outcome struct {
 
 // Operation names what a Job does: a remedy or a repair by its own name, all others by their action.
 func Operation(r jobs.Request) string {
-	if (r.Action == jobs.ActionRemedy || r.Action == jobs.ActionRepair) && len(r.Args) > 0 {
+	if (r.Action == protocol.ActionRemedy || r.Action == protocol.ActionRepair) && len(r.Args) > 0 {
 		return r.Args[0]
 	}
 	return r.Action
@@ -45,13 +45,13 @@ func (j *Job) end(o Outcome) {
 	if o.Code == 0 {
 		j.Result = jobs.Result{
 			Job: name, Phase: jobs.PhaseSucceeded, Message: o.Message,
-			Report: &jobs.Report{Result: jobs.ResultPassed, Recovery: o.Recovery},
+			Report: &protocol.Report{Result: protocol.ResultPassed, Recovery: o.Recovery},
 		}
 		return
 	}
 	j.Result = jobs.Result{
 		Job: name, Phase: jobs.PhaseFailed, ExitCode: o.Code, Message: o.Message,
-		Report: &jobs.Report{Result: jobs.ResultFailed, Hardware: o.Hardware, ExitCode: int(o.Code)},
+		Report: &protocol.Report{Result: protocol.ResultFailed, Hardware: o.Hardware, ExitCode: int(o.Code)},
 	}
 }
 
@@ -69,7 +69,7 @@ func (c *Cluster) begin(job *Job) {
 	case job.Ended:
 	case node == nil || !Ready(node):
 		c.Later(20*time.Second, func() { c.begin(job) })
-	case r.Action == jobs.ActionReboot, r.Action == jobs.ActionShutdown:
+	case r.Action == protocol.ActionReboot, r.Action == protocol.ActionShutdown:
 		c.power(job)
 	default:
 		c.Later(c.span("take "+r.Node, c.options.Pace.JobRun), func() { c.finish(job) })
@@ -111,7 +111,7 @@ func (c *Cluster) power(job *Job) {
 	} else {
 		c.Later(c.options.Pace.PowerDown, func() { c.Silent(r.Node) })
 	}
-	if r.Action == jobs.ActionReboot {
+	if r.Action == protocol.ActionReboot {
 		c.Later(c.span("boot "+r.Node, c.options.Pace.Boot), func() { c.boot(job) })
 	}
 }
@@ -121,7 +121,7 @@ func (c *Cluster) boot(job *Job) {
 	if job.Ended {
 		return
 	}
-	c.Fix(job.Request.Node, jobs.ActionReboot)
+	c.Fix(job.Request.Node, protocol.ActionReboot)
 	c.Edit(job.Request.Node, func(n *corev1.Node) {
 		n.Status.NodeInfo.BootID = BootAfter(n)
 		SetReady(n, true)
@@ -149,10 +149,10 @@ func (c *Cluster) finish(job *Job) {
 		job.end(Outcome{Code: protocol.ExitUnknown, Message: "the tool crashed"})
 	case luck < c.Weather.BadChecks:
 		job.end(Outcome{Code: 2, Hardware: "gpu", Message: "it is broken"})
-	case r.Action == jobs.ActionHealthcheck && c.Sick(r.Node):
+	case r.Action == protocol.ActionHealthcheck && c.Sick(r.Node):
 		job.end(Outcome{Code: 2, Hardware: "gpu", Message: "it is sick"})
 	default:
-		if r.Action == jobs.ActionRemedy || r.Action == jobs.ActionRepair {
+		if r.Action == protocol.ActionRemedy || r.Action == protocol.ActionRepair {
 			c.Fix(r.Node, Operation(r))
 		}
 		job.end(Outcome{})

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/soptest"
 )
@@ -108,9 +109,9 @@ func TestAJobThatIsOrderedTwiceIsOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(soptest.Options{Pace: soptest.Pace{Boot: soptest.Exactly(time.Minute)}})
 		key := prom.Key{Node: node, Condition: "GpuHung"}
-		c.Do(func() { c.Hold(key, true); c.Faults[key].Remedies = map[string]int{jobs.ActionReboot: 1} })
+		c.Do(func() { c.Hold(key, true); c.Faults[key].Remedies = map[string]int{protocol.ActionReboot: 1} })
 		runner := c.NewClient().Jobs()
-		reboot := jobs.Request{Action: jobs.ActionReboot, Node: node, Incident: "t1", Attempt: 1, Args: []string{"--boot-id", "boot-0"}, Deadline: time.Hour}
+		reboot := jobs.Request{Action: protocol.ActionReboot, Node: node, Incident: "t1", Attempt: 1, Args: []string{"--boot-id", "boot-0"}, Deadline: time.Hour}
 		_, created, err := runner.Ensure(t.Context(), reboot)
 		require.NoError(t, err)
 		require.True(t, created)
