@@ -4,6 +4,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,6 +41,26 @@ func (t Table) onlyTells(name string) bool {
 
 // Names returns the names of the table, sorted.
 func (t Table) Names() []string { return slices.Sorted(maps.Keys(t)) }
+
+// Merge returns one table of the procedures of all tables. A name that two of them have, or one without a factory, is an
+// error: which of the two would repair a node must not depend on the order of the tables.
+func Merge(tables ...Table) (Table, error) {
+	merged := make(Table)
+	var errs []error
+	for _, t := range tables {
+		for _, name := range t.Names() {
+			switch _, taken := merged[name]; {
+			case taken:
+				errs = append(errs, fmt.Errorf("procedure %q is registered twice, give one of them another name", name))
+			case t[name] == nil:
+				errs = append(errs, fmt.Errorf("procedure %q has no factory", name))
+			default:
+				merged[name] = t[name]
+			}
+		}
+	}
+	return merged, errors.Join(errs...)
+}
 
 // Procedure is an SOP whose steps are one function of the bridge. Plugins are built from it, so that a plugin is the
 // runbook of its condition and nothing else.

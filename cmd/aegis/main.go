@@ -3,102 +3,10 @@
 package main
 
 import (
-	"cmp"
-	"context"
-	"errors"
-	"flag"
-	"fmt"
-	"io"
-	"os"
-	"os/signal"
-	"syscall"
-
-	// The time zones of maintenance windows; an image of nothing but this program has none.
-	_ "time/tzdata"
-
-	"github.com/prometheus/common/version"
-
-	"aegis.io/aegis/jobs/host"
+	"aegis.io/aegis/cmd"
+	"aegis.io/aegis/sop/procedures"
 )
-
-// The exit codes of the command. Those of an operation on a host are in package host.
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-)
-
-// versionText is what the linker has set, see the Makefile.
-func versionText() string { return cmp.Or(version.Version, "unknown") }
-
-const usage = `aegis keeps the nodes of AI and HPC clusters in service.
-
-Usage:
-  aegis serve [flags]        receive alerts and repair nodes
-  aegis check FILE...        check conditions.yaml, aegis.yaml, profiles and web configurations offline
-  aegis op ACTION [flags]    run an operation on the host of this container
-  aegis version              print the version
-
-"aegis serve -h" lists the flags. Aegis runs operations in Jobs; do not run them by hand.
-`
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-}
-
-func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	command, rest := "", args
-	if len(args) > 0 {
-		command, rest = args[0], args[1:]
-	}
-	switch command {
-	case "serve":
-		return report(stderr, serve(ctx, rest, stderr))
-	case "check":
-		return report(stderr, check(rest, stdout))
-	case "op":
-		return host.Run(ctx, rest, host.Options{Stdout: stdout, Stderr: stderr})
-	case "version":
-		return printed(fmt.Fprintln(stdout, "aegis", versionText()))
-	case "help", "-h", "--help":
-		return printed(io.WriteString(stdout, usage))
-	case "":
-		return report(stderr, usageErrorf("no command\n\n%s", usage))
-	default:
-		return report(stderr, usageErrorf("unknown command %q\n\n%s", command, usage))
-	}
-}
-
-// usageError is a mistake in the command line or in a file that it names.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usageErrorf(format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...)}
-}
-
-// report prints the error and returns the exit code for it.
-func report(stderr io.Writer, err error) int {
-	var mistake *usageError
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case printed(fmt.Fprintf(stderr, "aegis: %v\n", err)) != exitOK:
-		return exitFailure
-	case errors.As(err, &mistake):
-		return exitUsage
-	}
-	return exitFailure
-}
-
-// printed returns the exit code for what a write returned.
-func printed(_ int, err error) int {
-	if err != nil {
-		return exitFailure
-	}
-	return exitOK
+	cmd.Main(procedures.Table())
 }

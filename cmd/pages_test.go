@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"errors"
@@ -59,7 +59,7 @@ func newGenerator(t *testing.T) *generator {
 	g := &generator{fixed: make(map[string]prom.Mode)}
 	modes := make(map[string][]prom.Mode)
 	for _, configured := range []prom.Mode{prom.ModeAuto, prom.ModeApprove} {
-		catalogue, err := loadCatalogue(rules.Options{Mode: configured})
+		catalogue, err := loadCatalogue(rules.Options{Mode: configured}, procedures.Table())
 		require.NoError(t, err)
 		g.catalogue, g.conditions = catalogue, catalogue.Conditions()
 		for _, c := range g.conditions {
@@ -250,7 +250,7 @@ func requireBlock(t *testing.T, name, block string) {
 		return
 	}
 	if text != string(raw) {
-		t.Errorf("%s is out of date, run go test ./cmd/aegis -run TestPages -update", file)
+		t.Errorf("%s is out of date, run go test ./cmd -run TestPages -update", file)
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"context"
@@ -80,7 +80,7 @@ func newLogger(f serveFlags, w io.Writer) (*slog.Logger, error) {
 }
 
 // serve runs the service until the context ends.
-func serve(ctx context.Context, args []string, stderr io.Writer) error {
+func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.Table) error {
 	flags, err := parseServe(args, stderr)
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return &usageError{err}
 	}
-	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode})
+	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode}, procedures)
 	if err != nil {
 		return &usageError{err}
 	}
@@ -101,7 +101,7 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	app, err := newApp(flags, cfg, catalogue, kube, logger)
+	app, err := newApp(flags, cfg, catalogue, procedures, kube, logger)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"context"
@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
-
-	"aegis.io/aegis/sop/procedures"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -89,7 +87,7 @@ func newClients(base *rest.Config, renewDeadline time.Duration) (clients, error)
 }
 
 // newApp wires the service. Nothing runs yet.
-func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest.Config, logger *slog.Logger) (*app, error) {
+func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures sop.Table, base *rest.Config, logger *slog.Logger) (*app, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("aegis"))
@@ -97,7 +95,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	if err != nil {
 		return nil, err
 	}
-	live, err := newLiveConfig(flags.config, cfg, catalogue, front, registry)
+	live, err := newLiveConfig(flags.config, cfg, catalogue, procedures, front, registry)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +119,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, base *rest
 	if err != nil {
 		return nil, err
 	}
-	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures.Table())
+	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures)
 	a.telemetry(registry, services.Tickets)
 	auth, err := newAuth(cfg)
 	if err != nil {

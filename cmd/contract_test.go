@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	repository   = "../.."
+	repository   = ".."
 	rulesDir     = "charts/aegis/rules"
 	testsDir     = "charts/aegis/tests"
 	pagesDir     = "docs/conditions"

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"maps"
@@ -17,13 +17,14 @@ import (
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/procedures"
 )
 
 const (
-	configurationPage = "../../docs/configuration.md"
-	operationsPage    = "../../docs/operations.md"
+	configurationPage = "../docs/configuration.md"
+	operationsPage    = "../docs/operations.md"
 	reachedSection    = "How Prometheus and Alertmanager are reached"
-	selfRules         = "../../charts/aegis/rules/aegis.yaml"
+	selfRules         = "../charts/aegis/rules/aegis.yaml"
 )
 
 // section returns the text below the heading of a page, up to the next heading of the same level.
@@ -173,7 +174,7 @@ func TestDocumentedConditionsLoad(t *testing.T) {
 	blocks := codeBlocks(section(t, configurationPage, "conditions.yaml"), "yaml")
 	require.NotEmpty(t, blocks)
 	for _, block := range blocks {
-		_, err := loadCatalogue(rules.Options{Files: []string{write(t, "conditions.yaml", block)}})
+		_, err := loadCatalogue(rules.Options{Files: []string{write(t, "conditions.yaml", block)}}, procedures.Table())
 		require.NoError(t, err)
 	}
 }

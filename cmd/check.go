@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"errors"
@@ -6,14 +6,13 @@ import (
 	"io"
 	"slices"
 
-	"aegis.io/aegis/sop/procedures"
-
 	"go.yaml.in/yaml/v3"
 
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/host"
 	"aegis.io/aegis/rules"
+	"aegis.io/aegis/sop"
 	"aegis.io/aegis/strict"
 	"aegis.io/aegis/web"
 )
@@ -21,7 +20,7 @@ import (
 // check reads the files without any cluster and says everything that is wrong with them. An aegis.yaml brings the files
 // that it names with it, and a web configuration its certificates. Of several conditions.yaml files, each later one overrides
 // the earlier ones.
-func check(files []string, stdout io.Writer) error {
+func check(files []string, stdout io.Writer, procedures sop.Table) error {
 	if len(files) == 0 {
 		return usageErrorf("check: no file named")
 	}
@@ -44,7 +43,7 @@ func check(files []string, stdout io.Writer) error {
 			conditions = append(conditions, file)
 		}
 	}
-	catalogue, err := loadCatalogue(rules.Options{Files: conditions})
+	catalogue, err := loadCatalogue(rules.Options{Files: conditions}, procedures)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return &usageError{err}
 	}
@@ -108,12 +107,12 @@ func checkConfig(file string) ([]string, error) {
 }
 
 // loadCatalogue reads the catalogue and makes sure that every procedure it names exists.
-func loadCatalogue(o rules.Options) (*rules.Catalogue, error) {
+func loadCatalogue(o rules.Options, procedures sop.Table) (*rules.Catalogue, error) {
 	catalogue, err := rules.Load(o)
 	if err != nil {
 		return nil, err
 	}
-	return catalogue, catalogue.UnknownSOPs(procedures.Table().Names())
+	return catalogue, catalogue.UnknownSOPs(procedures.Names())
 }
 
 func newAuth(c config) (*handler.Auth, error) {

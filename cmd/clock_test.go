@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"fmt"
@@ -31,7 +31,7 @@ func wallClock() []string {
 func TestNobodyReadsTheWallClock(t *testing.T) {
 	t.Parallel()
 	for _, name := range clocked() {
-		readings, err := wallReadings(os.DirFS("../.."), name)
+		readings, err := wallReadings(os.DirFS(".."), name)
 		require.NoError(t, err)
 		require.Empty(t, readings)
 	}

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bytes"
@@ -110,7 +110,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	pool.Name, pool.Selector = "h100", labels.SelectorFromSet(labels.Set{"gpu": "h100"})
 	w.settings.Pools = []policy.Pool{pool}
 	settings := func() policy.Settings { return w.settings }
-	catalogue, err := loadCatalogue(rules.Options{Mode: prom.ModeAuto})
+	catalogue, err := loadCatalogue(rules.Options{Mode: prom.ModeAuto}, procedures.Table())
 	require.NoError(t, err)
 	store := rules.NewStore(catalogue)
 

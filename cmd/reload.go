@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"crypto/sha256"
@@ -15,16 +15,18 @@ import (
 
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/web"
 )
 
 // liveConfig is what can change while the process runs: the catalogue and the settings. All else needs a restart.
 type liveConfig struct {
-	file     string
-	rules    *rules.Store
-	web      *web.Front
-	settings atomic.Pointer[policy.Settings]
+	file       string
+	rules      *rules.Store
+	procedures sop.Table
+	web        *web.Front
+	settings   atomic.Pointer[policy.Settings]
 
 	mu sync.Mutex
 	// seen digests the files as they were last loaded, or found broken.
@@ -34,7 +36,7 @@ type liveConfig struct {
 	successful, successTime prometheus.Gauge
 }
 
-func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, front *web.Front, reg prometheus.Registerer) (*liveConfig, error) {
+func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, procedures sop.Table, front *web.Front, reg prometheus.Registerer) (*liveConfig, error) {
 	settings, err := cfg.settings()
 	if err != nil {
 		return nil, err
@@ -43,6 +45,7 @@ func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, front *w
 	l := &liveConfig{
 		file:       file,
 		rules:      rules.NewStore(catalogue),
+		procedures: procedures,
 		web:        front,
 		conditions: cfg.Conditions,
 		successful: factory.NewGauge(prometheus.GaugeOpts{
@@ -115,7 +118,7 @@ func (l *liveConfig) loadConfig() error {
 	if err != nil {
 		return err
 	}
-	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode})
+	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode}, l.procedures)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/procedures"
 	"aegis.io/aegis/strict"
 )
 
@@ -23,7 +25,7 @@ func write(t *testing.T, name, text string) string {
 
 func aegis(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	code = run(args, &out, &errs)
+	code = Run(args, &out, &errs, procedures.Table())
 	return code, out.String(), errs.String()
 }
 
@@ -188,7 +190,7 @@ pools:
 	require.ErrorContains(t, err, file+`:5:36: pools[0].maxDestructive is 0, must be from 1 to 2147483647`)
 	require.ErrorContains(t, err, file+`:5:39: unknown field "stormwindow" in pools[0], did you mean "stormWindow"?`)
 	require.ErrorContains(t, err, file+`:6:26: pools[1].stormWindow must be a duration such as 90s, 30m or 24h, is the number 1`)
-	require.NotContains(t, err.Error(), "main.")
+	require.NotContains(t, err.Error(), "cmd.")
 }
 
 func FuzzConfig(f *testing.F) {
@@ -204,4 +206,16 @@ func FuzzConfig(f *testing.F) {
 		_, err = c.settings()
 		require.NoError(t, err)
 	})
+}
+
+// Which of two procedures of one name would repair a node must not depend on chance.
+func TestProceduresOfOneName(t *testing.T) {
+	t.Parallel()
+	var out, errs bytes.Buffer
+	own := sop.Table{"gpu/hung": procedures.Table()["gpu/lost"], "storage/remount": nil}
+	code := Run([]string{"version"}, &out, &errs, procedures.Table(), own)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs.String(), `procedure "gpu/hung" is registered twice, give one of them another name`)
+	require.Contains(t, errs.String(), `procedure "storage/remount" has no factory`)
+	require.Empty(t, out.String())
 }

@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"bytes"
@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"aegis.io/aegis/rules"
+	"aegis.io/aegis/sop/procedures"
 )
 
 // signed writes a certificate and its key below the directory, and returns the pair. Without a parent it signs itself.
@@ -89,9 +90,9 @@ func serveMutually(t *testing.T, webConfig, auth string, pprof bool) *served {
 	}
 	cfg, err := loadConfig(file)
 	require.NoError(t, err)
-	catalogue, err := loadCatalogue(rules.Options{})
+	catalogue, err := loadCatalogue(rules.Options{}, procedures.Table())
 	require.NoError(t, err)
-	s.app, err = newApp(s.flags, cfg, catalogue, &rest.Config{Host: "http://127.0.0.1:1"}, slog.New(slog.DiscardHandler))
+	s.app, err = newApp(s.flags, cfg, catalogue, procedures.Table(), &rest.Config{Host: "http://127.0.0.1:1"}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

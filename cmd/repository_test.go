@@ -1,4 +1,4 @@
-package main
+package cmd
 
 import (
 	"os"
@@ -62,7 +62,7 @@ func TestWorkflowsCallMakeVerbsOnly(t *testing.T) {
 func TestGuidesNameWhatIsThere(t *testing.T) {
 	t.Parallel()
 	var sources []string
-	for _, pattern := range []string{"cmd/aegis/*_test.go", "sop/*_test.go", "sop/*/*_test.go"} {
+	for _, pattern := range []string{"cmd/*_test.go", "sop/*_test.go", "sop/*/*_test.go"} {
 		found, err := filepath.Glob(filepath.Join(repository, pattern))
 		require.NoError(t, err)
 		sources = append(sources, found...)
