@@ -122,10 +122,10 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	}
 	lister := liveNodes{client}
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	book, q := sop.NewVerdictCache(metrics, clock.RealClock{}), queue.New(queue.Options{})
+	verdicts, q := sop.NewVerdictCache(metrics, clock.RealClock{}), queue.New(queue.Options{})
 	classifier := rules.NewClassifier(rules.ClassifierOptions{Store: store, Nodes: index})
 	fireSome(t, q, classifier)
-	decideSome(book)
+	decideSome(verdicts)
 	d := sop.NewDispatcher(sop.Services{
 		Kube:       client,
 		Nodes:      lister,
@@ -135,7 +135,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
 		}),
-		Verdicts: book,
+		Verdicts: verdicts,
 		Settings: settings,
 		Timing:   sop.DefaultTiming(),
 		Metrics:  metrics,
@@ -147,7 +147,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Commander:  d,
 		Nodes:      lister,
 		Conditions: q,
-		Verdicts:   book,
+		Verdicts:   verdicts,
 		Catalogue:  store,
 		Settings:   settings,
 		Ready:      func() (bool, string) { return true, "" },
@@ -228,13 +228,13 @@ func fireSome(t *testing.T, q *queue.Queue, classifier *rules.Classifier) {
 }
 
 // decideSome records verdicts, one of them on a condition that is reported no more.
-func decideSome(book *sop.VerdictCache) {
-	book.Set(prom.Key{Node: "gpu-17", Condition: "GpuVolSramUncorrectable", ID: "3"}, policy.Verdict{Name: policy.VerdictExecute, Reason: "confirmed"})
-	book.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "nothing reports it"})
-	book.Set(prom.Key{Node: "gpu-18", Condition: "GpuVolSramUncorrectable", ID: "0"}, policy.Verdict{
+func decideSome(verdicts *sop.VerdictCache) {
+	verdicts.Set(prom.Key{Node: "gpu-17", Condition: "GpuVolSramUncorrectable", ID: "3"}, policy.Verdict{Name: policy.VerdictExecute, Reason: "confirmed"})
+	verdicts.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "nothing reports it"})
+	verdicts.Set(prom.Key{Node: "gpu-18", Condition: "GpuVolSramUncorrectable", ID: "0"}, policy.Verdict{
 		Name: policy.VerdictBudget, Reason: "2 of 2 nodes of pool h100 are out of service: gpu-17, gpu-20",
 	})
-	book.Set(prom.Key{Node: "gpu-20", Condition: "IBDown", ID: "mlx5_0"}, policy.Verdict{Name: policy.VerdictHumanOwned, Reason: "alice,bob"})
+	verdicts.Set(prom.Key{Node: "gpu-20", Condition: "IBDown", ID: "mlx5_0"}, policy.Verdict{Name: policy.VerdictHumanOwned, Reason: "alice,bob"})
 }
 
 // newTicket is the ID of a ticket that a test has opened: its end is random.

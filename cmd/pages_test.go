@@ -101,7 +101,7 @@ func (g *generator) facts(t *testing.T, c rules.Condition) string {
 		row("Mode", string(mode))
 	}
 	row("Other names", listed(c.Aliases, ", "))
-	row("Hidden by", listed(g.hiddenBy(c), "; "))
+	row("Hidden by", listed(g.inhibitedBy(c), "; "))
 	row("Hides", listed(hides(c), "; "))
 	return b.String()
 }
@@ -183,8 +183,8 @@ func hides(c rules.Condition) []string {
 	return texts
 }
 
-// hiddenBy says what hides the condition, and where not always, when.
-func (g *generator) hiddenBy(c rules.Condition) []string {
+// inhibitedBy says what hides the condition, and where not always, when.
+func (g *generator) inhibitedBy(c rules.Condition) []string {
 	var texts []string
 	for _, cause := range g.conditions {
 		var ways []string

@@ -112,8 +112,8 @@ func TestExplainIsServedAsText(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		f.holds("gpu-17", "GpuHung", "")
-		f.book.Set(prom.Key{Node: "gpu-17", Condition: "GpuHung"}, policy.Verdict{Name: policy.VerdictCooldown, Reason: "<b>"})
-		f.book.Set(prom.Key{Node: "gpu-17", Condition: "FanSlow"}, policy.Verdict{Name: policy.VerdictTolerated})
+		f.verdicts.Set(prom.Key{Node: "gpu-17", Condition: "GpuHung"}, policy.Verdict{Name: policy.VerdictCooldown, Reason: "<b>"})
+		f.verdicts.Set(prom.Key{Node: "gpu-17", Condition: "FanSlow"}, policy.Verdict{Name: policy.VerdictTolerated})
 		time.Sleep(90 * time.Second)
 		got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17/explain"}.request())
 		require.Equal(t, http.StatusOK, got.code)

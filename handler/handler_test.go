@@ -40,7 +40,7 @@ import (
 
 var (
 	_ Sink       = (*memorySink)(nil)
-	_ Classifier = labelTranslator{}
+	_ Classifier = labelClassifier{}
 	_ Commander  = (*scriptedCommander)(nil)
 	_ Nodes      = brokenNodes{}
 	_ Conditions = (*queue.Queue)(nil)
@@ -72,10 +72,10 @@ func (s *memorySink) all() []prom.Observation {
 	return slices.Clone(s.observed)
 }
 
-// labelTranslator takes node and condition from the labels of these names.
-type labelTranslator struct{}
+// labelClassifier takes node and condition from the labels of these names.
+type labelClassifier struct{}
 
-func (labelTranslator) Classify(a prom.Alert) (prom.Observation, error) {
+func (labelClassifier) Classify(a prom.Alert) (prom.Observation, error) {
 	switch {
 	case a.Labels["panic"] != "":
 		panic("poisoned label")
@@ -198,7 +198,7 @@ type fixture struct {
 	commander *scriptedCommander
 	nodes     cache.Indexer
 	queue     *queue.Queue
-	book      *sop.VerdictCache
+	verdicts  *sop.VerdictCache
 	catalogue *rules.Store
 	settings  policy.Settings
 	registry  *prometheus.Registry
@@ -224,7 +224,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		},
 		nodes:     nodes,
 		queue:     queue.New(queue.Options{}),
-		book:      sop.NewVerdictCache(sop.NewMetrics(nil), clock.RealClock{}),
+		verdicts:  sop.NewVerdictCache(sop.NewMetrics(nil), clock.RealClock{}),
 		catalogue: rules.NewStore(catalogue),
 		registry:  prometheus.NewPedanticRegistry(),
 		log:       &bytes.Buffer{},
@@ -233,11 +233,11 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	f.add(t, bareNode("gpu-17"))
 	o := Options{
 		Sink:       f.sink,
-		Classifier: labelTranslator{},
+		Classifier: labelClassifier{},
 		Commander:  f.commander,
 		Nodes:      f.commander.nodes,
 		Conditions: f.queue,
-		Verdicts:   f.book,
+		Verdicts:   f.verdicts,
 		Catalogue:  f.catalogue,
 		Settings:   func() policy.Settings { return f.settings },
 		Ready:      func() (bool, string) { return true, "" },
@@ -625,7 +625,7 @@ func TestPanicIsAnsweredCountedAndLogged(t *testing.T) {
 
 	require.InDelta(t, 1, testutil.ToFloat64(f.handler.metrics.panics), 0)
 	require.Contains(t, f.log.String(), `err="poisoned label"`)
-	require.Contains(t, f.log.String(), "labelTranslator.Classify", "the stack says where")
+	require.Contains(t, f.log.String(), "labelClassifier.Classify", "the stack says where")
 }
 
 func TestPanicAfterTheAnswerLeavesItAlone(t *testing.T) {

@@ -71,8 +71,8 @@ func TestNodeInFull(t *testing.T) {
 		status.Msg = "GPU 3 <hangs>"
 		f.queue.Observe(prom.Observation{Status: status, Firing: true, StartsAt: time.Now().Add(-time.Hour)})
 		f.holds("gpu-17", "HighLoad", "")
-		f.book.Set(status.Key(), policy.Verdict{Name: policy.VerdictBudget, Reason: "2 of 2 nodes"})
-		f.book.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed})
+		f.verdicts.Set(status.Key(), policy.Verdict{Name: policy.VerdictBudget, Reason: "2 of 2 nodes"})
+		f.verdicts.Set(prom.Key{Node: "gpu-17", Condition: "NodeNotReady"}, policy.Verdict{Name: policy.VerdictUnconfirmed})
 		time.Sleep(time.Minute)
 		got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/gpu-17"}.request())
 		require.Equal(t, http.StatusOK, got.code)
@@ -137,7 +137,7 @@ func TestNodeViews(t *testing.T) {
 				f.holds("n", tc.holds, "")
 			}
 			if tc.verdict.Name != "" {
-				f.book.Set(prom.Key{Node: "n", Condition: "GpuHung"}, tc.verdict)
+				f.verdicts.Set(prom.Key{Node: "n", Condition: "GpuHung"}, tc.verdict)
 			}
 			got := record(f.routes, routeCase{method: http.MethodGet, path: "/api/v1/nodes/n"}.request())
 			require.Contains(t, got.body, tc.says)

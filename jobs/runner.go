@@ -150,15 +150,15 @@ func (r *Runner) ensure(ctx context.Context, want *batchv1.Job) (created bool, e
 	if err != nil {
 		return false, fmt.Errorf("resume job %q: %w", want.Name, err)
 	}
-	if err := adoptable(have, want); err != nil {
+	if err := resumable(have, want); err != nil {
 		return false, fmt.Errorf("resume job %q: %w", want.Name, err)
 	}
 	logger.InfoContext(ctx, "job resumed")
 	return false, nil
 }
 
-// adoptable says whether the Job in the cluster stands for the wanted one.
-func adoptable(have, want *batchv1.Job) error {
+// resumable says whether the Job in the cluster stands for the wanted one.
+func resumable(have, want *batchv1.Job) error {
 	for _, key := range []string{labelAction, labelNode, labelIncident, labelAttempt} {
 		if have.Labels[key] != want.Labels[key] {
 			return fmt.Errorf("%w: label %s is %q, not %q", ErrNotOurs, key, have.Labels[key], want.Labels[key])

@@ -129,7 +129,7 @@ func TestEnsureCreatesOnce(t *testing.T) {
 	require.Equal(t, []string{"reboot", "--boot-id", "b1"}, list.Items[0].Spec.Template.Spec.Containers[0].Args)
 }
 
-func TestEnsureAdopts(t *testing.T) {
+func TestEnsureResumes(t *testing.T) {
 	t.Parallel()
 	deleted := func(job *batchv1.Job) {
 		job.DeletionTimestamp = new(metav1.Now())
@@ -248,7 +248,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-func TestFollowAdoptsAFinishedJob(t *testing.T) {
+func TestFollowResumesAFinishedJob(t *testing.T) {
 	job := rendered(t, conditions(batchv1.JobFailed))
 	report := protocol.Report{Action: protocol.ActionReboot, Result: protocol.ResultFailed, ExitCode: 70, Detail: "the host is still up"}
 	r, client := newRunner(t, job, podOf(job, "p", ended(70, "Error", encode(t, report))))

@@ -43,7 +43,7 @@ func requireSomeDrop(t testing.TB, err error) (drop *Drop) {
 	return drop
 }
 
-func TestResolve(t *testing.T) {
+func TestClassify(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestClassifier(t)
@@ -69,7 +69,7 @@ func TestResolve(t *testing.T) {
 	})
 }
 
-func TestResolveDrops(t *testing.T) {
+func TestClassifyDrops(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t, "conditions: [{name: Custom, type: node, match: {condition: Custom, severity: critical}}]")
 	long := strings.Repeat("x", maxLabelValue+1)
@@ -124,7 +124,7 @@ func TestResolveDrops(t *testing.T) {
 	}
 }
 
-func TestResolveAtTheLimits(t *testing.T) {
+func TestClassifyAtTheLimits(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t)
 	a := alert("alertname", "NetworkLinkDown", "node", "dgx-01", "id", strings.Repeat("e", maxDeviceBytes),
@@ -137,7 +137,7 @@ func TestResolveAtTheLimits(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestResolveNode(t *testing.T) {
+func TestClassifyNode(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t)
 	tests := map[string]struct {
@@ -177,7 +177,7 @@ func TestResolveNode(t *testing.T) {
 	}
 }
 
-func TestResolveConfiguredNodeLabels(t *testing.T) {
+func TestClassifyConfiguredNodeLabels(t *testing.T) {
 	t.Parallel()
 	store := NewStore(load(t))
 	own := NewClassifier(ClassifierOptions{Store: store, Nodes: index3(), NodeLabels: []string{"machine"}})
@@ -195,7 +195,7 @@ func TestResolveConfiguredNodeLabels(t *testing.T) {
 	require.Equal(t, "dgx-02", got.Status.Node)
 }
 
-func TestResolveUnknownCondition(t *testing.T) {
+func TestClassifyUnknownCondition(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t)
 	got, err := r.Classify(alert("alertname", "X", "condition", "NeverHeard", "node", "dgx-01", "id", "7"))
@@ -207,7 +207,7 @@ func TestResolveUnknownCondition(t *testing.T) {
 	require.Equal(t, prom.Key{Node: "dgx-01", Condition: "NeverHeard"}, got.Status.Key())
 }
 
-func TestResolveUsesTheCurrentCatalogue(t *testing.T) {
+func TestClassifyUsesTheCurrentCatalogue(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t)
 	r.store.Swap(load(t, "conditions: [{name: GpuHung, priority: 50}]"))
@@ -216,7 +216,7 @@ func TestResolveUsesTheCurrentCatalogue(t *testing.T) {
 	require.Equal(t, 50, got.Status.Priority)
 }
 
-func TestResolveDevice(t *testing.T) {
+func TestClassifyDevice(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t, `
 conditions:
@@ -255,7 +255,7 @@ conditions:
 	}
 }
 
-func TestResolveFiring(t *testing.T) {
+func TestClassifyFiring(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestClassifier(t)
@@ -285,7 +285,7 @@ func TestResolveFiring(t *testing.T) {
 	})
 }
 
-func TestResolveFingerprint(t *testing.T) {
+func TestClassifyFingerprint(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t)
 	a := alert("alertname", "GpuHung", "node", "dgx-01")
@@ -298,7 +298,7 @@ func TestResolveFingerprint(t *testing.T) {
 	}
 }
 
-func TestResolveTexts(t *testing.T) {
+func TestClassifyTexts(t *testing.T) {
 	t.Parallel()
 	r := newTestClassifier(t)
 	tests := map[string]struct {
@@ -329,7 +329,7 @@ func TestResolveTexts(t *testing.T) {
 	}
 }
 
-func TestResolvePciAddress(t *testing.T) {
+func TestClassifyPciAddress(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		labels map[string]string
@@ -359,9 +359,9 @@ func TestDrop(t *testing.T) {
 	}, DropReasons())
 }
 
-// FuzzResolve checks that whatever an alert says, its translation is a node that exists and texts that are harmless, or
+// FuzzClassify checks that whatever an alert says, its translation is a node that exists and texts that are harmless, or
 // a reason of the closed set.
-func FuzzResolve(f *testing.F) {
+func FuzzClassify(f *testing.F) {
 	f.Add("alertname", "GpuHung", "node", "dgx-01", "id", "3", "text")
 	f.Add("alertname", "X", "condition", "Xid79GPULost", "instance", "[2001:db8::1]:9100", "\x1b[0m")
 	f.Add("condition", "NeverHeard", "Hostname", "shared", "gpu", "nvidia1", "\u202e")

@@ -9,7 +9,7 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-func TestHiddenBy(t *testing.T) {
+func TestInhibitedBy(t *testing.T) {
 	t.Parallel()
 	c := load(t, "conditions: [{name: Whole, type: gpu, hides: [{types: [gpu]}]}]")
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)

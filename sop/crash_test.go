@@ -114,7 +114,7 @@ func TestWithdrawnBeforeAnythingWasDone(t *testing.T) {
 }
 
 // A process that stops while a Job runs leaves the Job; the next one follows it instead of making another.
-func TestStopDuringEachStepIsAdopted(t *testing.T) {
+func TestStopDuringEachStepIsResumed(t *testing.T) {
 	t.Parallel()
 	for _, action := range []ticket.Action{ticket.Diagnose, ticket.Reboot, ticket.Verify, ticket.Healthcheck} {
 		t.Run(string(action), func(t *testing.T) {
@@ -353,7 +353,7 @@ func TestReleasedTicketBeginsAnew(t *testing.T) {
 }
 
 // A ticket that a person wrote, in the documented format, and gave to Aegis is worked on from where its steps end.
-func TestTicketOfAPersonIsAdopted(t *testing.T) {
+func TestTicketOfAPersonIsResumed(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.edit(func(n *corev1.Node) {

@@ -118,7 +118,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		d.forget(name)
 		gone := slices.Repeat([]policy.Verdict{policy.Decide(policy.Situation{})}, len(statuses))
 		d.judgeAll(name, statuses, gone, nil)
-		d.queue.Done(name, d.again(gone))
+		d.queue.Done(name, d.requeueAfter(gone))
 		return
 	}
 	node = d.latest(node)
@@ -132,7 +132,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	candidates, verdicts := d.choose(node, record, statuses)
 	d.judgeAll(name, statuses, verdicts, candidates)
 	if len(candidates) == 0 {
-		d.queue.Done(name, d.again(verdicts))
+		d.queue.Done(name, d.requeueAfter(verdicts))
 		return
 	}
 	visit := &visit{dispatcher: d, record: record, statuses: statuses, verdicts: verdicts, candidates: candidates}
@@ -199,19 +199,19 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 	now, others := d.services.Clock.Now(), slices.Concat(statuses[:i], statuses[i+1:])
 	orders, room := d.services.Orders.Last(), d.services.limits.vacancy(node.Name)
 	return policy.Situation{
-		Now:       now,
-		Node:      node,
-		Record:    r,
-		Status:    status,
-		Others:    others,
-		HasSOP:    hasSOP,
-		OnlyTells: d.table.onlyTells(procedure),
-		Note:      d.givesWay(r.Ticket, status),
-		Inhibited: d.catalogue.InhibitedBy(now, status, others),
-		Settings:  settings,
-		Orders:    &orders,
-		Storm:     d.storms.holds(status.Condition, settings.PoolOf(node).Name),
-		Room:      &room,
+		Now:          now,
+		Node:         node,
+		Record:       r,
+		Status:       status,
+		Others:       others,
+		HasSOP:       hasSOP,
+		OnlyNotifies: d.table.onlyNotifies(procedure),
+		Note:         d.givesWay(r.Ticket, status),
+		Inhibited:    d.catalogue.InhibitedBy(now, status, others),
+		Settings:     settings,
+		Orders:       &orders,
+		Storm:        d.storms.holds(status.Condition, settings.PoolOf(node).Name),
+		Room:         &room,
 	}
 }
 
@@ -261,8 +261,8 @@ func (d *Dispatcher) tell(s prom.AegisNodeStatus, v policy.Verdict) {
 	d.services.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, "AegisVerdict", "%s: %s: %s", s.Condition, v.Name, v.Reason)
 }
 
-// again returns when a node without a procedure is looked at again. Verdicts that only a change can change wait for it.
-func (d *Dispatcher) again(verdicts []policy.Verdict) time.Duration {
+// requeueAfter returns when a node without a procedure is looked at again. Verdicts that only a change can change wait for it.
+func (d *Dispatcher) requeueAfter(verdicts []policy.Verdict) time.Duration {
 	for _, v := range verdicts {
 		switch v.Name {
 		case policy.VerdictIgnored, policy.VerdictObserve, policy.VerdictUnknownCondition, policy.VerdictNoSOP, policy.VerdictControlPlane:
@@ -291,8 +291,8 @@ func (v *visit) run(ctx context.Context) time.Duration {
 			dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c],
 			begun: func() { v.begun(i) },
 		}
-		if again, refused := r.do(ctx); !refused {
-			return again
+		if after, refused := r.do(ctx); !refused {
+			return after
 		}
 	}
 	return v.dispatcher.services.Timing.Hold
@@ -319,7 +319,7 @@ type run struct {
 }
 
 // do runs the procedure and returns after which time the node is to be looked at again, or that it was refused.
-func (r *run) do(ctx context.Context) (again time.Duration, refused bool) {
+func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 	d := r.dispatcher
 	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -289,7 +289,7 @@ func (w *trial) visit() policy.Verdict {
 	switch {
 	case apierrors.IsNotFound(err):
 		w.d.visit(w.t.Context(), nodeA, []prom.AegisNodeStatus{w.status})
-		return w.book.Node(nodeA)[0].Verdict
+		return w.verdicts.Node(nodeA)[0].Verdict
 	case err != nil:
 		return policy.Verdict{}
 	}
@@ -368,7 +368,7 @@ func (w *trial) step() policy.Verdict {
 	defer cancel()
 	_, err := b.gate.admit(ctx, ticket.Reboot)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return w.book.Node(nodeA)[0].Verdict
+		return w.verdicts.Node(nodeA)[0].Verdict
 	}
 	return held(err)
 }

@@ -92,7 +92,7 @@ func (d *Dispatcher) blocked(r ticket.Record, status prom.AegisNodeStatus) polic
 
 // makesRoom reports whether the ticket gives way to the repair that is asked for.
 func (d *Dispatcher) makesRoom(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
-	return d.givesWay(t, s) && !d.table.onlyTells(s.SOP)
+	return d.givesWay(t, s) && !d.table.onlyNotifies(s.SOP)
 }
 
 // Plan returns the steps that the procedure of the condition takes when each of them goes well.

@@ -232,10 +232,10 @@ func TestVerdictOfAHeldTicketStays(t *testing.T) {
 		_, err = w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice"})
 		require.NoError(t, err)
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictBudget })
-		since := w.book.Node(nodeA)[0].Since
+		since := w.verdicts.Node(nodeA)[0].Since
 		time.Sleep(time.Hour)
 		require.Equal(t, policy.VerdictBudget, w.verdict("Reboot"))
-		require.Equal(t, since, w.book.Node(nodeA)[0].Since)
+		require.Equal(t, since, w.verdicts.Node(nodeA)[0].Since)
 		require.Equal(t, "budget: 1 of 2 nodes of pool test are out of service, 1 allowed: b", w.record().Ticket.Hold)
 		stop()
 	})

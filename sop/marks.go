@@ -30,13 +30,13 @@ const (
 // markAfter is how long a condition has to be known before it is marked. By then a rule that is wrong has shown on how many nodes it is.
 const markAfter = 30 * time.Second
 
-// hearings are since when this process knows each condition. When one began does not count: Alertmanager waits before it tells of
+// knownSince holds since when this process knows each condition. When one began does not count: Alertmanager waits before it tells of
 // a group, and then tells of the nodes one after the other.
-type hearings map[prom.Key]time.Time
+type knownSince map[prom.Key]time.Time
 
 // lasting reports whether the condition has been known for long enough.
-func (h hearings) lasting(k prom.Key, now time.Time) bool {
-	since, known := h[k]
+func (s knownSince) lasting(k prom.Key, now time.Time) bool {
+	since, known := s[k]
 	return known && now.Sub(since) >= markAfter
 }
 
@@ -51,50 +51,50 @@ type marks struct {
 
 // keepMarks keeps the marks of all nodes true. It writes only what has changed, and only while this process leads.
 func (d *Dispatcher) keepMarks(ctx context.Context) {
-	var heard hearings
+	var seen knownSince
 	for sleep(ctx, d.services.Clock, d.services.Timing.Hold) == nil {
 		nodes, err := d.services.Nodes.List(labels.Everything())
 		if err != nil {
 			d.services.Logger.ErrorContext(ctx, "nodes not listed, marks not written", "err", err)
 			continue
 		}
-		heard = d.listen(nodes, heard)
+		seen = d.learnStatuses(nodes, seen)
 		for _, node := range nodes {
-			if err := d.mark(ctx, node, heard); err != nil && ctx.Err() == nil {
+			if err := d.mark(ctx, node, seen); err != nil && ctx.Err() == nil {
 				d.services.Logger.WarnContext(ctx, "node not marked, trying again", "node", node.Name, "err", err)
 			}
 		}
 	}
 }
 
-// listen returns since when each condition of the nodes is known, which it was before or is now.
-func (d *Dispatcher) listen(nodes []*corev1.Node, before hearings) hearings {
-	heard := make(hearings)
+// learnStatuses returns since when each condition of the nodes is known, which it was before or is now.
+func (d *Dispatcher) learnStatuses(nodes []*corev1.Node, before knownSince) knownSince {
+	seen := make(knownSince)
 	for _, node := range nodes {
 		for _, s := range d.services.Conditions.Statuses(node.Name) {
 			since, known := before[s.Key()]
 			if !known {
 				since = d.services.Clock.Now()
 			}
-			heard[s.Key()] = since
+			seen[s.Key()] = since
 		}
 	}
-	return heard
+	return seen
 }
 
 // mark writes the marks of one node, unless it has them.
-func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node, heard hearings) error {
+func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node, seen knownSince) error {
 	if policy.Excluded(node) || policy.IsControlPlane(node) && !d.services.Settings().ManageControlPlane {
 		return nil
 	}
 	node = d.latest(node)
-	want, text, err := d.changed(node, heard)
+	want, text, err := d.changed(node, seen)
 	if text == nil || err != nil {
 		return err
 	}
 	// What is about to be written may be the beginning of a storm that nobody has noticed yet.
 	d.storms.look(d.services.Orders.Last().Storms)
-	if want, text, err = d.changed(node, heard); text == nil || err != nil {
+	if want, text, err = d.changed(node, seen); text == nil || err != nil {
 		return err
 	}
 	// The UID is a precondition: another machine may have the name by now.
@@ -120,8 +120,8 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node, heard hearings
 }
 
 // changed returns the marks that the node is to have and has not. The text is nil when it has them.
-func (d *Dispatcher) changed(node *corev1.Node, heard hearings) (marks, *string, error) {
-	want := d.marksOf(node, heard)
+func (d *Dispatcher) changed(node *corev1.Node, seen knownSince) (marks, *string, error) {
+	want := d.marksOf(node, seen)
 	text, err := want.text()
 	same := node.Annotations[DeviceErrorsAnnotation] == text && (node.Labels[LoadAffectedLabel] == "true") == want.affected
 	if err != nil || same {
@@ -139,7 +139,7 @@ func orNull(text string) any {
 }
 
 // marksOf returns the marks that the node is to have.
-func (d *Dispatcher) marksOf(node *corev1.Node, heard hearings) marks {
+func (d *Dispatcher) marksOf(node *corev1.Node, seen knownSince) marks {
 	pool := d.services.Settings().PoolOf(node).Name
 	now := parseMarks(node)
 	want := marks{devices: make(map[string][]string)}
@@ -152,7 +152,7 @@ func (d *Dispatcher) marksOf(node *corev1.Node, heard hearings) marks {
 		ids := devicesOf(s)
 		// A mark needs the word of the sources. One that is there stays until the condition is gone, also while they are silent.
 		known := now.has(s.Type, ids) || len(ids) == 0 && s.AffectsLoad && now.affected
-		if !known && (!heard.lasting(s.Key(), d.services.Clock.Now()) || policy.Judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
+		if !known && (!seen.lasting(s.Key(), d.services.Clock.Now()) || policy.Judge(d.services.Source.Last(s.Key())).Name != policy.VerdictExecute) {
 			continue
 		}
 		want.add(s.Type, ids)

@@ -12,7 +12,7 @@ import (
 
 // NewNotice returns a procedure that tells people about a condition and never touches the node.
 func NewNotice(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
-	return &Procedure{steps: steps, tells: true}
+	return &Procedure{steps: steps, onlyNotifies: true}
 }
 
 // Note closes the incident as noted. It is the only step of its procedure, and one write.

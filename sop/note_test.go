@@ -195,7 +195,7 @@ func TestEventIsDealtWithOnce(t *testing.T) {
 }
 
 // What another condition explains waits for it, and is repaired if it is still there afterwards.
-func TestHiddenConditionWaits(t *testing.T) {
+func TestInhibitedConditionWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.hides = map[string]string{"Cause": "Reset"}

@@ -45,7 +45,7 @@ func (e *journaled) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 	}
 	status := e.services.Orders.Last().Apply(e.services.catalogue.Status(e.node, condition, "", 0))
 	// A note would close itself: no alert reports what only a healthcheck has found.
-	repairs := e.services.table[status.SOP] != nil && !e.services.table.onlyTells(status.SOP)
+	repairs := e.services.table[status.SOP] != nil && !e.services.table.onlyNotifies(status.SOP)
 	return status, status.Policy.Mode.Acts() && repairs
 }
 

@@ -355,8 +355,8 @@ func opensWhatIsWanted(o *oracle, m moment) {
 	}
 }
 
-// leavesLemons judges the beginning of an incident by how often the node was repaired: too often, and people look at it.
-func leavesLemons(o *oracle, m moment) {
+// leavesRepeatOffenders judges the beginning of an incident by how often the node was repaired: too often, and people look at it.
+func leavesRepeatOffenders(o *oracle, m moment) {
 	p, r, t := m.p, m.now, m.now.ticket
 	status := simCatalogue{}.Status(r.node.Name, t.Condition, t.Device, 0)
 	pool := o.c.poolOf(r.node)

@@ -239,7 +239,7 @@ func (s *schedule) drawForeignBoot() {
 }
 
 func (s *schedule) bootForeign(name string) {
-	if s.Chance("cured by a boot "+name) < 0.5 {
+	if s.Chance("fixed by a boot "+name) < 0.5 {
 		s.Fix(name, "reboot")
 	}
 	s.Reboot(name)

@@ -101,7 +101,7 @@ func simInvariants() []Invariant {
 			Name: bounded,
 			Says: "No more nodes of a pool are out of service, destroyed or repaired at once, or as often, than its limits allow.",
 			Checks: map[happening]check{
-				nodeCordoned: keepsTheBudget, destructionBegun: keepsTheSlots, jobOrdered: keepsTheReboots, ticketOpened: leavesLemons,
+				nodeCordoned: keepsTheBudget, destructionBegun: keepsTheSlots, jobOrdered: keepsTheReboots, ticketOpened: leavesRepeatOffenders,
 				stepsWritten: isolatesNoStorm, workDisturbed: disturbsNoStorm,
 			},
 		},

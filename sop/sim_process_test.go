@@ -42,7 +42,7 @@ type simProcess struct {
 	requests   sync.WaitGroup
 	queue      *queue.Queue
 	resync     *queue.Resync
-	book       *sop.VerdictCache
+	verdicts   *sop.VerdictCache
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
 	began      time.Time
@@ -113,7 +113,7 @@ func (p *simProcess) identity() string { return fmt.Sprint("p", p.id) }
 // wire makes the parts of the process.
 func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	p.book = sop.NewVerdictCache(metrics, clock.RealClock{})
+	p.verdicts = sop.NewVerdictCache(metrics, clock.RealClock{})
 	options := &slog.HandlerOptions{ReplaceAttr: dropTime}
 	logger := slog.New(slog.NewTextHandler(p.LogWriter(p.identity()+" "), options))
 	if !p.Verbose() {
@@ -123,7 +123,7 @@ func (p *simProcess) wire() {
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
-		Classifier:    simTranslator{p}, Interval: 45 * time.Second,
+		Classifier:    simClassifier{p}, Interval: 45 * time.Second,
 	})
 	if err != nil {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
@@ -132,7 +132,7 @@ func (p *simProcess) wire() {
 	p.dispatcher = sop.NewDispatcher(sop.Services{
 		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.client.Jobs(),
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),
-		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.book,
+		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.verdicts,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
 	}, p.queue, simCatalogue{}, p.table())
@@ -323,11 +323,11 @@ func (p *simProcess) Last(key prom.Key) prom.Finding {
 	return f
 }
 
-// simTranslator knows the conditions of the nodes that the process knows.
-type simTranslator struct{ p *simProcess }
+// simClassifier knows the conditions of the nodes that the process knows.
+type simClassifier struct{ p *simProcess }
 
 // Classify turns an alert into an observation.
-func (t simTranslator) Classify(a prom.Alert) (prom.Observation, error) {
+func (t simClassifier) Classify(a prom.Alert) (prom.Observation, error) {
 	if _, err := t.p.cache.Get(a.Labels["node"]); err != nil {
 		return prom.Observation{}, err
 	}
@@ -473,10 +473,10 @@ type simProcedure struct {
 	bridge *sop.ApiBridge
 }
 
-// OnlyTells reports whether the procedure never touches the node.
-func (s *simProcedure) OnlyTells() bool {
-	teller, ok := s.SOP.(interface{ OnlyTells() bool })
-	return ok && teller.OnlyTells()
+// OnlyNotifies reports whether the procedure never touches the node.
+func (s *simProcedure) OnlyNotifies() bool {
+	notifier, ok := s.SOP.(interface{ OnlyNotifies() bool })
+	return ok && notifier.OnlyNotifies()
 }
 
 // CreateInstance keeps the bridge.

@@ -28,9 +28,9 @@ type schedule struct {
 	// sick are the nodes that have faults, at the time at which they get them.
 	sick   []simOutbreak
 	events []simEvent
-	// office is held by whoever changes the leader.
-	office sync.Mutex
-	leader *simProcess
+	// election is held by whoever changes the leader.
+	election sync.Mutex
+	leader   *simProcess
 	// background are the leaders that do not know yet that they are none.
 	background sync.WaitGroup
 }
@@ -176,8 +176,8 @@ func (s *schedule) drawUpgrade() {
 
 // replace ends the leader and starts another one.
 func (s *schedule) replace(cause error) {
-	s.office.Lock()
-	defer s.office.Unlock()
+	s.election.Lock()
+	defer s.election.Unlock()
 	s.leader.end(cause)
 	s.lead(s.startProcess())
 }
@@ -223,10 +223,10 @@ func (s *schedule) drawOverlap() {
 }
 
 func (s *schedule) overlap(lasts time.Duration) {
-	s.office.Lock()
+	s.election.Lock()
 	first := s.leader
 	s.lead(s.startProcess())
-	s.office.Unlock()
+	s.election.Unlock()
 	time.Sleep(lasts)
 	first.end(sop.ErrLeaseLost)
 }

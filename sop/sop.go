@@ -29,14 +29,14 @@ type Factory func() SOP
 // Table maps the names of procedures, such as "gpu/hung", to their factories.
 type Table map[string]Factory
 
-// onlyTells reports whether the named procedure is known never to touch the node.
-func (t Table) onlyTells(name string) bool {
+// onlyNotifies reports whether the named procedure is known never to touch the node.
+func (t Table) onlyNotifies(name string) bool {
 	factory, found := t[name]
 	if !found {
 		return false
 	}
-	teller, ok := factory().(interface{ OnlyTells() bool })
-	return ok && teller.OnlyTells()
+	notifier, ok := factory().(interface{ OnlyNotifies() bool })
+	return ok && notifier.OnlyNotifies()
 }
 
 // Names returns the names of the table, sorted.
@@ -68,7 +68,7 @@ type Procedure struct {
 	bridge *ApiBridge
 	steps  func(ctx context.Context, b *ApiBridge) error
 	// tells is true for one that never touches the node.
-	tells bool
+	onlyNotifies bool
 }
 
 var _ SOP = (*Procedure)(nil)
@@ -78,8 +78,8 @@ func NewProcedure(steps func(ctx context.Context, b *ApiBridge) error) *Procedur
 	return &Procedure{steps: steps}
 }
 
-// OnlyTells reports whether the procedure never touches the node.
-func (p *Procedure) OnlyTells() bool { return p.tells }
+// OnlyNotifies reports whether the procedure never touches the node.
+func (p *Procedure) OnlyNotifies() bool { return p.onlyNotifies }
 
 // CreateInstance keeps the bridge.
 func (p *Procedure) CreateInstance(_ context.Context, bridge *ApiBridge) error {

@@ -149,12 +149,12 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 			w.raiseOn(name, "Reboot")
 		}
 		time.Sleep(time.Hour)
-		require.Equal(t, policy.VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
-		require.Contains(t, w.book.Node("n19")[0].Verdict.Reason, "nodes of pool test at once, and more than 5 are a storm")
+		require.Equal(t, policy.VerdictStorm, w.verdicts.Node("n19")[0].Verdict.Name)
+		require.Contains(t, w.verdicts.Node("n19")[0].Verdict.Reason, "nodes of pool test at once, and more than 5 are a storm")
 		stop()
 		stop = w.start()
 		time.Sleep(time.Hour)
-		require.Equal(t, policy.VerdictStorm, w.book.Node("n19")[0].Verdict.Name)
+		require.Equal(t, policy.VerdictStorm, w.verdicts.Node("n19")[0].Verdict.Name)
 		require.LessOrEqual(t, w.cordoned(), 2)
 		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		require.Len(t, w.d.Storms(), 1)
@@ -204,7 +204,7 @@ func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 		time.Sleep(time.Hour)
 		healed := ""
 		for _, name := range w.names() {
-			if w.book.Node(name)[0].Verdict.Name == policy.VerdictStorm && ticket.ReadNode(w.nodeNamed(name)).Ticket == nil {
+			if w.verdicts.Node(name)[0].Verdict.Name == policy.VerdictStorm && ticket.ReadNode(w.nodeNamed(name)).Ticket == nil {
 				healed = name
 				break
 			}

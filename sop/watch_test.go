@@ -107,9 +107,9 @@ func TestHeldBeforeItsFirstStep(t *testing.T) {
 		stop := w.start()
 		defer stop()
 		w.await("held", func(ticket.Record) bool { return w.verdict("Plugin") == policy.VerdictPaused })
-		since := w.book.Node(nodeA)[0].Since
+		since := w.verdicts.Node(nodeA)[0].Since
 		time.Sleep(time.Hour)
-		require.Equal(t, since, w.book.Node(nodeA)[0].Since, "it is the same verdict however often it is tried")
+		require.Equal(t, since, w.verdicts.Node(nodeA)[0].Since, "it is the same verdict however often it is tried")
 		require.Nil(t, w.record().Ticket)
 		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionFalse) })
 		w.raise("Ready")

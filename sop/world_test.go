@@ -50,13 +50,13 @@ type world struct {
 	t      *testing.T
 	client *fake.Clientset
 	// objects is what the client reaches.
-	objects k8stesting.ObjectTracker
-	queue   *queue.Queue
-	source  *fakeSource
-	jobs    *fakeJobs
-	book    *VerdictCache
-	table   Table
-	events  *record.FakeRecorder
+	objects  k8stesting.ObjectTracker
+	queue    *queue.Queue
+	source   *fakeSource
+	jobs     *fakeJobs
+	verdicts *VerdictCache
+	table    Table
+	events   *record.FakeRecorder
 
 	mu       sync.Mutex
 	settings policy.Settings
@@ -261,14 +261,14 @@ func (w *world) currentSettings() policy.Settings {
 func (w *world) dispatcher() *Dispatcher {
 	metrics := NewMetrics(prometheus.NewRegistry())
 	lister := liveNodes{w.client}
-	w.book = NewVerdictCache(metrics, clock.RealClock{})
+	w.verdicts = NewVerdictCache(metrics, clock.RealClock{})
 	orders := NewOrderStore(OrderStoreOptions{
 		Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return w.identity },
 	})
 	return NewDispatcher(Services{
 		Orders: orders,
 		Kube:   w.client, Nodes: lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.jobs,
-		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.book,
+		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.verdicts,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
 	}, w.queue, w, w.table)
 }
@@ -307,7 +307,7 @@ func (w *world) await(what string, until func(r ticket.Record) bool) {
 		if time.Since(began) > testTimeout {
 			r := w.record()
 			w.t.Fatalf("waited %s for %q\nticket: %s\nhistory: %s\nverdicts: %+v", testTimeout, what,
-				r.Node.Annotations[ticket.Annotation], r.Node.Annotations[ticket.HistoryAnnotation], w.book.Node(nodeA))
+				r.Node.Annotations[ticket.Annotation], r.Node.Annotations[ticket.HistoryAnnotation], w.verdicts.Node(nodeA))
 		}
 	}
 }
@@ -359,7 +359,7 @@ func (w *world) boot(node string) {
 }
 
 func (w *world) verdict(condition string) policy.VerdictName {
-	for _, d := range w.book.Node(nodeA) {
+	for _, d := range w.verdicts.Node(nodeA) {
 		if d.Condition == condition {
 			return d.Verdict.Name
 		}

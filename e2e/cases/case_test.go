@@ -25,19 +25,19 @@ const (
 // node is one simulated machine as a case sees it.
 type node struct {
 	t    *testing.T
-	lab  *testenv.Environment
+	env  *testenv.Environment
 	name string
 }
 
 // nodeOf returns the i-th node of the case's pool.
 func nodeOf(t *testing.T, pool string, i int) node {
 	t.Helper()
-	return node{t: t, lab: shared, name: nodeName(pool, i)}
+	return node{t: t, env: shared, name: nodeName(pool, i)}
 }
 
 func (n node) get() *corev1.Node {
 	n.t.Helper()
-	object, err := n.lab.Cluster.Client().CoreV1().Nodes().Get(n.t.Context(), n.name, metav1.GetOptions{})
+	object, err := n.env.Cluster.Client().CoreV1().Nodes().Get(n.t.Context(), n.name, metav1.GetOptions{})
 	require.NoError(n.t, err)
 	return object
 }
@@ -52,7 +52,7 @@ func (n node) record() ticket.Record {
 
 func (n node) state() nodesim.State {
 	n.t.Helper()
-	s, err := n.lab.Sim.State(n.name)
+	s, err := n.env.Sim.State(n.name)
 	require.NoError(n.t, err)
 	return s
 }
@@ -64,13 +64,13 @@ func (n node) inject(fault string) {
 
 func (n node) injectFixedBy(fault string, by nodesim.FixedBy) {
 	n.t.Helper()
-	require.NoError(n.t, n.lab.Sim.Inject(n.name, nodesim.Injection{Fault: fault, FixedBy: by}))
+	require.NoError(n.t, n.env.Sim.Inject(n.name, nodesim.Injection{Fault: fault, FixedBy: by}))
 	n.t.Cleanup(func() { n.clear() })
 }
 
 func (n node) clear() {
 	n.t.Helper()
-	require.NoError(n.t, n.lab.Sim.Clear(n.name))
+	require.NoError(n.t, n.env.Sim.Clear(n.name))
 }
 
 // eventually waits until the condition holds, and says what it waits for if it does not.
@@ -166,7 +166,7 @@ func (n node) verdict(condition string) string {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)
 	defer cancel()
-	view := nodeView(ctx, n.t, n.lab.Aegis[0].URL, n.name)
+	view := nodeView(ctx, n.t, n.env.Aegis[0].URL, n.name)
 	for _, c := range view.Conditions {
 		if c.Condition == condition {
 			return c.Verdict

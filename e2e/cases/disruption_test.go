@@ -38,7 +38,7 @@ func command(t *testing.T, args ...string) (code int, output string) {
 // jobsOf returns the Jobs that were made for the node and the action.
 func (n node) jobsOf(action string) []batchv1.Job {
 	n.t.Helper()
-	list, err := n.lab.Cluster.Client().BatchV1().Jobs("monitoring").List(n.t.Context(), metav1.ListOptions{
+	list, err := n.env.Cluster.Client().BatchV1().Jobs("monitoring").List(n.t.Context(), metav1.ListOptions{
 		LabelSelector: "aegis.io/node=" + n.name + ",aegis.io/action=" + action,
 	})
 	require.NoError(n.t, err)
@@ -89,7 +89,7 @@ func (n node) reached(stage ticket.Action) {
 // firing reports whether an alert of the condition fires on the node, past its pending time.
 func (n node) firing(condition string) bool {
 	n.t.Helper()
-	alerts, err := n.lab.Monitoring.Firing(n.t.Context())
+	alerts, err := n.env.Monitoring.Firing(n.t.Context())
 	require.NoError(n.t, err)
 	for _, a := range alerts {
 		if a.State == "firing" && a.Labels["node"] == n.name && a.Labels["condition"] == condition {

@@ -164,7 +164,7 @@ func (n node) watched() {
 	n.t.Helper()
 	then := fmt.Sprintf(`DCGM_FI_DEV_GPU_TEMP{Hostname=%[1]q} offset 20s and on () node_infiniband_info{node=%[1]q} offset 20s`, n.name)
 	n.eventually("watched for a while", func(ticket.Record) bool {
-		samples, err := n.lab.Monitoring.Query(n.t.Context(), then)
+		samples, err := n.env.Monitoring.Query(n.t.Context(), then)
 		require.NoError(n.t, err)
 		return len(samples) > 0
 	})
@@ -177,7 +177,7 @@ func (n node) endsAfterWait(pods ...*corev1.Pod) {
 	require.Empty(n.t, n.ops("reboot"))
 	for _, pod := range pods {
 		require.True(n.t, exists(n.t, pod), "what may end by itself is not evicted")
-		require.NoError(n.t, n.lab.Cluster.Client().CoreV1().Pods(pod.Namespace).Delete(n.t.Context(), pod.Name, metav1.DeleteOptions{}))
+		require.NoError(n.t, n.env.Cluster.Client().CoreV1().Pods(pod.Namespace).Delete(n.t.Context(), pod.Name, metav1.DeleteOptions{}))
 	}
 }
 
@@ -244,7 +244,7 @@ func TestLostGPUExplainsAndMarks(t *testing.T) {
 	silence, err := shared.Monitoring.Silence(t.Context(), map[string]string{"node": n.name}, time.Hour)
 	require.NoError(t, err)
 	n.inject(nodesim.GPULost)
-	require.NoError(t, n.lab.Sim.Inject(n.name, nodesim.Injection{Fault: nodesim.GPUCheckFailed, GPU: 1}))
+	require.NoError(t, n.env.Sim.Inject(n.name, nodesim.Injection{Fault: nodesim.GPUCheckFailed, GPU: 1}))
 	n.eventuallyVerdict("GpuDown", "silenced")
 	n.eventuallyVerdict("GpuCheckFailed", "tolerated")
 	n.eventuallyVerdict("Xid79GPULost", "tolerated")
@@ -291,7 +291,7 @@ func (n node) everFired() []string {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)
 	defer cancel()
-	samples, err := n.lab.Monitoring.Query(ctx, fmt.Sprintf(`max by (condition) (max_over_time(ALERTS{alertstate="firing",node=%q}[1h]))`, n.name))
+	samples, err := n.env.Monitoring.Query(ctx, fmt.Sprintf(`max by (condition) (max_over_time(ALERTS{alertstate="firing",node=%q}[1h]))`, n.name))
 	require.NoError(n.t, err)
 	var fired []string
 	for _, s := range samples {

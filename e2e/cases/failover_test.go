@@ -38,7 +38,7 @@ func TestLeaderFailover(t *testing.T) {
 	require.Eventually(t, func() bool { return statusOf(t, l.Aegis[1].Webhook()) == http.StatusServiceUnavailable }, within, tick,
 		"Alertmanager comes again after a 503, and after nothing else")
 
-	first := node{t: t, lab: l, name: "ha-0"}
+	first := node{t: t, env: l, name: "ha-0"}
 	boots := first.state().Boots
 	stuck := first.pod("stuck", map[string]string{stuckLabel: "true"})
 	first.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
@@ -59,7 +59,7 @@ func TestLeaderFailover(t *testing.T) {
 	require.Eventually(t, func() bool { return leads(0) }, within, tick)
 	t.Logf("a stopped leader was succeeded after %s", time.Since(stopped).Round(100*time.Millisecond))
 
-	second := node{t: t, lab: l, name: "ha-1"}
+	second := node{t: t, env: l, name: "ha-1"}
 	second.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	second.resolved("GpuHung")
 	require.Len(t, second.jobsOf("reboot"), 1)

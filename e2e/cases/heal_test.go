@@ -175,7 +175,7 @@ func TestPeopleAreLeftAlone(t *testing.T) {
 
 func TestControlPlaneIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	n := node{t: t, lab: shared, name: controlPlane}
+	n := node{t: t, env: shared, name: controlPlane}
 	n.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	n.eventuallyVerdict("GpuHung", "control_plane")
 	n.untouched(5*time.Second, func(now *corev1.Node) bool {
@@ -280,7 +280,7 @@ func TestOwnCordonIsVerified(t *testing.T) {
 	t.Parallel()
 	n := nodeOf(t, poolNotReady, 1)
 	cordon := []byte(`{"metadata": {"annotations": {"aegis.io/cordoned-by": "aegis/20260101t000000-abc123"}}, "spec": {"unschedulable": true}}`)
-	_, err := n.lab.Cluster.Client().CoreV1().Nodes().Patch(t.Context(), n.name, types.MergePatchType, cordon, metav1.PatchOptions{FieldManager: "aegis"})
+	_, err := n.env.Cluster.Client().CoreV1().Nodes().Patch(t.Context(), n.name, types.MergePatchType, cordon, metav1.PatchOptions{FieldManager: "aegis"})
 	require.NoError(t, err)
 	n.resolved("NodeCordon")
 	require.Len(t, n.ops("healthcheck"), 1)

@@ -28,7 +28,7 @@ const (
 // edit changes the node as a person does.
 func (n node) edit(change func(*corev1.Node)) {
 	n.t.Helper()
-	client := n.lab.Cluster.Client().CoreV1().Nodes()
+	client := n.env.Cluster.Client().CoreV1().Nodes()
 	require.NoError(n.t, retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		object, err := client.Get(n.t.Context(), n.name, metav1.GetOptions{})
 		if err != nil {
@@ -80,7 +80,7 @@ func (n node) podObject(name string, labels map[string]string) *corev1.Pod {
 // start creates the pod and waits until it runs.
 func (n node) start(object *corev1.Pod) *corev1.Pod {
 	n.t.Helper()
-	client := n.lab.Cluster.Client().CoreV1().Pods(namespace)
+	client := n.env.Cluster.Client().CoreV1().Pods(namespace)
 	created, err := client.Create(n.t.Context(), object, metav1.CreateOptions{})
 	require.NoError(n.t, err)
 	require.Eventually(n.t, func() bool {
@@ -121,7 +121,7 @@ func (n node) budget(name string) {
 			Selector:     &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}},
 		},
 	}
-	client := n.lab.Cluster.Client().PolicyV1().PodDisruptionBudgets(namespace)
+	client := n.env.Cluster.Client().PolicyV1().PodDisruptionBudgets(namespace)
 	_, err := client.Create(n.t.Context(), object, metav1.CreateOptions{})
 	require.NoError(n.t, err)
 	require.Eventually(n.t, func() bool {
@@ -138,7 +138,7 @@ func (n node) devicePlugin() {
 	time.Sleep(time.Until(first.CreationTimestamp.Add(2 * time.Second)))
 	done := make(chan error, 1)
 	go func() {
-		client := n.lab.Cluster.Client().CoreV1().Pods(namespace)
+		client := n.env.Cluster.Client().CoreV1().Pods(namespace)
 		for {
 			_, err := client.Get(n.t.Context(), first.Name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) {

@@ -27,7 +27,7 @@ func (n node) order(what, body string) {
 // explained returns what Aegis says about the node in words.
 func (n node) explained() string {
 	n.t.Helper()
-	req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, n.lab.Aegis[0].URL+"/api/v1/nodes/"+n.name+"/explain", nil)
+	req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, n.env.Aegis[0].URL+"/api/v1/nodes/"+n.name+"/explain", nil)
 	require.NoError(n.t, err)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(n.t, err)
@@ -112,7 +112,7 @@ func TestCordonThatAPersonReplacedStays(t *testing.T) {
 	n.edit(func(object *corev1.Node) { object.Spec.Unschedulable = true })
 	require.Contains(t, n.handedOver("gpu").Reason, "uncordoned")
 	release(t, shared, stuck)
-	require.NoError(t, n.lab.Sim.Clear(n.name, nodesim.GPUHung))
+	require.NoError(t, n.env.Sim.Clear(n.name, nodesim.GPUHung))
 	n.untouchedOps("reboot", 10*time.Second)
 	require.True(t, n.get().Spec.Unschedulable)
 }
@@ -132,7 +132,7 @@ func TestMoreUrgentConditionTakesTheTicket(t *testing.T) {
 	})
 	require.Contains(t, steps(n.record().Ticket), "drain Canceled")
 	require.Empty(t, n.jobsOf("reboot"))
-	require.NoError(t, n.lab.Sim.Clear(n.name, nodesim.NotReady))
+	require.NoError(t, n.env.Sim.Clear(n.name, nodesim.NotReady))
 	release(t, shared, stuck)
 	n.resolved("GpuHung")
 	require.Len(t, n.jobsOf("reboot"), 1)
@@ -146,8 +146,8 @@ func TestRecreatedNodeIsAnotherNode(t *testing.T) {
 	n.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	n.running(ticket.Drain)
 	old := n.get()
-	require.NoError(t, n.lab.Cluster.Client().CoreV1().Nodes().Delete(t.Context(), n.name, metav1.DeleteOptions{}))
-	require.NoError(t, n.lab.Cluster.AddNodes(t.Context(), []cluster.Node{{Name: n.name, GPUs: gpusPerNode, Pool: poolOrders}}))
+	require.NoError(t, n.env.Cluster.Client().CoreV1().Nodes().Delete(t.Context(), n.name, metav1.DeleteOptions{}))
+	require.NoError(t, n.env.Cluster.AddNodes(t.Context(), []cluster.Node{{Name: n.name, GPUs: gpusPerNode, Pool: poolOrders}}))
 	n.eventually("ready", func(r ticket.Record) bool { return ready(r.Node) })
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(tick) {
 		r := n.record()

@@ -160,7 +160,7 @@ func TestRepeatedVerdictIsOneEvent(t *testing.T) {
 // told returns how often the one Event whose message begins like that was told of the node.
 func (n node) told(message string) int32 {
 	n.t.Helper()
-	list, err := n.lab.Cluster.Client().CoreV1().Events(metav1.NamespaceDefault).List(n.t.Context(), metav1.ListOptions{
+	list, err := n.env.Cluster.Client().CoreV1().Events(metav1.NamespaceDefault).List(n.t.Context(), metav1.ListOptions{
 		FieldSelector: fields.Set{"involvedObject.kind": "Node", "involvedObject.name": n.name}.String(),
 	})
 	require.NoError(n.t, err)

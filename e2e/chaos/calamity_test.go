@@ -50,7 +50,7 @@ func (w *world) calamities(ctx context.Context) error {
 		all := w.allCalamities(random.IntN(2))
 		c := all[random.IntN(len(all))]
 		if err := c.begin(ctx); err != nil {
-			w.diary.note(c.name, err)
+			w.eventLog.note(c.name, err)
 			continue
 		}
 		// The rest of the misfortune may be shorter.
@@ -58,7 +58,7 @@ func (w *world) calamities(ctx context.Context) error {
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		err := c.end(back)
 		cancel()
-		w.diary.note(c.name, err)
+		w.eventLog.note(c.name, err)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -78,7 +78,7 @@ func (w *world) allCalamities(which int) []calamity {
 		}
 	}
 	again := func(context.Context) error { return w.guard.launch(leader) }
-	m := w.lab.Monitoring
+	m := w.env.Monitoring
 	return []calamity{
 		{
 			"leader killed", time.Second, 10 * time.Second,
@@ -90,12 +90,12 @@ func (w *world) allCalamities(which int) []calamity {
 		},
 		{
 			"leader frozen for longer than its lease", 7 * time.Second, 14 * time.Second,
-			ofLeader(func(i int) error { return w.lab.Aegis[i].Signal(syscall.SIGSTOP) }),
-			func(context.Context) error { return w.lab.Aegis[leader].Signal(syscall.SIGCONT) },
+			ofLeader(func(i int) error { return w.env.Aegis[i].Signal(syscall.SIGSTOP) }),
+			func(context.Context) error { return w.env.Aegis[leader].Signal(syscall.SIGCONT) },
 		},
 		{
 			"API server killed", time.Second, 10 * time.Second,
-			func(context.Context) error { return w.lab.Cluster.KillAPIServer() }, w.startAPIServer,
+			func(context.Context) error { return w.env.Cluster.KillAPIServer() }, w.startAPIServer,
 		},
 		{
 			"Prometheus killed", 3 * time.Second, 15 * time.Second,
@@ -128,15 +128,15 @@ func (w *world) allCalamities(which int) []calamity {
 
 // startAPIServer brings it back. Until it is ready, and a little longer, it denies what it has no cached rule for.
 func (w *world) startAPIServer(ctx context.Context) error {
-	w.diary.begin(startTimes)
-	err := w.lab.Cluster.StartAPIServer(ctx)
-	w.diary.end(startTimes)
+	w.eventLog.begin(startTimes)
+	err := w.env.Cluster.StartAPIServer(ctx)
+	w.eventLog.end(startTimes)
 	return err
 }
 
 func (w *world) killAlertmanager(i int) error {
-	err := w.lab.Monitoring.KillAlertmanager(i)
-	w.diary.forgetSilences(i)
+	err := w.env.Monitoring.KillAlertmanager(i)
+	w.eventLog.forgetSilences(i)
 	return err
 }
 
@@ -144,21 +144,21 @@ func (w *world) killAlertmanager(i int) error {
 func (w *world) blinding(kill func() error) func(context.Context) error {
 	return func(context.Context) error {
 		err := kill()
-		w.diary.begin(blindTimes)
+		w.eventLog.begin(blindTimes)
 		return err
 	}
 }
 
 func (w *world) seeing(start func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		w.diary.end(blindTimes)
+		w.eventLog.end(blindTimes)
 		return start(ctx)
 	}
 }
 
 // leader returns which replica leads, -1 when none says so.
 func (w *world) leader(ctx context.Context) int {
-	for i, a := range w.lab.Aegis {
+	for i, a := range w.env.Aegis {
 		probe, cancel := context.WithTimeout(ctx, probeTimeout)
 		value, err := a.Value(probe, "aegis_leader", nil)
 		cancel()
@@ -173,7 +173,7 @@ func (w *world) leader(ctx context.Context) int {
 func (w *world) calm() {
 	w.t.Helper()
 	w.proxy.Misbehave(faultproxy.Rates{})
-	for i := range w.lab.Aegis {
+	for i := range w.env.Aegis {
 		require.NoError(w.t, w.guard.launch(i))
 	}
 }

@@ -90,9 +90,9 @@ func (p *tape) job(action, node, incident, attempt string) {
 
 func (p *tape) wait(d time.Duration) { p.now = p.now.Add(d) }
 
-func (p *tape) evidence(d *diary) evidence {
+func (p *tape) evidence(d *eventLog) evidence {
 	return evidence{
-		history: readHistory(p.t, p.events, &podPlaces{nodes: map[string]string{"/p": "n1"}}), diary: d,
+		history: readHistory(p.t, p.events, &podPlaces{nodes: map[string]string{"/p": "n1"}}), eventLog: d,
 		machines: map[string]nodesim.State{"n1": {Boots: 2}}, allowed: map[string]int{"a": 1},
 	}
 }
@@ -103,43 +103,43 @@ func TestInvariantsCatch(t *testing.T) {
 	const passed = "\nworkflows:\n- {action: reboot, status: Succeeded}\n- {action: healthcheck, status: Succeeded}\n"
 	tests := []struct {
 		name, broken string
-		happens      func(*tape, *diary)
+		happens      func(*tape, *eventLog)
 	}{
-		{"a repair", "", func(p *tape, _ *diary) {
+		{"a repair", "", func(p *tape, _ *eventLog) {
 			p.aegisCordons("n1", "i1")
 			p.job("reboot", "n1", "i1", "1")
 			p.write(cluster.AegisUser, "n1", "[]", func(n *corev1.Node) { n.Annotations[ticket.Annotation] += passed[1:] })
 			p.aegisUncordons("n1")
 		}},
-		{"a Job twice", "each Job is made once", func(p *tape, d *diary) {
+		{"a Job twice", "each Job is made once", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.job("reboot", "n1", "i1", "1")
 			p.job("reboot", "n1", "i1", "1")
 		}},
-		{"three reboots", "no more reboots than the policy allows", func(p *tape, _ *diary) {
+		{"three reboots", "no more reboots than the policy allows", func(p *tape, _ *eventLog) {
 			for _, attempt := range []string{"1", "2", "3"} {
 				p.job("reboot", "n1", "i1", attempt)
 			}
 		}},
-		{"a boot without a Job", "each boot was ordered by one Job", func(*tape, *diary) {}},
-		{"two cordons at once", "the budget is kept", func(p *tape, d *diary) {
+		{"a boot without a Job", "each boot was ordered by one Job", func(*tape, *eventLog) {}},
+		{"two cordons at once", "the budget is kept", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.aegisCordons("n1", "i1")
 			p.aegisCordons("n2", "i2")
 		}},
-		{"a cordon beside one of a person", "the budget is kept", func(p *tape, d *diary) {
+		{"a cordon beside one of a person", "the budget is kept", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.personCordons("n1")
 			p.wait(time.Minute)
 			p.aegisCordons("n2", "i2")
 		}},
-		{"a cordon that could not know of another one", "", func(p *tape, d *diary) {
+		{"a cordon that could not know of another one", "", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.personCordons("n1")
 			p.wait(time.Second)
 			p.aegisCordons("n2", "i2")
 		}},
-		{"a person's cordon undone", "cordons of people stay", func(p *tape, d *diary) {
+		{"a person's cordon undone", "cordons of people stay", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.write("admin", "n1", "{}", func(n *corev1.Node) {
 				n.Annotations[ticket.Annotation] = "id: i1\ncondition: GpuHung\nsupervisor: aegis\n"
@@ -147,7 +147,7 @@ func TestInvariantsCatch(t *testing.T) {
 			p.personCordons("n1")
 			p.aegisUncordons("n1")
 		}},
-		{"a return without a healthcheck", "nodes return only after a passed healthcheck", func(p *tape, d *diary) {
+		{"a return without a healthcheck", "nodes return only after a passed healthcheck", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.aegisCordons("n1", "i1")
 			p.write(cluster.AegisUser, "n1", "[]", func(n *corev1.Node) {
@@ -155,22 +155,22 @@ func TestInvariantsCatch(t *testing.T) {
 			})
 			p.aegisUncordons("n1")
 		}},
-		{"a ticket without a trace", "no ticket is lost", func(p *tape, d *diary) {
+		{"a ticket without a trace", "no ticket is lost", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.aegisCordons("n1", "i1")
 			p.write(cluster.AegisUser, "n1", "[]", func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
 		}},
-		{"a ticket that a person removed", "", func(p *tape, d *diary) {
+		{"a ticket that a person removed", "", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.aegisCordons("n1", "i1")
 			p.write("admin", "n1", "{}", func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
 		}},
-		{"a reboot of an excluded node", "nothing destructive is done where it is forbidden", func(p *tape, _ *diary) {
+		{"a reboot of an excluded node", "nothing destructive is done where it is forbidden", func(p *tape, _ *eventLog) {
 			p.write("admin", "n1", "{}", func(n *corev1.Node) { n.Labels[disableLabel] = "true" })
 			p.wait(time.Minute)
 			p.job("reboot", "n1", "i1", "1")
 		}},
-		{"an eviction while it is silenced", "nothing destructive is done where it is forbidden", func(p *tape, d *diary) {
+		{"an eviction while it is silenced", "nothing destructive is done where it is forbidden", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			d.silenced["n1"] = []*silence{{period: period{from: p.now}}}
 			p.wait(time.Minute)
@@ -178,7 +178,7 @@ func TestInvariantsCatch(t *testing.T) {
 				At: p.now, User: cluster.AegisUser, Verb: "create", Resource: "pods", Subresource: "eviction", Name: "p", Code: 201,
 			})
 		}},
-		{"a request without the right", "Aegis uses no right that it lacks", func(p *tape, d *diary) {
+		{"a request without the right", "Aegis uses no right that it lacks", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.events = append(p.events, cluster.AuditEvent{At: p.now, User: cluster.AegisUser, Verb: "delete", Resource: "nodes", Code: 403})
 		}},
@@ -186,7 +186,7 @@ func TestInvariantsCatch(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p, d := newTape(t), newDiary()
+			p, d := newTape(t), newEventLog()
 			p.exist("n1", "n2")
 			tt.happens(p, d)
 			e := p.evidence(d)

@@ -14,8 +14,8 @@ func (p period) since(at time.Time) (time.Time, bool) {
 	return p.from, !at.Before(p.from) && (p.to.IsZero() || at.Before(p.to))
 }
 
-// diary holds what was done to the cluster, as far as the audit log does not say it.
-type diary struct {
+// eventLog holds what was done to the cluster, as far as the audit log does not say it.
+type eventLog struct {
 	mu      sync.Mutex
 	started time.Time
 	// counts is how often each thing was done, failed how often it could not be.
@@ -30,14 +30,14 @@ type diary struct {
 	boots map[string]int
 }
 
-func newDiary() *diary {
-	return &diary{
+func newEventLog() *eventLog {
+	return &eventLog{
 		started: time.Now(), counts: make(map[string]int), failed: make(map[string]int),
 		silenced: make(map[string][]*silence), boots: make(map[string]int),
 	}
 }
 
-func (d *diary) note(what string, err error) {
+func (d *eventLog) note(what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
@@ -47,21 +47,21 @@ func (d *diary) note(what string, err error) {
 	d.counts[what]++
 }
 
-func (d *diary) booted(node string) {
+func (d *eventLog) booted(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.boots[node]++
 }
 
 // begin opens a period in the list that the function returns, and end closes the last one.
-func (d *diary) begin(list func(*diary) *[]period) {
+func (d *eventLog) begin(list func(*eventLog) *[]period) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	periods := list(d)
 	*periods = append(*periods, period{from: time.Now()})
 }
 
-func (d *diary) end(list func(*diary) *[]period) {
+func (d *eventLog) end(list func(*eventLog) *[]period) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	periods := *list(d)
@@ -71,18 +71,18 @@ func (d *diary) end(list func(*diary) *[]period) {
 }
 
 // open reports whether the last period has not ended.
-func (d *diary) open(list func(*diary) *[]period) bool {
+func (d *eventLog) open(list func(*eventLog) *[]period) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	periods := *list(d)
 	return len(periods) > 0 && periods[len(periods)-1].to.IsZero()
 }
 
-func pausedTimes(d *diary) *[]period { return &d.paused }
+func pausedTimes(d *eventLog) *[]period { return &d.paused }
 
-func startTimes(d *diary) *[]period { return &d.starts }
+func startTimes(d *eventLog) *[]period { return &d.starts }
 
-func blindTimes(d *diary) *[]period { return &d.blind }
+func blindTimes(d *eventLog) *[]period { return &d.blind }
 
 // silence is one of a node. known says which replicas of Alertmanager know it.
 type silence struct {
@@ -91,7 +91,7 @@ type silence struct {
 }
 
 // silence notes the silence of a node; the returned function notes its end.
-func (d *diary) silence(node string) (end func()) {
+func (d *eventLog) silence(node string) (end func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := &silence{period: period{from: time.Now()}, known: [alertmanagers]bool{true, true}}
@@ -110,7 +110,7 @@ func (s *silence) over() {
 }
 
 // forgetSilences says that a replica of Alertmanager was killed, before it had written down what it knew.
-func (d *diary) forgetSilences(replica int) {
+func (d *eventLog) forgetSilences(replica int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, silences := range d.silenced {
@@ -123,7 +123,7 @@ func (d *diary) forgetSilences(replica int) {
 }
 
 // silences returns the times in which the node was silenced.
-func (d *diary) silences(node string) []period {
+func (d *eventLog) silences(node string) []period {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var periods []period

@@ -57,7 +57,7 @@ type actor struct {
 
 func (w *world) newActor(ctx context.Context, random *rand.Rand) *actor {
 	a := &actor{world: w, ctx: ctx, random: random}
-	for _, s := range w.lab.Sim.States() {
+	for _, s := range w.env.Sim.States() {
 		a.names = append(a.names, s.Node)
 	}
 	return a
@@ -74,7 +74,7 @@ func (a *actor) act() {
 		throw := a.random.IntN(total)
 		for _, t := range all {
 			if throw -= t.weight; throw < 0 {
-				a.diary.note(t.name, t.do(a))
+				a.eventLog.note(t.name, t.do(a))
 				break
 			}
 		}
@@ -151,7 +151,7 @@ func (a *actor) machine(gpu bool) string {
 
 // inject gives the machine faults. They pass by themselves after the given time, unless that is zero.
 func (a *actor) inject(node string, by nodesim.FixedBy, passAfter time.Duration, names ...string) error {
-	state, err := a.lab.Sim.State(node)
+	state, err := a.env.Sim.State(node)
 	if err != nil {
 		return err
 	}
@@ -163,47 +163,47 @@ func (a *actor) inject(node string, by nodesim.FixedBy, passAfter time.Duration,
 		if state.GPUs > 0 && strings.Contains(name, "gpu") {
 			injection.GPU = a.random.IntN(state.GPUs)
 		}
-		if err := a.lab.Sim.Inject(node, injection); err != nil {
+		if err := a.env.Sim.Inject(node, injection); err != nil {
 			return err
 		}
 	}
 	if passAfter > 0 {
-		a.after(passAfter, func() { a.diary.note("fault passed", a.lab.Sim.Clear(node, names...)) })
+		a.after(passAfter, func() { a.eventLog.note("fault passed", a.env.Sim.Clear(node, names...)) })
 	}
 	return nil
 }
 
 func (a *actor) panics() error {
 	node := a.machine(false)
-	if s, err := a.lab.Sim.State(node); err != nil || s.Power != nodesim.PowerOn {
+	if s, err := a.env.Sim.State(node); err != nil || s.Power != nodesim.PowerOn {
 		return errors.Join(err, errNobody)
 	}
-	a.diary.booted(node)
-	if err := a.lab.Sim.Inject(node, nodesim.Injection{Fault: nodesim.KernelPanic}); err != nil {
+	a.eventLog.booted(node)
+	if err := a.env.Sim.Inject(node, nodesim.Injection{Fault: nodesim.KernelPanic}); err != nil {
 		return err
 	}
 	// It boots twice: the problem outlives its own boot.
-	a.after(20*time.Second, func() { a.diary.note("fault passed", a.lab.Sim.Clear(node, nodesim.KernelPanic)) })
+	a.after(20*time.Second, func() { a.eventLog.note("fault passed", a.env.Sim.Clear(node, nodesim.KernelPanic)) })
 	return nil
 }
 
 // powerCycle is a person at the machine who switches it off, and later on again.
 func (a *actor) powerCycle() error {
 	node := a.machine(false)
-	if err := a.lab.Sim.Power(node, false); err != nil {
+	if err := a.env.Sim.Power(node, false); err != nil {
 		return err
 	}
-	a.after(a.between(5*time.Second, 40*time.Second), func() { a.diary.note("power on", a.powerOn(node)) })
+	a.after(a.between(5*time.Second, 40*time.Second), func() { a.eventLog.note("power on", a.powerOn(node)) })
 	return nil
 }
 
 func (a *actor) powerOn(node string) error {
-	s, err := a.lab.Sim.State(node)
+	s, err := a.env.Sim.State(node)
 	if err != nil || s.Power != nodesim.PowerOff {
 		return err
 	}
-	a.diary.booted(node)
-	return a.lab.Sim.Power(node, true)
+	a.eventLog.booted(node)
+	return a.env.Sim.Power(node, true)
 }
 
 // people are what operators may do at any time.
@@ -282,7 +282,7 @@ func (a *actor) cordon() error {
 	node, err := a.edit(inService, cordoned)
 	if err == nil {
 		a.after(a.between(10*time.Second, time.Minute), func() {
-			a.diary.note("person uncordons", a.change(node, func(n *corev1.Node) { n.Spec.Unschedulable = false }))
+			a.eventLog.note("person uncordons", a.change(node, func(n *corev1.Node) { n.Spec.Unschedulable = false }))
 		})
 	}
 	return err
@@ -299,7 +299,7 @@ func (a *actor) exclude() error {
 		func(n *corev1.Node) { n.Labels[disableLabel] = "true" })
 	if err == nil {
 		a.after(a.between(10*time.Second, time.Minute), func() {
-			a.diary.note("person includes", a.change(node, func(n *corev1.Node) { delete(n.Labels, disableLabel) }))
+			a.eventLog.note("person includes", a.change(node, func(n *corev1.Node) { delete(n.Labels, disableLabel) }))
 		})
 	}
 	return err
@@ -307,16 +307,16 @@ func (a *actor) exclude() error {
 
 // pauseAll writes on the Lease, as kubectl annotate does.
 func (a *actor) pauseAll() error {
-	if a.diary.open(pausedTimes) {
+	if a.eventLog.open(pausedTimes) {
 		return errNobody
 	}
 	if err := a.annotateLease("chaos"); err != nil {
 		return err
 	}
-	a.diary.begin(pausedTimes)
+	a.eventLog.begin(pausedTimes)
 	a.after(a.between(20*time.Second, 30*time.Second), func() {
-		a.diary.end(pausedTimes)
-		a.diary.note("person resumes", insist(func() error { return a.annotateLease(nil) }))
+		a.eventLog.end(pausedTimes)
+		a.eventLog.note("person resumes", insist(func() error { return a.annotateLease(nil) }))
 	})
 	return nil
 }
@@ -336,16 +336,16 @@ func (a *actor) silence() error {
 	node := a.machine(false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), callWithin)
 	defer cancel()
-	id, err := a.lab.Monitoring.Silence(ctx, map[string]string{"node": node}, time.Hour)
+	id, err := a.env.Monitoring.Silence(ctx, map[string]string{"node": node}, time.Hour)
 	if err != nil {
 		return err
 	}
-	end := a.diary.silence(node)
+	end := a.eventLog.silence(node)
 	a.after(a.between(15*time.Second, time.Minute), func() {
 		end()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), callWithin)
 		defer cancel()
-		a.diary.note("silence expires", a.lab.Monitoring.Expire(ctx, id))
+		a.eventLog.note("silence expires", a.env.Monitoring.Expire(ctx, id))
 	})
 	return nil
 }
@@ -369,7 +369,7 @@ func (a *actor) takeOver() error {
 	node, err := a.edit(withAegis, supervised(person))
 	if err == nil {
 		a.after(a.between(5*time.Second, 40*time.Second), func() {
-			a.diary.note("person gives back", a.change(node, supervised(ticket.Self)))
+			a.eventLog.note("person gives back", a.change(node, supervised(ticket.Self)))
 		})
 	}
 	return err
@@ -386,7 +386,7 @@ func (a *actor) repair() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.lab.Sim.Clear(node), a.powerOn(node)); err != nil {
+	if err := errors.Join(a.env.Sim.Clear(node), a.powerOn(node)); err != nil {
 		return fmt.Errorf("repair: %w", err)
 	}
 	return a.change(node, supervised(ticket.Self))

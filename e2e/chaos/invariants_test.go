@@ -23,7 +23,7 @@ const (
 // evidence is all that the invariants are read from.
 type evidence struct {
 	history  history
-	diary    *diary
+	eventLog *eventLog
 	machines map[string]nodesim.State
 	// allowed is how many nodes of a pool may be out of service.
 	allowed map[string]int
@@ -90,9 +90,9 @@ func bootsOrdered(e evidence) []string {
 	}
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(e.machines)) {
-		boots, most := e.machines[name].Boots, 1+e.diary.boots[name]+ordered[name]
+		boots, most := e.machines[name].Boots, 1+e.eventLog.boots[name]+ordered[name]
 		if boots > most {
-			wrong = append(wrong, fmt.Sprintf("%s booted %d times: %d Jobs, %d boots of others", name, boots, ordered[name], e.diary.boots[name]))
+			wrong = append(wrong, fmt.Sprintf("%s booted %d times: %d Jobs, %d boots of others", name, boots, ordered[name], e.eventLog.boots[name]))
 		}
 		pods := make(map[string]bool)
 		for _, op := range e.machines[name].Ops {
@@ -246,16 +246,16 @@ func (e evidence) prohibitions(a act) []prohibition {
 		{"cordoned by a person", node(version.cordonedByPeople)},
 		{"excluded", node(version.excluded)},
 		{"with people", node(version.withPeople)},
-		{"silenced", period(e.diary.silences(a.node))},
-		{"paused", period(e.diary.paused)},
-		{"without a source to ask", period(e.diary.blind)},
+		{"silenced", period(e.eventLog.silences(a.node))},
+		{"paused", period(e.eventLog.paused)},
+		{"without a source to ask", period(e.eventLog.blind)},
 	}
 }
 
 func nothingDenied(e evidence) []string {
 	var wrong []string
 	for _, d := range e.history.denied {
-		if _, starting := covers(e.diary.starts, d.At); starting {
+		if _, starting := covers(e.eventLog.starts, d.At); starting {
 			// An API server denies everything until it has read its roles.
 			continue
 		}

@@ -94,21 +94,21 @@ func durationFromEnv(t *testing.T) time.Duration {
 
 // world is the cluster and everything that happens in it.
 type world struct {
-	t       *testing.T
-	lab     *testenv.Environment
-	client  kubernetes.Interface
-	proxy   *faultproxy.Proxy
-	service *service
-	diary   *diary
-	pods    *podPlaces
-	guard   *guard
+	t        *testing.T
+	env      *testenv.Environment
+	client   kubernetes.Interface
+	proxy    *faultproxy.Proxy
+	service  *service
+	eventLog *eventLog
+	pods     *podPlaces
+	guard    *guard
 	// seed gives each actor a random source of its own.
 	seed uint64
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, diary: newDiary(), service: newService(t), seed: seed}
+	w := &world{t: t, eventLog: newEventLog(), service: newService(t), seed: seed}
 	dir := logDir(t)
 	o := options(t, dir)
 	o.Webhook = w.service.before
@@ -121,15 +121,15 @@ func newWorld(t *testing.T, seed uint64) *world {
 		return w.proxy.Kubeconfig, nil
 	}
 	var err error
-	w.lab, err = testenv.Start(t.Context(), o)
+	w.env, err = testenv.Start(t.Context(), o)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, w.lab.Stop()) })
+	t.Cleanup(func() { require.NoError(t, w.env.Stop()) })
 	t.Cleanup(func() { require.NoError(t, w.proxy.Stop()) })
-	w.client = w.lab.Cluster.Client()
-	w.service.forwardTo(w.lab.Aegis)
+	w.client = w.env.Cluster.Client()
+	w.service.forwardTo(w.env.Aegis)
 	w.startWorkload()
 	w.pods = watchPods(t, w.client)
-	w.guard = watchReplicas(t, w.lab.Aegis)
+	w.guard = watchReplicas(t, w.env.Aegis)
 	return w
 }
 
@@ -240,9 +240,9 @@ conditions:
 // startWorkload runs what is evicted when nodes are drained, and the device plugin on every node.
 func (w *world) startWorkload() {
 	w.t.Helper()
-	require.NoError(w.t, w.lab.Cluster.ApplyYAML(w.t.Context(), []byte(workload)))
+	require.NoError(w.t, w.env.Cluster.ApplyYAML(w.t.Context(), []byte(workload)))
 	require.Eventually(w.t, func() bool {
-		value, err := w.lab.Monitoring.Query(w.t.Context(), `sum(kube_pod_status_phase{phase="Running"})`)
+		value, err := w.env.Monitoring.Query(w.t.Context(), `sum(kube_pod_status_phase{phase="Running"})`)
 		return err == nil && len(value) == 1 && value[0].Value >= chaosNodes
 	}, time.Minute, tick, "the workload runs")
 }
@@ -304,16 +304,16 @@ func (w *world) random(actor uint64) *rand.Rand { return rand.New(rand.NewPCG(w.
 
 // dump shows the end of the logs of a replica.
 func (w *world) dump() {
-	for _, a := range w.lab.Aegis {
+	for _, a := range w.env.Aegis {
 		w.t.Log(proc.Tail(a.LogFile))
 	}
-	w.t.Log(filepath.Join(w.lab.Dir, "audit.log"))
+	w.t.Log(filepath.Join(w.env.Dir, "audit.log"))
 }
 
 // states returns the simulated machines by name.
 func (w *world) states() map[string]nodesim.State {
 	states := make(map[string]nodesim.State)
-	for _, s := range w.lab.Sim.States() {
+	for _, s := range w.env.Sim.States() {
 		states[s.Node] = s
 	}
 	return states

@@ -190,10 +190,10 @@ func (w *world) views() (views map[string]view, err error) {
 // judge reads what happened from the audit log and the machines, and tells it.
 func (w *world) judge() {
 	w.t.Helper()
-	events, err := w.lab.Cluster.Audit()
+	events, err := w.env.Cluster.Audit()
 	require.NoError(w.t, err)
 	e := evidence{
-		history: readHistory(w.t, events, w.pods), diary: w.diary, machines: w.states(), allowed: make(map[string]int),
+		history: readHistory(w.t, events, w.pods), eventLog: w.eventLog, machines: w.states(), allowed: make(map[string]int),
 	}
 	for _, pool := range pools() {
 		e.allowed[pool] = max(1, chaosNodes/len(pools())*poolPercent/100)
@@ -207,7 +207,7 @@ func (w *world) judge() {
 	if died := w.guard.result(w.t); died > 0 {
 		w.t.Errorf("NOT TRUE: no replica ends by itself: %d did", died)
 	}
-	for _, a := range w.lab.Aegis {
+	for _, a := range w.env.Aegis {
 		w.searchLog(a.LogFile)
 	}
 }
@@ -235,8 +235,8 @@ func (w *world) tell(e evidence) {
 			row("  "+what, counts[what])
 		}
 	}
-	rows("DONE", w.diary.counts)
-	rows("COULD NOT BE DONE", w.diary.failed)
+	rows("DONE", w.eventLog.counts)
+	rows("COULD NOT BE DONE", w.eventLog.failed)
 	troubles := make(map[string]int)
 	for trouble, n := range w.proxy.Counts() {
 		troubles[string(trouble)] = n

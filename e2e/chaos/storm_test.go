@@ -43,15 +43,15 @@ groups:
 // once, also over a crash, and when the rule is put right everything is given free.
 func TestStorm(t *testing.T) {
 	s := newStorm(t)
-	require.NoError(t, s.lab.Monitoring.SetExtraRules(t.Context(), wrongRule))
+	require.NoError(t, s.env.Monitoring.SetExtraRules(t.Context(), wrongRule))
 	s.eventually("the storm is seen", func() bool { return s.active() })
 	s.eventually("it holds the others", func() bool { return s.held() >= stormNodes-stormBudget })
 	s.watch()
-	require.NoError(t, s.lab.Aegis[0].Kill9())
-	require.NoError(t, s.lab.Aegis[0].Start(t.Context()))
+	require.NoError(t, s.env.Aegis[0].Kill9())
+	require.NoError(t, s.env.Aegis[0].Start(t.Context()))
 	s.eventually("the storm is still known", func() bool { return s.active() && s.held() >= stormNodes-stormBudget })
 	s.watch()
-	require.NoError(t, s.lab.Monitoring.SetExtraRules(t.Context(), ""))
+	require.NoError(t, s.env.Monitoring.SetExtraRules(t.Context(), ""))
 	s.eventually("the storm is over and everything is free", func() bool { return !s.active() && len(s.touched()) == 0 })
 	s.eventually("people are told that it is over", func() bool { return len(s.notices("AegisStormOver")) == 1 })
 	s.judge()
@@ -70,7 +70,7 @@ func newStorm(t *testing.T) storm {
 	w := &world{t: t, service: newService(t)}
 	dir := logDir(t)
 	var err error
-	w.lab, err = testenv.Start(t.Context(), testenv.Options{
+	w.env, err = testenv.Start(t.Context(), testenv.Options{
 		BinDir: withRaceDetector(t, dir), Dir: dir, Nodes: nodes, Compress: monitoring.FastRules(), Interval: 2 * time.Second,
 		Heartbeat: 30 * time.Second, NodeMonitorGrace: 2 * time.Minute,
 		Config: func(c *aegis.Config) {
@@ -82,9 +82,9 @@ func newStorm(t *testing.T) storm {
 		},
 	})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, w.lab.Stop()) })
-	w.client = w.lab.Cluster.Client()
-	w.service.forwardTo(w.lab.Aegis)
+	t.Cleanup(func() { require.NoError(t, w.env.Stop()) })
+	w.client = w.env.Cluster.Client()
+	w.service.forwardTo(w.env.Aegis)
 	return storm{w}
 }
 
@@ -103,7 +103,7 @@ func (s storm) eventually(what string, holds func() bool) {
 
 // active reports whether the metric shows the storm. It is not there when there is none.
 func (s storm) active() bool {
-	value, err := s.lab.Aegis[0].Value(s.t.Context(), "aegis_storm_active", map[string]string{"condition": "GpuHung", "pool": stormPool})
+	value, err := s.env.Aegis[0].Value(s.t.Context(), "aegis_storm_active", map[string]string{"condition": "GpuHung", "pool": stormPool})
 	return err == nil && value == 1
 }
 
@@ -160,7 +160,7 @@ func (s storm) watch() {
 // judge reads from the audit log what was touched.
 func (s storm) judge() {
 	s.t.Helper()
-	events, err := s.lab.Cluster.Audit()
+	events, err := s.env.Cluster.Audit()
 	require.NoError(s.t, err)
 	h := readHistory(s.t, events, &podPlaces{})
 	touched := make(map[string]bool)
@@ -175,8 +175,8 @@ func (s storm) judge() {
 	}
 	require.Empty(s.t, slices.DeleteFunc(h.acts, func(a act) bool { return !a.destructive() }))
 	require.Empty(s.t, h.denied)
-	s.searchLog(s.lab.Aegis[0].LogFile)
-	for _, m := range s.lab.Sim.States() {
+	s.searchLog(s.env.Aegis[0].LogFile)
+	for _, m := range s.env.Sim.States() {
 		require.Equal(s.t, 1, m.Boots, m.Node)
 	}
 	notices := s.notices("AegisStorm")

@@ -52,13 +52,13 @@ func TestLadder(t *testing.T) {
 		steps, end string
 	}{
 		"the reset helps": {
-			1, sitetest.Story{Cure: "ResetGPU"}, resets + sitetest.Fit, "resolved",
+			1, sitetest.Story{FixedBy: "ResetGPU"}, resets + sitetest.Fit, "resolved",
 		},
 		"the boot helps": {
-			1, sitetest.Story{Cure: "reboot"}, resets + "verify failed, " + boots + sitetest.Fit, "resolved",
+			1, sitetest.Story{FixedBy: "reboot"}, resets + "verify failed, " + boots + sitetest.Fit, "resolved",
 		},
 		"the reset fails": {
-			1, sitetest.Story{Fails: "ResetGPU", Cure: "reboot"}, sitetest.Isolate + "draingpu, reset failed, " + boots + sitetest.Fit, "resolved",
+			1, sitetest.Story{Fails: "ResetGPU", FixedBy: "reboot"}, sitetest.Isolate + "draingpu, reset failed, " + boots + sitetest.Fit, "resolved",
 		},
 		"nothing helps": {
 			1, sitetest.Story{}, resets + "verify failed, " + boots + "verify failed, handover", "handed over to fabric",
@@ -83,9 +83,9 @@ func TestLadder(t *testing.T) {
 // The ladder goes on from where it was when the process that ran it has died.
 func TestLadderIsResumed(t *testing.T) {
 	sitetest.At(t, func(t *testing.T) {
-		s := site(t, 1, sitetest.Story{Cure: "reboot"})
+		s := site(t, 1, sitetest.Story{FixedBy: "reboot"})
 		stop := s.Start()
-		s.Cured = s.Raise(condition, "", 0)
+		s.Fault = s.Raise(condition, "", 0)
 		s.Await("the boot has begun", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Count(ticket.Reboot) == 1 })
 		stop()
 		defer s.Start()()

@@ -77,7 +77,7 @@ func Start(ctx context.Context, o Options) (*Environment, error) {
 	l := &Environment{o: o, Bin: o.BinDir, Dir: o.Dir}
 	for _, step := range []func(context.Context) error{l.build, l.startCluster, l.startNodes, l.startMonitoring, l.awaitCanary, l.startAegis} {
 		if err := step(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("start lab: %w", err), l.Stop())
+			return nil, errors.Join(fmt.Errorf("start testenv: %w", err), l.Stop())
 		}
 	}
 	return l, nil

@@ -22,7 +22,7 @@ var row = sitetest.Row
 // What is done about the conditions of disks.
 func TestProcedures(t *testing.T) {
 	sitetest.Run(t, "disk", []sitetest.Incident{
-		row("DiskPressure", happy, story{Cure: "PruneImages"}, "cordon, remedy, verify, uncordon", "resolved"),
+		row("DiskPressure", happy, story{FixedBy: "PruneImages"}, "cordon, remedy, verify, uncordon", "resolved"),
 		row("DiskPressure", failing, story{Fails: "PruneImages", After: 3 * time.Hour}, "cordon, remedy failed, verify, uncordon", "resolved"),
 		row("DiskPressure", escalation, story{}, "cordon, remedy, verify failed, handover", "handed over to k8s"),
 		row("DiskUnhealthy", happy, story{After: sitetest.Soon}, isolate+"drain canceled, "+fit, "resolved"),

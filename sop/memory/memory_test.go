@@ -25,7 +25,7 @@ var (
 // What is done about the conditions of memory.
 func TestProcedures(t *testing.T) {
 	sitetest.Run(t, "memory", []sitetest.Incident{
-		row("KubeletMemoryPressure", happy, story{Cure: "DropCache"}, "remedy, verify", "resolved"),
+		row("KubeletMemoryPressure", happy, story{FixedBy: "DropCache"}, "remedy, verify", "resolved"),
 		row("KubeletMemoryPressure", failing, story{Fails: "DropCache", After: 30 * time.Minute}, "remedy failed, cordon, verify, uncordon", "resolved"),
 		row("KubeletMemoryPressure", escalation, story{}, "remedy, verify failed, cordon, verify failed, handover", "handed over to k8s"),
 		row("MemoryPressure", happy, story{After: 30 * time.Minute}, "cordon, verify, uncordon", "resolved"),

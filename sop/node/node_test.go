@@ -30,16 +30,16 @@ func TestProcedures(t *testing.T) {
 		row("NodeNotReady", failing, story{After: 40 * time.Minute}, "wait failed, cordon, wait, diagnose, healthcheck, uncordon", "resolved"),
 		row("NodeNotReady", escalation, story{}, "wait failed, cordon, wait failed, handover", "handed over to host"),
 		row("NodeInhibitAll", happy, story{After: sitetest.Soon}, "healthcheck, uncordon", "resolved"),
-		row("NodeInhibitAll", failing, story{Broken: 2, Cure: "reboot"}, "healthcheck failed, "+isolate+"drain, reboot, "+fit, "resolved"),
+		row("NodeInhibitAll", failing, story{Broken: 2, FixedBy: "reboot"}, "healthcheck failed, "+isolate+"drain, reboot, "+fit, "resolved"),
 		row("NodeInhibitAll", escalation, story{Broken: 2}, "healthcheck failed, "+isolate+"drain, reboot, verify, healthcheck failed, reboot, verify, healthcheck failed, shutdown, handover", "handed over to gpu, powered off"),
-		row("NodeCordon", happy, story{Cure: "healthcheck"}, "healthcheck, uncordon", "resolved"),
-		row("NodeCordon", failing, story{Broken: 2, Cure: "reboot"}, "healthcheck failed, "+isolate+"drain, reboot, "+fit, "resolved"),
+		row("NodeCordon", happy, story{FixedBy: "healthcheck"}, "healthcheck, uncordon", "resolved"),
+		row("NodeCordon", failing, story{Broken: 2, FixedBy: "reboot"}, "healthcheck failed, "+isolate+"drain, reboot, "+fit, "resolved"),
 		row("NodeCordon", escalation, story{Broken: 2}, "healthcheck failed, "+isolate+"drain, reboot, verify, healthcheck failed, reboot, verify, healthcheck failed, shutdown, handover", "handed over to gpu, powered off"),
-		row("NodeFrequentDown", happy, story{Cure: "reboot"}, isolate+"drain, reboot, "+fit, "resolved"),
+		row("NodeFrequentDown", happy, story{FixedBy: "reboot"}, isolate+"drain, reboot, "+fit, "resolved"),
 		row("NodeFrequentDown", failing, story{Fails: "reboot"}, isolate+"drain, reboot failed, handover", "handed over to host"),
 		row("NodeFrequentDown", escalation, story{}, isolate+"drain, reboot, verify failed, handover", "handed over to host"),
-		row("KubeletFailedCreatePodContainer", happy, story{Cure: "RestartKubelet"}, isolate+"remedy, "+fit, "resolved"),
-		row("KubeletFailedCreatePodContainer", failing, story{Fails: "RestartKubelet", Cure: "RestartKubelet", At: 2}, isolate+"remedy failed, remedy, "+fit, "resolved"),
+		row("KubeletFailedCreatePodContainer", happy, story{FixedBy: "RestartKubelet"}, isolate+"remedy, "+fit, "resolved"),
+		row("KubeletFailedCreatePodContainer", failing, story{Fails: "RestartKubelet", FixedBy: "RestartKubelet", At: 2}, isolate+"remedy failed, remedy, "+fit, "resolved"),
 		row("KubeletFailedCreatePodContainer", escalation, story{}, isolate+"remedy, verify failed, remedy, verify failed, drain, reboot, verify failed, handover", "handed over to k8s"),
 		row("NodeHasTerminatingPod", happy, story{After: 2 * time.Hour}, isolate+fit, "resolved"),
 		row("NodeHasTerminatingPod", failing, story{After: 2 * time.Hour, Fails: "diagnose"}, "cordon, diagnose failed, "+fit, "resolved"),
@@ -65,7 +65,7 @@ func TestWhatTheHealthcheckFindsIsRepaired(t *testing.T) {
 	const found = "healthcheck failed, " + isolate
 	tests := []struct {
 		code       int
-		cure       string
+		fixedBy    string
 		steps, end string
 	}{
 		{1, "", found + "drain, handover", "handed over to network"},
@@ -83,7 +83,7 @@ func TestWhatTheHealthcheckFindsIsRepaired(t *testing.T) {
 	}
 	catalogue := sitetest.Catalogue(t, "")
 	for _, tt := range tests {
-		i := row("NodeCordon", "", story{Broken: tt.code, Cure: tt.cure}, tt.steps, tt.end)
+		i := row("NodeCordon", "", story{Broken: tt.code, FixedBy: tt.fixedBy}, tt.steps, tt.end)
 		t.Run(strconv.Itoa(tt.code), func(t *testing.T) { i.Check(t, catalogue) })
 	}
 }

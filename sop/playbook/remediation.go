@@ -25,13 +25,13 @@ type Remediation struct {
 
 // InPlace applies the remediation under the workload of a node that stays in service, and goes on otherwise if it does not help.
 func (r Remediation) InPlace(ctx context.Context, b *sop.ApiBridge, otherwise Steps) error {
-	cured, err := r.try(ctx, b, Gone)
+	fixed, err := r.try(ctx, b, Gone)
 	switch {
 	case err != nil:
 		return err
-	case cured && b.HasCordoned():
+	case fixed && b.HasCordoned():
 		return VerifyCordoned(ctx, b)
-	case cured:
+	case fixed:
 		return b.Resolve(ctx)
 	}
 	return otherwise(ctx, b)
@@ -48,11 +48,11 @@ func (r Remediation) Isolated(ctx context.Context, b *sop.ApiBridge, otherwise S
 		}
 		return err
 	}
-	cured, err := r.try(ctx, b, Prove)
+	fixed, err := r.try(ctx, b, Prove)
 	switch {
 	case err != nil:
 		return err
-	case cured:
+	case fixed:
 		return Finish(ctx, b)
 	}
 	return otherwise(ctx, b)
@@ -70,7 +70,7 @@ func (r Remediation) makeRoom(ctx context.Context, b *sop.ApiBridge) error {
 }
 
 // try applies the remediation until the proof accepts the node, and reports whether it did.
-func (r Remediation) try(ctx context.Context, b *sop.ApiBridge, proof func(context.Context, *sop.ApiBridge) (*sop.StepError, error)) (cured bool, err error) {
+func (r Remediation) try(ctx context.Context, b *sop.ApiBridge, proof func(context.Context, *sop.ApiBridge) (*sop.StepError, error)) (fixed bool, err error) {
 	times := r.Tries
 	if times == 0 {
 		times = tries

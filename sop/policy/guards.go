@@ -14,7 +14,7 @@ const NoteSOP = "node/noted"
 
 // Decide says whether the procedure of the condition runs at a visit, and why not.
 func Decide(s Situation) Verdict {
-	if s.Note && !s.OnlyTells {
+	if s.Note && !s.OnlyNotifies {
 		s.Record.Ticket = nil
 	}
 	s.Origin = visited(s)
@@ -193,7 +193,7 @@ func settled(s Situation) string {
 		switch {
 		case i.Outcome == ticket.Noted && same:
 			return "it was noted at " + i.Closed.UTC().Format(time.RFC3339)
-		case i.Outcome == ticket.Noted && s.OnlyTells && s.Now.Before(again):
+		case i.Outcome == ticket.Noted && s.OnlyNotifies && s.Now.Before(again):
 			return "it was noted recently; Aegis notes it again after " + again.UTC().Format(time.RFC3339)
 		case i.Outcome == ticket.Resolved && same && s.Status.Policy.Once:
 			return "it was dealt with at " + i.Closed.UTC().Format(time.RFC3339)

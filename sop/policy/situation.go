@@ -21,8 +21,8 @@ type Situation struct {
 	// Status is the condition to decide on, Others are the other ones of the node. The mode that people have ordered is in its policy.
 	Status prom.AegisNodeStatus
 	Others []prom.AegisNodeStatus
-	// HasSOP says whether the procedure of the condition, or of its open ticket, exists, and OnlyTells that it never touches the node.
-	HasSOP, OnlyTells bool
+	// HasSOP says whether the procedure of the condition, or of its open ticket, exists, and OnlyNotifies that it never touches the node.
+	HasSOP, OnlyNotifies bool
 	// Note says that the ticket on the node only told people about another condition, and so stands in the way of no repair.
 	Note bool
 	// Inhibited says which other condition of the node explains this one. Empty when none does.

@@ -68,7 +68,7 @@ var table = sync.OnceValue(Guards)
 func Guards() []Guard {
 	var all []Guard
 	for _, list := range [][]Guard{
-		ownership(), configuration(), orders(), doubts(), before(), pools(), cordons(), precedence(), pauses(), modes(), attempts(), now(),
+		ownership(), configuration(), orders(), doubts(), before(), pools(), cordons(), priorities(), pauses(), modes(), attempts(), now(),
 	} {
 		all = append(all, list...)
 	}
@@ -219,8 +219,8 @@ func cordons() []Guard {
 	}
 }
 
-// precedence asks whether the condition is one to be repaired by itself, and now.
-func precedence() []Guard {
+// priorities asks whether the condition is one to be repaired by itself, and now.
+func priorities() []Guard {
 	return []Guard{
 		{
 			Name: "more urgent condition", Verdict: VerdictTolerated, Visit: Alert, Judge: moreUrgent,

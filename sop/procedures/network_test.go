@@ -16,7 +16,7 @@ func TestNetworkProcedures(t *testing.T) {
 		row("NetworkLinkFrequentDown", happy, story{After: sitetest.Soon}, isolate+fit, "resolved"),
 		row("NetworkLinkFrequentDown", failing, story{Fails: "diagnose"}, "cordon, diagnose failed, handover", "handed over to network"),
 		row("NetworkLinkFrequentDown", escalation, story{}, isolate+"handover", "handed over to network"),
-		row("ICETxTimeout", happy, story{Cure: "reboot"}, isolate+"drain, reboot, "+fit, "resolved"),
+		row("ICETxTimeout", happy, story{FixedBy: "reboot"}, isolate+"drain, reboot, "+fit, "resolved"),
 		row("ICETxTimeout", failing, story{Fails: "reboot"}, isolate+"drain, reboot failed, handover", "handed over to network"),
 		row("ICETxTimeout", escalation, story{}, isolate+"drain, reboot, verify failed, handover", "handed over to network"),
 		row("GatewayUnreachable", happy, story{After: sitetest.Soon}, "", "noted"),

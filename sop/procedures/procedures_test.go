@@ -32,12 +32,12 @@ func TestProcedureOfACodeWithAThreshold(t *testing.T) {
 	catalogue := sitetest.Catalogue(t, "xids:\n- {code: 48, threshold: {count: 3, within: 24h}}\n")
 	sitetest.At(t, func(t *testing.T) {
 		const condition = "Xid48GPUMemoryDBE"
-		w := sitetest.New(t, catalogue, condition, story{Cure: "ResetGPU"})
+		w := sitetest.New(t, catalogue, condition, story{FixedBy: "ResetGPU"})
 		defer w.Start()()
 		for n := range 3 {
-			w.Cured = w.Raise(condition, "", 48)
+			w.Fault = w.Raise(condition, "", 48)
 			w.Await("dealt with", func(r ticket.Record) bool { return len(r.History.Incidents) > n && r.Ticket == nil })
-			w.End(w.Cured)
+			w.End(w.Fault)
 			time.Sleep(2 * time.Hour)
 		}
 		require.Equal(t, "noted, noted, resolved", w.Outcome())
@@ -72,13 +72,13 @@ func TestProceduresThatRunOncePerAlert(t *testing.T) {
 }
 
 // What another condition explains waits, and nothing is written about it.
-func TestProcedureOfAHiddenConditionWaits(t *testing.T) {
+func TestProcedureOfAnInhibitedConditionWaits(t *testing.T) {
 	catalogue := sitetest.Catalogue(t, "conditions:\n- {name: GpuDown, policy: {mode: observe}}\n")
 	sitetest.At(t, func(t *testing.T) {
-		w := sitetest.New(t, catalogue, "GpuCheckFailed", story{Cure: "ResetGPU"})
+		w := sitetest.New(t, catalogue, "GpuCheckFailed", story{FixedBy: "ResetGPU"})
 		defer w.Start()()
 		lost := w.Raise("GpuDown", "", 0)
-		w.Cured = w.Raise("GpuCheckFailed", "", 0)
+		w.Fault = w.Raise("GpuCheckFailed", "", 0)
 		time.Sleep(2 * time.Hour)
 		require.Equal(t, policy.Verdict{Name: policy.VerdictTolerated, Reason: "GpuDown explains it"}, w.Verdict("GpuCheckFailed"))
 		require.Equal(t, policy.VerdictObserve, w.Verdict("GpuDown").Name)
@@ -113,12 +113,12 @@ func TestProcedureOfANodeThatAegisBooted(t *testing.T) {
 func TestProcedureTakesThePlaceOfANote(t *testing.T) {
 	catalogue := sitetest.Catalogue(t, "")
 	sitetest.At(t, func(t *testing.T) {
-		w := sitetest.New(t, catalogue, "GpuHung", story{Cure: "reboot"})
+		w := sitetest.New(t, catalogue, "GpuHung", story{FixedBy: "reboot"})
 		defer w.Start()()
 		w.Raise("NetworkLinkDown", "eth0", 0)
 		w.Await("told", w.Over)
 		require.Equal(t, "handed over to network", w.Outcome())
-		w.Cured = w.Raise("GpuHung", "", 0)
+		w.Fault = w.Raise("GpuHung", "", 0)
 		// The cable is still there after the repair, and people are told of it again.
 		w.Await("told again", func(r ticket.Record) bool { return len(r.History.Incidents) > 2 && w.Over(r) })
 		require.Equal(t, "superseded, resolved, handed over to network", w.Outcome())

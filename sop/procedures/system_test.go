@@ -11,7 +11,7 @@ import (
 func TestSystemProcedures(t *testing.T) {
 	sitetest.Run(t, "system", []sitetest.Incident{
 		row("KernelPanic", happy, story{After: time.Hour}, isolate+"healthcheck, uncordon", "resolved"),
-		row("KernelPanic", failing, story{Broken: 2, Cure: "reboot"}, isolate+"healthcheck failed, diagnose, drain, reboot, "+fit, "resolved"),
+		row("KernelPanic", failing, story{Broken: 2, FixedBy: "reboot"}, isolate+"healthcheck failed, diagnose, drain, reboot, "+fit, "resolved"),
 		row("KernelPanic", escalation, story{Broken: 5}, isolate+"healthcheck failed, diagnose, drain, shutdown, handover", "handed over to host, powered off"),
 		row("HighLoad", happy, story{After: sitetest.Soon}, "", "noted"),
 		row("HighLoad", failing, story{}, "", "noted"),

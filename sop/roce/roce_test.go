@@ -61,11 +61,11 @@ func TestProcedures(t *testing.T) {
 		row("RoceNodeNetworkLabelMiss", happy, story{After: 30 * time.Minute}, "verify", "resolved"),
 		row("RoceNodeNetworkLabelMiss", failing, story{}, "verify failed, handover", "handed over to k8s"),
 		row("RoceNodeNetworkLabelMiss", escalation, story{Again: time.Hour}, "verify failed, handover", "withdrawn, handed over to k8s"),
-		row("RoceNodeResourceMiss", happy, story{Cure: "restartpod"}, "restartpod, verify", "resolved"),
-		row("RoceNodeResourceMiss", failing, story{Cure: "restartpod", At: 2}, "restartpod, verify failed, restartpod, verify", "resolved"),
+		row("RoceNodeResourceMiss", happy, story{FixedBy: "restartpod"}, "restartpod, verify", "resolved"),
+		row("RoceNodeResourceMiss", failing, story{FixedBy: "restartpod", At: 2}, "restartpod, verify failed, restartpod, verify", "resolved"),
 		row("RoceNodeResourceMiss", escalation, story{}, "restartpod, verify failed, restartpod, verify failed, "+isolate+"drain, reboot, verify failed, handover", "handed over to network"),
-		row("RoceRegisterFailed", happy, story{Cure: "restartpod"}, "restartpod, verify", "resolved"),
-		row("RoceRegisterFailed", failing, story{Cure: "restartpod", At: 2}, "restartpod, verify failed, restartpod, verify", "resolved"),
+		row("RoceRegisterFailed", happy, story{FixedBy: "restartpod"}, "restartpod, verify", "resolved"),
+		row("RoceRegisterFailed", failing, story{FixedBy: "restartpod", At: 2}, "restartpod, verify failed, restartpod, verify", "resolved"),
 		row("RoceRegisterFailed", escalation, story{}, "restartpod, verify failed, restartpod, verify failed, "+isolate+"drain, reboot, verify failed, handover", "handed over to network"),
 	})
 }

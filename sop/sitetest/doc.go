@@ -4,7 +4,7 @@
 //
 //	func TestProcedures(t *testing.T) {
 //		sitetest.Run(t, "disk", []sitetest.Incident{
-//			sitetest.Row("DiskPressure", sitetest.Happy, sitetest.Story{Cure: "PruneImages"}, "cordon, remedy, verify, uncordon", "resolved"),
+//			sitetest.Row("DiskPressure", sitetest.Happy, sitetest.Story{FixedBy: "PruneImages"}, "cordon, remedy, verify, uncordon", "resolved"),
 //			...
 //		})
 //	}

@@ -37,18 +37,18 @@ const (
 // Story is what happens at a site besides what the procedure does. The operations are named as their Jobs are: a remedy or a repair by
 // its own name, all others by their action; restartpod is the new pod of a DaemonSet.
 type Story struct {
-	// Cure is the operation that ends the fault, and At which of its runs does it, the first if zero. No cure: none does.
-	Cure string
-	At   int
+	// FixedBy is the operation that ends the fault, and At which of its runs does it, the first if zero. Empty: none does.
+	FixedBy string
+	At      int
 	// After is when the fault ends by itself. Zero: never.
 	After time.Duration
 	// Silent is when the alert ends, as those of events do, although the fault has not. A healthcheck still finds it. Zero: never.
 	Silent time.Duration
 	// Again is when the fault comes back, counted from when it was dealt with. Zero: never.
 	Again time.Duration
-	// Fails are operations whose Jobs fail, except for the run that is the cure. Lost are those of which nobody learns the outcome.
+	// Fails are operations whose Jobs fail, except for the run that fixes the fault. Lost are those of which nobody learns the outcome.
 	Fails, Lost string
-	// Broken is the exit code of every healthcheck until the cure. Zero: the node is found fit.
+	// Broken is the exit code of every healthcheck until the fault is fixed. Zero: the node is found fit.
 	Broken int
 	// Asks is what the driver of a GPU asks for, as the diagnosis tells it.
 	Asks string
@@ -65,8 +65,10 @@ type Story struct {
 	History []ticket.Incident
 }
 
-// cures reports whether the n-th run of an operation is the one that ends the fault.
-func (s Story) cures(operation string, n int) bool { return s.Cure == operation && n >= max(1, s.At) }
+// fixes reports whether the n-th run of an operation is the one that ends the fault.
+func (s Story) fixes(operation string, n int) bool {
+	return s.FixedBy == operation && n >= max(1, s.At)
+}
 
 // Incident is a row: how a condition goes one way.
 type Incident struct {

@@ -55,8 +55,8 @@ type Site struct {
 	Procedures sop.Table
 	// Queue is what Aegis works off.
 	Queue *queue.Queue
-	// Cured is the fault that the story ends.
-	Cured prom.Key
+	// Fault is the fault that the story ends.
+	Fault prom.Key
 
 	t          *testing.T
 	story      Story
@@ -64,7 +64,7 @@ type Site struct {
 	store      *rules.Store
 	classifier *rules.Classifier
 	timing     sop.Timing
-	book       *sop.VerdictCache
+	verdicts   *sop.VerdictCache
 
 	// All below is guarded by the cluster's lock.
 
@@ -75,7 +75,7 @@ type Site struct {
 	orders []string
 	made   []jobs.Request
 	runs   map[string]int
-	// fixed is true once the cure has been applied.
+	// fixed is true once the operation that fixes the fault has run.
 	fixed bool
 	// journal are the steps of the last ticket, in the order in which they began. It outlives the ticket, and what the ticket leaves
 	// out for size.
@@ -100,7 +100,7 @@ func New(t *testing.T, catalogue *rules.Catalogue, condition string, s Story) *S
 	known, found := catalogue.Lookup(condition)
 	require.True(t, found, condition)
 	w := &Site{
-		t: t, story: s, store: rules.NewStore(catalogue), book: sop.NewVerdictCache(sop.NewMetrics(prometheus.NewRegistry()), clock.RealClock{}),
+		t: t, story: s, store: rules.NewStore(catalogue), verdicts: sop.NewVerdictCache(sop.NewMetrics(prometheus.NewRegistry()), clock.RealClock{}),
 		Queue: queue.New(queue.Options{}), Procedures: procedures.Table(), timing: pace(known.Policy, s), runs: make(map[string]int),
 		faults: make(map[prom.Key]bool), firing: make(map[prom.Key]prom.Alert),
 		Cluster: soptest.New(soptest.Options{Election: ticket.Self, Pace: soptest.Pace{
@@ -232,7 +232,7 @@ func (w *Site) operate(job *soptest.Job) (soptest.Outcome, bool) {
 	name := soptest.Operation(r)
 	power := r.Action == protocol.ActionReboot || r.Action == protocol.ActionShutdown
 	switch {
-	case w.story.Fails == name && !w.story.cures(name, w.runs[r.Name()]):
+	case w.story.Fails == name && !w.story.fixes(name, w.runs[r.Name()]):
 		return soptest.Outcome{Code: 1, Message: "broken"}, true
 	case w.story.Lost == name && power:
 		return soptest.Outcome{Stuck: true}, true
@@ -254,17 +254,17 @@ func (w *Site) health() int32 {
 	switch {
 	case w.story.Broken != 0 && !w.fixed:
 		return int32(w.story.Broken)
-	case w.story.Silent > 0 && w.faults[w.Cured]:
+	case w.story.Silent > 0 && w.faults[w.Fault]:
 		return protocol.ExitGPUCheck
 	}
 	return 0
 }
 
-// ended ends the fault if the n-th run of an operation cures it.
+// ended ends the fault if the n-th run of an operation fixes it.
 func (w *Site) ended(operation string, n int) {
-	if w.story.cures(operation, n) {
+	if w.story.fixes(operation, n) {
 		w.fixed = true
-		w.end(w.Cured)
+		w.end(w.Fault)
 	}
 }
 
@@ -272,15 +272,15 @@ func (w *Site) ended(operation string, n int) {
 func (w *Site) Play(condition string) (steps, end string) {
 	w.t.Helper()
 	defer w.Start()()
-	cured := w.Raise(condition, w.story.Device, w.story.XID)
-	w.Cluster.Do(func() { w.Cured = cured })
+	fault := w.Raise(condition, w.story.Device, w.story.XID)
+	w.Cluster.Do(func() { w.Fault = fault })
 	w.unfold()
 	w.Await(condition+" has ended", w.Over)
 	for began := time.Now(); w.story.After > 0 && time.Since(began) < w.story.After; {
 		time.Sleep(w.timing.Poll)
 	}
 	if w.story.Again > 0 {
-		w.End(w.Cured)
+		w.End(w.Fault)
 		time.Sleep(w.story.Again)
 		before := len(w.Record().History.Incidents)
 		w.Raise(condition, w.story.Device, w.story.XID)
@@ -299,8 +299,8 @@ func (w *Site) unfold() {
 			w.Cluster.Later(after, what)
 		}
 	}
-	at(w.story.After, func() { w.end(w.Cured) })
-	at(w.story.Silent, func() { w.silence(w.Cured) })
+	at(w.story.After, func() { w.end(w.Fault) })
+	at(w.story.Silent, func() { w.silence(w.Fault) })
 	at(w.story.PoweredOff, func() { w.Cluster.SetPower(Node, "off") })
 	if !w.story.Busy {
 		at(runTime, w.endWorkload)
@@ -322,7 +322,7 @@ func (w *Site) process() *sop.Dispatcher {
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
 		}),
-		Verdicts: w.book,
+		Verdicts: w.verdicts,
 		Settings: settings,
 		Timing:   w.timing,
 		Metrics:  sop.NewMetrics(prometheus.NewRegistry()),
@@ -457,7 +457,7 @@ func (w *Site) Await(what string, until func(ticket.Record) bool) {
 	for began := time.Now(); !until(w.Record()); time.Sleep(w.timing.Hold) {
 		if time.Since(began) > timeout {
 			require.Fail(w.t, "nothing more happens", "waited for %q\nsteps: %s\nannotations: %v\nverdicts: %+v",
-				what, w.Steps(), w.Record().Node.Annotations, w.book.Node(Node))
+				what, w.Steps(), w.Record().Node.Annotations, w.verdicts.Node(Node))
 		}
 	}
 }
@@ -545,7 +545,7 @@ func (w *Site) Ordered() (orders []string) {
 
 // Verdict returns the last decision on a condition.
 func (w *Site) Verdict(condition string) policy.Verdict {
-	for _, d := range w.book.Node(Node) {
+	for _, d := range w.verdicts.Node(Node) {
 		if d.Condition == condition {
 			return d.Verdict
 		}

@@ -94,7 +94,7 @@ func deaths() []death {
 		silent   = "wait failed, cordon, "
 		poweroff = 5 * time.Minute
 	)
-	hung := Story{Cure: protocol.ActionReboot}
+	hung := Story{FixedBy: protocol.ActionReboot}
 	return []death{
 		{
 			name: "cordon", condition: "GpuHung", story: hung, at: called(ticket.Cordon, 1, ticket.Succeeded),
@@ -113,7 +113,7 @@ func deaths() []death {
 			orders: []string{rest}, steps: boots, end: "resolved",
 		},
 		{
-			name: "reboot-second", condition: "GpuHung", story: Story{Cure: protocol.ActionReboot, At: 2}, at: running(ticket.Reboot, 2), after: inAJob,
+			name: "reboot-second", condition: "GpuHung", story: Story{FixedBy: protocol.ActionReboot, At: 2}, at: running(ticket.Reboot, 2), after: inAJob,
 			orders: []string{rest}, steps: Isolate + "drain, reboot, verify failed, reboot, " + Fit, end: "resolved",
 		},
 		{
@@ -131,23 +131,23 @@ func deaths() []death {
 		},
 		{name: "uncordon", gone: true, condition: "GpuHung", story: hung, at: running(ticket.Uncordon, 1), steps: boots, end: "resolved"},
 		{
-			name: "draingpu", condition: "GpuCheckFailed", story: Story{Cure: "ResetGPU"}, at: running(ticket.DrainGPU, 1),
+			name: "draingpu", condition: "GpuCheckFailed", story: Story{FixedBy: "ResetGPU"}, at: running(ticket.DrainGPU, 1),
 			orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved",
 		},
 		{
-			name: "reset", condition: "GpuCheckFailed", story: Story{Cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
+			name: "reset", condition: "GpuCheckFailed", story: Story{FixedBy: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
 			orders: []string{rest}, steps: resets, end: "resolved",
 		},
 		{
-			name: "reset-failed", condition: "GpuCheckFailed", story: Story{Fails: "ResetGPU", Cure: protocol.ActionReboot}, at: running(ticket.Drain, 1),
+			name: "reset-failed", condition: "GpuCheckFailed", story: Story{Fails: "ResetGPU", FixedBy: protocol.ActionReboot}, at: running(ticket.Drain, 1),
 			orders: []string{protocol.ActionReboot, rest}, steps: Isolate + "draingpu, reset failed, drain, reboot, " + Fit, end: "resolved",
 		},
 		{
-			name: "recovery", condition: "GpuXidRecoveryAction", story: Story{XID: 154, Asks: "GPU Reset Required", Cure: "ResetGPU"},
+			name: "recovery", condition: "GpuXidRecoveryAction", story: Story{XID: 154, Asks: "GPU Reset Required", FixedBy: "ResetGPU"},
 			at: running(ticket.DrainGPU, 1), orders: []string{"ResetGPU", rest}, steps: resets, end: "resolved",
 		},
 		{
-			name: "waitidle", condition: "GpuRowRemappingPending", story: Story{Cure: "ResetGPU"}, at: running(ticket.WaitIdle, 1),
+			name: "waitidle", condition: "GpuRowRemappingPending", story: Story{FixedBy: "ResetGPU"}, at: running(ticket.WaitIdle, 1),
 			after: 5 * time.Minute, orders: []string{"ResetGPU", rest}, steps: Isolate + "waitidle, draingpu, reset, " + Fit, end: "resolved",
 		},
 		{
@@ -159,23 +159,23 @@ func deaths() []death {
 			steps: Isolate + "drain, shutdown, handover", end: "handed over to host, powered off",
 		},
 		{
-			name: "remedy", condition: "KubeletFailedCreatePodContainer", story: Story{Cure: "RestartKubelet"}, at: running(ticket.Remedy, 1),
+			name: "remedy", condition: "KubeletFailedCreatePodContainer", story: Story{FixedBy: "RestartKubelet"}, at: running(ticket.Remedy, 1),
 			after: inAJob, orders: []string{rest}, steps: Isolate + "remedy, " + Fit, end: "resolved",
 		},
 		{
-			name: "repair", condition: "GpfsDown", story: Story{Cure: "StartGpfs"}, at: running(ticket.Repair, 1),
+			name: "repair", condition: "GpfsDown", story: Story{FixedBy: "StartGpfs"}, at: running(ticket.Repair, 1),
 			after: inAJob, orders: []string{rest}, steps: Isolate + "repair, " + Fit, end: "resolved",
 		},
 		{
-			name: "repair-second", condition: "GpfsDown", story: Story{Cure: "StartGpfs", Fails: "StartGpfs", At: 2}, at: running(ticket.Repair, 2),
+			name: "repair-second", condition: "GpfsDown", story: Story{FixedBy: "StartGpfs", Fails: "StartGpfs", At: 2}, at: running(ticket.Repair, 2),
 			after: inAJob, orders: []string{rest}, steps: Isolate + "repair failed, repair, " + Fit, end: "resolved",
 		},
 		{
-			name: "restartpod", condition: "GpuRegisterFailed", story: Story{Cure: "restartpod"}, at: running(ticket.RestartPod, 1),
+			name: "restartpod", condition: "GpuRegisterFailed", story: Story{FixedBy: "restartpod"}, at: running(ticket.RestartPod, 1),
 			orders: []string{"restartpod"}, steps: "restartpod, verify", end: "resolved",
 		},
 		{
-			name: "restartpod-deleted", condition: "GpuRegisterFailed", story: Story{Cure: "restartpod"}, at: running(ticket.RestartPod, 1),
+			name: "restartpod-deleted", condition: "GpuRegisterFailed", story: Story{FixedBy: "restartpod"}, at: running(ticket.RestartPod, 1),
 			after: podTime / 2, steps: "restartpod, verify", end: "resolved",
 		},
 		{
@@ -197,11 +197,11 @@ func deaths() []death {
 			end: "resolved",
 		},
 		{
-			name: "reopened", condition: "NodeCordon", story: Story{Broken: 23, Cure: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
+			name: "reopened", condition: "NodeCordon", story: Story{Broken: 23, FixedBy: "ResetGPU"}, at: running(ticket.Reset, 1), after: inAJob,
 			orders: []string{rest}, steps: "healthcheck failed, " + resets, end: "resolved",
 		},
 		{
-			name: "found", condition: "NodeCordon", story: Story{Broken: 23, Cure: "ResetGPU"}, at: called(ticket.Healthcheck, 1, ticket.Failed),
+			name: "found", condition: "NodeCordon", story: Story{Broken: 23, FixedBy: "ResetGPU"}, at: called(ticket.Healthcheck, 1, ticket.Failed),
 			orders: []string{protocol.ActionDiagnose, "ResetGPU", rest}, steps: "healthcheck failed, " + resets, end: "resolved",
 		},
 		{
@@ -209,7 +209,7 @@ func deaths() []death {
 			steps: "healthcheck failed, handover", end: "handed over to network",
 		},
 		{
-			name: "folded", folded: true, condition: "GpuHung", story: Story{Cure: protocol.ActionReboot, At: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
+			name: "folded", folded: true, condition: "GpuHung", story: Story{FixedBy: protocol.ActionReboot, At: 10}, policy: "maxReboots: 10, attemptWindow: 168h",
 			people: paste, at: running(ticket.Reboot, 10), after: inAJob, orders: []string{rest},
 			steps: Isolate + "drain, " + strings.Repeat("reboot, verify failed, ", 9) + "reboot, " + Fit, end: "resolved",
 		},
@@ -245,13 +245,13 @@ func deaths() []death {
 }
 
 func approve(w *Site, d *sop.Dispatcher) error {
-	w.Await("waits for approval", func(ticket.Record) bool { return w.Verdict(w.Cured.Condition).Name == policy.VerdictAwaitingApproval })
-	_, err := d.Approve(w.t.Context(), policy.NodeOrder{Node: Node, Condition: w.Cured.Condition, Device: w.Cured.ID, By: "alice"})
+	w.Await("waits for approval", func(ticket.Record) bool { return w.Verdict(w.Fault.Condition).Name == policy.VerdictAwaitingApproval })
+	_, err := d.Approve(w.t.Context(), policy.NodeOrder{Node: Node, Condition: w.Fault.Condition, Device: w.Fault.ID, By: "alice"})
 	return err
 }
 
 func request(w *Site, d *sop.Dispatcher) error {
-	status := w.store.Status(Node, w.Cured.Condition, w.Cured.ID, 0)
+	status := w.store.Status(Node, w.Fault.Condition, w.Fault.ID, 0)
 	_, err := d.Heal(w.t.Context(), policy.HealRequest{Status: status, By: "alice", Reason: "NCCL times out on it"})
 	return err
 }
@@ -383,8 +383,8 @@ func (d death) reach(t *testing.T, catalogue *rules.Catalogue) remains {
 	process := w.process()
 	ended := make(chan error, 1)
 	go func() { ended <- process.Run(ctx) }()
-	cured := d.begin(w)
-	w.Cluster.Do(func() { w.Cured = cured })
+	fault := d.begin(w)
+	w.Cluster.Do(func() { w.Fault = fault })
 	w.unfold()
 	if d.people != nil {
 		require.NoError(t, d.people(w, process))
@@ -510,7 +510,7 @@ func (d death) restore(w *Site, left remains) {
 		for _, p := range left.pods {
 			w.Cluster.AddPod(p.DeepCopy())
 		}
-		if len(left.pods) < len(before) && d.story.Cure == soptest.RestartPod {
+		if len(left.pods) < len(before) && d.story.FixedBy == soptest.RestartPod {
 			w.ask(soptest.RestartPod)
 			w.Cluster.ReplacePod(Node)
 		}
@@ -522,11 +522,11 @@ func (d death) restore(w *Site, left remains) {
 		w.annotate(text)
 	}
 	if d.gone || d.quiet {
-		w.Cured = prom.Key{Node: Node, Condition: d.condition, ID: open.Device}
+		w.Fault = prom.Key{Node: Node, Condition: d.condition, ID: open.Device}
 		w.fixed = d.gone
 	} else {
-		cured := d.begin(w)
-		w.Cluster.Do(func() { w.Cured = cured })
+		fault := d.begin(w)
+		w.Cluster.Do(func() { w.Fault = fault })
 	}
 	w.Cluster.Do(func() { d.restoreJobs(w, left, open) })
 }
@@ -534,7 +534,7 @@ func (d death) restore(w *Site, left remains) {
 // restoreJobs makes the Jobs of the process, of which the last may run.
 func (d death) restoreJobs(w *Site, left remains, open *ticket.Ticket) {
 	w.t.Helper()
-	w.faults[w.Cured] = !d.gone
+	w.faults[w.Fault] = !d.gone
 	for i, job := range left.jobs {
 		r := requestOf(w.t, job)
 		require.Equal(w.t, job.Name, r.Name(), "the Job of an earlier version is not found any more")

@@ -47,7 +47,7 @@ func once() bool {
 }
 
 func run(ctx context.Context, out io.Writer, once bool) (err error) {
-	say := teller{out: out}
+	say := printer{out: out}
 	say.title("Building what is missing (minutes the first time, seconds after)")
 	bin, err := build.Run(ctx, build.Options{Out: out})
 	if err != nil {

@@ -8,18 +8,18 @@ import (
 	"aegis.io/aegis/e2e/testenv"
 )
 
-// teller writes the story. What the terminal does not take is lost, and nothing else depends on it.
-type teller struct{ out io.Writer }
+// printer writes the story. What the terminal does not take is lost, and nothing else depends on it.
+type printer struct{ out io.Writer }
 
-func (t teller) line(format string, args ...any) {
+func (t printer) line(format string, args ...any) {
 	fmt.Fprintf(t.out, "  "+format+"\n", args...)
 }
 
-func (t teller) title(format string, args ...any) {
+func (t printer) title(format string, args ...any) {
 	fmt.Fprintf(t.out, "\n== "+format+"\n", args...)
 }
 
-func (t teller) event(after time.Duration, what, text string) {
+func (t printer) event(after time.Duration, what, text string) {
 	fmt.Fprintf(t.out, "  %6.1f s  %-12s %s\n", after.Seconds(), what, text)
 }
 
@@ -30,7 +30,7 @@ func mark(ok bool) string {
 	return "FAIL "
 }
 
-func (t teller) summary(ended []result) {
+func (t printer) summary(ended []result) {
 	t.title("What happened")
 	for _, r := range ended {
 		t.line("%s %-7s %-32s %6.1f s  %-20s %s", mark(r.err == nil), r.scene.node, r.scene.condition, r.took.Seconds(), r.ending, r.stepped)
@@ -38,7 +38,7 @@ func (t teller) summary(ended []result) {
 }
 
 // invitation says how to go on by hand.
-func (t teller) invitation(l *testenv.Environment) {
+func (t printer) invitation(l *testenv.Environment) {
 	t.title("It stays up until you press Ctrl-C")
 	t.line("kubectl       kubectl --kubeconfig %s get nodes", l.Cluster.KubeconfigAdmin)
 	t.line("a ticket      kubectl --kubeconfig %s get node gpu-14 -o jsonpath='{.metadata.annotations.aegis\\.io/ticketing}'", l.Cluster.KubeconfigAdmin)

@@ -81,7 +81,7 @@ type result struct {
 }
 
 // tell plays the scenes and returns how each ended. Only the end of the demo itself is an error.
-func tell(ctx context.Context, say teller, l *testenv.Environment) ([]result, error) {
+func tell(ctx context.Context, say printer, l *testenv.Environment) ([]result, error) {
 	var ended []result
 	for i, s := range scenes() {
 		say.title("%d/%d  %s  %s", i+1, len(scenes()), s.node, s.about)
@@ -98,10 +98,10 @@ func tell(ctx context.Context, say teller, l *testenv.Environment) ([]result, er
 }
 
 // play breaks a node and follows it to the end.
-func play(ctx context.Context, say teller, l *testenv.Environment, s scene) result {
+func play(ctx context.Context, say printer, l *testenv.Environment, s scene) result {
 	ctx, cancel := context.WithTimeout(ctx, sceneTimeout)
 	defer cancel()
-	f := follower{lab: l, scene: s, say: say, began: time.Now(), told: make(map[string]bool)}
+	f := follower{env: l, scene: s, say: say, began: time.Now(), told: make(map[string]bool)}
 	if err := l.Sim.Inject(s.node, nodesim.Injection{Fault: s.fault, FixedBy: s.fixedBy}); err != nil {
 		return result{scene: s, err: err}
 	}
@@ -123,9 +123,9 @@ func (s scene) wanted() string {
 
 // follower watches one node and tells each thing once, when it is first seen.
 type follower struct {
-	lab   *testenv.Environment
+	env   *testenv.Environment
 	scene scene
-	say   teller
+	say   printer
 	began time.Time
 	told  map[string]bool
 	// journal is the last ticket that was seen.
@@ -161,7 +161,7 @@ func (f *follower) follow(ctx context.Context) (string, error) {
 }
 
 func (f *follower) look(ctx context.Context) (ending string, err error) {
-	node, err := f.lab.Cluster.Client().CoreV1().Nodes().Get(ctx, f.scene.node, metav1.GetOptions{})
+	node, err := f.env.Cluster.Client().CoreV1().Nodes().Get(ctx, f.scene.node, metav1.GetOptions{})
 	if err != nil {
 		return "", fmt.Errorf("read node: %w", err)
 	}
@@ -182,7 +182,7 @@ func (f *follower) tellAlert(ctx context.Context) {
 	if f.told["alert"] {
 		return
 	}
-	firing, err := f.lab.Monitoring.Firing(ctx)
+	firing, err := f.env.Monitoring.Firing(ctx)
 	if err != nil {
 		return
 	}
@@ -225,7 +225,7 @@ func (f *follower) clear(r ticket.Record) error {
 	}
 	f.cleared = true
 	f.tell("fault", "passes by itself")
-	return f.lab.Sim.Clear(f.scene.node, f.scene.fault)
+	return f.env.Sim.Clear(f.scene.node, f.scene.fault)
 }
 
 // jobTime is how long the training jobs of the story still run.
@@ -237,7 +237,7 @@ func (f *follower) endJobs(ctx context.Context, r ticket.Record) error {
 		return nil
 	}
 	f.cleared = true
-	n, err := completeJobs(ctx, f.lab, f.scene.node)
+	n, err := completeJobs(ctx, f.env, f.scene.node)
 	f.tell("jobs", "%d training jobs end by themselves", n)
 	return err
 }
