@@ -101,8 +101,8 @@ func (g *generator) facts(t *testing.T, c rules.Condition) string {
 		row("Mode", string(mode))
 	}
 	row("Other names", listed(c.Aliases, ", "))
-	row("Hidden by", listed(g.inhibitedBy(c), "; "))
-	row("Hides", listed(hides(c), "; "))
+	row("Inhibited by", listed(g.inhibitedBy(c), "; "))
+	row("Inhibits", listed(inhibits(c), "; "))
 	return b.String()
 }
 
@@ -175,20 +175,20 @@ func placeholder(c rules.Condition) string {
 	return ""
 }
 
-func hides(c rules.Condition) []string {
+func inhibits(c rules.Condition) []string {
 	var texts []string
-	for _, h := range c.Hides {
+	for _, h := range c.Inhibits {
 		texts = append(texts, h.String())
 	}
 	return texts
 }
 
-// inhibitedBy says what hides the condition, and where not always, when.
+// inhibitedBy says what inhibits the condition, and where not always, when.
 func (g *generator) inhibitedBy(c rules.Condition) []string {
 	var texts []string
 	for _, cause := range g.conditions {
 		var ways []string
-		for _, h := range cause.Hides {
+		for _, h := range cause.Inhibits {
 			ofType := slices.Contains(h.Types, c.Type) && cause.Name != c.Name
 			if slices.Contains(h.Conditions, c.Name) || ofType {
 				ways = append(ways, describeCause(cause.Name, h))
@@ -202,13 +202,13 @@ func (g *generator) inhibitedBy(c rules.Condition) []string {
 	return texts
 }
 
-// describeCause says of the hidden condition what Hiding.String says of the one that hides it.
-func describeCause(name string, h rules.Hiding) string {
+// describeCause says of the inhibited condition what Inhibition.String says of the one that inhibits it.
+func describeCause(name string, h rules.Inhibition) string {
 	only := ""
 	if len(h.Devices) > 0 {
 		only = " (only " + strings.Join(h.Devices, ", ") + ")"
 	}
-	return rules.Hiding{Conditions: []string{name}, SameDevice: h.SameDevice, Within: h.Within}.String() + only
+	return rules.Inhibition{Conditions: []string{name}, SameDevice: h.SameDevice, Within: h.Within}.String() + only
 }
 
 // index returns the table of all conditions, by domain.

@@ -29,8 +29,8 @@ type Condition struct {
 	SOP string
 	// Aliases are other names of the condition.
 	Aliases []string
-	// Hides says which other conditions of the node this one explains.
-	Hides []Hiding
+	// Inhibits says which other conditions of the node this one explains.
+	Inhibits []Inhibition
 	// Policy is complete: the defaults are merged into it.
 	Policy prom.Policy
 }
@@ -38,7 +38,7 @@ type Condition struct {
 func (c Condition) clone() Condition {
 	c.Match = maps.Clone(c.Match)
 	c.Aliases = slices.Clone(c.Aliases)
-	c.Hides = slices.Clone(c.Hides)
+	c.Inhibits = slices.Clone(c.Inhibits)
 	return c
 }
 

@@ -12,45 +12,64 @@ import (
 	"aegis.io/aegis/strict"
 )
 
-// Hiding says what a condition explains: while it holds, nothing is done about those. They stay visible, and are decided on anew
+// Inhibition says what a condition explains: while it holds, nothing is done about those. They stay visible, and are decided on anew
 // when it is gone.
-type Hiding struct {
-	// Conditions are hidden by name, Types as whole domains.
+type Inhibition struct {
+	// Conditions are inhibited by name, Types as whole domains.
 	Conditions []string
 	Types      []string
-	// SameDevice hides only what is on the same device. A status that names no device stands for all of them.
+	// SameDevice inhibits only what is on the same device. A status that names no device stands for all of them.
 	SameDevice bool
-	// Devices hides only statuses of these devices. Empty hides those of all.
+	// Devices inhibits only statuses of these devices. Empty inhibits those of all.
 	Devices []string
-	// Within hides only so long after the condition began. Zero hides as long as it holds.
+	// Within inhibits only so long after the condition began. Zero inhibits as long as it holds.
 	Within time.Duration
 }
 
-// fieldHides is the field of a condition that says what it hides.
-const fieldHides = "hides"
+// fieldInhibits is the field of a condition that says what it explains. fieldHides is its earlier name.
+const (
+	fieldInhibits = "inhibits"
+	fieldHides    = "hides"
+)
 
-// hides reads what a condition explains. Whether the names exist is known only when all files have been read.
-func (d decoder) hides(n *yaml.Node, e *entry) {
-	e.Hides, e.hidesLines = nil, nil
-	d.List(n, fieldHides, func(item *yaml.Node) {
-		var h Hiding
-		d.Mapping(item, fieldHides, strict.Fields{
-			"conditions": func(n *yaml.Node) { d.Texts(n, "conditions", &h.Conditions) },
+// inhibits returns a reader for each name of the field, of which a condition may have one.
+func (d decoder) inhibits(e *entry) (inhibits, hides func(*yaml.Node)) {
+	given := false
+	read := func(field string) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			if given {
+				d.Fail(n, "condition has both %s and its earlier name %s: write %s alone", fieldInhibits, fieldHides, fieldInhibits)
+				return
+			}
+			given = true
+			d.inhibitions(n, field, e)
+		}
+	}
+	return read(fieldInhibits), read(fieldHides)
+}
+
+// inhibitions reads what a condition explains. Whether the names exist is known only when all files have been read.
+func (d decoder) inhibitions(n *yaml.Node, field string, e *entry) {
+	e.Inhibits, e.inhibitLines = nil, nil
+	d.List(n, field, func(item *yaml.Node) {
+		var i Inhibition
+		d.Mapping(item, field, strict.Fields{
+			"conditions": func(n *yaml.Node) { d.Texts(n, "conditions", &i.Conditions) },
 			"types": func(n *yaml.Node) {
 				d.List(n, "types", func(item *yaml.Node) {
 					var name string
 					strict.Choice(d.Decoder, item, "type", knownTypes(), &name)
 					if name != "" {
-						h.Types = append(h.Types, name)
+						i.Types = append(i.Types, name)
 					}
 				})
 			},
-			"sameDevice": func(n *yaml.Node) { d.Boolean(n, "sameDevice", &h.SameDevice) },
-			"devices":    func(n *yaml.Node) { d.Texts(n, "devices", &h.Devices) },
-			"within":     func(n *yaml.Node) { d.Duration(n, "within", shortest, &h.Within) },
+			"sameDevice": func(n *yaml.Node) { d.Boolean(n, "sameDevice", &i.SameDevice) },
+			"devices":    func(n *yaml.Node) { d.Texts(n, "devices", &i.Devices) },
+			"within":     func(n *yaml.Node) { d.Duration(n, "within", shortest, &i.Within) },
 		})
-		e.Hides = append(e.Hides, h)
-		e.hidesLines = append(e.hidesLines, d.Position(item))
+		e.Inhibits = append(e.Inhibits, i)
+		e.inhibitLines = append(e.inhibitLines, d.Position(item))
 	})
 }
 
@@ -61,34 +80,34 @@ func (c *Catalogue) InhibitedBy(now time.Time, status prom.AegisNodeStatus, othe
 		if e == nil || other.Policy.Mode == prom.ModeOff {
 			continue
 		}
-		for _, h := range e.Hides {
-			if h.hides(now, other, status) {
-				return describeHiding(other)
+		for _, i := range e.Inhibits {
+			if i.covers(now, other, status) {
+				return describeCause(other)
 			}
 		}
 	}
 	return ""
 }
 
-// hides reports whether the cause explains the status.
-func (h Hiding) hides(now time.Time, cause, status prom.AegisNodeStatus) bool {
-	named := slices.Contains(h.Conditions, status.Condition) || slices.Contains(h.Types, status.Type) && status.Condition != cause.Condition
-	elsewhere := h.SameDevice && cause.ID != "" && status.ID != "" && cause.ID != status.ID
-	otherDevice := len(h.Devices) > 0 && (!slices.Contains(h.Devices, status.ID) || slices.Contains(h.Devices, cause.ID))
-	over := h.Within > 0 && !now.Before(cause.FirstSeen.Add(h.Within))
+// covers reports whether the cause explains the status.
+func (i Inhibition) covers(now time.Time, cause, status prom.AegisNodeStatus) bool {
+	named := slices.Contains(i.Conditions, status.Condition) || slices.Contains(i.Types, status.Type) && status.Condition != cause.Condition
+	elsewhere := i.SameDevice && cause.ID != "" && status.ID != "" && cause.ID != status.ID
+	otherDevice := len(i.Devices) > 0 && (!slices.Contains(i.Devices, status.ID) || slices.Contains(i.Devices, cause.ID))
+	over := i.Within > 0 && !now.Before(cause.FirstSeen.Add(i.Within))
 	return named && !elsewhere && !otherDevice && !over
 }
 
-func describeHiding(cause prom.AegisNodeStatus) string {
+func describeCause(cause prom.AegisNodeStatus) string {
 	if cause.ID == "" {
 		return cause.Condition + " explains it"
 	}
 	return cause.Condition + " (" + cause.ID + ") explains it"
 }
 
-// hidingConflicts finds hidden conditions that do not exist, and conditions that hide each other, of which neither would ever be
+// inhibitConflicts finds inhibited conditions that do not exist, and conditions that inhibit each other, of which neither would ever be
 // repaired.
-func hidingConflicts(entries []*entry, fail func(strict.Position, string, ...any)) {
+func inhibitConflicts(entries []*entry, fail func(strict.Position, string, ...any)) {
 	byName := make(map[string]*entry)
 	var names []string
 	for _, e := range entries {
@@ -96,25 +115,25 @@ func hidingConflicts(entries []*entry, fail func(strict.Position, string, ...any
 		names = append(names, e.Name)
 	}
 	for _, e := range entries {
-		for i, h := range e.Hides {
-			for _, name := range h.Conditions {
+		for n, i := range e.Inhibits {
+			for _, name := range i.Conditions {
 				if byName[name] == nil {
-					fail(e.hidesLines[i], "condition %s hides the unknown condition %s, %s", e.Name, strict.Quote(name), strict.Hint(name, names))
+					fail(e.inhibitLines[n], "condition %s inhibits the unknown condition %s, %s", e.Name, strict.Quote(name), strict.Hint(name, names))
 				}
 			}
 		}
-		if ring := hidingRing(e, byName); ring != nil {
-			fail(e.hidesLines[0], "conditions hide each other: %s", strings.Join(ring, " hides "))
+		if ring := inhibitRing(e, byName); ring != nil {
+			fail(e.inhibitLines[0], "conditions inhibit each other: %s", strings.Join(ring, " inhibits "))
 		}
 	}
 }
 
-// hidingRing returns the way from the condition back to itself, if there is one. Each ring is told once, at its first name.
-func hidingRing(start *entry, byName map[string]*entry) []string {
+// inhibitRing returns the way from the condition back to itself, if there is one. Each ring is told once, at its first name.
+func inhibitRing(start *entry, byName map[string]*entry) []string {
 	seen := make(map[string]bool)
 	var walk func(e *entry, path []string) []string
 	walk = func(e *entry, path []string) []string {
-		for _, name := range e.hidden(byName) {
+		for _, name := range e.inhibited(byName) {
 			if name == start.Name {
 				return append(path, name)
 			}
@@ -131,15 +150,15 @@ func hidingRing(start *entry, byName map[string]*entry) []string {
 	return walk(start, []string{start.Name})
 }
 
-// hidden names the conditions that the entry hides on every device.
-func (e *entry) hidden(byName map[string]*entry) []string {
+// inhibited names the conditions that the entry inhibits on every device.
+func (e *entry) inhibited(byName map[string]*entry) []string {
 	var names []string
-	for _, h := range e.Hides {
-		if len(h.Devices) > 0 {
+	for _, i := range e.Inhibits {
+		if len(i.Devices) > 0 {
 			continue
 		}
 		for name, other := range byName {
-			if slices.Contains(h.Conditions, name) || slices.Contains(h.Types, other.Type) && name != e.Name {
+			if slices.Contains(i.Conditions, name) || slices.Contains(i.Types, other.Type) && name != e.Name {
 				names = append(names, name)
 			}
 		}
@@ -148,21 +167,21 @@ func (e *entry) hidden(byName map[string]*entry) []string {
 	return names
 }
 
-// String says what is hidden, for the pages of the conditions.
-func (h Hiding) String() string {
-	what := slices.Clone(h.Conditions)
-	for _, t := range h.Types {
+// String says what is inhibited, for the pages of the conditions.
+func (i Inhibition) String() string {
+	what := slices.Clone(i.Conditions)
+	for _, t := range i.Types {
 		what = append(what, "all of type "+t)
 	}
 	text := strings.Join(what, ", ")
-	if len(h.Devices) > 0 {
-		text += " of " + strings.Join(h.Devices, ", ")
+	if len(i.Devices) > 0 {
+		text += " of " + strings.Join(i.Devices, ", ")
 	}
-	if h.SameDevice {
+	if i.SameDevice {
 		text += " on the same device"
 	}
-	if h.Within > 0 {
-		text += fmt.Sprintf(" for %s", h.Within)
+	if i.Within > 0 {
+		text += fmt.Sprintf(" for %s", i.Within)
 	}
 	return text
 }

@@ -11,7 +11,7 @@ import (
 
 func TestInhibitedBy(t *testing.T) {
 	t.Parallel()
-	c := load(t, "conditions: [{name: Whole, type: gpu, hides: [{types: [gpu]}]}]")
+	c := load(t, "conditions: [{name: Whole, type: gpu, inhibits: [{types: [gpu]}]}]")
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	at := func(condition, device string, ago time.Duration) prom.AegisNodeStatus {
 		s := c.Status("n1", condition, device)

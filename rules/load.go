@@ -134,8 +134,8 @@ type entry struct {
 	// defined is where the condition was first named.
 	defined strict.Position
 	// lines are where fields were last set.
-	lines                  map[string]strict.Position
-	aliasLines, hidesLines []strict.Position
+	lines                    map[string]strict.Position
+	aliasLines, inhibitLines []strict.Position
 }
 
 // byDefault reports whether the entry is matched by its names.
@@ -294,6 +294,7 @@ func checkName(name string) error {
 // entry reads the fields of an entry over e.
 func (d decoder) entry(n *yaml.Node, e *entry) {
 	mark := func(field string, n *yaml.Node) { e.lines[field] = d.Position(n) }
+	inhibits, hides := d.inhibits(e)
 	d.Mapping(n, "condition", strict.Fields{
 		fieldName:     func(*yaml.Node) {}, // Has been read.
 		"type":        func(n *yaml.Node) { strict.Choice(d.Decoder, n, "type", knownTypes(), &e.Type); mark("type", n) },
@@ -302,7 +303,8 @@ func (d decoder) entry(n *yaml.Node, e *entry) {
 		"affectsLoad": func(n *yaml.Node) { d.Boolean(n, "affectsLoad", &e.AffectsLoad) },
 		"match":       func(n *yaml.Node) { d.match(n, e) },
 		"aliases":     func(n *yaml.Node) { d.aliases(n, e) },
-		fieldHides:    func(n *yaml.Node) { d.hides(n, e) },
+		fieldInhibits: inhibits,
+		fieldHides:    hides,
 		"policy":      func(n *yaml.Node) { d.policy(n, "policy", &e.Policy) },
 		fieldIDLabel: func(n *yaml.Node) {
 			d.Pattern(n, fieldIDLabel, checkLabelName, &e.IDLabel)
@@ -446,7 +448,7 @@ func conflicts(entries []*entry, xids map[int]XID) []*strict.Problem {
 		}
 	}
 	aliasConflicts(entries, names, fail)
-	hidingConflicts(entries, fail)
+	inhibitConflicts(entries, fail)
 	xidConflicts(xids, entries, fail)
 	return problems
 }

@@ -57,6 +57,7 @@ func TestLoadTakesTheFileOfASite(t *testing.T) {
 	require.Zero(t, hung.Policy.Cooldown)
 	require.Equal(t, before.Priority, hung.Priority)
 	require.Equal(t, before.SOP, hung.SOP)
+	require.Equal(t, []Inhibition{{Conditions: []string{"GpuMetricsHang"}}}, hung.Inhibits)
 
 	fan, found := c.Lookup("FanSlow")
 	require.True(t, found, "by its alias")
@@ -64,6 +65,7 @@ func TestLoadTakesTheFileOfASite(t *testing.T) {
 	require.Equal(t, "007", fan.Policy.Team, "from the defaults")
 	require.Equal(t, 90*time.Minute, fan.Policy.DrainDeadline, "from the defaults")
 	require.Equal(t, prom.ModeOff, fan.Policy.Mode)
+	require.Len(t, fan.Inhibits, 1, "under the earlier name of the field")
 }
 
 // write returns the path of a file with the text.
@@ -241,11 +243,16 @@ func TestFilesOverridePerField(t *testing.T) {
 	})
 	t.Run("lists and matches are replaced as a whole", func(t *testing.T) {
 		t.Parallel()
-		c := load(t, "conditions: [{name: GpuDown, aliases: [Lost], match: {alertname: Xid, code: '79'}, hides: []}]")
+		c := load(t, "conditions: [{name: GpuDown, aliases: [Lost], match: {alertname: Xid, code: '79'}, inhibits: []}]")
 		_, ok := c.Lookup("GPULost")
 		require.False(t, ok)
 		require.Equal(t, map[string]string{"alertname": "Xid", "code": "79"}, lookup(t, c, "Lost").Match)
-		require.Empty(t, lookup(t, c, "GpuDown").Hides)
+		require.Empty(t, lookup(t, c, "GpuDown").Inhibits)
+	})
+	t.Run("the earlier name of a field goes over the new one of an earlier file", func(t *testing.T) {
+		t.Parallel()
+		c := load(t, "conditions: [{name: GpuDown, hides: [{conditions: [GpuHung]}]}]")
+		require.Equal(t, []Inhibition{{Conditions: []string{"GpuHung"}}}, lookup(t, c, "GpuDown").Inhibits)
 	})
 	t.Run("an empty match goes back to the default", func(t *testing.T) {
 		t.Parallel()

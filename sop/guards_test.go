@@ -116,7 +116,7 @@ func nodeObstacles() map[string]obstacle {
 			w.others = []prom.AegisNodeStatus{{Node: nodeA, Condition: "NodeNotReady", Priority: 0, Policy: testPolicy()}}
 		},
 		"explained": func(w *trial) {
-			w.hides = map[string]string{"Cause": w.status.Condition}
+			w.inhibits = map[string]string{"Cause": w.status.Condition}
 			w.others = []prom.AegisNodeStatus{{Node: nodeA, Condition: "Cause", Priority: 3}}
 		},
 		"node in use": func(w *trial) { w.status.Priority = 150 },

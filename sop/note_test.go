@@ -198,7 +198,7 @@ func TestEventIsDealtWithOnce(t *testing.T) {
 func TestInhibitedConditionWaits(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		w.hides = map[string]string{"Cause": "Reset"}
+		w.inhibits = map[string]string{"Cause": "Reset"}
 		w.raise("Cause")
 		w.raise("Reset")
 		w.jobs.effect = func(r jobs.Request) {

@@ -67,7 +67,7 @@ func Merge(tables ...Table) (Table, error) {
 type Procedure struct {
 	bridge *ApiBridge
 	steps  func(ctx context.Context, b *ApiBridge) error
-	// tells is true for one that never touches the node.
+	// onlyNotifies is true for one that never touches the node.
 	onlyNotifies bool
 }
 

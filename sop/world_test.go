@@ -68,8 +68,8 @@ type world struct {
 	d *Dispatcher
 	// priorities are those of conditions that are no emergencies.
 	priorities map[string]int
-	// hides names the condition that a condition explains.
-	hides map[string]string
+	// inhibits names the condition that a condition explains.
+	inhibits map[string]string
 	// identity is that of the process in the election. Empty means that there is none.
 	identity string
 	// journal is the last ticket that was written, as its steps.
@@ -150,7 +150,7 @@ func testPolicy() prom.Policy {
 // Status makes the world the catalogue: every condition is an emergency with the procedure that its name says.
 func (w *world) InhibitedBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
 	for _, o := range others {
-		if w.hides[o.Condition] == status.Condition {
+		if w.inhibits[o.Condition] == status.Condition {
 			return o.Condition + " explains it"
 		}
 	}
