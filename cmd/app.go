@@ -44,6 +44,7 @@ type app struct {
 	identity   string
 	clients    clients
 	nodes      *nodeCache
+	registry   *prometheus.Registry
 	queue      *queue.Queue
 	resync     *queue.Resync
 	dispatcher *sop.Dispatcher
@@ -99,7 +100,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	if err != nil {
 		return nil, err
 	}
-	a := &app{cfg: cfg, config: live, web: front, logger: logger.With("component", "aegis")}
+	a := &app{cfg: cfg, registry: registry, config: live, web: front, logger: logger.With("component", "aegis")}
 	if a.clients, err = newClients(base, cfg.LeaderElection.RenewDeadline); err != nil {
 		return nil, err
 	}
@@ -232,7 +233,7 @@ func (a *app) orders() *sop.OrderStore {
 
 // telemetry registers the metrics of the process itself.
 func (a *app) telemetry(reg prometheus.Registerer, tickets *ticket.Store) {
-	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets), sop.NewStormCollector(a.dispatcher))
+	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets, a.config.rules), sop.NewStormCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aegis_leader",

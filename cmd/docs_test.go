@@ -1,18 +1,22 @@
 package cmd
 
 import (
+	"log/slog"
 	"maps"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	promconfig "github.com/prometheus/common/config"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+	"k8s.io/client-go/rest"
 
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
@@ -189,6 +193,67 @@ func TestEveryVerdictIsDocumented(t *testing.T) {
 		got[name] = cells[len(cells)-1]
 	}
 	require.Equal(t, want, got)
+}
+
+// described matches what the client library says of a metric.
+var described = regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
+
+// ownMetrics returns the labels of each metric of a process that was just wired, but those of the runtime.
+func ownMetrics(t *testing.T) map[string][]string {
+	t.Helper()
+	file := write(t, "aegis.yaml", "leaderElection: {enabled: false}\n")
+	cfg, err := loadConfig(file)
+	require.NoError(t, err)
+	catalogue, err := loadCatalogue(rules.Options{}, procedures.Table())
+	require.NoError(t, err)
+	app, err := newApp(serveFlags{config: file}, cfg, catalogue, procedures.Table(), &rest.Config{Host: "http://127.0.0.1:1"}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descs)
+		app.registry.Describe(descs)
+	}()
+	metrics := make(map[string][]string)
+	for desc := range descs {
+		found := described.FindStringSubmatch(desc.String())
+		require.NotNil(t, found, desc.String())
+		if name := found[1]; strings.HasPrefix(name, "aegis_") {
+			metrics[name] = strings.FieldsFunc(found[2], func(r rune) bool { return r == ',' })
+		}
+	}
+	return metrics
+}
+
+func TestEveryMetricIsDocumented(t *testing.T) {
+	t.Parallel()
+	want := ownMetrics(t)
+	// Its labels are constant, and the page leaves out some of them.
+	delete(want, "aegis_build_info")
+	got := make(map[string][]string)
+	for row := range table(t, section(t, operationsPage, "Metrics")) {
+		name, labels, _ := strings.Cut(row, "{")
+		got[name] = strings.FieldsFunc(strings.TrimSuffix(labels, "}"), func(r rune) bool { return r == ',' })
+	}
+	delete(got, "aegis_build_info")
+	for name, labels := range want {
+		require.ElementsMatch(t, labels, got[name], "labels of %s", name)
+	}
+	require.ElementsMatch(t, slices.Collect(maps.Keys(want)), slices.Collect(maps.Keys(got)))
+}
+
+// Dashboards of the first version name these metrics, with these labels.
+func TestFirstMetricsStay(t *testing.T) {
+	t.Parallel()
+	have := ownMetrics(t)
+	for name, labels := range map[string][]string{
+		"aegis_sop_total":         {"status"},
+		"aegis_selfheal_seconds":  nil,
+		"aegis_ticket_open_total": nil,
+		"aegis_condition_gauge":   {"condition"},
+	} {
+		require.Contains(t, have, name)
+		require.ElementsMatch(t, labels, have[name], name)
+	}
 }
 
 func TestEveryAlertOnAegisIsDocumented(t *testing.T) {

@@ -74,7 +74,7 @@ func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue) *node
 // trim keeps the cache of thousands of nodes small.
 func trim(object any) (any, error) {
 	if node, ok := object.(*corev1.Node); ok {
-		ticket.KeepCordoners(node)
+		ticket.KeepWriters(node)
 	}
 	return object, nil
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 // result says what an observation was to the queue.
@@ -61,7 +63,7 @@ type collector struct {
 	queue *Queue
 	known func(string) bool
 
-	gauge, nodes, states *prometheus.Desc
+	gauge, nodes, bands, states *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*collector)(nil)
@@ -75,6 +77,8 @@ func newCollector(q *Queue, known func(string) bool) *collector {
 			"Nodes on which the condition holds. The same as aegis_condition_nodes, under its old name.", []string{"condition"}, nil),
 		nodes: prometheus.NewDesc("aegis_condition_nodes",
 			"Nodes on which the condition holds.", []string{"condition"}, nil),
+		bands: prometheus.NewDesc("aegis_band_nodes",
+			"Nodes on which something holds, by the band of the most urgent of it.", []string{"band"}, nil),
 		states: prometheus.NewDesc("aegis_queue_nodes",
 			"Nodes in the queue: ready for a worker, in_flight at one, waiting for a time, or idle until something changes.",
 			[]string{"state"}, nil),
@@ -85,30 +89,40 @@ func newCollector(q *Queue, known func(string) bool) *collector {
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- c.gauge
 	descs <- c.nodes
+	descs <- c.bands
 	descs <- c.states
 }
 
 // Collect sends the numbers of this moment.
 func (c *collector) Collect(samples chan<- prometheus.Metric) {
-	conditions, states := c.count() // Not under the lock: the receiver may be slow.
+	conditions, bands, states := c.count() // Not under the lock: the receiver may be slow.
 	for name, count := range conditions {
 		samples <- prometheus.MustNewConstMetric(c.gauge, prometheus.GaugeValue, count, name)
 		samples <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, count, name)
+	}
+	for band, count := range bands {
+		samples <- prometheus.MustNewConstMetric(c.bands, prometheus.GaugeValue, count, string(band))
 	}
 	for state, count := range states {
 		samples <- prometheus.MustNewConstMetric(c.states, prometheus.GaugeValue, count, state)
 	}
 }
 
-// count returns the number of nodes by condition and by state.
-func (c *collector) count() (conditions, states map[string]float64) {
+// count returns the number of nodes by condition, by band and by state.
+func (c *collector) count() (conditions map[string]float64, bands map[prom.Band]float64, states map[string]float64) {
 	conditions = map[string]float64{otherCondition: 0}
+	bands = map[prom.Band]float64{
+		prom.BandNotReady: 0, prom.BandEmergency: 0, prom.BandCordon: 0, prom.BandCanIgnore: 0, prom.BandMustIgnore: 0,
+	}
 	labels := make(map[string]string) // Asks once for each name.
 	c.queue.mu.Lock()
 	defer c.queue.mu.Unlock()
 	for _, n := range c.queue.nodes {
 		for label := range c.labelsOf(n, labels) {
 			conditions[label]++
+		}
+		if held := n.list(); len(held) > 0 {
+			bands[bandOf(held)]++
 		}
 	}
 	ready, waiting := c.queue.ready.Len(), c.queue.waiting.Len()
@@ -118,12 +132,23 @@ func (c *collector) count() (conditions, states map[string]float64) {
 			inFlight++
 		}
 	}
-	return conditions, map[string]float64{
+	return conditions, bands, map[string]float64{
 		"ready":     float64(ready),
 		"waiting":   float64(waiting),
 		"in_flight": float64(inFlight),
 		"idle":      float64(len(c.queue.nodes) - ready - waiting - inFlight),
 	}
+}
+
+// bandOf returns the most urgent band of the conditions.
+func bandOf(held []*condition) prom.Band {
+	most := prom.BandMustIgnore
+	for _, c := range held {
+		if band := prom.BandOf(c.status.Priority); band.Urgency() < most.Urgency() {
+			most = band
+		}
+	}
+	return most
 }
 
 // labelsOf returns the distinct labels of the node's conditions.

@@ -92,6 +92,28 @@ aegis_queue_observations_total{result="stray"} 2
 	})
 }
 
+// A node counts once, in the band of the most urgent condition on it.
+func TestNodesByBand(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewPedanticRegistry()
+	q := New(Options{Registerer: reg})
+	at := func(node, condition string, priority int) prom.Observation {
+		o := firing(node+condition, node, condition)
+		o.Status.Priority = priority
+		return o
+	}
+	q.Observe(at("n1", "A", 150), at("n1", "B", 3), at("n1", "C", 1), at("n2", "A", 150), at("n3", "D", 0))
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP aegis_band_nodes Nodes on which something holds, by the band of the most urgent of it.
+# TYPE aegis_band_nodes gauge
+aegis_band_nodes{band="CanIgnore"} 1
+aegis_band_nodes{band="Cordon"} 0
+aegis_band_nodes{band="Emergency"} 1
+aegis_band_nodes{band="MustIgnore"} 0
+aegis_band_nodes{band="NotReady"} 1
+`), "aegis_band_nodes"))
+}
+
 // TestMetricsAreLintClean allows one problem only: the name that existing dashboards use.
 func TestMetricsAreLintClean(t *testing.T) {
 	t.Parallel()

@@ -51,6 +51,15 @@ func crashAt(t *testing.T, at int, landed bool) {
 	require.Equal(t, "boot-0+", w.node().Status.NodeInfo.BootID)
 	require.Len(t, w.record().History.Incidents, 1)
 	require.False(t, w.node().Spec.Unschedulable)
+	counted := w.value("aegis_repairs_total", "resolved")
+	require.LessOrEqual(t, counted, 1.0)
+	if at < w.writes || !landed {
+		require.InDelta(t, 1, counted, 0, "only a process that dies right after the last write takes its count with it")
+	}
+	for _, metric := range []string{"aegis_repair_seconds", "aegis_isolate_seconds", "aegis_return_seconds"} {
+		require.LessOrEqual(t, w.value(metric), 1.0, metric)
+	}
+	require.LessOrEqual(t, w.value("aegis_step_total", string(ticket.Reboot)), 1.0)
 }
 
 // The same holds for a procedure that returns the node without a healthcheck: the cordon that it set is never left behind.

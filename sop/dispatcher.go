@@ -25,9 +25,12 @@ import (
 const ExhaustedSOP = "node/attempts-exhausted"
 
 const (
-	// teamKubernetes and teamHost take over what is not a matter of the condition's own team.
+	// These teams take over what is not a matter of the condition's own team.
 	teamKubernetes = "k8s"
 	teamHost       = "host"
+	teamGPU        = "gpu"
+	teamNetwork    = "network"
+	teamStorage    = "storage"
 )
 
 // Queue hands out the nodes on which something is to be decided, the most urgent first, one to one taker at a time.
@@ -336,6 +339,7 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 	watch := sync.WaitGroup{}
 	watch.Go(func() { d.watch(runCtx, bridge.scene, cancel) })
 	d.services.Metrics.sop(sopStarted)
+	d.services.expect(r.status, r.sopName())
 	err := r.execute(runCtx, bridge)
 	if err != nil && runCtx.Err() != nil {
 		err = context.Cause(runCtx)
@@ -512,11 +516,11 @@ func teamFor(failure *StepError, p prom.Policy) string {
 func teamForHardware(hardware string) string {
 	switch hardware {
 	case protocol.HardwareGPU:
-		return "gpu"
+		return teamGPU
 	case protocol.HardwareIB, protocol.HardwareNetwork:
-		return "network"
+		return teamNetwork
 	case protocol.HardwareGPFS, protocol.HardwareDisk:
-		return "storage"
+		return teamStorage
 	}
 	return teamHost
 }

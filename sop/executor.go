@@ -76,16 +76,26 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 		return context.Cause(ctx)
 	}
 	if s.ends {
-		return s.write(ctx, c.n)
+		return e.writeDown(ctx, s, c.n)
 	}
 	prior, known := e.journal.outcome(s.action, c.n)
 	switch {
 	case known && prior.Status != ticket.Running:
 		return replay(s, prior)
 	case s.write != nil:
-		return s.write(ctx, c.n)
+		return e.writeDown(ctx, s, c.n)
 	}
 	return e.carryOut(ctx, s, c, prior, known)
+}
+
+// writeDown carries out a step that is one write.
+func (e *journaled) writeDown(ctx context.Context, s step, n int) error {
+	began := e.services.Clock.Now()
+	if err := s.write(ctx, n); err != nil {
+		return err
+	}
+	e.services.Metrics.step(s.action, ticket.Succeeded, e.services.Clock.Since(began))
+	return nil
 }
 
 // carryOut begins the step or resumes the one that an earlier run began, and journals how it ends.
@@ -168,7 +178,7 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 	if writeErr := e.journal.finish(writeCtx, c.n, ended, o.update); writeErr != nil {
 		return fmt.Errorf("journal step %s: %w", s.action, writeErr)
 	}
-	e.services.Metrics.step(s.action, ended.Status)
+	e.services.Metrics.step(s.action, ended.Status, e.services.Clock.Since(c.began))
 	e.logger.InfoContext(ctx, "step ended", "action", s.action, "call", c.n, "status", ended.Status, "detail", ended.Message)
 	return err
 }

@@ -183,7 +183,9 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 	case !t.Owned():
 		return nil, fmt.Errorf("%w: ticket %s belongs to %q", ErrTakenOver, t.ID, t.Supervisor)
 	}
-	return t.Clone(), nil
+	ours := t.Clone()
+	ours.Attended = ours.Attended || ticket.EditedByOthers(r.Node)
+	return ours, nil
 }
 
 // begin journals the call of the step as Running.

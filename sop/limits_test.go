@@ -2,6 +2,7 @@ package sop
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -122,19 +123,21 @@ func TestMetricsAreLintClean(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewPedanticRegistry()
 	m := NewMetrics(reg)
-	m.step(ticket.Reboot, ticket.Succeeded)
+	m.step(ticket.Reboot, ticket.Succeeded, time.Minute)
 	m.healed(time.Minute)
 	owned, theirs, broken := ownTicket("GpuHung"), ownTicket("GpuHung"), "{hands off"
 	theirs.Supervisor = "alice"
+	teams := ownTicket("GpuHung")
+	teams.Supervisor = "gpu"
 	var objects []runtime.Object
-	for i, text := range []string{encoded(t, owned), encoded(t, theirs), broken, ""} {
+	for i, text := range []string{encoded(t, owned), encoded(t, theirs), encoded(t, teams), broken, ""} {
 		node := testNode(fmt.Sprintf("n%d", i), "")
 		if text != "" {
 			node.Annotations = map[string]string{ticket.Annotation: text}
 		}
 		objects = append(objects, node)
 	}
-	reg.MustRegister(NewTicketCollector(liveNodes{fake.NewClientset(objects...)}, ticket.NewStore(ticket.StoreOptions{})))
+	reg.MustRegister(NewTicketCollector(liveNodes{fake.NewClientset(objects...)}, ticket.NewStore(ticket.StoreOptions{}), &world{policy: testPolicy()}))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Len(t, problems, 1)
@@ -143,11 +146,24 @@ func TestMetricsAreLintClean(t *testing.T) {
 	open, err := testutil.GatherAndCount(reg, "aegis_tickets_open")
 	require.NoError(t, err)
 	require.Equal(t, 2, open)
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP aegis_tickets_waiting Nodes whose open ticket is with people, by team. The team other stands for a person, and for a ticket that cannot be read.
+# TYPE aegis_tickets_waiting gauge
+aegis_tickets_waiting{team="gpu"} 1
+aegis_tickets_waiting{team="host"} 0
+aegis_tickets_waiting{team="k8s"} 0
+aegis_tickets_waiting{team="network"} 0
+aegis_tickets_waiting{team="other"} 2
+aegis_tickets_waiting{team="storage"} 0
+# HELP aegis_nodes Nodes of the cluster.
+# TYPE aegis_nodes gauge
+aegis_nodes 5
+`), "aegis_tickets_waiting", "aegis_nodes"))
 	families, err := reg.Gather()
 	require.NoError(t, err)
 	for _, family := range families {
 		if family.GetName() == "aegis_ticket_open_total" {
-			require.InDelta(t, 3, family.GetMetric()[0].GetGauge().GetValue(), 0)
+			require.InDelta(t, 4, family.GetMetric()[0].GetGauge().GetValue(), 0)
 		}
 	}
 }

@@ -31,6 +31,8 @@ type Metrics struct {
 	steps    *prometheus.CounterVec
 	verdicts *prometheus.CounterVec
 	selfheal prometheus.Histogram
+	repairs  repairMetrics
+	action   actionMetrics
 }
 
 // NewMetrics registers the metrics of procedures.
@@ -43,20 +45,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"status"}),
 		steps: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "aegis_steps_total",
-			Help: "Steps that ended, by action and outcome.",
+			Help: "Steps that ended, by action and status. The same as aegis_step_total, under its old name.",
 		}, []string{"action", "status"}),
 		verdicts: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "aegis_verdicts_total",
 			Help: "Verdicts on conditions, counted when the verdict on a condition of a node changes.",
 		}, []string{"verdict"}),
-		selfheal: factory.NewHistogram(prometheus.HistogramOpts{
-			Name:                            "aegis_selfheal_seconds",
-			Help:                            "Time from opening a ticket to resolving it without people.",
-			Buckets:                         []float64{1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
-		}),
+		selfheal: factory.NewHistogram(durations("aegis_selfheal_seconds", "Time from opening a ticket to resolving it without people.")),
+		repairs:  newRepairMetrics(factory),
+		action:   newActionMetrics(factory),
 	}
 	for _, status := range []string{
 		sopStarted, sopSucceeded, sopHandedOver, sopInterrupted, sopRefused, sopTakenOver, sopPreempted, sopError,
@@ -72,33 +69,49 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) sop(status string)               { m.sops.WithLabelValues(status).Inc() }
 func (m *Metrics) verdict(name policy.VerdictName) { m.verdicts.WithLabelValues(string(name)).Inc() }
 func (m *Metrics) healed(took time.Duration)       { m.selfheal.Observe(took.Seconds()) }
-func (m *Metrics) step(action ticket.Action, s ticket.StepStatus) {
-	m.steps.WithLabelValues(string(action), string(s)).Inc()
+
+// durations describes a histogram of what takes from a second to hours. Where Prometheus scrapes native histograms it gets one.
+func durations(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name:                            name,
+		Help:                            help,
+		Buckets:                         []float64{1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600},
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	}
 }
 
-// TicketCollector counts open tickets from the nodes themselves whenever it is scraped, so that the number is right after
+// TicketCollector counts nodes and open tickets from the nodes themselves whenever it is scraped, so that the numbers are right after
 // a restart and on every replica.
 type TicketCollector struct {
-	nodes       corelisters.NodeLister
-	tickets     *ticket.Store
-	open, total *prometheus.Desc
+	nodes                       corelisters.NodeLister
+	tickets                     *ticket.Store
+	catalogue                   Catalogue
+	fleet, open, total, waiting *prometheus.Desc
 }
 
-// NewTicketCollector returns a collector over the nodes of the lister, whose tickets the store has read lately for the most part.
-func NewTicketCollector(nodes corelisters.NodeLister, tickets *ticket.Store) *TicketCollector {
+// NewTicketCollector returns a collector over the nodes of the lister, whose tickets the store has read lately for the most part. The
+// catalogue knows the teams of the conditions.
+func NewTicketCollector(nodes corelisters.NodeLister, tickets *ticket.Store, c Catalogue) *TicketCollector {
 	return &TicketCollector{
-		nodes: nodes, tickets: tickets,
+		nodes: nodes, tickets: tickets, catalogue: c,
+		fleet: prometheus.NewDesc("aegis_nodes", "Nodes of the cluster.", nil, nil),
 		open: prometheus.NewDesc("aegis_tickets_open",
 			"Nodes with an open ticket, by who owns it: aegis, or people.", []string{"supervisor"}, nil),
 		total: prometheus.NewDesc("aegis_ticket_open_total",
 			"Nodes with an open ticket. A gauge in spite of its name, do not apply rate() to it; see aegis_tickets_open.", nil, nil),
+		waiting: prometheus.NewDesc("aegis_tickets_waiting",
+			"Nodes whose open ticket is with people, by team. The team other stands for a person, and for a ticket that cannot be read.",
+			[]string{"team"}, nil),
 	}
 }
 
 // Describe sends the descriptions of the metrics.
 func (c *TicketCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- c.open
-	ch <- c.total
+	for _, desc := range []*prometheus.Desc{c.fleet, c.open, c.total, c.waiting} {
+		ch <- desc
+	}
 }
 
 // Collect counts the tickets. A ticket that cannot be read is people's.
@@ -109,21 +122,38 @@ func (c *TicketCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	var ours, theirs float64
+	waiting := map[string]float64{teamGPU: 0, teamNetwork: 0, teamStorage: 0, teamHost: 0, teamKubernetes: 0, otherLabel: 0}
 	for _, node := range nodes {
-		t, broken := c.tickets.Ticket(node)
-		switch {
-		case broken != nil:
-			theirs++
-		case t == nil || !t.Open():
-		case t.Owned():
+		switch t, broken := c.tickets.Ticket(node); {
+		case broken == nil && (t == nil || !t.Open()):
+		case broken == nil && t.Owned():
 			ours++
 		default:
 			theirs++
+			waiting[c.team(t, waiting)]++
 		}
 	}
-	ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, ours, "aegis")
-	ch <- prometheus.MustNewConstMetric(c.open, prometheus.GaugeValue, theirs, "people")
-	ch <- prometheus.MustNewConstMetric(c.total, prometheus.GaugeValue, ours+theirs)
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	gauge(c.fleet, float64(len(nodes)))
+	gauge(c.open, ours, "aegis")
+	gauge(c.open, theirs, "people")
+	gauge(c.total, ours+theirs)
+	for team, count := range waiting {
+		gauge(c.waiting, count, team)
+	}
+}
+
+// team returns the team that has the ticket, if it is one of those that the catalogue and the steps know.
+func (c *TicketCollector) team(t *ticket.Ticket, known map[string]float64) string {
+	if t == nil {
+		return otherLabel
+	}
+	if _, fixed := known[t.Supervisor]; fixed || t.Supervisor == c.catalogue.Status("", t.Condition, "", 0).Policy.Team {
+		return t.Supervisor
+	}
+	return otherLabel
 }
 
 // StormCollector shows the storms that go on whenever it is scraped.

@@ -90,7 +90,9 @@ func (d *Dispatcher) cached(name string) (ticket.Record, error) {
 // Cancel ends the incident of the node and gives it to the one who canceled it: nothing more is done on the node until they give
 // it back. What has been ordered from the node already, such as a boot, cannot be recalled.
 func (d *Dispatcher) Cancel(ctx context.Context, o policy.NodeOrder) error {
-	return d.take(ctx, o, "AegisCanceled", "canceled", func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+	var last ended
+	givenBack := false
+	err := d.take(ctx, o, "AegisCanceled", "canceled", func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		why, now := o.Of("canceled"), d.services.Clock.Now()
 		if err := t.CancelRunning(now, why); err != nil {
 			return err
@@ -100,8 +102,15 @@ func (d *Dispatcher) Cancel(ctx context.Context, o policy.NodeOrder) error {
 		}
 		t.Status, t.Reason, t.Hold = ticket.StatusAssigned, why, ""
 		c.History = entered(r.History, t, outcomeCanceled, now)
+		last = ended{t, r.History}
+		givenBack = released(r.Ticket)
 		return nil
 	})
+	if err == nil && !givenBack {
+		// One that was handed over before has been counted.
+		d.services.count(last, repairCanceled)
+	}
+	return err
 }
 
 // TakeOver makes the one who orders it the supervisor of the ticket, as an edit with kubectl would. The incident goes on from
@@ -126,7 +135,7 @@ func (d *Dispatcher) take(ctx context.Context, o policy.NodeOrder, event, what s
 		if err := change(c.Ticket, r, c); err != nil {
 			return err
 		}
-		c.Ticket.Supervisor = supervisor(o.By)
+		c.Ticket.Supervisor, c.Ticket.Attended = supervisor(o.By), true
 		return nil
 	})
 	if err != nil {
@@ -161,7 +170,7 @@ func (d *Dispatcher) Release(ctx context.Context, o policy.NodeOrder) error {
 			return fmt.Errorf("%w: ticket %s belongs to Aegis", policy.ErrRefused, t.ID)
 		}
 		c.Ticket = t.Clone()
-		c.Ticket.Supervisor = ticket.Self
+		c.Ticket.Supervisor, c.Ticket.Attended = ticket.Self, true
 		return nil
 	})
 	if err != nil {

@@ -55,17 +55,20 @@ func onlyTold(t *ticket.Ticket) bool {
 
 func (e ending) note(ctx context.Context, _ int) error {
 	e.begun()
+	var last ended
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		if err := e.journal.leavesNote(r); err != nil {
 			return err
 		}
 		c.Ticket, c.RemoveTicket = nil, r.Ticket != nil
 		c.History = entered(r.History, t, ticket.Noted, e.services.Clock.Now())
+		last = ended{t, r.History}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("note: %w", err)
 	}
+	e.services.count(last, repairNoted)
 	e.ended(ctx, ticket.Noted)
 	e.event(corev1.EventTypeNormal, "AegisNoted", "%s", Describe(e.status))
 	return nil

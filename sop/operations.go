@@ -132,5 +132,6 @@ func findings(r jobs.Result) ticket.Findings {
 		Hardware: r.Report.Hardware,
 		Recovery: r.Report.Recovery,
 		Refused:  len(r.Report.Refusals) > 0,
+		Unneeded: r.Report.Unneeded,
 	}
 }

@@ -30,6 +30,7 @@ func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
 }
 
 func (e ending) handOver(ctx context.Context, team, why string) error {
+	var last ended
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		if err := e.journal.leavesNote(r); err != nil {
 			return err
@@ -43,12 +44,13 @@ func (e ending) handOver(ctx context.Context, team, why string) error {
 		t.Reason = why
 		t.Hold = ""
 		c.History = entered(r.History, t, outcomeHandedOver, now)
+		last = ended{t, r.History}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("hand over to team %s: %w", team, err)
 	}
-	e.services.Metrics.step(ticket.HandOver, ticket.Succeeded)
+	e.services.count(last, outcomeOf(last.ticket))
 	e.ended(ctx, outcomeHandedOver)
 	e.event(corev1.EventTypeWarning, "AegisHandedOver", "%s: handed over to team %s: %s", e.status.Condition, team, why)
 	return nil
@@ -61,15 +63,18 @@ func (b *ApiBridge) Resolve(ctx context.Context) error {
 
 func (e ending) resolve(ctx context.Context, _ int) error {
 	took := e.services.Clock.Since(e.journal.ticketCreated())
+	var last ended
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		c.Ticket, c.RemoveTicket = nil, true
 		c.History = entered(r.History, t, ticket.Resolved, e.services.Clock.Now())
+		last = ended{t, r.History}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("resolve: %w", err)
 	}
 	e.services.Metrics.healed(took)
+	e.services.count(last, repairResolved)
 	e.ended(ctx, ticket.Resolved)
 	e.event(corev1.EventTypeNormal, "AegisResolved", "%s: resolved after %s", e.status.Condition, took.Round(time.Second))
 	return nil

@@ -49,7 +49,9 @@ func (i isolator) cordon(ctx context.Context, n int) error {
 	}
 	i.begun()
 	i.keeps.Store(true)
-	i.services.Metrics.step(ticket.Cordon, ticket.Succeeded)
+	if message == "" {
+		i.measureIsolation()
+	}
 	i.logger.InfoContext(ctx, "step ended", "action", ticket.Cordon, "call", n, "status", ticket.Succeeded, "detail", message)
 	i.event(corev1.EventTypeWarning, "AegisCordoned", "%s: cordoned, ticket %s", i.status.Condition, i.journal.incident.id)
 	return nil
@@ -91,6 +93,9 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 		}
 		return nil
 	})
+	if err == nil && message == "" {
+		i.measureReturn()
+	}
 	return outcome{message: message}, err
 }
 

@@ -140,7 +140,7 @@ func (j *journal) yield(ctx context.Context, e *preemptedError) error {
 		if err := t.CancelRunning(j.clock.Now(), e.Error()); err != nil {
 			return err
 		}
-		t.Past = pastOf(t)
+		t.Past, t.Attended = pastOf(t), attended(t)
 		t.Condition, t.Device, t.SOP, t.Origin = next.Condition, next.ID, next.SOP, string(next.Origin)
 		t.Reason = next.Msg
 		t.XID, t.Recovery = next.XID.Code, ""

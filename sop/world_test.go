@@ -56,6 +56,9 @@ type world struct {
 	jobs     *fakeJobs
 	verdicts *VerdictCache
 	table    Table
+	// metrics are those of all processes together, as Prometheus adds them up.
+	metrics  *Metrics
+	registry *prometheus.Registry
 	events   *record.FakeRecorder
 
 	mu       sync.Mutex
@@ -70,6 +73,8 @@ type world struct {
 	priorities map[string]int
 	// inhibits names the condition that a condition explains.
 	inhibits map[string]string
+	// unknown names the conditions that the catalogue does not have. Nil means none.
+	unknown func(condition string) bool
 	// identity is that of the process in the election. Empty means that there is none.
 	identity string
 	// journal is the last ticket that was written, as its steps.
@@ -90,6 +95,8 @@ func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 	w.client.PrependReactor("patch", "nodes", w.patch)
 	w.client.PrependReactor("create", "pods", w.evict)
 	w.jobs = &fakeJobs{world: w, made: make(map[string]jobs.Request)}
+	w.registry = prometheus.NewRegistry()
+	w.metrics = NewMetrics(w.registry)
 	w.queue = queue.New(queue.Options{Registerer: prometheus.NewRegistry()})
 	w.settings.Pools = []policy.Pool{{Name: "test", Selector: labels.Everything(), MaxPercent: 100, MaxDestructive: 10, Profile: "test"}}
 	w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
@@ -160,6 +167,9 @@ func (w *world) InhibitedBy(_ time.Time, status prom.AegisNodeStatus, others []p
 func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.unknown != nil && w.unknown(condition) {
+		return prom.AegisNodeStatus{Node: node, Condition: condition, ID: device}
+	}
 	priority, found := w.priorities[condition]
 	if !found {
 		priority = 3
@@ -259,7 +269,7 @@ func (w *world) currentSettings() policy.Settings {
 
 // dispatcher returns a new process: nothing but the cluster and the queue is carried over.
 func (w *world) dispatcher() *Dispatcher {
-	metrics := NewMetrics(prometheus.NewRegistry())
+	metrics := w.metrics
 	lister := liveNodes{w.client}
 	w.verdicts = NewVerdictCache(metrics, clock.RealClock{})
 	orders := NewOrderStore(OrderStoreOptions{

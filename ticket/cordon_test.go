@@ -34,9 +34,38 @@ func TestCordonedByOthers(t *testing.T) {
 			require.False(t, CordonedByOthers(n), "the node is schedulable")
 			n.Spec.Unschedulable = true
 			require.Equal(t, tt.want, CordonedByOthers(n))
-			KeepCordoners(n)
+			KeepWriters(n)
 			require.Equal(t, tt.want, CordonedByOthers(n), "after what is not needed is dropped")
 			require.NotContains(t, n.ManagedFields, kubelet)
+		})
+	}
+}
+
+func TestEditedByOthers(t *testing.T) {
+	t.Parallel()
+	const edit = `{"f:metadata":{"f:annotations":{".":{},"f:aegis.io/ticketing":{},"f:example.com/x":{}}}}`
+	const both = `{"f:metadata":{"f:annotations":{"f:aegis.io/ticketing":{}}},"f:spec":{"f:unschedulable":{}}}`
+	for name, tt := range map[string]struct {
+		writer metav1.ManagedFieldsEntry
+		want   bool
+	}{
+		"Aegis":                       {writer("aegis", edit), false},
+		"a person":                    {writer("kubectl-edit", edit), true},
+		"a person who cordoned too":   {writer("kubectl-edit", both), true},
+		"a person, another field":     {writer("kubectl-label", `{"f:metadata":{"f:annotations":{"f:example.com/x":{}}}}`), false},
+		"fields that nobody can read": {writer("kubectl-edit", `[`), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{tt.writer}}}
+			require.False(t, EditedByOthers(n), "there is no ticket")
+			n.Annotations = map[string]string{Annotation: "condition: GpuHung"}
+			require.Equal(t, tt.want, EditedByOthers(n))
+			n.Spec.Unschedulable = true
+			cordoned := CordonedByOthers(n)
+			KeepWriters(n)
+			require.Equal(t, tt.want, EditedByOthers(n), "after what is not needed is dropped")
+			require.Equal(t, cordoned, CordonedByOthers(n))
 		})
 	}
 }

@@ -176,6 +176,9 @@ func (t *Ticket) node() *yaml.Node {
 	}
 	o.text("hold", t.Hold)
 	o.text("approvedBy", t.ApprovedBy)
+	if t.Attended {
+		o.add("attended", boolNode(true))
+	}
 	if t.XID != 0 {
 		o.add("xid", intNode(t.XID))
 	}

@@ -15,7 +15,7 @@ func TestEncodeFixedOrder(t *testing.T) {
 	tk := &Ticket{
 		ID: "20261123t120000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Origin: "webhook", Reason: "GPU 3: hung\nXID 79",
 		Supervisor: "aegis", Status: StatusResolving, CreatedAt: noon, BootID: "b-1", Attempts: 2, Hold: "approve",
-		ApprovedBy: "alice", Past: map[Action]int{Verify: 2, Healthcheck: 1},
+		ApprovedBy: "alice", Attended: true, Past: map[Action]int{Verify: 2, Healthcheck: 1},
 		done: []folded{{action: Drain, runs: []run{{Failed, 2}, {Succeeded, 1}}}, {action: Reboot, runs: []run{{Canceled, 1}}}},
 		found: []foldedFindings{
 			{action: Drain, first: 1, last: 2, findings: Findings{Code: 70}}, {action: Reboot, first: 1, last: 1, findings: Findings{Refused: true}},
@@ -23,6 +23,7 @@ func TestEncodeFixedOrder(t *testing.T) {
 		Workflows: []Step{
 			{Action: Cordon, Status: Succeeded, At: noon, Message: "yes"},
 			{Action: Healthcheck, Status: Failed, Findings: Findings{Code: 2, Hardware: "gpu", Recovery: "Drain and Reset", Refused: true}},
+			{Action: Repair, Status: Succeeded, Findings: Findings{Unneeded: true}},
 			{Action: Reboot, Status: Running},
 			{Action: RestartPod, Status: Running, Pod: "kube-system/plugin", UID: "u-1"},
 		},
@@ -42,6 +43,7 @@ bootID: b-1
 attempts: 2
 hold: approve
 approvedBy: alice
+attended: true
 past: {healthcheck: 1, verify: 2}
 done: {drain: F2S, reboot: C}
 found: {drain: {1-2: "70"}, reboot: {"1": 0 refused}}
@@ -56,6 +58,9 @@ workflows:
     hardware: gpu
     recovery: Drain and Reset
     refused: true
+  - action: repair
+    status: Succeeded
+    unneeded: true
   - action: reboot
     status: Running
   - action: restartpod

@@ -17,6 +17,7 @@ type Findings struct {
 	Hardware string // The hardware that a failure points at.
 	Recovery string // What the driver of the GPU asks for.
 	Refused  bool   // The operation was not begun, because something forbids it.
+	Unneeded bool   // The operation found in order what it was to put right.
 }
 
 const (
@@ -45,6 +46,9 @@ func (f Findings) write(o object) {
 	if f.Refused {
 		o.add("refused", boolNode(true))
 	}
+	if f.Unneeded {
+		o.add("unneeded", boolNode(true))
+	}
 }
 
 // set reads one field of the findings and reports whether it is one.
@@ -58,6 +62,8 @@ func (f *Findings) set(key, value *yaml.Node) (known bool, err error) {
 		f.Recovery, err = decodeText(value)
 	case "refused":
 		f.Refused, err = decodeBool(value)
+	case "unneeded":
+		f.Unneeded, err = decodeBool(value)
 	default:
 		return false, nil
 	}
@@ -71,9 +77,9 @@ type foldedFindings struct {
 	findings    Findings
 }
 
-// foldFindings keeps what the n-th call of the action found.
+// foldFindings keeps what the n-th call of the action found, as far as a procedure decides by it.
 func (t *Ticket) foldFindings(a Action, n int, f Findings) {
-	f.Recovery = ""
+	f.Recovery, f.Unneeded = "", false
 	if f == (Findings{}) {
 		return
 	}

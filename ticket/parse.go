@@ -51,6 +51,8 @@ func (t *Ticket) set(key, value *yaml.Node) (err error) {
 		t.CreatedAt, err = decodeTime(value)
 	case "attempts":
 		t.Attempts, err = decodeCount(value, maxAttempts)
+	case "attended":
+		t.Attended, err = decodeBool(value)
 	case "xid":
 		t.XID, err = decodeCount(value, maxXID)
 	case "past":

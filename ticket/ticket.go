@@ -70,6 +70,7 @@ type Ticket struct {
 	Attempts   int
 	Hold       string
 	ApprovedBy string // Who allowed the repair in mode approve.
+	Attended   bool   // A person has had a hand in it, be it that they took it over or asked for the repair.
 	XID        int    // The error of the NVIDIA driver that it is about, 0 for none.
 	Recovery   string // What the driver of the GPU asks for, as a diagnosis has read it.
 	// Past counts, per action, the calls that were made for the condition that the ticket had before. The procedure of the

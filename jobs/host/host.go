@@ -118,10 +118,19 @@ type finding struct {
 	recovery string
 	// refusals say what forbids an action that was not begun.
 	refusals []string
+	// unneeded says that nothing was wrong.
+	unneeded bool
 }
 
 func passed(format string, args ...any) finding {
 	return finding{result: protocol.ResultPassed, code: protocol.ExitOK, detail: fmt.Sprintf(format, args...)}
+}
+
+// unneeded is the end of an operation that found in order what it was to put right.
+func unneeded(format string, args ...any) finding {
+	f := passed("nothing to do: "+format, args...)
+	f.unneeded = true
+	return f
 }
 
 func failed(code int, format string, args ...any) finding {
@@ -142,6 +151,7 @@ func conclude(report *protocol.Report, f finding) {
 	report.ExitCode = f.code
 	report.Detail = oneLine(f.detail)
 	report.Recovery = f.recovery
+	report.Unneeded = f.unneeded
 	for _, r := range f.refusals {
 		report.Refusals = append(report.Refusals, oneLine(r))
 	}

@@ -36,7 +36,7 @@ func startGPFS(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return unmade(err)
 	case state == gpfsActive:
-		return passed("nothing to do: GPFS is active")
+		return unneeded("GPFS is active")
 	}
 	// A daemon that waits for its cluster runs already.
 	if state != "arbitrating" {
@@ -78,7 +78,7 @@ func mountGPFS(ctx context.Context, h *host, device string) finding {
 	case err != nil:
 		return unmade(err)
 	case look.code == protocol.ExitOK && g.complete():
-		return passed("nothing to do: %s", look.detail)
+		return unneeded("%s", look.detail)
 	}
 	// All of them first: whoever is refused finds everything as it was.
 	for _, m := range stale {
@@ -307,7 +307,7 @@ func breakDeadlock(ctx context.Context, h *host, _ string) finding {
 	before := h.waitersGone(ctx)
 	switch {
 	case before.code == protocol.ExitOK:
-		return passed("nothing to do: %s", before.detail)
+		return unneeded("%s", before.detail)
 	case before.code != protocol.ExitGPFS:
 		return before
 	case !gpfsNode.MatchString(name):

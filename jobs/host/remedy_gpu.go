@@ -36,7 +36,7 @@ func restartFabricManager(ctx context.Context, h *host, _ string) finding {
 		return refused(protocol.ExitNVLink, "the unit %s is %.32q", fabricManager, unit.load)
 	}
 	if f := h.fabricReady(ctx); f.code == protocol.ExitOK {
-		return passed("nothing to do: %s", f.detail)
+		return unneeded("%s", f.detail)
 	}
 	if err := h.gpusIdle(ctx); err != nil {
 		return notBegun(protocol.ExitNVLink, err)
@@ -87,7 +87,7 @@ func enablePersistence(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return notBegun(protocol.ExitGPU, err)
 	case len(off) == 0:
-		return passed("nothing to do: persistence is on")
+		return unneeded("persistence is on")
 	}
 	daemon, err := h.startPersistenced(ctx)
 	if err == nil && daemon {
@@ -149,7 +149,7 @@ func configPeerMem(ctx context.Context, h *host, _ string) finding {
 	case err != nil:
 		return broken("%v", err)
 	case loaded && listed:
-		return passed("nothing to do: nvidia_peermem is loaded, and %s lists it", peerMemConf)
+		return unneeded("nvidia_peermem is loaded, and %s lists it", peerMemConf)
 	}
 	if !loaded {
 		if _, err := h.run(ctx, 60*time.Second, "modprobe", "nvidia-peermem"); err != nil {

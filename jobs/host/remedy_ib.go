@@ -52,7 +52,7 @@ func reloadIBDriver(ctx context.Context, h *host, device string) finding {
 		}
 	}
 	if r.well(ports) {
-		return passed("nothing to do: the modules are loaded and %d ports are active", len(r.active))
+		return unneeded("the modules are loaded and %d ports are active", len(r.active))
 	}
 	if err := r.unused(ctx); err != nil {
 		return notBegun(protocol.ExitIB, err)

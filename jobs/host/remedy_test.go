@@ -51,6 +51,7 @@ func act(t *testing.T, healthy func(*testing.T) *node, action, name string, chan
 				require.Equal(t, tc.result, r.Result, "%+v", r)
 				require.Equal(t, tc.code, r.ExitCode, "%+v", r)
 				require.Contains(t, r.Detail, tc.want)
+				require.Equal(t, strings.HasPrefix(r.Detail, "nothing to do"), r.Unneeded, "%+v", r)
 			})
 			require.Equal(t, tc.quiet, len(changes(n)) == 0, "%v", changes(n))
 		})

@@ -29,6 +29,8 @@ type Report struct {
 	Recovery string `json:"recovery,omitempty"`
 	// Refusals says what forbids an operation that was not begun.
 	Refusals []string `json:"refusals,omitempty"`
+	// Unneeded says that the operation found in order what it was to put right, and changed nothing.
+	Unneeded bool `json:"unneeded,omitempty"`
 	// Detail is one line for people.
 	Detail string `json:"detail,omitempty"`
 	// Checks holds the outcome of each check, in the order they ran.
