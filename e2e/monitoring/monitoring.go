@@ -26,8 +26,9 @@ const (
 	defaultInterval       = time.Second
 	defaultGroupInterval  = time.Second
 	defaultRepeatInterval = time.Minute
-	// resendDelay makes Alertmanager forget an alert four times as long after Prometheus has gone.
-	resendDelay = time.Second
+	defaultGroupWait      = 100 * time.Millisecond
+	// defaultResendDelay makes Alertmanager forget an alert four times as long after Prometheus has gone.
+	defaultResendDelay = time.Second
 )
 
 // Options says what is watched and who is told.
@@ -56,8 +57,10 @@ type Options struct {
 	PrometheusClient *http.Client
 	// Alertmanagers is the number of replicas, which do not know each other. The default is 1.
 	Alertmanagers int
-	// GroupInterval and RepeatInterval are those of the route. The defaults are 1s and 1m.
-	GroupInterval, RepeatInterval time.Duration
+	// GroupWait, GroupInterval and RepeatInterval are those of the route. The defaults are 100ms, 1s and 1m.
+	GroupWait, GroupInterval, RepeatInterval time.Duration
+	// ResendDelay is how often Prometheus repeats an alert. The default is 1s.
+	ResendDelay time.Duration
 	// Interval is the time between two scrapes and between two evaluations of a rule. The default is 1s.
 	Interval time.Duration
 	// Log takes what is done. The default discards it.
@@ -87,6 +90,8 @@ type Monitoring struct {
 func Start(ctx context.Context, o Options) (*Monitoring, error) {
 	o.Alertmanagers = cmp.Or(o.Alertmanagers, 1)
 	o.Interval = cmp.Or(o.Interval, defaultInterval)
+	o.GroupWait = cmp.Or(o.GroupWait, defaultGroupWait)
+	o.ResendDelay = cmp.Or(o.ResendDelay, defaultResendDelay)
 	o.GroupInterval = cmp.Or(o.GroupInterval, defaultGroupInterval)
 	o.RepeatInterval = cmp.Or(o.RepeatInterval, defaultRepeatInterval)
 	o.PrometheusClient = cmp.Or(o.PrometheusClient, http.DefaultClient)
@@ -175,8 +180,8 @@ func (m *Monitoring) prometheusConfig() string {
 }
 
 func (m *Monitoring) alertmanagerConfig() string {
-	text := fmt.Sprintf("route: {receiver: aegis, group_by: [alertname, node], group_wait: 100ms, group_interval: %s, repeat_interval: %s}\nreceivers:\n- name: aegis\n",
-		m.o.GroupInterval, m.o.RepeatInterval)
+	text := fmt.Sprintf("route: {receiver: aegis, group_by: [alertname, node], group_wait: %s, group_interval: %s, repeat_interval: %s}\nreceivers:\n- name: aegis\n",
+		m.o.GroupWait, m.o.GroupInterval, m.o.RepeatInterval)
 	if m.o.Webhook == "" {
 		return text
 	}
@@ -202,7 +207,7 @@ func (m *Monitoring) StartPrometheus(ctx context.Context) error {
 		Args: []string{
 			"--config.file=" + m.file("prometheus.yaml"), "--storage.tsdb.path=" + m.file("prometheus"),
 			fmt.Sprintf("--web.listen-address=127.0.0.1:%d", m.ports[0]),
-			fmt.Sprintf("--rules.alert.resend-delay=%s", resendDelay), "--rules.alert.for-grace-period=1s",
+			fmt.Sprintf("--rules.alert.resend-delay=%s", m.o.ResendDelay), "--rules.alert.for-grace-period=1s",
 			"--web.enable-lifecycle", "--web.config.file=" + m.file("prometheus-web.yaml"),
 		},
 	})

@@ -272,6 +272,7 @@ func (h *host) collectSichek(e *exposition) {
 		device string
 	}{
 		{fault: GPULost, metric: "nvidia_gpulost"},
+		{fault: GPUMissing, metric: "nvidia_gpulost"},
 		{fault: GPUNVLinkInactive, metric: "nvidia_nvlinknotactive"},
 		{fault: FabricManagerDown, metric: "nvidia_nvidiafabricmanagernotactive"},
 		{fault: GPUPersistenceOff, metric: "nvidia_gpupersistencedmodenotenabled"},

@@ -38,6 +38,7 @@ const (
 
 	GPUHung             = "gpu-hung"
 	GPULost             = "gpu-lost"
+	GPUMissing          = "gpu-missing"
 	GPUCheckFailed      = "gpu-check-failed"
 	GPURowRemapPending  = "gpu-row-remap-pending"
 	GPURowRemapFailure  = "gpu-row-remap-failure"
@@ -117,6 +118,7 @@ func gpuFaults() []Fault {
 	return []Fault{
 		{Name: GPUHung, FixedBy: FixedByReset, Doc: "A GPU is fully used, draws hardly any power and moves no data."},
 		{Name: GPULost, FixedBy: FixedByReboot, Doc: "A GPU falls off the bus, with XID 79."},
+		{Name: GPUMissing, FixedBy: FixedByReboot, Doc: "A GPU is gone from the bus, and the driver says nothing of it."},
 		{Name: GPUCheckFailed, FixedBy: FixedByReset, Doc: "DCGM and the driver find uncorrected errors in a GPU's memory."},
 		{Name: GPURowRemapPending, FixedBy: FixedByReset, Doc: "A GPU has a memory row to remap, which its next reset does."},
 		{Name: GPURowRemapFailure, FixedBy: FixedByNever, Doc: "A GPU has no spare memory row left."},

@@ -95,7 +95,7 @@ func (h *host) gpuFilesLocked(f map[string]string) {
 	}
 	for gpu := range h.gpus {
 		f[fmt.Sprintf("/dev/nvidia%d", gpu)] = ""
-		if h.gpuHasLocked(gpu, GPULost) {
+		if h.gpuGoneLocked(gpu) {
 			continue
 		}
 		device := "/sys/bus/pci/devices/" + pciAddress(gpu)

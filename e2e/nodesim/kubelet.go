@@ -42,7 +42,7 @@ func (h *host) vitals() vitals {
 		adapter:        int64(h.hcas),
 	}
 	for gpu := range h.gpus {
-		if !h.gpuHasLocked(gpu, GPULost) {
+		if !h.gpuGoneLocked(gpu) {
 			v.allocatable++
 		}
 	}

@@ -229,11 +229,16 @@ func (h *host) ipmitoolLocked(args []string) answer {
 	return printed("CPU1 Status      | 41h | " + state + "  | 3.1 | Presence detected\n")
 }
 
+// gpuGoneLocked reports whether the GPU is no longer on the bus.
+func (h *host) gpuGoneLocked(gpu int) bool {
+	return h.gpuHasLocked(gpu, GPULost) || h.gpuHasLocked(gpu, GPUMissing)
+}
+
 // installedLocked returns the indices of the GPUs that are on the bus.
 func (h *host) installedLocked() []int {
 	var gpus []int
 	for gpu := range h.gpus {
-		if !h.gpuHasLocked(gpu, GPULost) {
+		if !h.gpuGoneLocked(gpu) {
 			gpus = append(gpus, gpu)
 		}
 	}

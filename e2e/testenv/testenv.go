@@ -42,6 +42,8 @@ type Options struct {
 	// Heartbeat is how often a node reports its status, and NodeMonitorGrace how long it may be silent before it counts as not
 	// ready. Both have defaults for a few dozen nodes.
 	Heartbeat, NodeMonitorGrace time.Duration
+	// LeaseDuration is how long the Lease of a node holds. It has a default for a few dozen nodes, too.
+	LeaseDuration time.Duration
 	// Webhook returns where Alertmanager sends its notifications, given where Aegis takes them. Nil sends them there.
 	Webhook func(aegis string) string
 	// Aegis changes how the replicas of Aegis are run, Monitoring how Prometheus and Alertmanager are. Nil leaves it as it is.
@@ -107,7 +109,7 @@ func (l *Environment) startNodes(ctx context.Context) error {
 	var err error
 	l.Sim, err = nodesim.Start(ctx, nodesim.Options{
 		Client: l.Cluster.Client(), Dir: filepath.Join(l.Dir, "nodesim"), BootTime: l.o.BootTime, Log: l.o.Log,
-		Heartbeat: l.o.Heartbeat,
+		Heartbeat: l.o.Heartbeat, LeaseDuration: l.o.LeaseDuration,
 		Aegis:     filepath.Join(l.Bin, "aegis"), AegisOp: filepath.Join(l.Bin, "aegis-op"), HostTool: filepath.Join(l.Bin, "hosttool"),
 	})
 	if err != nil {
