@@ -385,6 +385,7 @@ func (d decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 		"threshold":           func(n *yaml.Node) { d.threshold(n, &p.Threshold) },
 		"cooldown":            wait("cooldown", 0, &p.Cooldown),
 		"attemptWindow":       wait("attemptWindow", shortest, &p.AttemptWindow),
+		"confirmFor":          wait("confirmFor", 0, &p.ConfirmFor),
 		"grace":               wait("grace", 0, &p.Grace),
 		"powerOffAfter":       wait("powerOffAfter", shortest, &p.PowerOffAfter),
 		"handOverAfter":       wait("handOverAfter", shortest, &p.HandOverAfter),

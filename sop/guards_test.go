@@ -174,6 +174,9 @@ func sourceObstacles() map[string]obstacle {
 		"silenced":                silenced,
 		"sources silent":          silent,
 		"not reported":            pending,
+		"reported too briefly": func(w *trial) {
+			w.policy.ConfirmFor, w.status.FirstSeen = time.Hour, time.Now()
+		},
 	}
 }
 

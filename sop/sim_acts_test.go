@@ -163,6 +163,10 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 	forbidden[soptest.AlertmanagerForgot] = o.c.Began(soptest.AlertmanagerForgot)
 	if s.Firing().IsZero() {
 		forbidden["the alert does not fire"] = s.Changed
+		return
+	}
+	if bounds := policyOf(incident.key.Condition); !incident.approved && time.Since(s.Firing()) < bounds.ConfirmFor-simThought {
+		forbidden["the alert has just begun to fire"] = o.c.Start()
 	}
 }
 

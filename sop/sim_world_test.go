@@ -192,7 +192,7 @@ func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNode
 	case simRemedy:
 		s.Priority, s.Policy.MaxReboots = 10, 1
 	case simReset:
-		s.DeviceMode = prom.DeviceIndex
+		s.DeviceMode, s.Policy.ConfirmFor = prom.DeviceIndex, 3*time.Minute
 	case simDevices:
 		s.Priority, s.Policy.MaxReboots, s.Policy.Workload = 50, 1, prom.WorkloadKeep
 		s.Policy.Selector = simPlugin + "=plugin"

@@ -110,7 +110,7 @@ func (l *Environment) startNodes(ctx context.Context) error {
 	l.Sim, err = nodesim.Start(ctx, nodesim.Options{
 		Client: l.Cluster.Client(), Dir: filepath.Join(l.Dir, "nodesim"), BootTime: l.o.BootTime, Log: l.o.Log,
 		Heartbeat: l.o.Heartbeat, LeaseDuration: l.o.LeaseDuration,
-		Aegis:     filepath.Join(l.Bin, "aegis"), AegisOp: filepath.Join(l.Bin, "aegis-op"), HostTool: filepath.Join(l.Bin, "hosttool"),
+		Aegis: filepath.Join(l.Bin, "aegis"), AegisOp: filepath.Join(l.Bin, "aegis-op"), HostTool: filepath.Join(l.Bin, "hosttool"),
 	})
 	if err != nil {
 		return err

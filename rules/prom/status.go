@@ -186,6 +186,8 @@ type Policy struct {
 	Once bool
 	// Threshold is how often the condition must come before it is repaired. Before that it is noted.
 	Threshold Threshold
+	// ConfirmFor is how long the alert must have fired before a step that disturbs workload. The node is isolated before.
+	ConfirmFor time.Duration
 	// Grace is how long a node may be not ready before it is cordoned.
 	Grace time.Duration
 	// PowerOffAfter is how long a node that is proven down stays so before its volumes are released.

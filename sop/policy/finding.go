@@ -83,6 +83,15 @@ func unconfirmedNow(s Situation) string {
 	return says(VerdictUnconfirmed, s)
 }
 
+// tooBrief asks for an alert that has fired for long enough. A node that a check of Aegis found broken needs none.
+func tooBrief(s Situation) string {
+	confirmed := s.Status.FirstSeen.Add(s.Status.Policy.ConfirmFor)
+	if s.Suspicion != "" || !s.Now.Before(confirmed) {
+		return ""
+	}
+	return "the alert must go on firing until " + confirmed.UTC().Format(time.RFC3339)
+}
+
 // confirmedLongAgo doubts a confirmation that is older than what it confirmed can be expected to last.
 func confirmedLongAgo(s Situation) string {
 	if s.Confirmed.IsZero() || s.Now.Sub(s.Confirmed) <= freshAlert {

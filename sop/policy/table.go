@@ -308,6 +308,10 @@ func now() []Guard {
 			Differs: "What a check of Aegis found outweighs an alert that is gone at a step; a cordon does not know of it.",
 		},
 		{
+			Name: "reported too briefly", Verdict: VerdictUnconfirmed, Step: Alert | Begun, Needs: FindingFact, Judge: tooBrief,
+			Differs: "A cordon does not ask it: it is cheap and comes first, and the fault is confirmed while the node is isolated.",
+		},
+		{
 			Name: "budget", Verdict: VerdictBudget, Isolate: anyone, Step: anyone, Needs: RoomFact, Judge: noRoom,
 			Differs: "At a cordon it is the pool's budget of nodes, at a step that of destructive steps in flight.",
 		},

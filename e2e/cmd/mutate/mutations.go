@@ -47,6 +47,7 @@ func permissions() []mutation {
 		{"silent Alertmanager taken for consent", permitted, "sop/policy/finding.go", "	case f.Permission == prom.PermissionUnknown:", "	case false:"},
 		{"absent alert taken for firing", permitted, "sop/policy/finding.go", "	case f.Evidence == prom.EvidenceAbsent:", "	case false:"},
 		{"contested alert taken for certain", permitted, "sop/policy/guards.go", "	if s.Status.Contested {", "	if false {"},
+		{"alert that has just begun taken for confirmed", permitted, "sop/policy/finding.go", `s.Suspicion != "" || !s.Now.Before(confirmed) {`, `s.Suspicion != "" || true {`},
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},

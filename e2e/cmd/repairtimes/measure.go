@@ -78,7 +78,9 @@ func (c *course) reach(out io.Writer, s stage) {
 }
 
 // since returns how long after the fault the stage was reached.
-func (c *course) since(s stage) time.Duration { return c.at[s].Sub(c.at[stageFault]).Round(time.Second) }
+func (c *course) since(s stage) time.Duration {
+	return c.at[s].Sub(c.at[stageFault]).Round(time.Second)
+}
 
 func (c *course) done() bool { _, ok := c.at[stageReturned]; return ok }
 
