@@ -93,6 +93,9 @@ func (g *generator) facts(t *testing.T, c rules.Condition) string {
 	for _, p := range g.plans(t, c) {
 		row(p.field, strings.Join(p.steps, " → "))
 	}
+	if c.Policy.ConfirmFor > 0 {
+		row("Confirmed", fmt.Sprintf("once the alert has fired for %s; until then Aegis only isolates the node", c.Policy.ConfirmFor))
+	}
 	row("Workload", string(c.Policy.Workload))
 	row("Team", c.Policy.Team)
 	row("Reboots allowed", strconv.Itoa(c.Policy.MaxReboots))

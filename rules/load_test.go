@@ -238,7 +238,7 @@ func TestFilesOverridePerField(t *testing.T) {
 		require.Equal(t, 3*time.Minute, lookup(t, c, "Alpha").Policy.ClearFor)
 		require.Equal(t, 30*time.Minute, lookup(t, c, "Alpha").Policy.Cooldown)
 		require.Equal(t, "night", lookup(t, c, "NodeCordon").Policy.Team)
-		require.Equal(t, 15*time.Minute, lookup(t, c, "Xid79GPULost").Policy.ClearFor)
+		require.Equal(t, 5*time.Minute, lookup(t, c, "Xid79GPULost").Policy.ClearFor)
 		require.Equal(t, "gpu", lookup(t, c, "Xid79GPULost").Policy.Team)
 	})
 	t.Run("lists and matches are replaced as a whole", func(t *testing.T) {

@@ -49,7 +49,7 @@ type Aegis struct {
 	// LogFile takes the log of every run, one after the other.
 	LogFile string
 	// ConfigFile and ConditionsFile are what Configure writes.
-	ConfigFile, ConditionsFile string
+	ConfigFile, ConditionsFile, ConfirmFile string
 
 	o      Options
 	ports  []int
@@ -79,7 +79,8 @@ func New(o Options) (*Aegis, error) {
 		URL: fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports[0]), Telemetry: fmt.Sprintf("%s://127.0.0.1:%d", scheme, ports[1]),
 		LogFile:    filepath.Join(o.Dir, "aegis.log"),
 		ConfigFile: filepath.Join(o.Dir, "aegis.yaml"), ConditionsFile: filepath.Join(o.Dir, "conditions.yaml"),
-		o: o, ports: ports, client: client,
+		ConfirmFile: filepath.Join(o.Dir, "confirm.yaml"),
+		o:           o, ports: ports, client: client,
 	}, nil
 }
 

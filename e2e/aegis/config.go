@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"aegis.io/aegis/rules"
 )
 
 // Config is aegis.yaml. What is zero is left out, and has the default of the product.
@@ -29,6 +31,8 @@ type Config struct {
 	// Overlay is the text of conditions.yaml, which overrides the embedded catalogue. Empty writes none. It is not a part
 	// of aegis.yaml: Configure puts it into a file of its own and adds that to Conditions.
 	Overlay string `yaml:"-"`
+	// ConfirmFor replaces that of each condition of the embedded catalogue that has one. Zero leaves them. Overlay wins.
+	ConfirmFor time.Duration `yaml:"-"`
 }
 
 // Prometheus is the field prometheus of aegis.yaml.
@@ -110,6 +114,7 @@ func Fast(prometheus string, alertmanagers []string) Config {
 		HoldInterval:   time.Second,
 		PollInterval:   500 * time.Millisecond,
 		Jobs:           Jobs{PollInterval: 500 * time.Millisecond},
+		ConfirmFor:     time.Second,
 		LeaderElection: LeaderElection{LeaseDuration: 5 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: time.Second},
 	}
 	for _, url := range alertmanagers {
@@ -118,8 +123,40 @@ func Fast(prometheus string, alertmanagers []string) Config {
 	return c
 }
 
+// confirming returns the text of a file that sets confirmFor of each condition that has one.
+func confirming(after time.Duration) ([]byte, error) {
+	catalogue, err := rules.Load(rules.Options{})
+	if err != nil {
+		return nil, err
+	}
+	type policy struct {
+		ConfirmFor string `yaml:"confirmFor"`
+	}
+	type condition struct {
+		Name   string
+		Policy policy
+	}
+	var file struct{ Conditions []condition }
+	for _, c := range catalogue.Conditions() {
+		if c.Policy.ConfirmFor > 0 {
+			file.Conditions = append(file.Conditions, condition{c.Name, policy{after.String()}})
+		}
+	}
+	return yaml.Marshal(file)
+}
+
 // Configure writes aegis.yaml and, if there is an overlay, conditions.yaml. Aegis reads them when it starts or reloads.
 func (a *Aegis) Configure(c Config) error {
+	if c.ConfirmFor > 0 {
+		text, err := confirming(c.ConfirmFor)
+		if err != nil {
+			return fmt.Errorf("configure: %w", err)
+		}
+		if err := os.WriteFile(a.ConfirmFile, text, 0o600); err != nil {
+			return fmt.Errorf("configure: %w", err)
+		}
+		c.Conditions = append([]string{a.ConfirmFile}, c.Conditions...)
+	}
 	if c.Overlay != "" {
 		if err := os.WriteFile(a.ConditionsFile, []byte(c.Overlay), 0o600); err != nil {
 			return fmt.Errorf("configure: %w", err)

@@ -24,13 +24,15 @@ const (
 	longSubquery = 10 * time.Minute
 	stepOfFast   = time.Second
 	stepOfLong   = 5 * time.Second
-	// longFor is up to where a rule tells of what is out of order itself, and not only of what follows from that.
-	longFor = 3 * time.Minute
+	// shortFor and middleFor are up to where a rule tells of what is out of order itself, and of what follows from that at once.
+	// A rule with a longer `for` leaves both the first word.
+	shortFor, middleFor = time.Minute, 3 * time.Minute
 )
 
 // Compress shortens the times of rules, so that a test need not wait for them. Zero leaves them as they are.
 type Compress struct {
-	// For is the longest `for` of a rule. A rule that leaves others the first word, with more than longFor, waits twice as long.
+	// For is the longest `for` of a rule. A rule that leaves others the first word, with more than shortFor, waits half as long
+	// again, and one with more than middleFor twice as long.
 	For time.Duration
 	// Window is the longest range, offset and `keep_firing_for`. Ranges of six hours and more stay.
 	Window time.Duration
@@ -155,8 +157,11 @@ func (r rule) compressed(c Compress) (rule, error) {
 
 // longest returns what a rule with the given `for` waits at most.
 func (c Compress) longest(before model.Duration) model.Duration {
-	if before > model.Duration(longFor) {
+	switch {
+	case before > model.Duration(middleFor):
 		return model.Duration(2 * c.For)
+	case before > model.Duration(shortFor):
+		return model.Duration(c.For + c.For/2)
 	}
 	return model.Duration(c.For)
 }

@@ -32,7 +32,9 @@ func TestCompress(t *testing.T) {
 			require.Equal(t, rule{Expr: tc.expr, For: model.Duration(time.Hour)}, r)
 		})
 	}
-	for before, want := range map[time.Duration]time.Duration{time.Second: time.Second, 3 * time.Minute: fast.For, 5 * time.Minute: 2 * fast.For} {
+	for before, want := range map[time.Duration]time.Duration{
+		time.Second: time.Second, time.Minute: fast.For, 3 * time.Minute: fast.For + fast.For/2, 5 * time.Minute: 2 * fast.For,
+	} {
 		r, err := rule{Expr: "x", For: model.Duration(before)}.compressed(fast)
 		require.NoError(t, err)
 		require.Equal(t, model.Duration(want), r.For, "before: %s", before)
