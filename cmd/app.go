@@ -299,5 +299,5 @@ func (a *app) term(ctx context.Context) {
 	}
 	a.nodes.enqueueAll()
 	err := a.dispatcher.Run(ctx)
-	a.logger.InfoContext(ctx, "dispatcher ended", "cause", err)
+	a.logger.InfoContext(ctx, "dispatcher ended", "err", err)
 }

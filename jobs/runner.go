@@ -117,7 +117,7 @@ func NewRunner(o RunnerOptions) *Runner {
 			ServiceAccount: o.ServiceAccount,
 		},
 		interval: o.PollInterval,
-		logger:   o.Logger,
+		logger:   o.Logger.With("component", "jobs"),
 	}
 }
 

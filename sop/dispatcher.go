@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -73,6 +74,7 @@ type Dispatcher struct {
 // NewDispatcher returns a dispatcher that runs the procedures of the table.
 func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
 	s.Clock = cmp.Or[clock.WithTicker](s.Clock, clock.RealClock{})
+	s.Logger = cmp.Or(s.Logger, slog.New(slog.DiscardHandler)).With("component", "sop")
 	storms := &stormWatch{clock: s.Clock, nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
 	written := newOwnWrites()
 	return &Dispatcher{

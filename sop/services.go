@@ -52,7 +52,7 @@ func DefaultTiming() Timing {
 	return Timing{Poll: 2 * time.Second, Hold: 10 * time.Second, LeaseStale: time.Minute}
 }
 
-// Services is what the steps work with. All fields but the clock are needed.
+// Services is what the steps work with. All fields but the logger and the clock are needed.
 type Services struct {
 	Kube       kubernetes.Interface
 	Nodes      corelisters.NodeLister
@@ -66,7 +66,8 @@ type Services struct {
 	Settings   func() policy.Settings
 	Timing     Timing
 	Metrics    *Metrics
-	Logger     *slog.Logger
+	// Logger takes what is done. Nil discards.
+	Logger *slog.Logger
 	// Clock tells the time and waits. Nil means the wall clock.
 	Clock clock.WithTicker
 }

@@ -272,7 +272,7 @@ func (u *update) pause(ctx context.Context, cause error) error {
 	if seconds, ok := apierrors.SuggestsClientDelay(cause); ok {
 		delay = max(delay, min(time.Duration(seconds)*time.Second, maxPause))
 	}
-	u.logger.Warn("API server did not answer, trying again", "after", delay, "err", cause)
+	u.logger.Warn("no answer from the API server, trying again", "after", delay, "err", cause)
 	timer := u.clock.NewTimer(delay)
 	defer timer.Stop()
 	select {
