@@ -126,8 +126,9 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	if err != nil {
 		return nil, err
 	}
+	a.warnOfVain(registry)
 	a.handler, err = handler.New(handler.Options{
-		Sink:       a.queue,
+		Sink:       a.sink(),
 		Classifier: classifier,
 		Commander:  a.dispatcher,
 		Nodes:      a.nodes.lister,
@@ -146,6 +147,14 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	return a, err
 }
 
+// sink returns what takes the alerts of a webhook.
+func (a *app) sink() handler.Sink {
+	if a.cfg.Permission == queue.PermitPrometheus {
+		return news{a.resync.Trigger}
+	}
+	return a.queue
+}
+
 // newFront reads the web configuration, and makes sure that whoever has a role by it can prove to be it.
 func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.Logger) (*web.Front, error) {
 	front, err := web.New(web.Options{File: file, Open: handler.OpenPaths(), Registerer: reg, Logger: logger})
@@ -161,7 +170,10 @@ func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.L
 func newResync(cfg config, q *queue.Queue, classifier *rules.Classifier, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
 	o := queue.ResyncOptions{
 		Queue:         q,
+		Permission:    cfg.Permission,
 		Alertmanagers: make(map[string]queue.AlertSource),
+		Away:          cfg.WhenAway,
+		AwayAfter:     cfg.AwayAfter,
 		Classifier:    classifier,
 		Interval:      cfg.ResyncInterval,
 		Registerer:    reg,
@@ -170,6 +182,7 @@ func newResync(cfg config, q *queue.Queue, classifier *rules.Classifier, reg pro
 	if cfg.Prometheus.Server.URL != "" {
 		client, err := source.NewPrometheus(source.PrometheusOptions{
 			URL: cfg.Prometheus.Server.URL, HTTP: cfg.Prometheus.Server.http(), Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
+			Starts: cfg.asksStarts(),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus: %w", err)

@@ -75,7 +75,7 @@ func kindOf(file string) (kind, error) {
 		return kindConditions, nil
 	}
 	has := func(key string) bool { return strict.Field(root, key) != nil }
-	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "cluster", "paused"}
+	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "cluster", "paused", "permission"}
 	listed := strict.Field(root, "conditions")
 	switch {
 	case slices.ContainsFunc(own, has), listed != nil && listsNames(listed):
@@ -102,8 +102,15 @@ func checkConfig(file string) ([]string, error) {
 			errs = append(errs, handler.TokenFile{File: t.File}.Check())
 		}
 	}
-	_, err = jobs.LoadTemplates(c.Jobs.Templates)
-	return c.Conditions, errors.Join(append(errs, err)...)
+	_, templatesErr := jobs.LoadTemplates(c.Jobs.Templates)
+	errs = append(errs, templatesErr)
+	// What is wrong with the conditions is told where all of them are loaded.
+	if catalogue, unknown := rules.Load(rules.Options{Files: c.Conditions, Mode: c.Mode}); err == nil && unknown == nil {
+		if text := c.nothingHeals(catalogue); text != "" {
+			errs = append(errs, fmt.Errorf("%s: %s", file, text))
+		}
+	}
+	return c.Conditions, errors.Join(errs...)
 }
 
 // loadCatalogue reads the catalogue and makes sure that every procedure it names exists.

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/handler"
+	"aegis.io/aegis/queue"
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
@@ -32,6 +33,9 @@ type config struct {
 	Conditions         []string             `yaml:"conditions"`
 	Prometheus         prometheusConfig     `yaml:"prometheus"`
 	Alertmanagers      []alertmanagerConfig `yaml:"alertmanagers"`
+	Permission         queue.Permitter      `yaml:"permission"`
+	WhenAway           queue.AwayChoice     `yaml:"whenAlertmanagerIsAway"`
+	AwayAfter          time.Duration        `yaml:"alertmanagerAwayAfter"`
 	ResyncInterval     time.Duration        `yaml:"resyncInterval"`
 	HoldInterval       time.Duration        `yaml:"holdInterval"`
 	PollInterval       time.Duration        `yaml:"pollInterval"`
@@ -209,6 +213,9 @@ func (s *serverConfig) resolvePaths(dir string) {
 func (c config) withDefaults() config {
 	timing := sop.DefaultTiming()
 	c.Mode = cmp.Or(c.Mode, prom.ModeObserve)
+	c.Permission = cmp.Or(c.Permission, queue.PermitAlertmanager)
+	c.WhenAway = cmp.Or(c.WhenAway, queue.AwayHold)
+	c.AwayAfter = cmp.Or(c.AwayAfter, queue.DefaultAwayAfter)
 	c.HoldInterval = cmp.Or(c.HoldInterval, timing.Hold)
 	c.PollInterval = cmp.Or(c.PollInterval, timing.Poll)
 	c.Jobs.Namespace = cmp.Or(c.Jobs.Namespace, "monitoring")
@@ -235,6 +242,7 @@ func (c config) validate() error {
 	for i, a := range c.Alertmanagers {
 		errs = append(errs, a.Server.validate(fmt.Sprintf("alertmanagers[%d]", i), true))
 	}
+	errs = append(errs, c.validatePermission())
 	for _, d := range []struct {
 		name  string
 		value time.Duration

@@ -52,7 +52,7 @@ func directions() map[string][]string {
 	table["sop/procedures"] = append(plugins, "sop", "sop/playbook", "sop/policy")
 	// A site with one node, for the tests of procedures. As the fake cluster, it is no part of the product.
 	table["sop/sitetest"] = []string{
-		"sop", "sop/policy", "sop/procedures", "sop/soptest", "rules", "rules/prom", "queue", "ticket", "jobs", "jobs/protocol",
+		"sop", "sop/policy", "sop/procedures", "sop/soptest", "rules", "rules/prom", "queue", "queue/source", "ticket", "jobs", "jobs/protocol",
 	}
 	table["cmd/aegis-op"] = []string{"jobs/host"}
 	// The program knows no procedure but those that its main function passes.

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,18 +37,22 @@ func (l alertLabels) updated(newer alertLabels) alertLabels {
 	return newer
 }
 
-// matched reports whether the silence matches one of the alerts. Of a status whose alerts nobody has seen, as after a
-// restart, only the node and the condition are known.
+// matched reports whether the silence matches one of the alerts.
 func (l alertLabels) matched(key prom.Key, s source.Silence) bool {
+	return slices.ContainsFunc(l.all(key), s.Matches)
+}
+
+// all returns the labels of each alert. Of a status whose alerts nobody has seen, as after a restart, only the node and the
+// condition are known.
+func (l alertLabels) all(key prom.Key) []map[string]string {
 	if len(l.sets) == 0 {
-		return s.Matches(map[string]string{"node": key.Node, "condition": key.Condition, "alertname": key.Condition})
+		return []map[string]string{{"node": key.Node, "condition": key.Condition, "alertname": key.Condition}}
 	}
-	for _, labels := range l.sets {
-		if s.Matches(labels) {
-			return true
-		}
+	all := make([]map[string]string, 0, len(l.sets))
+	for _, fingerprint := range slices.Sorted(maps.Keys(l.sets)) {
+		all = append(all, l.sets[fingerprint])
 	}
-	return false
+	return all
 }
 
 // labelMemory remembers the labels of statuses while no source has their alerts: of those in the queue, and of those

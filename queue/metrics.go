@@ -177,8 +177,12 @@ type resyncMetrics struct {
 }
 
 // newResyncMetrics registers the metrics of resync.
-func newResyncMetrics(reg prometheus.Registerer) *resyncMetrics {
+func newResyncMetrics(reg prometheus.Registerer, r *Resync) *resyncMetrics {
 	factory := promauto.With(reg)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "aegis_alertmanager_away_seconds",
+		Help: "For how long no replica of Alertmanager has answered, as far as this process knows. 0 while one does.",
+	}, func() float64 { return r.away().Seconds() })
 	reads := factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "aegis_resync_total",
 		Help: "Reads of a source by resync. A result of unknown means that the source gave no reliable answer.",

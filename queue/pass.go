@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,16 +53,24 @@ func (s namedSource) read(ctx context.Context) reading {
 type pass struct {
 	done    chan struct{}
 	began   time.Time
+	terms   terms
 	aborted error // Why it found nothing.
 
 	prometheusErr error // Nil when Prometheus answered.
 	evidence      map[prom.Key]prom.Evidence
+	firing        map[prom.Key][]prom.Observation // What fires at Prometheus.
 
 	replicas, answered int
 	replicaErrs        []error
 	listed             map[prom.Key]*listing
-	fingerprints       map[string]struct{} // Of all alerts that Alertmanager lists, whatever they mean.
+	fingerprints       map[string]struct{} // Of all alerts that the sources have, whatever they mean.
 	silences           []source.Silence    // Of all replicas.
+
+	// These are set when no replica answered: since when none has, the pass in which one answered last, nil if there is none, and
+	// whether what fires may be isolated.
+	silentSince time.Time
+	heard       *pass
+	isolates    bool
 
 	labels map[prom.Key]alertLabels // Of the alerts that the sources have.
 }
@@ -75,11 +84,13 @@ type listing struct {
 }
 
 // newPass returns a pass that has not begun.
-func newPass() *pass {
+func newPass(t terms) *pass {
 	return &pass{
 		done:          make(chan struct{}),
+		terms:         t,
 		prometheusErr: errors.New("no Prometheus is configured"),
 		evidence:      make(map[prom.Key]prom.Evidence),
+		firing:        make(map[prom.Key][]prom.Observation),
 		listed:        make(map[prom.Key]*listing),
 		fingerprints:  make(map[string]struct{}),
 		labels:        make(map[prom.Key]alertLabels),
@@ -93,7 +104,9 @@ func (p *pass) abort(reason error) {
 }
 
 // known reports whether there is evidence and permission to go by.
-func (p *pass) known() bool { return p.prometheusErr == nil && p.answered > 0 }
+func (p *pass) known() bool {
+	return p.prometheusErr == nil && (p.answered > 0 || p.terms.by == PermitPrometheus)
+}
 
 // complete reports whether every source answered, so that what is missing is absent.
 func (p *pass) complete() bool { return p.known() && p.answered == p.replicas }
@@ -121,6 +134,7 @@ func (p *pass) add(r reading, classifier Classifier) {
 // addEvidence keeps the strongest evidence of each status: that it fires, then that nothing is known, then that it is pending.
 func (p *pass) addEvidence(alerts []prom.Alert, classifier Classifier) {
 	for _, a := range alerts {
+		p.fingerprints[a.Fingerprint] = struct{}{}
 		o, err := classifier.Classify(a)
 		if err != nil {
 			continue // An alert that is no condition of a node, such as the canary. The classifier counts them.
@@ -130,6 +144,7 @@ func (p *pass) addEvidence(alerts []prom.Alert, classifier Classifier) {
 		switch known := p.evidence[key]; {
 		case a.State == prom.StateFiring:
 			p.evidence[key] = prom.EvidenceFiring
+			p.firing[key] = append(p.firing[key], atPrometheus(o))
 		case known == prom.EvidenceFiring:
 		case a.State == prom.StateStale:
 			p.evidence[key] = prom.EvidenceUnknown
@@ -137,6 +152,13 @@ func (p *pass) addEvidence(alerts []prom.Alert, classifier Classifier) {
 			p.evidence[key] = prom.EvidencePending
 		}
 	}
+}
+
+// atPrometheus returns the observation as it enters the queue. Prometheus tells no annotations.
+func atPrometheus(o prom.Observation) prom.Observation {
+	o.Status.Origin = prom.OriginResync
+	o.Status.Msg = cmp.Or(o.Status.Msg, "its alert fires at Prometheus")
+	return o
 }
 
 // addListed joins what a replica lists to what the others do.
@@ -221,8 +243,11 @@ func (p *pass) finding(key prom.Key, labels alertLabels) prom.Finding {
 	}
 }
 
-// unlisted reports whether the replicas that answered know nothing of the status.
+// unlisted reports whether the replicas that answered know nothing of the status. Where none is asked, none knows anything.
 func (p *pass) unlisted(key prom.Key) bool {
+	if p.terms.by == PermitPrometheus {
+		return true
+	}
 	l := p.listed[key]
 	return p.answered > 0 && (l == nil || !l.active && !l.suppressed)
 }
@@ -247,13 +272,16 @@ func (p *pass) evidenceOf(key prom.Key) (prom.Evidence, string) {
 // permissionOf returns what Alertmanager says about acting on a status, and why it is not granted. A silence counts also
 // when no replica lists the alert, or has not applied it yet: it is the word of a person.
 func (p *pass) permissionOf(key prom.Key, labels alertLabels) (prom.Permission, string) {
+	if p.terms.by == PermitPrometheus {
+		return prom.PermissionGranted, ""
+	}
 	l := p.listed[key]
 	silence := p.silenceOf(key, labels)
 	switch {
 	case p.replicas == 0:
 		return prom.PermissionUnknown, "permission unknown: no Alertmanager is configured"
 	case p.answered == 0:
-		return prom.PermissionUnknown, fmt.Sprintf("permission unknown: no Alertmanager answers: %v", p.replicaErrs[0])
+		return p.permissionAway(key, labels)
 	case l != nil && l.suppressed:
 		return prom.PermissionSilenced, l.suppressors()
 	case silence != "":

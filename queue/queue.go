@@ -301,6 +301,14 @@ func (q *Queue) reprioritiseNode(n *node, classify func(prom.AegisNodeStatus) pr
 	}
 }
 
+// has reports whether the condition is in the queue.
+func (q *Queue) has(key prom.Key) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, _, found := q.find(key)
+	return found
+}
+
 // Statuses returns the conditions of a node, the most urgent first.
 func (q *Queue) Statuses(node string) []prom.AegisNodeStatus {
 	q.mu.Lock()

@@ -49,9 +49,17 @@ type ResyncOptions struct {
 	Queue *Queue
 	// Prometheus says whether a condition exists. Without it that is unknown.
 	Prometheus AlertSource
+	// Permission says who permits to act on what fires at Prometheus. Empty means PermitAlertmanager.
+	Permission Permitter
 	// Alertmanagers say whether a condition may be acted on: every replica, by its URL, which must not hold
 	// credentials, because it is logged. Each must be a SilenceSource too. Without any that is unknown.
 	Alertmanagers map[string]AlertSource
+	// Away says what is done once no replica has answered for AwayAfter. Empty means AwayHold, and 0 means 5 minutes.
+	Away      AwayChoice
+	AwayAfter time.Duration
+	// Silenced names the silence of Aegis' own that matches an alert with the labels. It is empty when there is none. It must
+	// not call resync. Nil means that there are none.
+	Silenced func(labels map[string]string) string
 	// Classifier says which condition an alert means.
 	Classifier Classifier
 	// Interval is the time between passes. 0 means 30 seconds.
@@ -77,6 +85,8 @@ type Resync struct {
 	logger     *slog.Logger
 	metrics    *resyncMetrics
 	labels     *labelMemory
+	terms      terms
+	silenced   func(map[string]string) string
 
 	running sync.Mutex // Held by Run.
 	synced  atomic.Bool
@@ -85,6 +95,10 @@ type Resync struct {
 	mu   sync.Mutex
 	next *pass // The pass that has not begun yet. Those who wait for it share it.
 	last *pass // The one that ended last. Nil before the first.
+	// heardAt is when a replica of Alertmanager answered last, or else when Run began, and heard the pass in which it did. Without
+	// one, awaySince is heardAt.
+	heardAt, awaySince time.Time
+	heard              *pass
 
 	// These belong to Run.
 	silent map[string]bool  // The sources that did not answer last time, by name.
@@ -103,7 +117,11 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Resync{
+	terms, err := termsOf(o)
+	if err != nil {
+		return nil, err
+	}
+	r := &Resync{
 		queue:      o.Queue,
 		classifier: o.Classifier,
 		sources:    sources,
@@ -111,12 +129,15 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		timeout:    cmp.Or(o.Timeout, defaultTimeout),
 		clock:      cmp.Or[clock.WithTicker](o.Clock, clock.RealClock{}),
 		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "resync"),
-		metrics:    newResyncMetrics(o.Registerer),
 		labels:     newLabelMemory(),
+		terms:      terms,
+		silenced:   o.Silenced,
 		trigger:    make(chan struct{}, 1),
-		next:       newPass(),
+		next:       newPass(terms),
 		silent:     make(map[string]bool),
-	}, nil
+	}
+	r.metrics = newResyncMetrics(o.Registerer, r)
+	return r, nil
 }
 
 // sourcesOf lists the sources in a fixed order.
@@ -144,6 +165,8 @@ func (r *Resync) Run(ctx context.Context) error {
 	}
 	defer r.running.Unlock()
 	r.synced.Store(false)
+	r.forget()
+	defer r.forget()
 	r.misses = nil // Time has passed: what was absent then is no row with what is absent now.
 	ticker := r.clock.NewTicker(r.interval)
 	defer ticker.Stop()
@@ -194,7 +217,7 @@ func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
 	case <-p.done:
 		return r.finding(p, key)
 	case <-ctx.Done():
-		return unknownFinding(r.clock.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
+		return r.unknown(key, r.clock.Now(), fmt.Sprintf("no pass of resync ended in time: %v", context.Cause(ctx)))
 	}
 }
 
@@ -204,14 +227,20 @@ func (r *Resync) Last(key prom.Key) prom.Finding {
 	p := r.last
 	r.mu.Unlock()
 	if p == nil {
-		return unknownFinding(time.Time{}, "no pass of resync has ended")
+		return r.unknown(key, time.Time{}, "no pass of resync has ended")
 	}
 	return r.finding(p, key)
 }
 
 // finding returns what the pass found about the status.
 func (r *Resync) finding(p *pass, key prom.Key) prom.Finding {
-	return p.finding(key, r.labels.of(key, p.labels[key]))
+	labels := r.labels.of(key, p.labels[key])
+	return r.hushed(key, labels, p.finding(key, labels))
+}
+
+// unknown returns what is known of the status without a pass.
+func (r *Resync) unknown(key prom.Key, at time.Time, reason string) prom.Finding {
+	return r.hushed(key, r.labels.of(key, alertLabels{}), unknownFinding(at, reason))
 }
 
 // await asks for the next pass and returns it.
@@ -227,7 +256,7 @@ func (r *Resync) begin() *pass {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.next
-	r.next = newPass()
+	r.next = newPass(r.terms)
 	select {
 	case <-r.trigger:
 	default:
@@ -248,9 +277,8 @@ func (r *Resync) pass(ctx context.Context) {
 		r.report(reading)
 		p.add(reading, r.classifier)
 	}
-	if p.known() {
-		r.enter(p)
-	}
+	r.hear(p)
+	r.enter(p)
 	queued := r.queue.items()
 	r.labels.update(p.labels, queued, r.clock.Now())
 	r.withdraw(p, queued)
@@ -291,16 +319,9 @@ func (r *Resync) report(read reading) {
 	}
 }
 
-// enter puts into the queue what fires at Prometheus and is listed by Alertmanager, suppressed or not, and settles
-// what was contested. The alerts are Alertmanager's, so that a later webhook is about the same ones.
+// enter puts what was found into the queue, and settles what was contested.
 func (r *Resync) enter(p *pass) {
-	var entering []prom.Observation
-	for key, listed := range p.listed {
-		if p.evidence[key] != prom.EvidenceFiring {
-			continue
-		}
-		entering = append(entering, listed.firing...)
-	}
+	entering := p.entering(r.queue.has)
 	// One order for all runs, and the earliest start of an alert first.
 	slices.SortFunc(entering, func(a, b prom.Observation) int {
 		return cmp.Or(cmp.Compare(a.Fingerprint, b.Fingerprint), a.StartsAt.Compare(b.StartsAt))

@@ -116,9 +116,12 @@ func (g *gate) situation(r ticket.Record) policy.Situation {
 }
 
 // toldSince returns what the sources have said since they confirmed the condition, nil if nothing: a pass over them may have come in
-// between. Sources that give no answer say nothing.
+// between, or a person has silenced it. Sources that give no answer say nothing.
 func (g *gate) toldSince() *prom.Finding {
 	last := g.services.Source.Last(g.status.Key())
+	if last.Permission == prom.PermissionSilenced {
+		return &last
+	}
 	if !last.At.After(g.confirmed) || policy.Judge(last).Name == policy.VerdictUnverifiable {
 		return nil
 	}
@@ -245,7 +248,7 @@ func (g *gate) ended(ctx context.Context, s *policy.Situation) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case g.suspicion == "" && policy.Withdrawn(finding):
-		return fmt.Errorf("%w: neither Prometheus nor Alertmanager reports it any more", ErrWithdrawn)
+		return fmt.Errorf("%w: no source reports it any more", ErrWithdrawn)
 	}
 	s.Finding = &finding
 	return nil

@@ -22,6 +22,8 @@ const (
 	defaultMaxAge = 2 * time.Minute
 	// alertsQuery yields when each alert was last evaluated. The value of ALERTS itself is always 1.
 	alertsQuery = `timestamp(ALERTS{alertstate=~"pending|firing"})`
+	// startsQuery adds since when the expression of each alert holds, in series that have the labels of the alert and no state.
+	startsQuery = alertsQuery + ` or ALERTS_FOR_STATE`
 )
 
 // The labels by which Prometheus tells an alert's state. They are no labels of the alert.
@@ -30,6 +32,9 @@ const (
 	labelState     = "alertstate"
 	labelAlertName = "alertname"
 )
+
+// metricStarts is the series in which Prometheus keeps since when an alert is active.
+const metricStarts = "ALERTS_FOR_STATE"
 
 // PrometheusOptions configure a client of Prometheus.
 type PrometheusOptions struct {
@@ -42,6 +47,8 @@ type PrometheusOptions struct {
 	// MaxAge is the age from which a sample is stale, at least twice the interval of the slowest rule group. 0 means
 	// 2 minutes.
 	MaxAge time.Duration
+	// Starts asks since when each alert is active, too: where no Alertmanager tells, Prometheus has to.
+	Starts bool
 	// Timeout bounds one request. 0 means 10 seconds.
 	Timeout time.Duration
 	// Clock is asked for the time only when an answer does not tell when it was evaluated. Nil means the wall clock.
@@ -53,6 +60,7 @@ type Prometheus struct {
 	client *client
 	canary string
 	maxAge time.Duration
+	query  string
 	clock  clock.PassiveClock
 }
 
@@ -65,20 +73,26 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 	if o.MaxAge < 0 {
 		return nil, fmt.Errorf("prometheus: negative maximum age %s", o.MaxAge)
 	}
+	query := alertsQuery
+	if o.Starts {
+		query = startsQuery
+	}
 	return &Prometheus{
 		client: c,
+		query:  query,
 		canary: cmp.Or(o.Canary, defaultCanary),
 		maxAge: cmp.Or(o.MaxAge, defaultMaxAge),
 		clock:  cmp.Or[clock.PassiveClock](o.Clock, clock.RealClock{}),
 	}, nil
 }
 
-// Alerts returns the alerts that are pending or firing, one for each set of labels, with StartsAt unknown. An error
+// Alerts returns the alerts that are pending or firing, one for each set of labels. StartsAt is when its expression began to hold, and
+// is unknown unless it was asked for and Prometheus tells: it forgets it with the series, and after some restarts. An error
 // means that nothing is known: a request that failed, a partial answer, or no fresh sign of the canary. An alert of which there
 // is only an old sample is stale: nothing is known of that one.
 func (p *Prometheus) Alerts(ctx context.Context) ([]prom.Alert, error) {
 	body, err := p.client.postForm(ctx, "api/v1/query", url.Values{
-		"query": {alertsQuery},
+		"query": {p.query},
 		// Thanos and VictoriaMetrics answer with what they have unless told otherwise.
 		"partial_response":      {"false"},
 		"deny_partial_response": {"1"},
@@ -95,7 +109,11 @@ func (p *Prometheus) Alerts(ctx context.Context) ([]prom.Alert, error) {
 
 // judge decides whether the answer can be relied on, and returns its alerts.
 func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
-	samples, err := decodeVector(body)
+	elements, err := decodeVector(body)
+	if err != nil {
+		return nil, err
+	}
+	samples, starts, err := split(elements)
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +127,7 @@ func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
 		if stale {
 			s.alert.State = prom.StateStale
 		}
+		s.alert.StartsAt = starts[s.alert.Fingerprint]
 		alerts = append(alerts, s.alert)
 	}
 	if !p.hasCanary(alerts) {
@@ -184,8 +203,28 @@ type vectorSample struct {
 	Value  []json.RawMessage `json:"value"`
 }
 
+// split tells alerts from the times since which they are active, by fingerprint.
+func split(elements []vectorSample) ([]sample, map[string]time.Time, error) {
+	samples, starts := make([]sample, 0, len(elements)), make(map[string]time.Time)
+	for i, element := range elements {
+		if _, hasState := element.Metric[labelState]; !hasState && element.Metric[labelName] == metricStarts {
+			// One that cannot be read is unknown, as one that is missing is.
+			if _, at, err := element.times(); err == nil {
+				starts[prom.Fingerprint(element.ownLabels())] = at
+			}
+			continue
+		}
+		s, err := element.sample()
+		if err != nil {
+			return nil, nil, fmt.Errorf("sample %d: %w", i, err)
+		}
+		samples = append(samples, s)
+	}
+	return samples, starts, nil
+}
+
 // decodeVector decodes an answer that is complete, and refuses any other.
-func decodeVector(body []byte) ([]sample, error) {
+func decodeVector(body []byte) ([]vectorSample, error) {
 	var answer queryAnswer
 	// The type of the result decides its form, so it is looked at even if the result cannot be decoded.
 	err := json.Unmarshal(body, &answer)
@@ -203,15 +242,15 @@ func decodeVector(body []byte) ([]sample, error) {
 	case answer.Data.ResultType == "":
 		return nil, errors.New("it has no result")
 	}
-	samples := make([]sample, 0, len(answer.Data.Result))
-	for i, element := range answer.Data.Result {
-		s, err := element.sample()
-		if err != nil {
-			return nil, fmt.Errorf("sample %d: %w", i, err)
-		}
-		samples = append(samples, s)
-	}
-	return samples, nil
+	return answer.Data.Result, nil
+}
+
+// ownLabels returns the labels without those that say which series of the alert it is.
+func (v vectorSample) ownLabels() map[string]string {
+	labels := maps.Clone(v.Metric)
+	delete(labels, labelName)
+	delete(labels, labelState)
+	return labels
 }
 
 // sample turns the element into an alert with its own labels only.
@@ -227,9 +266,7 @@ func (v vectorSample) sample() (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	labels := maps.Clone(v.Metric)
-	delete(labels, labelName)
-	delete(labels, labelState)
+	labels := v.ownLabels()
 	return sample{
 		alert:       prom.Alert{Labels: labels, State: state, Fingerprint: prom.Fingerprint(labels)},
 		at:          at,

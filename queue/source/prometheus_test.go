@@ -35,6 +35,15 @@ func element(alertname, state string, age time.Duration, labels ...string) strin
 	return fmt.Sprintf(`{"metric":{%s},"value":[%d.781,"%.3f"]}`, metric, evaluated, float64(evaluated)+0.781-age.Seconds())
 }
 
+// start is a sample of the series that says since when an alert is active.
+func start(alertname, value string, labels ...string) string {
+	metric := fmt.Sprintf(`"__name__":"ALERTS_FOR_STATE","alertname":%q`, alertname)
+	for i := 0; i+1 < len(labels); i += 2 {
+		metric += fmt.Sprintf(`,%q:%q`, labels[i], labels[i+1])
+	}
+	return fmt.Sprintf(`{"metric":{%s},"value":[%d.781,%q]}`, metric, evaluated, value)
+}
+
 var canary = element("Watchdog", "firing", 10*time.Second)
 
 // newPrometheus returns a client of a server that answers with the body.
@@ -89,6 +98,34 @@ func TestPrometheusSendsOneStrictQuery(t *testing.T) {
 		"partial_response":      {"false"},
 		"deny_partial_response": {"1"},
 	}}, forms)
+}
+
+func TestPrometheusTellsSinceWhenAnAlertIsActive(t *testing.T) {
+	t.Parallel()
+	var query string
+	body := vector(
+		canary,
+		element("GpuHung", "firing", 30*time.Second, "node", "n1"), start("GpuHung", "1699990000", "node", "n1"),
+		element("GpuHung", "firing", 0, "node", "n2"), start("GpuHung", "1699990000", "node", "n3"),
+		element("GpuHung", "pending", 0, "node", "n4"), start("GpuHung", "NaN", "node", "n4"),
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query = r.FormValue("query")
+		reply(body)(w, r)
+	}))
+	t.Cleanup(server.Close)
+	p, err := NewPrometheus(PrometheusOptions{URL: server.URL, Starts: true})
+	require.NoError(t, err)
+	alerts, err := p.Alerts(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, `timestamp(ALERTS{alertstate=~"pending|firing"}) or ALERTS_FOR_STATE`, query)
+	starts := make(map[string]time.Time)
+	for _, a := range alerts {
+		starts[a.Labels["node"]] = a.StartsAt
+	}
+	require.Equal(t, map[string]time.Time{
+		"": {}, "n1": time.Unix(1699990000, 0).UTC(), "n2": {}, "n4": {},
+	}, starts, "a start that is missing or no time is unknown, and a start alone is no alert")
 }
 
 func TestPrometheusAnswersThatProveNothing(t *testing.T) {
@@ -247,12 +284,22 @@ func FuzzDecodeVector(f *testing.F) {
 	f.Add([]byte(`{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[]}}`))
 	f.Add([]byte(`{"status":"success","data":{"resultType":"scalar","result":[1,"1"]}}`))
 	f.Add([]byte(`{"status":"success","data":{"resultType":"vector","result":[{"metric":null,"value":[1e308,"1e308"]}]}}`))
+	f.Add([]byte(vector(canary, start("GpuHung", "1700000000", "node", "n1"))))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		samples, err := decodeVector(body)
+		elements, err := decodeVector(body)
+		if err != nil {
+			require.Nil(t, elements)
+			return
+		}
+		samples, starts, err := split(elements)
 		if err != nil {
 			require.Nil(t, samples)
 			return
+		}
+		for fingerprint, at := range starts {
+			require.Len(t, fingerprint, 16)
+			require.True(t, at.After(time.Unix(0, 0)))
 		}
 		require.True(t, json.Valid(body))
 		for _, s := range samples {

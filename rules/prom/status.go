@@ -241,12 +241,14 @@ const (
 // Permission is what Alertmanager says about acting on a status.
 type Permission string
 
-// The permissions. Only PermissionGranted allows a destructive step.
+// The permissions. Only PermissionGranted allows a disruptive step.
 const (
 	PermissionUnknown  Permission = "unknown"  // No replica answered.
 	PermissionGranted  Permission = "granted"  // Active and not suppressed on every replica that answered.
 	PermissionSilenced Permission = "silenced" // Silenced, inhibited or muted on a replica.
 	PermissionUnlisted Permission = "unlisted" // No replica lists the alert, as after its restart.
+	// PermissionIsolate allows to take the node out of service and nothing more: no replica has answered for long.
+	PermissionIsolate Permission = "isolate"
 )
 
 // Finding is the answer to "does the condition still hold, and may it be acted on".

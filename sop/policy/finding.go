@@ -19,11 +19,13 @@ func Judge(f prom.Finding) Verdict {
 	}
 	switch {
 	case f.Permission == prom.PermissionSilenced:
-		return Verdict{VerdictSilenced, reason("the alert is suppressed in Alertmanager")}
+		return Verdict{VerdictSilenced, reason("the alert is silenced")}
 	case f.Evidence == prom.EvidenceUnknown:
 		return Verdict{VerdictUnverifiable, reason("Prometheus gives no reliable answer")}
 	case f.Permission == prom.PermissionUnknown:
 		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no reliable answer")}
+	case f.Permission == prom.PermissionIsolate:
+		return Verdict{VerdictUnverifiable, reason("the node may be isolated and nothing more until Alertmanager answers")}
 	case f.Evidence == prom.EvidencePending:
 		return Verdict{VerdictUnconfirmed, reason("the alert is pending and does not fire")}
 	case f.Evidence == prom.EvidenceAbsent:
@@ -57,9 +59,11 @@ func says(name VerdictName, s Situation) string {
 
 func silenced(s Situation) string { return says(VerdictSilenced, s) }
 
-// silentBefore lets a webhook stand for sources that cannot be asked. One that is silent later takes back no confirmation.
+// silentBefore lets a webhook stand for sources that cannot be asked, and Prometheus for an Alertmanager that has been away for as
+// long as people have set. One that is silent later takes back no confirmation.
 func silentBefore(s Situation) string {
-	if fresh(s) || !s.Confirmed.IsZero() {
+	alone := s.Finding.Evidence == prom.EvidenceFiring && s.Finding.Permission == prom.PermissionIsolate
+	if alone || fresh(s) || !s.Confirmed.IsZero() {
 		return ""
 	}
 	return says(VerdictUnverifiable, s)

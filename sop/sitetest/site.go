@@ -55,6 +55,8 @@ type Site struct {
 	Procedures sop.Table
 	// Queue is what Aegis works off.
 	Queue *queue.Queue
+	// Dispatcher is the one that runs.
+	Dispatcher *sop.Dispatcher
 	// Fault is the fault that the story ends.
 	Fault prom.Key
 
@@ -65,6 +67,9 @@ type Site struct {
 	classifier *rules.Classifier
 	timing     sop.Timing
 	verdicts   *sop.VerdictCache
+	orderStore *sop.OrderStore
+	// resync is nil when the cluster answers for the sources.
+	resync *queue.Resync
 
 	// All below is guarded by the cluster's lock.
 
@@ -75,6 +80,8 @@ type Site struct {
 	orders []string
 	made   []jobs.Request
 	runs   map[string]int
+	// away is true while Alertmanager is down.
+	away bool
 	// fixed is true once the operation that fixes the fault has run.
 	fixed bool
 	// journal are the steps of the last ticket, in the order in which they began. It outlives the ticket, and what the ticket leaves
@@ -111,6 +118,9 @@ func New(t *testing.T, catalogue *rules.Catalogue, condition string, s Story) *S
 	nodes.Set(rules.NodeInfo{Name: Node})
 	w.classifier = rules.NewClassifier(rules.ClassifierOptions{Store: w.store, Nodes: nodes})
 	w.client = w.Cluster.NewClient()
+	w.orderStore = sop.NewOrderStore(sop.OrderStoreOptions{
+		Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
+	})
 	w.Cluster.Observer, w.Cluster.Operate = w.observer(), w.operate
 	w.Cluster.Do(func() { w.furnish(known) })
 	return w
@@ -316,17 +326,15 @@ func (w *Site) process() *sop.Dispatcher {
 		Nodes:      lister,
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}),
 		Jobs:       w.client.Jobs(),
-		Source:     w.Cluster.Answers(),
+		Source:     w.source(),
 		Conditions: w.Queue,
 		Recorder:   &record.FakeRecorder{},
-		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
-			Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
-		}),
-		Verdicts: w.verdicts,
-		Settings: settings,
-		Timing:   w.timing,
-		Metrics:  sop.NewMetrics(prometheus.NewRegistry()),
-		Logger:   slog.New(slog.DiscardHandler),
+		Orders:     w.orderStore,
+		Verdicts:   w.verdicts,
+		Settings:   settings,
+		Timing:     w.timing,
+		Metrics:    sop.NewMetrics(prometheus.NewRegistry()),
+		Logger:     slog.New(slog.DiscardHandler),
 	}, w.Queue, w.store, w.Procedures)
 }
 
@@ -340,10 +348,13 @@ func (w *Site) Start() (stop func()) {
 	d := w.process()
 	ctx, cancel := context.WithCancelCause(w.t.Context())
 	ended := make(chan error, 1)
+	settled := w.resynced(ctx)
 	go func() { ended <- d.Run(ctx) }()
+	w.Dispatcher = d
 	return func() {
 		w.t.Helper()
 		cancel(sop.ErrStopping)
+		settled()
 		require.ErrorIs(w.t, <-ended, sop.ErrStopping)
 	}
 }
@@ -378,7 +389,9 @@ func (w *Site) Raise(condition, device string, xid int) prom.Key {
 			w.Cluster.Silent(Node)
 		}
 	})
-	w.Queue.Observe(o)
+	if w.resync == nil {
+		w.Queue.Observe(o)
+	}
 	return key
 }
 
@@ -406,7 +419,9 @@ func (w *Site) silence(key prom.Key) {
 	if err != nil {
 		w.t.Error(err)
 	}
-	w.Queue.Observe(o)
+	if w.resync == nil {
+		w.Queue.Observe(o)
+	}
 }
 
 // read takes the steps of a ticket into the journal.

@@ -43,6 +43,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
     "enabled" true
     "namespace" .Release.Namespace
     "name" (include "aegis.name" .)) -}}
+{{- if eq (.Values.config.permission | default .Values.permission | default "alertmanager") "prometheus" }}
+{{- $_ := set $config "permission" "prometheus" }}
+{{- $_ := unset $config "alertmanagers" }}
+{{- end }}
+{{- with .Values.whenAlertmanagerIsAway }}
+{{- if ne . "hold" }}
+{{- $_ := set $config "whenAlertmanagerIsAway" . }}
+{{- end }}
+{{- end }}
 {{- $auth := dict }}
 {{- if .Values.auth.secretName }}
 {{- $tokens := list }}
