@@ -58,7 +58,7 @@ func (d decoder) inhibitions(n *yaml.Node, field string, e *entry) {
 			"types": func(n *yaml.Node) {
 				d.List(n, "types", func(item *yaml.Node) {
 					var name string
-					strict.Choice(d.Decoder, item, "type", knownTypes(), &name)
+					d.domain(item, &name)
 					if name != "" {
 						i.Types = append(i.Types, name)
 					}
@@ -124,6 +124,23 @@ func inhibitConflicts(entries []*entry, fail func(strict.Position, string, ...an
 		}
 		if ring := inhibitRing(e, byName); ring != nil {
 			fail(e.inhibitLines[0], "conditions inhibit each other: %s", strings.Join(ring, " inhibits "))
+		}
+	}
+}
+
+// inhibitedTypes finds inhibited domains that no condition is of.
+func inhibitedTypes(entries []*entry, fail func(strict.Position, string, ...any)) {
+	known := knownTypes()
+	for _, e := range entries {
+		known = append(known, e.Type)
+	}
+	for _, e := range entries {
+		for n, i := range e.Inhibits {
+			for _, name := range i.Types {
+				if !slices.Contains(known, name) {
+					fail(e.inhibitLines[n], "condition %s inhibits the type %s, which no condition is of", e.Name, strict.Quote(name))
+				}
+			}
 		}
 	}
 }

@@ -27,7 +27,7 @@ import (
 var embedded embed.FS
 
 // emptyFile says what is wrong with a file that holds nothing.
-const emptyFile = "the file is empty, it must have conditions, defaults or xids"
+const emptyFile = "the file is empty, it must have conditions, defaults, types or xids"
 
 // embeddedDir is the folder of the embedded catalogue, below the one of this package.
 const embeddedDir = "catalogue"
@@ -55,7 +55,9 @@ const (
 var (
 	// namePattern keeps names usable as the value of a label, in Kubernetes and in metrics.
 	namePattern = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$`)
-	sopPattern  = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(-[a-z0-9]+)*$`)
+	sopPattern  = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*$`)
+	// typePattern is what the domain of a site may be called: a DNS label, as the first part of the name of a procedure.
+	typePattern = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	teamPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 )
 
@@ -123,7 +125,11 @@ type source struct {
 }
 
 // decoder reads the nodes of a file of conditions.
-type decoder struct{ *strict.Decoder }
+type decoder struct {
+	*strict.Decoder
+	// types are the domains that the site has listed as its own.
+	types []string
+}
 
 // entry is a condition with what else is known of it.
 type entry struct {
@@ -163,6 +169,7 @@ type loader struct {
 	entries  []*entry
 	byName   map[string]*entry
 	xids     map[int]XID
+	types    []string
 }
 
 func newLoader(mode prom.Mode) *loader {
@@ -174,7 +181,7 @@ func newLoader(mode prom.Mode) *loader {
 // parse reads the defaults of a file and puts its conditions aside.
 func (l *loader) parse(s source) {
 	l.order[s.name] = len(l.order)
-	d := decoder{strict.NewDecoder(s.name)}
+	d := decoder{Decoder: strict.NewDecoder(s.name)}
 	defer func() { l.problems = append(l.problems, d.Problems()...) }()
 	if s.err != nil {
 		d.Unreadable(s.err)
@@ -192,6 +199,7 @@ func (l *loader) parse(s source) {
 			filled = true
 			d.List(n, "conditions", func(item *yaml.Node) { p.conditions = append(p.conditions, item) })
 		},
+		"types": func(n *yaml.Node) { filled = true; l.types = append(l.types, d.ownTypes(n)...) },
 		"xids": func(n *yaml.Node) {
 			filled = true
 			d.List(n, "xids", func(item *yaml.Node) { p.xids = append(p.xids, item) })
@@ -206,7 +214,7 @@ func (l *loader) parse(s source) {
 // catalogue reads the conditions of all files and returns the result, unless there was any problem.
 func (l *loader) catalogue() (*Catalogue, error) {
 	for _, p := range l.files {
-		d := decoder{strict.NewDecoder(p.file)}
+		d := decoder{strict.NewDecoder(p.file), l.types}
 		seen := make(map[string]int)
 		for _, n := range p.conditions {
 			l.condition(d, n, seen)
@@ -297,7 +305,7 @@ func (d decoder) entry(n *yaml.Node, e *entry) {
 	inhibits, hides := d.inhibits(e)
 	d.Mapping(n, "condition", strict.Fields{
 		fieldName:     func(*yaml.Node) {}, // Has been read.
-		"type":        func(n *yaml.Node) { strict.Choice(d.Decoder, n, "type", knownTypes(), &e.Type); mark("type", n) },
+		"type":        func(n *yaml.Node) { d.domain(n, &e.Type); mark("type", n) },
 		"priority":    func(n *yaml.Node) { d.Integer(n, "priority", math.MaxInt32, &e.Priority) },
 		"device":      func(n *yaml.Node) { strict.Choice(d.Decoder, n, "device", knownDevices(), &e.Device) },
 		"affectsLoad": func(n *yaml.Node) { d.Boolean(n, "affectsLoad", &e.AffectsLoad) },
@@ -312,6 +320,40 @@ func (d decoder) entry(n *yaml.Node, e *entry) {
 		},
 		fieldSOP: func(n *yaml.Node) { d.Pattern(n, fieldSOP, checkSOP, &e.SOP); mark(fieldSOP, n) },
 	})
+}
+
+// ownTypes reads the domains that a site lists because their names are close to those of the product, as npu is to gpu.
+func (d decoder) ownTypes(n *yaml.Node) []string {
+	var types []string
+	d.List(n, "types", func(item *yaml.Node) {
+		var name string
+		if d.Pattern(item, "type", checkType, &name); name != "" {
+			types = append(types, name)
+		}
+	})
+	return types
+}
+
+// domain reads a type: one of the product, or one of the site. A name close to a known one is taken for a slip of the pen unless
+// the site lists it, because a condition of a wrong type is hidden by others, and marks other devices, than it should.
+func (d decoder) domain(n *yaml.Node, to *string) {
+	known := slices.Concat(knownTypes(), d.types)
+	isWord := n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str"
+	switch near := strict.Nearest(n.Value, known); {
+	case !isWord || n.Value == "" || slices.Contains(known, n.Value):
+		strict.Choice(d.Decoder, n, "type", known, to)
+	case near != "":
+		d.Fail(n, "unknown type %s, did you mean %q? If it is a type of your own, add it to the list types", strict.Quote(n.Value), near)
+	default:
+		d.Pattern(n, "type", checkType, to)
+	}
+}
+
+func checkType(name string) error {
+	if !typePattern.MatchString(name) {
+		return errors.New("a type of your own has lower-case letters, digits and dashes, begins with a letter, and is at most 63 long")
+	}
+	return nil
 }
 
 func checkSOP(name string) error {
@@ -450,6 +492,7 @@ func conflicts(entries []*entry, xids map[int]XID) []*strict.Problem {
 	}
 	aliasConflicts(entries, names, fail)
 	inhibitConflicts(entries, fail)
+	inhibitedTypes(entries, fail)
 	xidConflicts(xids, entries, fail)
 	return problems
 }
@@ -465,7 +508,7 @@ func typeHint(entries []*entry, untyped *entry) string {
 	if strict.Nearest(untyped.Name, names) != "" {
 		return strict.Hint(untyped.Name, names)
 	}
-	return strict.Hint("", knownTypes())
+	return strict.Hint("", knownTypes()) + ", or a name of your own"
 }
 
 // aliasConflicts finds aliases that are taken. Names are looked up without regard to case, so two conditions must not

@@ -13,7 +13,7 @@ type AegisNodeStatus struct {
 	// Condition is the catalogue's name of the fault, never an alias.
 	Condition string
 	// Type is the domain of the condition: node, cpu, memory, disk, gpfs, gpu, ib, roce, network, process, peermem,
-	// baseboard or system.
+	// baseboard, system, or one of the site.
 	Type string
 	// ID names the device, in the form that DeviceMode says. Empty when the condition is of the whole node.
 	ID string
