@@ -88,7 +88,7 @@ func newClients(base *rest.Config, renewDeadline time.Duration) (clients, error)
 }
 
 // newApp wires the service. Nothing runs yet.
-func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures sop.Table, base *rest.Config, logger *slog.Logger) (*app, error) {
+func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures sop.Procedures, base *rest.Config, logger *slog.Logger) (*app, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		versioncollector.NewCollector("aegis"))

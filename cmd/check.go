@@ -20,7 +20,7 @@ import (
 // check reads the files without any cluster and says everything that is wrong with them. An aegis.yaml brings the files
 // that it names with it, and a web configuration its certificates. Of several conditions.yaml files, each later one overrides
 // the earlier ones.
-func check(files []string, stdout io.Writer, procedures sop.Table) error {
+func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 	if len(files) == 0 {
 		return usageErrorf("check: no file named")
 	}
@@ -46,6 +46,9 @@ func check(files []string, stdout io.Writer, procedures sop.Table) error {
 	catalogue, err := loadCatalogue(rules.Options{Files: conditions}, procedures)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return &usageError{err}
+	}
+	if err := tellExecutables(catalogue, stdout); err != nil {
+		return fmt.Errorf("check: %w", err)
 	}
 	if _, err := fmt.Fprintf(stdout, "ok: %d files, %d conditions\n", len(files), len(catalogue.Conditions())); err != nil {
 		return fmt.Errorf("check: %w", err)
@@ -113,13 +116,13 @@ func checkConfig(file string) ([]string, error) {
 	return c.Conditions, errors.Join(errs...)
 }
 
-// loadCatalogue reads the catalogue and makes sure that every procedure it names exists.
-func loadCatalogue(o rules.Options, procedures sop.Table) (*rules.Catalogue, error) {
+// loadCatalogue reads the catalogue and makes sure that every procedure it names exists, and is told what it needs.
+func loadCatalogue(o rules.Options, procedures sop.Procedures) (*rules.Catalogue, error) {
 	catalogue, err := rules.Load(o)
 	if err != nil {
 		return nil, err
 	}
-	return catalogue, catalogue.UnknownSOPs(procedures.Names())
+	return catalogue, errors.Join(catalogue.UnknownSOPs(procedures.Names()), checkRemediations(catalogue, procedures))
 }
 
 func newAuth(c config) (*handler.Auth, error) {

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"aegis.io/aegis/jobs/host"
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop"
 )
 
@@ -52,7 +53,7 @@ func Main(tables ...sop.Table) {
 // Run runs the program with the arguments and the procedures of all the tables, and returns its exit code.
 func Run(args []string, stdout, stderr io.Writer, tables ...sop.Table) int {
 	procedures, err := sop.Merge(tables...)
-	if err != nil {
+	if err := errors.Join(err, rules.CheckProcedures(procedures.Names())); err != nil {
 		return report(stderr, err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

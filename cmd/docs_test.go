@@ -27,6 +27,7 @@ import (
 const (
 	configurationPage = "../docs/configuration.md"
 	operationsPage    = "../docs/operations.md"
+	hostPage          = "../docs/host.md"
 	reachedSection    = "How Prometheus and Alertmanager are reached"
 	selfRules         = "../charts/aegis/rules/aegis.yaml"
 )
@@ -177,6 +178,9 @@ func TestDocumentedConditionsLoad(t *testing.T) {
 	t.Parallel()
 	blocks := codeBlocks(section(t, configurationPage, "conditions.yaml"), "yaml")
 	require.NotEmpty(t, blocks)
+	site := codeBlocks(section(t, hostPage, "Executables of a site"), "yaml")
+	require.NotEmpty(t, site)
+	blocks = append(blocks, site...)
 	for _, block := range blocks {
 		_, err := loadCatalogue(rules.Options{Files: []string{write(t, "conditions.yaml", block)}}, procedures.Table())
 		require.NoError(t, err)

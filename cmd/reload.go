@@ -24,7 +24,7 @@ import (
 type liveConfig struct {
 	file       string
 	rules      *rules.Store
-	procedures sop.Table
+	procedures sop.Procedures
 	web        *web.Front
 	settings   atomic.Pointer[policy.Settings]
 
@@ -36,7 +36,7 @@ type liveConfig struct {
 	successful, successTime prometheus.Gauge
 }
 
-func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, procedures sop.Table, front *web.Front, reg prometheus.Registerer) (*liveConfig, error) {
+func newLiveConfig(file string, cfg config, catalogue *rules.Catalogue, procedures sop.Procedures, front *web.Front, reg prometheus.Registerer) (*liveConfig, error) {
 	settings, err := cfg.settings()
 	if err != nil {
 		return nil, err

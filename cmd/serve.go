@@ -80,7 +80,7 @@ func newLogger(f serveFlags, w io.Writer) (*slog.Logger, error) {
 }
 
 // serve runs the service until the context ends.
-func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.Table) error {
+func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.Procedures) error {
 	flags, err := parseServe(args, stderr)
 	if err != nil {
 		return err

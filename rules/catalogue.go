@@ -181,3 +181,23 @@ func (c *Catalogue) UnknownSOPs(known []string) error {
 	}
 	return strict.Join(problems)
 }
+
+// Object returns an error for each condition that judge has an objection to, as joined *strict.Problem values, or nil. The objection
+// is told where the policy of the condition was last set, or else its procedure, or where the condition is defined.
+func (c *Catalogue) Object(judge func(Condition) string) error {
+	var problems []*strict.Problem
+	for _, e := range c.entries {
+		text := judge(e.Condition)
+		if text == "" {
+			continue
+		}
+		at := e.defined
+		for _, field := range []string{fieldSOP, fieldPolicy} {
+			if line, set := e.lines[field]; set {
+				at = line
+			}
+		}
+		problems = append(problems, &strict.Problem{Position: at, Text: "condition " + e.Name + ": " + text})
+	}
+	return strict.Join(problems)
+}

@@ -50,6 +50,9 @@ const (
 	fieldName    = "name"
 	fieldIDLabel = "idLabel"
 	fieldSOP     = "sop"
+	fieldPolicy  = "policy"
+	// fieldDefaults is the policy of conditions that set none.
+	fieldDefaults = "defaults"
 )
 
 var (
@@ -58,7 +61,9 @@ var (
 	sopPattern  = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*$`)
 	// typePattern is what the domain of a site may be called: a DNS label, as the first part of the name of a procedure.
 	typePattern = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	teamPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+	// operationPattern is that of the operations on a host, which take their names from files.
+	operationPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
+	teamPattern      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 )
 
 func knownTypes() []string {
@@ -194,7 +199,7 @@ func (l *loader) parse(s source) {
 	p := parsed{file: s.name}
 	var filled bool
 	d.Mapping(root, "the file", strict.Fields{
-		"defaults": func(n *yaml.Node) { filled = true; d.policy(n, "defaults", &l.defaults) },
+		fieldDefaults: func(n *yaml.Node) { filled = true; d.policy(n, fieldDefaults, &l.defaults) },
 		"conditions": func(n *yaml.Node) {
 			filled = true
 			d.List(n, "conditions", func(item *yaml.Node) { p.conditions = append(p.conditions, item) })
@@ -313,7 +318,7 @@ func (d decoder) entry(n *yaml.Node, e *entry) {
 		"aliases":     func(n *yaml.Node) { d.aliases(n, e) },
 		fieldInhibits: inhibits,
 		fieldHides:    hides,
-		"policy":      func(n *yaml.Node) { d.policy(n, "policy", &e.Policy) },
+		fieldPolicy:   func(n *yaml.Node) { d.policy(n, fieldPolicy, &e.Policy); mark(fieldPolicy, n) },
 		fieldIDLabel: func(n *yaml.Node) {
 			d.Pattern(n, fieldIDLabel, checkLabelName, &e.IDLabel)
 			mark(fieldIDLabel, n)
@@ -361,6 +366,17 @@ func checkSOP(name string) error {
 		return errors.New("must be domain/name in lower case, such as gpu/hung")
 	}
 	return nil
+}
+
+// CheckProcedures returns an error for each name that no condition could have as its procedure.
+func CheckProcedures(names []string) error {
+	var errs []error
+	for _, name := range names {
+		if err := checkSOP(name); err != nil {
+			errs = append(errs, fmt.Errorf("procedure %s: the name %w", strict.Quote(name), err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // match reads matchers. An empty mapping goes back to the default.
@@ -413,7 +429,7 @@ func (d decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 	wait := func(field string, least time.Duration, to *time.Duration) func(*yaml.Node) {
 		return func(n *yaml.Node) { d.Duration(n, field, least, to) }
 	}
-	d.Mapping(n, what, strict.Fields{
+	fields := strict.Fields{
 		"mode":                func(n *yaml.Node) { strict.Choice(d.Decoder, n, "mode", prom.Modes(), &p.Mode) },
 		"workload":            func(n *yaml.Node) { strict.Choice(d.Decoder, n, "workload", knownWorkloads(), &p.Workload) },
 		"team":                func(n *yaml.Node) { d.team(n, &p.Team) },
@@ -437,7 +453,20 @@ func (d decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 		"healthcheckDeadline": wait("healthcheckDeadline", shortest, &p.HealthcheckDeadline),
 		"rebootDeadline":      wait("rebootDeadline", shortest, &p.RebootDeadline),
 		"remedyDeadline":      wait("remedyDeadline", shortest, &p.RemedyDeadline),
-	})
+	}
+	if what != fieldDefaults { // No operation helps against everything.
+		fields["remedy"] = func(n *yaml.Node) { d.Pattern(n, "remedy", checkOperation, &p.Remedy) }
+		fields["repair"] = func(n *yaml.Node) { d.Pattern(n, "repair", checkOperation, &p.Repair) }
+	}
+	d.Mapping(n, what, fields)
+}
+
+// checkOperation takes the names that an executable of a site may have on a host.
+func checkOperation(name string) error {
+	if !operationPattern.MatchString(name) {
+		return errors.New("the name of an operation has letters, digits, _ and -, does not begin with -, and is at most 63 long")
+	}
+	return nil
 }
 
 // team reads who takes over, which must be somebody.

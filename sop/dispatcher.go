@@ -58,7 +58,7 @@ type Dispatcher struct {
 	services  environment
 	queue     Queue
 	catalogue Catalogue
-	table     Table
+	table     Procedures
 	storms    *stormWatch
 	running   sync.WaitGroup
 	// ordered wakes whoever looks after the orders.
@@ -71,8 +71,8 @@ type Dispatcher struct {
 	active map[string]context.CancelCauseFunc
 }
 
-// NewDispatcher returns a dispatcher that runs the procedures of the table.
-func NewDispatcher(s Services, q Queue, c Catalogue, t Table) *Dispatcher {
+// NewDispatcher returns a dispatcher that runs the procedures.
+func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 	s.Clock = cmp.Or[clock.WithTicker](s.Clock, clock.RealClock{})
 	s.Logger = cmp.Or(s.Logger, slog.New(slog.DiscardHandler)).With("component", "sop")
 	storms := &stormWatch{clock: s.Clock, nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
@@ -200,7 +200,7 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 	status := statuses[i]
 	settings := d.services.Settings()
 	procedure := policy.ProcedureOf(status, r.Ticket)
-	_, hasSOP := d.table[procedure]
+	_, hasSOP := d.table.Lookup(procedure)
 	now, others := d.services.Clock.Now(), slices.Concat(statuses[:i], statuses[i+1:])
 	orders, room := d.services.Orders.Last(), d.services.limits.vacancy(node.Name)
 	return policy.Situation{
@@ -210,7 +210,7 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 		Status:       status,
 		Others:       others,
 		HasSOP:       hasSOP,
-		OnlyNotifies: d.table.onlyNotifies(procedure),
+		OnlyNotifies: onlyNotifies(d.table, procedure),
 		Note:         d.givesWay(r.Ticket, status),
 		Inhibited:    d.catalogue.InhibitedBy(now, status, others),
 		Settings:     settings,
@@ -430,7 +430,7 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 			err = &StepError{Action: "procedure", Status: ticket.Failed, Message: fmt.Sprintf("Aegis has a fault: %v", p)}
 		}
 	}()
-	factory, found := r.dispatcher.table[r.sopName()]
+	factory, found := r.dispatcher.table.Lookup(r.sopName())
 	if !found {
 		return fmt.Errorf("there is no procedure %q", r.sopName())
 	}

@@ -64,7 +64,7 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 	case err != nil:
 		return record, policy.Verdict{}, err
 	}
-	_, hasSOP := d.table[status.SOP]
+	_, hasSOP := d.table.Lookup(status.SOP)
 	orders := d.services.Orders.Last()
 	verdict := policy.Decide(policy.Situation{
 		Now:      d.services.Clock.Now(),
@@ -92,12 +92,12 @@ func (d *Dispatcher) blocked(r ticket.Record, status prom.AegisNodeStatus) polic
 
 // makesRoom reports whether the ticket gives way to the repair that is asked for.
 func (d *Dispatcher) makesRoom(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
-	return d.givesWay(t, s) && !d.table.onlyNotifies(s.SOP)
+	return d.givesWay(t, s) && !onlyNotifies(d.table, s.SOP)
 }
 
 // Plan returns the steps that the procedure of the condition takes when each of them goes well.
 func (d *Dispatcher) Plan(ctx context.Context, status prom.AegisNodeStatus) ([]string, error) {
-	factory, found := d.table[status.SOP]
+	factory, found := d.table.Lookup(status.SOP)
 	if !found {
 		return nil, fmt.Errorf("there is no procedure %q", status.SOP)
 	}

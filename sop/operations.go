@@ -107,6 +107,9 @@ func judgeJob(r jobs.Result) (outcome, error) {
 		return outcome{message: r.Message, findings: findings(r)}, nil
 	case r.Phase == jobs.PhaseMissing:
 		return outcome{}, inconclusive("Job %s is gone, its outcome is unknown", r.Job)
+	case !r.Conclusive() && findings(r).Refused:
+		// Its code says nothing about the node.
+		return outcome{}, &StepError{Status: ticket.Canceled, Findings: ticket.Findings{Refused: true}, Message: r.Message}
 	case !r.Conclusive():
 		return outcome{}, inconclusive("Job %s: %s", r.Job, r.Message)
 	}

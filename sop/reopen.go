@@ -44,9 +44,9 @@ func (e *journaled) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 		return prom.AegisNodeStatus{}, false
 	}
 	status := e.services.Orders.Last().Apply(e.services.catalogue.Status(e.node, condition, "", 0))
+	_, known := e.services.table.Lookup(status.SOP)
 	// A note would close itself: no alert reports what only a healthcheck has found.
-	repairs := e.services.table[status.SOP] != nil && !e.services.table.onlyNotifies(status.SOP)
-	return status, status.Policy.Mode.Acts() && repairs
+	return status, status.Policy.Mode.Acts() && known && !onlyNotifies(e.services.table, status.SOP)
 }
 
 // Reopen goes on with the condition that a healthcheck has found, under that condition's own policy and on the same ticket. What

@@ -76,7 +76,7 @@ type Services struct {
 type environment struct {
 	Services
 	catalogue Catalogue
-	table     Table
+	table     Procedures
 	isolation *cordonPriority
 	storms    *stormWatch
 	limits    *limits

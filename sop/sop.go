@@ -26,17 +26,60 @@ type SOP interface {
 // Factory makes a fresh instance of a procedure.
 type Factory func() SOP
 
+// Procedures are the procedures by their names. The dispatcher looks a name up anew at each decision, so that an implementation may
+// change while Aegis runs, as one that reads runbooks from files. A name that has gone is decided on as one that never was.
+type Procedures interface {
+	// Lookup returns the factory of the procedure.
+	Lookup(name string) (Factory, bool)
+	// Names returns all names, sorted.
+	Names() []string
+}
+
+// Remediation says how a procedure carries out the remedy or the repair that the policy of its condition names.
+type Remediation string
+
+// The ways in which a procedure does it.
+const (
+	RemediatesNothing  Remediation = ""         // It carries out nothing that the policy names.
+	RemediatesInPlace  Remediation = "in place" // Under the workload of a node in service.
+	RemediatesIsolated Remediation = "isolated" // On a cordoned node, whose workload has gone as the policy says.
+)
+
+// RemediationOf returns how the named procedure does it.
+func RemediationOf(p Procedures, name string) Remediation {
+	remediates, ok := instance[interface{ Remediates() Remediation }](p, name)
+	if !ok {
+		return RemediatesNothing
+	}
+	return remediates.Remediates()
+}
+
+// onlyNotifies reports whether the named procedure is known never to touch the node.
+func onlyNotifies(p Procedures, name string) bool {
+	notifier, ok := instance[interface{ OnlyNotifies() bool }](p, name)
+	return ok && notifier.OnlyNotifies()
+}
+
+// instance returns a fresh instance of the named procedure, if there is one that has the methods of T.
+func instance[T any](p Procedures, name string) (T, bool) {
+	factory, found := p.Lookup(name)
+	if !found {
+		var none T
+		return none, false
+	}
+	of, ok := factory().(T)
+	return of, ok
+}
+
 // Table maps the names of procedures, such as "gpu/hung", to their factories.
 type Table map[string]Factory
 
-// onlyNotifies reports whether the named procedure is known never to touch the node.
-func (t Table) onlyNotifies(name string) bool {
+var _ Procedures = Table(nil)
+
+// Lookup returns the factory of the procedure.
+func (t Table) Lookup(name string) (Factory, bool) {
 	factory, found := t[name]
-	if !found {
-		return false
-	}
-	notifier, ok := factory().(interface{ OnlyNotifies() bool })
-	return ok && notifier.OnlyNotifies()
+	return factory, found
 }
 
 // Names returns the names of the table, sorted.
@@ -69,6 +112,8 @@ type Procedure struct {
 	steps  func(ctx context.Context, b *ApiBridge) error
 	// onlyNotifies is true for one that never touches the node.
 	onlyNotifies bool
+	// remediates says how it carries out what the policy of its condition names.
+	remediates Remediation
 }
 
 var _ SOP = (*Procedure)(nil)
@@ -77,6 +122,15 @@ var _ SOP = (*Procedure)(nil)
 func NewProcedure(steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
 	return &Procedure{steps: steps}
 }
+
+// NewRemediating returns a procedure that carries out the remedy or the repair which the policy of its condition names. A condition
+// with such a procedure has to name one, and one with another procedure must not.
+func NewRemediating(how Remediation, steps func(ctx context.Context, b *ApiBridge) error) *Procedure {
+	return &Procedure{steps: steps, remediates: how}
+}
+
+// Remediates says how the procedure carries out what the policy of its condition names.
+func (p *Procedure) Remediates() Remediation { return p.remediates }
 
 // OnlyNotifies reports whether the procedure never touches the node.
 func (p *Procedure) OnlyNotifies() bool { return p.onlyNotifies }

@@ -48,14 +48,32 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 // Remedy runs a remedy on the node, such as RestartKubelet. The arguments are those of the operation.
 func (b *ApiBridge) Remedy(ctx context.Context, name string, args ...string) error {
 	return b.do(ctx, step{action: ticket.Remedy, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.operations.runJob(ctx, c, ticket.Remedy, b.operations.request(protocol.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
+		request := b.operations.request(protocol.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...)
+		return saysWhat(name)(b.operations.runJob(ctx, c, ticket.Remedy, request))
 	}})
+}
+
+// saysWhat puts the name of the operation before what it says, since the ticket has no other place for it.
+func saysWhat(name string) func(o outcome, err error) (outcome, error) {
+	return func(o outcome, err error) (outcome, error) {
+		failure, isStep := AsStepError(err)
+		switch {
+		case isStep:
+			failure.Message = name + ": " + failure.Message
+		case o.message == "":
+			o.message = name
+		default:
+			o.message = name + ": " + o.message
+		}
+		return o, err
+	}
 }
 
 // Repair runs a repair, such as MountGpfs, or one that the site has installed on its nodes. The arguments are those of the operation.
 func (b *ApiBridge) Repair(ctx context.Context, name string, args ...string) error {
 	return b.do(ctx, step{action: ticket.Repair, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
-		return b.operations.runJob(ctx, c, ticket.Repair, b.operations.request(protocol.ActionRepair, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...))
+		request := b.operations.request(protocol.ActionRepair, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...)
+		return saysWhat(name)(b.operations.runJob(ctx, c, ticket.Repair, request))
 	}})
 }
 

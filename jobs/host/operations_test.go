@@ -400,6 +400,40 @@ func TestSiteRemedyAndRepair(t *testing.T) {
 	}
 }
 
+// What the host does not have, or must not run as root, is refused and says why. Nothing is run.
+func TestSiteOperationsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		args   []string
+		mode   os.FileMode
+		result string
+		code   int
+		why    string
+	}{
+		{"no remedy", []string{"remedy", "RemountLustre"}, 0, protocol.ResultError, protocol.ExitUsage, "remedy RemountLustre is not on this host: it is not built in, and there is no " + remediesDir + "/RemountLustre"},
+		{"no repair", []string{"repair", "RemountLustre"}, 0, protocol.ResultSkipped, protocol.ExitSkipped, "repair RemountLustre is not on this host: it is not built in, and there is no " + repairsDir + "/RemountLustre"},
+		{"not executable", []string{"remedy", "RemountLustre"}, 0o644, protocol.ResultError, protocol.ExitUnknown, remediesDir + "/RemountLustre is not executable"},
+		{"of others", []string{"repair", "StartGpfs"}, 0o775, protocol.ResultError, protocol.ExitUnknown, repairsDir + "/StartGpfs may be written by others than its owner"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			if tc.mode != 0 {
+				file := map[string]string{"remedy": remediesDir, "repair": repairsDir}[tc.args[0]] + "/" + tc.args[1]
+				n.executable(file, "", answer{Out: "done"})
+				require.NoError(t, os.Chmod(filepath.Join(n.root, file), tc.mode))
+			}
+			r := n.op(tc.args...)
+			require.Equal(t, tc.code, r.ExitCode)
+			require.Equal(t, tc.result, r.Result)
+			require.Equal(t, []string{tc.why}, r.Refusals)
+			require.Equal(t, "refused: "+tc.why, r.Detail)
+			require.Empty(t, r.Hardware)
+		})
+	}
+}
+
 func TestDiagnose(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

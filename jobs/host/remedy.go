@@ -101,13 +101,9 @@ func (r remedy) run(ctx context.Context, h *host, report *protocol.Report) {
 		return
 	}
 	file := path.Join(remediesDir, r.name)
-	if isAbsent(h.siteExecutable(file)) {
-		fmt.Fprintf(h.options.Stderr, "unknown remedy %q\n%s", r.name, usage)
-		conclude(report, broken("remedy %s does not exist: it is not built in, and there is no %s", r.name, file))
-		report.ExitCode = protocol.ExitUsage
-		return
-	}
-	conclude(report, h.runSite(ctx, file, remedyTimeout, "AEGIS_DEVICE="+r.device))
+	absent := broken("remedy %s is not on this host: it is not built in, and there is no %s", r.name, file)
+	absent.code = protocol.ExitUsage
+	conclude(report, h.runOperation(ctx, file, r.device, remedyTimeout, absent))
 }
 
 // repair runs what a site has configured for a fault, or what is built in for it where the site has configured nothing.
@@ -125,15 +121,12 @@ func parseRepair(fs *flag.FlagSet, args []string) (operation, error) {
 
 func (r repair) run(ctx context.Context, h *host, report *protocol.Report) {
 	file := path.Join(repairsDir, r.name)
-	if !isAbsent(h.siteExecutable(file)) {
-		conclude(report, h.runSite(ctx, file, repairTimeout, "AEGIS_DEVICE="+r.device))
-		return
-	}
-	if b, ok := named(builtinRepairs(), r.name); ok {
+	if b, ok := named(builtinRepairs(), r.name); ok && isAbsent(h.siteExecutable(file)) {
 		conclude(report, b.run(ctx, h, r.device))
 		return
 	}
-	conclude(report, skipped("repair %s is not configured: it is not built in, and there is no %s", r.name, file))
+	absent := skipped("repair %s is not on this host: it is not built in, and there is no %s", r.name, file)
+	conclude(report, h.runOperation(ctx, file, r.device, repairTimeout, absent))
 }
 
 // refused is the finding of an action that was not begun, because its precondition does not hold.

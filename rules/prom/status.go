@@ -172,6 +172,8 @@ type Policy struct {
 	Shutdown bool
 	// Selector is the label selector of the pods that the procedure restarts. Empty when it restarts none.
 	Selector string
+	// Remedy or Repair names the operation on the host that the procedure carries out. At most one of them is set.
+	Remedy, Repair string
 	// Cooldown is the least time between the end of one incident with a destructive step and the next on the node.
 	Cooldown time.Duration
 	// AttemptWindow is the time within which destructive steps count against MaxReboots.

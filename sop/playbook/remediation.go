@@ -78,7 +78,7 @@ func (r Remediation) try(ctx context.Context, b *sop.ApiBridge, proof func(conte
 	for range times {
 		err := stands(r.apply(ctx, b))
 		failure, isStep := sop.AsStepError(err)
-		if err != nil && !isStep {
+		if err != nil && (!isStep || unavailable(failure)) {
 			return false, err
 		}
 		if isStep {
@@ -93,6 +93,10 @@ func (r Remediation) try(ctx context.Context, b *sop.ApiBridge, proof func(conte
 	}
 	return false, nil
 }
+
+// unavailable reports whether the host has no such operation that it may run: one that was refused without a word on the hardware.
+// Trying again would not change it, and the next rung would take the place of what the site wants to be done.
+func unavailable(failure *sop.StepError) bool { return failure.Refused && failure.Code == 0 }
 
 // apply carries out the remediation once.
 func (r Remediation) apply(ctx context.Context, b *sop.ApiBridge) error {

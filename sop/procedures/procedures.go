@@ -21,6 +21,11 @@ func repair(steps playbook.Steps) sop.Factory {
 	return func() sop.SOP { return sop.NewProcedure(steps) }
 }
 
+// remediation makes the procedure of a play that carries out what the policy of its condition names.
+func remediation(how sop.Remediation, steps playbook.Steps) sop.Factory {
+	return func() sop.SOP { return sop.NewRemediating(how, steps) }
+}
+
 func notice(steps playbook.Steps) sop.Factory { return func() sop.SOP { return sop.NewNotice(steps) } }
 
 // Table returns the procedures. A play that serves many conditions is named as it is, with what is special about the condition beside
@@ -71,6 +76,10 @@ func Table() sop.Table {
 		"gpfs/mount-lost":  repair(gpfs.MountLost),
 		"gpfs/not-healthy": repair(playbook.IsolateAndHandOver), // Its configuration or its network is wrong.
 		"gpfs/test-failed": repair(playbook.IsolateAndWait),     // It often passes the test later, so people are called after a while.
+
+		// What a site names in the policy of its condition: an executable of its own, or what is built in and serves no condition.
+		"host/remediate":          remediation(sop.RemediatesIsolated, playbook.Remediate),
+		"host/remediate-in-place": remediation(sop.RemediatesInPlace, playbook.RemediateInPlace),
 
 		"ib/down":            repair(playbook.IsolateAndHandOver), // People look at cable, switch and subnet manager.
 		"ib/driver":          repair(ib.Driver),

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules"
+	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/procedures"
 )
 
@@ -49,6 +50,9 @@ func TestEveryProcedureHasItsDomain(t *testing.T) {
 	tested := testedDomains(t)
 	for _, name := range procedures.Table().Names() {
 		domain, _, _ := strings.Cut(name, "/")
-		require.Positive(t, tested[domain], name)
+		// Those for what a site names have no condition of the product. TestRemediationThatAPolicyNames plays each.
+		if sop.RemediationOf(procedures.Table(), name) == sop.RemediatesNothing {
+			require.Positive(t, tested[domain], name)
+		}
 	}
 }

@@ -48,6 +48,8 @@ type Story struct {
 	Again time.Duration
 	// Fails are operations whose Jobs fail, except for the run that fixes the fault. Lost are those of which nobody learns the outcome.
 	Fails, Lost string
+	// Absent is an operation that the host does not have.
+	Absent string
 	// Broken is the exit code of every healthcheck until the fault is fixed. Zero: the node is found fit.
 	Broken int
 	// Asks is what the driver of a GPU asks for, as the diagnosis tells it.

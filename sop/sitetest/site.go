@@ -244,6 +244,8 @@ func (w *Site) operate(job *soptest.Job) (soptest.Outcome, bool) {
 	switch {
 	case w.story.Fails == name && !w.story.fixes(name, w.runs[r.Name()]):
 		return soptest.Outcome{Code: 1, Message: "broken"}, true
+	case w.story.Absent == name:
+		return soptest.Outcome{Code: protocol.ExitUsage, Refused: name + " is not on this host"}, true
 	case w.story.Lost == name && power:
 		return soptest.Outcome{Stuck: true}, true
 	case w.story.Lost == name:

@@ -26,6 +26,8 @@ type Outcome struct {
 	Code int32
 	// Hardware is what a failed one found broken, Recovery what the driver of a GPU asks for, Message what it says.
 	Hardware, Recovery, Message string
+	// Refused is what forbids one that was not begun.
+	Refused string
 	// Stuck operations never end by themselves.
 	Stuck bool
 }
@@ -52,6 +54,9 @@ func (j *Job) end(o Outcome) {
 	j.Result = jobs.Result{
 		Job: name, Phase: jobs.PhaseFailed, ExitCode: o.Code, Message: o.Message,
 		Report: &protocol.Report{Result: protocol.ResultFailed, Hardware: o.Hardware, ExitCode: int(o.Code)},
+	}
+	if o.Refused != "" {
+		j.Result.Report.Refusals, j.Result.Message = []string{o.Refused}, "refused: "+o.Refused
 	}
 }
 
