@@ -67,7 +67,7 @@ func (e environment) knownCondition(name string) string {
 }
 
 func (e environment) knownSOP(name string) string {
-	if _, found := e.table[name]; found {
+	if _, found := e.table.Lookup(name); found {
 		return name
 	}
 	return otherLabel
