@@ -1,10 +1,12 @@
 package cmd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -24,7 +26,7 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 	if len(files) == 0 {
 		return usageErrorf("check: no file named")
 	}
-	var conditions []string
+	var o rules.Options
 	var errs []error
 	for _, file := range files {
 		kind, err := kindOf(file)
@@ -32,18 +34,18 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 		case err != nil:
 			errs = append(errs, err)
 		case kind == kindConfig:
-			named, err := checkConfig(file)
+			c, err := checkConfig(file)
 			errs = append(errs, err)
-			conditions = append(conditions, named...)
+			o.Files, o.Preset = append(o.Files, c.Conditions...), cmp.Or(c.knownPreset(), o.Preset)
 		case kind == kindWeb:
 			errs = append(errs, web.CheckFile(file))
 		case kind == kindProfile:
 			errs = append(errs, host.CheckProfile(file))
 		default:
-			conditions = append(conditions, file)
+			o.Files = append(o.Files, file)
 		}
 	}
-	catalogue, err := loadCatalogue(rules.Options{Files: conditions}, procedures)
+	catalogue, err := loadCatalogue(o, procedures)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return &usageError{err}
 	}
@@ -51,6 +53,26 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 		return fmt.Errorf("check: %w", err)
 	}
 	if _, err := fmt.Fprintf(stdout, "ok: %d files, %d conditions\n", len(files), len(catalogue.Conditions())); err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	return tellPreset(stdout, catalogue, o.Preset)
+}
+
+// tellPreset says which conditions the preset lets Aegis act on, and which it would if no file set another mode.
+func tellPreset(stdout io.Writer, catalogue *rules.Catalogue, name string) error {
+	if name == "" {
+		return nil
+	}
+	p, err := rules.LoadPreset(name)
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	on, held := catalogue.TurnedOn(p)
+	text := fmt.Sprintf("preset %s: %d conditions in mode auto: %s\n", name, len(on), strings.Join(on, ", "))
+	if len(held) > 0 {
+		text += fmt.Sprintf("preset %s: %d conditions that a file keeps in another mode: %s\n", name, len(held), strings.Join(held, ", "))
+	}
+	if _, err := io.WriteString(stdout, text); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
 	return nil
@@ -78,7 +100,7 @@ func kindOf(file string) (kind, error) {
 		return kindConditions, nil
 	}
 	has := func(key string) bool { return strict.Field(root, key) != nil }
-	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "cluster", "paused", "permission"}
+	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "preset", "cluster", "paused", "permission"}
 	listed := strict.Field(root, "conditions")
 	switch {
 	case slices.ContainsFunc(own, has), listed != nil && listsNames(listed):
@@ -96,8 +118,8 @@ func listsNames(n *yaml.Node) bool {
 	return n.Kind == yaml.SequenceNode && len(n.Content) > 0 && n.Content[0].Kind == yaml.ScalarNode
 }
 
-// checkConfig checks an aegis.yaml and returns the conditions files that it names.
-func checkConfig(file string) ([]string, error) {
+// checkConfig checks an aegis.yaml and returns it.
+func checkConfig(file string) (config, error) {
 	c, err := loadConfig(file)
 	errs := []error{err}
 	for _, t := range c.Auth.Tokens {
@@ -108,12 +130,13 @@ func checkConfig(file string) ([]string, error) {
 	_, templatesErr := jobs.LoadTemplates(c.Jobs.Templates)
 	errs = append(errs, templatesErr)
 	// What is wrong with the conditions is told where all of them are loaded.
-	if catalogue, unknown := rules.Load(rules.Options{Files: c.Conditions, Mode: c.Mode}); err == nil && unknown == nil {
+	options := rules.Options{Files: c.Conditions, Mode: c.Mode, Preset: c.knownPreset()}
+	if catalogue, unknown := rules.Load(options); err == nil && unknown == nil {
 		if text := c.nothingHeals(catalogue); text != "" {
 			errs = append(errs, fmt.Errorf("%s: %s", file, text))
 		}
 	}
-	return c.Conditions, errors.Join(errs...)
+	return c, errors.Join(errs...)
 }
 
 // loadCatalogue reads the catalogue and makes sure that every procedure it names exists, and is told what it needs.

@@ -34,6 +34,8 @@ func TestCommands(t *testing.T) {
 	good := write(t, "conditions.yaml", "conditions:\n- name: GpuHung\n  policy: {mode: auto}\n")
 	noSOP := write(t, "conditions.yaml", "conditions:\n- name: GpuHung\n  sop: gpu/hang\n")
 	typo := write(t, "aegis.yaml", "mode: auto\nprometeus: {url: http://p:9090}\nholdInterval: soon\n")
+	preset := write(t, "aegis.yaml", "preset: unattended\nprometheus: {url: http://p:9090}\nalertmanagers: [{url: http://a:9093}]\nconditions: ["+write(t, "conditions.yaml", "conditions: [{name: HighLoad, policy: {mode: observe}}]")+"]\n")
+	noPreset := write(t, "aegis.yaml", "preset: unatended\n")
 	tests := []struct {
 		name           string
 		args           []string
@@ -47,6 +49,9 @@ func TestCommands(t *testing.T) {
 		{"check nothing", []string{"check"}, 2, "", "no file named"},
 		{"check a good file", []string{"check", good}, 0, "ok: 1 files, 105 conditions", ""},
 		{"check a site", []string{"check", repository + "/testdata/site/aegis.yaml"}, 0, "ok: 1 files, 106 conditions", ""},
+		{"check a preset", []string{"check", preset}, 0, "preset unattended: 37 conditions in mode auto: NodeInhibitAll, NodeNotReady, NodeCordon, ", ""},
+		{"check a preset against a file", []string{"check", preset}, 0, "preset unattended: 1 conditions that a file keeps in another mode: HighLoad", ""},
+		{"check an unknown preset", []string{"check", noPreset}, 2, "", noPreset + `:1:9: preset "unatended" is unknown, did you mean "unattended"?`},
 		{"check a missing file", []string{"check", "none.yaml"}, 2, "", "none.yaml"},
 		{"check an unknown procedure", []string{"check", noSOP}, 2, "", noSOP + ":3:8: "},
 		{"check a broken configuration", []string{"check", typo}, 2, "", typo + `:2:1: unknown field "prometeus" in the file, did you mean "prometheus"?`},

@@ -16,6 +16,7 @@ import (
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/queue/source"
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/policy"
@@ -26,6 +27,7 @@ import (
 // config is aegis.yaml. docs/configuration.md explains each field.
 type config struct {
 	Mode               prom.Mode            `yaml:"mode"`
+	Preset             string               `yaml:"preset"`
 	Paused             bool                 `yaml:"paused"`
 	ManageControlPlane bool                 `yaml:"manageControlPlane"`
 	Cluster            string               `yaml:"cluster"`
@@ -238,6 +240,9 @@ func (c config) validate() error {
 	if !c.Mode.Known() {
 		errs = append(errs, mistakef("mode", "%q is unknown, %s", c.Mode, strict.Hint(string(c.Mode), prom.Modes())))
 	}
+	if c.Preset != "" && c.knownPreset() == "" {
+		errs = append(errs, mistakef("preset", "%q is unknown, %s", c.Preset, strict.Hint(c.Preset, rules.Presets())))
+	}
 	errs = append(errs, c.Prometheus.Server.validate("prometheus", false))
 	for i, a := range c.Alertmanagers {
 		errs = append(errs, a.Server.validate(fmt.Sprintf("alertmanagers[%d]", i), true))
@@ -264,6 +269,14 @@ func (c config) validate() error {
 	}
 	_, err := c.pools()
 	return errors.Join(append(errs, c.Auth.validate(), err)...)
+}
+
+// knownPreset returns the preset, empty when there is none of that name.
+func (c config) knownPreset() string {
+	if slices.Contains(rules.Presets(), c.Preset) {
+		return c.Preset
+	}
+	return ""
 }
 
 func (a authConfig) validate() error {

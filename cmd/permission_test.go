@@ -50,6 +50,7 @@ func TestCheckSaysThatNothingWillBeRepaired(t *testing.T) {
 	tests := map[string]struct{ text, conditions, want string }{
 		"mode observe":            {prometheus, "", ""},
 		"mode auto":               {prometheus + "mode: auto", "", nobody},
+		"a preset":                {prometheus + "preset: unattended", "", nobody},
 		"mode approve":            {prometheus + "mode: approve", "", nobody},
 		"the mode of a condition": {prometheus, "conditions: [{name: GpuHung, policy: {mode: auto}}]", "although the mode of GpuHung is approve or auto: " + nobody},
 		"no Prometheus":           {"mode: auto\nalertmanagers: [{url: http://a:9093}]", "", "prometheus.url is missing"},

@@ -118,7 +118,7 @@ func (l *liveConfig) loadConfig() error {
 	if err != nil {
 		return err
 	}
-	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode}, l.procedures)
+	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode, Preset: cfg.Preset}, l.procedures)
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.
 	if err != nil {
 		return &usageError{err}
 	}
-	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode}, procedures)
+	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode, Preset: cfg.Preset}, procedures)
 	if err != nil {
 		return &usageError{err}
 	}

@@ -88,6 +88,8 @@ type Options struct {
 	// Mode is for conditions whose policy sets none, neither itself nor by the defaults of a file. Empty stands for
 	// prom.ModeObserve.
 	Mode prom.Mode
+	// Preset names a list of conditions whose mode is prom.ModeAuto, unless a file sets one. Empty stands for none.
+	Preset string
 }
 
 // Load returns the embedded catalogue as the files override it. The error joins a *strict.Problem for every problem of every
@@ -98,9 +100,16 @@ func Load(o Options) (*Catalogue, error) {
 		return nil, fmt.Errorf("unknown mode %s, %s", strict.Quote(string(mode)), strict.Hint(string(mode), prom.Modes()))
 	}
 	l := newLoader(mode)
+	if o.Preset != "" {
+		var err error
+		if l.preset, err = LoadPreset(o.Preset); err != nil {
+			return nil, err
+		}
+	}
 	if err := l.parseEmbedded(); err != nil {
 		return nil, err
 	}
+	l.embedded = len(l.files)
 	for _, file := range o.Files {
 		data, err := strict.ReadFile(file)
 		l.parse(source{name: file, data: data, err: err})
@@ -175,11 +184,17 @@ type loader struct {
 	byName   map[string]*entry
 	xids     map[int]XID
 	types    []string
+	// embedded is how many of the files are those of the embedded catalogue.
+	embedded int
+	preset   Preset
+	// mode is for conditions that no file sets one for, explicit whether the defaults of a file set one.
+	mode     prom.Mode
+	explicit bool
 }
 
 func newLoader(mode prom.Mode) *loader {
 	return &loader{
-		defaults: prom.Policy{Mode: mode}, order: make(map[string]int), byName: make(map[string]*entry), xids: make(map[int]XID),
+		mode: mode, order: make(map[string]int), byName: make(map[string]*entry), xids: make(map[int]XID),
 	}
 }
 
@@ -218,7 +233,22 @@ func (l *loader) parse(s source) {
 
 // catalogue reads the conditions of all files and returns the result, unless there was any problem.
 func (l *loader) catalogue() (*Catalogue, error) {
-	for _, p := range l.files {
+	l.explicit = l.defaults.Mode != ""
+	l.defaults.Mode = cmp.Or(l.defaults.Mode, l.mode)
+	l.read(l.files[:l.embedded])
+	l.turnOn()
+	l.read(l.files[l.embedded:])
+	l.problems = append(l.problems, conflicts(l.entries, l.xids)...)
+	if len(l.problems) > 0 {
+		l.sortProblems()
+		return nil, strict.Join(l.problems)
+	}
+	return newCatalogue(l.entries, l.xids), nil
+}
+
+// read reads the conditions and the XIDs of files.
+func (l *loader) read(files []parsed) {
+	for _, p := range files {
 		d := decoder{strict.NewDecoder(p.file), l.types}
 		seen := make(map[string]int)
 		for _, n := range p.conditions {
@@ -230,12 +260,6 @@ func (l *loader) catalogue() (*Catalogue, error) {
 		}
 		l.problems = append(l.problems, d.Problems()...)
 	}
-	l.problems = append(l.problems, conflicts(l.entries, l.xids)...)
-	if len(l.problems) > 0 {
-		l.sortProblems()
-		return nil, strict.Join(l.problems)
-	}
-	return newCatalogue(l.entries, l.xids), nil
 }
 
 // sortProblems puts them in the order in which a reader of the files meets them.

@@ -52,6 +52,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $_ := set $config "whenAlertmanagerIsAway" . }}
 {{- end }}
 {{- end }}
+{{- with .Values.preset }}
+{{- $_ := set $config "preset" . }}
+{{- end }}
 {{- $auth := dict }}
 {{- if .Values.auth.secretName }}
 {{- $tokens := list }}
