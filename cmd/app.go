@@ -109,7 +109,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 		Logger:         logger,
 		KnownCondition: func(name string) bool { _, known := live.rules.Current().Lookup(name); return known },
 	})
-	a.nodes = newNodeCache(informers.NewSharedInformerFactory(a.clients.watches, 0), a.queue)
+	a.nodes = newNodeCache(informers.NewSharedInformerFactory(a.clients.watches, 0), a.queue, live.current)
 	classifier := rules.NewClassifier(rules.ClassifierOptions{
 		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
 	})

@@ -19,6 +19,7 @@ import (
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -30,11 +31,13 @@ type nodeCache struct {
 	index   *rules.NodeIndex
 	queue   *queue.Queue
 	synced  cache.InformerSynced
+	// settings say which taints have a node looked at.
+	settings func() policy.Settings
 }
 
-func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue) *nodeCache {
+func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue, settings func() policy.Settings) *nodeCache {
 	informer := factory.Core().V1().Nodes()
-	c := &nodeCache{factory: factory, lister: informer.Lister(), index: rules.NewNodeIndex(), queue: q}
+	c := &nodeCache{factory: factory, lister: informer.Lister(), index: rules.NewNodeIndex(), queue: q, settings: settings}
 	// Neither call fails before the informer is started, which is much later.
 	if err := informer.Informer().SetTransform(trim); err != nil {
 		c.synced = func() bool { return false }
@@ -81,14 +84,14 @@ func trim(object any) (any, error) {
 
 func (c *nodeCache) added(node *corev1.Node) {
 	c.index.Set(infoOf(node))
-	if sop.NeedsVisit(node) {
+	if sop.NeedsVisit(node, c.settings()) {
 		c.queue.Enqueue(node.Name)
 	}
 }
 
 func (c *nodeCache) updated(before, after *corev1.Node) {
 	c.index.Set(infoOf(after))
-	if sop.RelevantChange(before, after) && (sop.NeedsVisit(after) || len(c.queue.Statuses(after.Name)) > 0) {
+	if sop.RelevantChange(before, after) && (sop.NeedsVisit(after, c.settings()) || len(c.queue.Statuses(after.Name)) > 0) {
 		c.queue.Enqueue(after.Name)
 	}
 }
@@ -134,7 +137,7 @@ func (c *nodeCache) enqueueAll() {
 		return
 	}
 	for _, node := range nodes {
-		if sop.NeedsVisit(node) {
+		if sop.NeedsVisit(node, c.settings()) {
 			c.queue.Enqueue(node.Name)
 		}
 	}

@@ -27,6 +27,8 @@ type NodeCommander interface {
 	Heal(ctx context.Context, r policy.HealRequest) (policy.HealResult, error)
 	// Approve lets the procedure of a condition in mode approve run on the node.
 	Approve(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error)
+	// Check journals a check of the node, which is returned to service when it passes.
+	Check(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error)
 	// Cancel ends the incident of the node at once and gives its ticket to who asks.
 	Cancel(ctx context.Context, o policy.NodeOrder) error
 	// TakeOver gives the open ticket of the node to who asks.

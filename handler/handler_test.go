@@ -145,6 +145,11 @@ func (s *scriptedCommander) Approve(ctx context.Context, o policy.NodeOrder) (po
 	return result, s.take(ctx, fmt.Sprintf("approve %+v", o), func() {})
 }
 
+func (s *scriptedCommander) Check(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error) {
+	result := policy.HealResult{Ticket: someTicket, Verdict: policy.Verdict{Name: policy.VerdictExecute}}
+	return result, s.take(ctx, fmt.Sprintf("check %+v", o), func() {})
+}
+
 func (s *scriptedCommander) Cancel(ctx context.Context, o policy.NodeOrder) error {
 	return s.take(ctx, fmt.Sprintf("cancel %+v", o), func() {})
 }

@@ -70,6 +70,7 @@ func (h *Handler) nodeOrders() []route {
 	take := h.order(onlyReason, h.serveNodeOrder("takeover", h.commander.TakeOver))
 	return []route{
 		post("approve", h.order(approval, h.serveApprove), http.StatusAccepted),
+		post("check", h.order(onlyReason, h.serveCheck), http.StatusAccepted),
 		post("cancel", h.order(onlyReason, h.serveNodeOrder("cancel", h.commander.Cancel)), http.StatusOK),
 		post("takeover", take, http.StatusOK),
 		// Scripts know the old name of takeover.
@@ -166,6 +167,21 @@ func (h *Handler) serveApprove(r *http.Request, body orderBody) (reply, error) {
 	answer := newHealAnswer(order.Node, order.Condition, result)
 	h.logOrder(r.Context(), "approve", orderOf(r, body), "node", order.Node, "condition", answer.Condition,
 		"ticket", answer.Ticket, "verdict", answer.Verdict)
+	return reply{status: http.StatusAccepted, body: answer}, nil
+}
+
+// serveCheck answers 202 once the request is journaled, as serveHeal does.
+func (h *Handler) serveCheck(r *http.Request, body orderBody) (reply, error) {
+	order, err := nodeOrderOf(r, body)
+	if err != nil {
+		return reply{}, err
+	}
+	result, err := h.commander.Check(r.Context(), order)
+	if err != nil {
+		return reply{}, judged(order.Node, err)
+	}
+	answer := newHealAnswer(order.Node, policy.CheckedCondition, result)
+	h.logOrder(r.Context(), "check", orderOf(r, body), "node", order.Node, "ticket", answer.Ticket, "verdict", answer.Verdict)
 	return reply{status: http.StatusAccepted, body: answer}, nil
 }
 

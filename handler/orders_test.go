@@ -95,6 +95,11 @@ func orderRoutes() []routeCase {
 			taken:   "approve {Node:gpu-17 Condition:GpuHung Device:3 By:loopback Reason:go}",
 			missing: "condition is missing, want the name of the condition whose procedure is approved",
 		},
+		{
+			role: RoleHeal, method: "POST", path: "/api/v1/nodes/gpu-17/check", body: `{"reason":"the card is replaced"}`,
+			code: 202, says: `{"node":"gpu-17","condition":"NodeCordon","ticket":"20261123t153000-4f2a91","verdict":"execute"}`,
+			taken: "check {Node:gpu-17 Condition: Device: By:loopback Reason:the card is replaced}",
+		},
 		onTicket("cancel", "cancel"), onTicket("takeover", "takeover"), onTicket("adopt", "takeover"), onTicket("release", "release"),
 	}
 }

@@ -17,12 +17,12 @@ func (b *ApiBridge) Confirm(ctx context.Context) bool { return b.executor.confir
 func (e *journaled) confirm(ctx context.Context) bool { return e.gate.confirm(ctx) }
 
 // HasCordoned reports whether this incident has cordoned the node, be it for the condition that it was about before a preemption,
-// and whatever became of that cordon.
+// and whatever became of that cordon. One that a person has lent to it counts as well.
 func (b *ApiBridge) HasCordoned() bool { return b.executor.hasCordoned() }
 
 func (e *journaled) hasCordoned() bool {
 	t := e.journal.ticket()
-	return t != nil && t.Count(ticket.Cordon) > 0
+	return t != nil && (t.Count(ticket.Cordon) > 0 || t.Cordon != "")
 }
 
 // Unharmed reports whether this incident found the node in service and has taken no destructive step on it. A cordon of an earlier

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,7 +88,17 @@ func (d *Dispatcher) closeIncident(id string, still func(*ticket.Ticket) bool, h
 		}
 		c.RemoveTicket = true
 		c.History = entered(r.History, r.Ticket, how, d.services.Clock.Now())
+		askAgain(r, r.Ticket, c)
 		return nil
+	}
+}
+
+// askAgain keeps the request for a check that the ticket began with and that its end does not answer: the node still has the cordon that
+// was lent with it.
+func askAgain(r ticket.Record, t *ticket.Ticket, c *ticket.Change) {
+	if policy.Lent(r.Node, t.Cordon) {
+		c.Unchanged = true
+		c.Annotations = map[string]*string{policy.CheckAnnotation: new(policy.CheckRequested), policy.CheckByAnnotation: new(t.RequestedBy)}
 	}
 }
 
@@ -133,14 +144,26 @@ func RelevantChange(before, after *corev1.Node) bool {
 		ticket.CordonedByOthers(before) != ticket.CordonedByOthers(after) ||
 		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
+		before.Annotations[policy.CheckAnnotation] != after.Annotations[policy.CheckAnnotation] ||
+		!slices.Equal(taintsOf(before), taintsOf(after)) ||
 		policy.Excluded(before) != policy.Excluded(after) ||
 		policy.IsControlPlane(before) != policy.IsControlPlane(after) ||
 		policy.IsReady(before) != policy.IsReady(after) ||
 		before.UID != after.UID
 }
 
+// taintsOf names the taints of the node.
+func taintsOf(node *corev1.Node) []string {
+	var names []string
+	for _, t := range node.Spec.Taints {
+		names = append(names, t.ToString())
+	}
+	return names
+}
+
 // NeedsVisit reports whether a node is to be looked at even though no condition is reported on it.
-func NeedsVisit(node *corev1.Node) bool {
-	return node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
+func NeedsVisit(node *corev1.Node, settings policy.Settings) bool {
+	_, asked := settings.CheckRequestOf(node)
+	return asked || node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
 		node.Annotations[ticket.OwnerAnnotation] != "" && !node.Spec.Unschedulable
 }

@@ -207,7 +207,7 @@ func (d *Dispatcher) Reconsider() {
 		return
 	}
 	for _, node := range nodes {
-		if NeedsVisit(node) || len(d.services.Conditions.Statuses(node.Name)) > 0 {
+		if NeedsVisit(node, d.services.Settings()) || len(d.services.Conditions.Statuses(node.Name)) > 0 {
 			d.queue.Enqueue(node.Name)
 		}
 	}

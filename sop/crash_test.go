@@ -387,7 +387,7 @@ func TestOwnerNoteOfAnUndoneCordonGoes(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"} })
-		require.True(t, NeedsVisit(w.node()))
+		require.True(t, NeedsVisit(w.node(), w.currentSettings()))
 		w.queue.Enqueue(nodeA)
 		w.run("note gone", func(r ticket.Record) bool { return r.Node.Annotations[ticket.OwnerAnnotation] == "" })
 	})

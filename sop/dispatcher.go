@@ -133,7 +133,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, cleanup) })
 		return
 	}
-	statuses = d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses))
+	statuses = d.withRequest(node, record, d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses)))
 	candidates, verdicts := d.choose(node, record, statuses)
 	d.judgeAll(name, statuses, verdicts, candidates)
 	if len(candidates) == 0 {
@@ -203,6 +203,7 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 	_, hasSOP := d.table.Lookup(procedure)
 	now, others := d.services.Clock.Now(), slices.Concat(statuses[:i], statuses[i+1:])
 	orders, room := d.services.Orders.Last(), d.services.limits.vacancy(node.Name)
+	request, _ := settings.CheckRequestOf(node)
 	return policy.Situation{
 		Now:          now,
 		Node:         node,
@@ -211,7 +212,9 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 		Others:       others,
 		HasSOP:       hasSOP,
 		OnlyNotifies: onlyNotifies(d.table, procedure),
-		Note:         d.givesWay(r.Ticket, status),
+		Note:         d.givesWay(r.Ticket, status) || d.givesWayToCheck(r.Ticket, status),
+		Check:        request,
+		Lent:         lentTo(r.Ticket),
 		Inhibited:    d.catalogue.InhibitedBy(now, status, others),
 		Settings:     settings,
 		Orders:       &orders,
@@ -292,6 +295,9 @@ type visit struct {
 // at again. A condition that they do not confirm, or whose procedure may not begin, stands in nobody's way.
 func (v *visit) run(ctx context.Context) time.Duration {
 	for i, c := range v.candidates {
+		if isRequest(v.statuses[c]) {
+			return v.dispatcher.takeUp(ctx, v.statuses[c])
+		}
 		r := &run{
 			dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c],
 			begun: func() { v.begun(i) },
@@ -385,7 +391,10 @@ func (r *run) assignment() assignment {
 // incident returns the incident of the open ticket, or a new one.
 func (r *run) incident() incident {
 	if t := r.record.Ticket; t != nil && t.Open() && !r.dispatcher.givesWay(t, r.status) {
-		return incident{id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason, xid: t.XID}
+		return incident{
+			id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason, xid: t.XID,
+			requestedBy: t.RequestedBy, lent: t.Cordon,
+		}
 	}
 	incident := r.dispatcher.newIncident(r.status, r.sopName(), string(r.status.Origin))
 	if r.verdict.Name == policy.VerdictAttemptsExhausted {
@@ -581,7 +590,7 @@ func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duratio
 
 func (r *run) ended(b *ApiBridge) time.Duration {
 	d := r.dispatcher
-	if b.result == ticket.Resolved || b.result == ticket.Noted {
+	if b.result == ticket.Resolved || b.result == ticket.Noted || b.result == ticket.Passed {
 		d.services.Metrics.sop(sopSucceeded)
 	} else {
 		d.services.Metrics.sop(sopHandedOver)

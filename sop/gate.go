@@ -60,6 +60,8 @@ func newGate(s environment, status prom.AegisNodeStatus, j *journal) *gate {
 // origin returns why Aegis acts.
 func (g *gate) origin() policy.Origins {
 	switch t := g.journal.ticket(); {
+	case g.journal.incident.asked():
+		return policy.Check
 	case g.journal.incident.requested():
 		return policy.Requested
 	case t == nil:
@@ -111,6 +113,7 @@ func (g *gate) situation(r ticket.Record) policy.Situation {
 	settings := g.services.Settings()
 	return policy.Situation{
 		Now: g.services.Clock.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.status, Settings: settings, Suspicion: g.suspicion,
+		Lent:  g.journal.incident.lent,
 		Storm: g.services.storms.holds(g.status.Condition, settings.PoolOf(r.Node).Name),
 	}
 }
@@ -198,7 +201,7 @@ func (g *gate) stillOurs(r ticket.Record) error {
 	if _, err := g.journal.own(r, begun); err != nil || !begun {
 		return err
 	}
-	if g.journal.isolated() && policy.Uncordoned(r.Node) {
+	if g.journal.isolated() && policy.Uncordoned(r.Node, g.journal.incident.lent) {
 		return errUncordoned
 	}
 	g.journal.record = r
@@ -240,7 +243,7 @@ func (g *gate) ended(ctx context.Context, s *policy.Situation) error {
 		g.booted = boot
 		return fmt.Errorf("%w: the node has booted since the incident began", ErrWithdrawn)
 	}
-	if s.Origin == policy.Requested {
+	if s.Origin == policy.Requested || s.Origin == policy.Check {
 		return nil
 	}
 	finding := g.services.Source.Observe(ctx, g.status.Key())

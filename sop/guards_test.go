@@ -81,8 +81,11 @@ func configuredObstacles() map[string]obstacle {
 		"band MustIgnore":   func(w *trial) { w.status.Priority = 1000 },
 		"mode off":          func(w *trial) { w.policy.Mode = prom.ModeOff },
 		"harmless XID":      func(w *trial) { w.status.XID = prom.XID{Code: 43, Class: prom.XIDIgnore} },
-		"no procedure":      func(w *trial) { delete(w.table, "test/reboot") },
-		"control plane":     func(w *trial) { w.label("node-role.kubernetes.io/control-plane", "") },
+		"no procedure": func(w *trial) {
+			delete(w.table, "test/reboot")
+			delete(w.table, "test/nodecordon")
+		},
+		"control plane": func(w *trial) { w.label("node-role.kubernetes.io/control-plane", "") },
 	}
 }
 
@@ -120,6 +123,12 @@ func nodeObstacles() map[string]obstacle {
 			w.others = []prom.AegisNodeStatus{{Node: nodeA, Condition: "Cause", Priority: 3}}
 		},
 		"node in use": func(w *trial) { w.status.Priority = 150 },
+		"request not understood": func(w *trial) {
+			w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{policy.CheckAnnotation: "yes"} })
+		},
+		"not ready for a check": func(w *trial) {
+			w.edit(func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown })
+		},
 	}
 }
 
@@ -131,6 +140,9 @@ func historyObstacles() map[string]obstacle {
 		"own boot": func(w *trial) {
 			w.policy.OwnBoot, w.policy.Cooldown = time.Hour, 0
 			w.booted(10 * time.Minute)
+		},
+		"checked a moment ago": func(w *trial) {
+			w.history.Add(ticket.Incident{ID: "c", Condition: policy.CheckedCondition, Outcome: ticket.Passed, Opened: time.Now(), Closed: time.Now()})
 		},
 		"cooldown":        func(w *trial) { w.booted(10 * time.Minute) },
 		"reboots used up": func(w *trial) { w.booted(3*time.Hour, 2*time.Hour) },
@@ -231,7 +243,12 @@ func newTrial(t *testing.T, stage policy.Stage, origin policy.Origins, put obsta
 	_, err := w.d.services.Orders.Read(t.Context())
 	require.NoError(t, err)
 	w.status = w.Status(nodeA, "Reboot", "", 0)
+	w.table["test/nodecordon"] = w.table["test/cordon"]
 	switch {
+	case origin == policy.Check && (stage == policy.Visit || stage == policy.Entry):
+		w.status = w.d.checkStatus(nodeA, prom.OriginCheck)
+	case origin == policy.Intake:
+		w.status = w.d.checkStatus(nodeA, prom.OriginIntake)
 	case origin == policy.Requested && (stage == policy.Visit || stage == policy.Entry):
 		w.status.Origin = prom.OriginHeal
 	case origin == policy.Approved && stage == policy.Entry:
@@ -241,6 +258,9 @@ func newTrial(t *testing.T, stage policy.Stage, origin policy.Origins, put obsta
 	}
 	if origin == policy.Requested && w.ticket != nil {
 		w.ticket.Origin = requestedPrefix + "alice"
+	}
+	if origin == policy.Check && w.ticket != nil {
+		w.ticket.Origin = checkPrefix + "alice"
 	}
 	if origin == policy.Approved && w.ticket != nil {
 		w.ticket.ApprovedBy = "alice"
@@ -321,6 +341,10 @@ func (w *trial) enter(origin policy.Origins) policy.Verdict {
 		}
 		return true, broken, nil
 	})
+	if origin == policy.Check {
+		_, err := w.d.Check(w.t.Context(), order)
+		return refusedAs(err)
+	}
 	if origin == policy.Requested {
 		_, err := w.d.Heal(w.t.Context(), policy.HealRequest{Status: w.status, By: "alice"})
 		return refusedAs(err)
@@ -386,9 +410,12 @@ func held(err error) policy.Verdict {
 
 // reasons returns for what the stage is reached at all.
 func reasons(stage policy.Stage) []policy.Origins {
-	all := []policy.Origins{policy.Alert, policy.Begun, policy.Requested, policy.Approved}
-	if stage == policy.Entry {
+	all := []policy.Origins{policy.Alert, policy.Begun, policy.Requested, policy.Approved, policy.Check}
+	switch stage {
+	case policy.Entry:
 		return all[1:]
+	case policy.Visit:
+		return append(all, policy.Intake)
 	}
 	return all
 }

@@ -87,11 +87,18 @@ func (d *Dispatcher) blocked(r ticket.Record, status prom.AegisNodeStatus) polic
 	if d.makesRoom(r.Ticket, status) {
 		return policy.Verdict{}
 	}
-	return policy.Ask(policy.Entry, policy.Situation{Origin: policy.Requested, Record: r, Status: status})
+	origin := policy.Requested
+	if isRequest(status) {
+		origin = policy.Check
+	}
+	return policy.Ask(policy.Entry, policy.Situation{Origin: origin, Record: r, Status: status})
 }
 
 // makesRoom reports whether the ticket gives way to the repair that is asked for.
 func (d *Dispatcher) makesRoom(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
+	if d.givesWayToCheck(t, s) {
+		return true
+	}
 	return d.givesWay(t, s) && !onlyNotifies(d.table, s.SOP)
 }
 

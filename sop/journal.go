@@ -23,9 +23,11 @@ type incident struct {
 	origin    string
 	reason    string
 	xid       int
+	// requestedBy is who asked for the check that it began with, lent the cordon of theirs that it may undo.
+	requestedBy, lent string
 }
 
-func (i incident) requested() bool { return strings.HasPrefix(i.origin, requestedPrefix) }
+func (i incident) requested() bool { return strings.HasPrefix(i.origin, requestedPrefix) || i.asked() }
 
 // open returns the ticket of an incident that begins now.
 func (i incident) open(now time.Time, bootID string) *ticket.Ticket {

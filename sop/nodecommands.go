@@ -101,6 +101,8 @@ func (d *Dispatcher) Cancel(ctx context.Context, o policy.NodeOrder) error {
 			return err
 		}
 		t.Status, t.Reason, t.Hold = ticket.StatusAssigned, why, ""
+		// Who cancels a check wants the cordon back.
+		t.Cordon = ""
 		c.History = entered(r.History, t, outcomeCanceled, now)
 		last = ended{t, r.History}
 		givenBack = released(r.Ticket)

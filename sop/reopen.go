@@ -12,6 +12,14 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
+// lentTo names the cordon of a person that the incident of the ticket may undo.
+func lentTo(t *ticket.Ticket) string {
+	if t == nil || !t.Open() || !t.Owned() {
+		return ""
+	}
+	return t.Cordon
+}
+
 // originHealthcheck is the origin of an incident whose condition a healthcheck has found.
 const originHealthcheck = "healthcheck"
 

@@ -171,7 +171,7 @@ func (p *simProcess) enqueueAll() {
 	names := slices.Sorted(maps.Keys(p.cache.Shown))
 	p.Unlock()
 	for _, name := range names {
-		if node, err := p.cache.Get(name); err == nil && sop.NeedsVisit(node) {
+		if node, err := p.cache.Get(name); err == nil && sop.NeedsVisit(node, p.settings()) {
 			p.queue.Enqueue(name)
 		}
 	}
@@ -202,6 +202,10 @@ func (p *simProcess) end(cause error) {
 func (p *simProcess) settings() policy.Settings {
 	p.Lock()
 	defer p.Unlock()
+	return p.configured()
+}
+
+func (p *simProcess) configured() policy.Settings {
 	s := policy.Settings{Paused: p.halted}
 	for _, pool := range p.pools {
 		s.Pools = append(s.Pools, pool.settings())
@@ -355,7 +359,7 @@ func (p *simProcess) look(node *corev1.Node) {
 		}
 	}
 	note(&s.excluded, excluded(node))
-	note(&s.foreign, len(node.ManagedFields) > 0 && node.ManagedFields[0].Manager != "aegis" || node.Annotations[soptest.OwnerAnnotation] == "alice")
+	note(&s.foreign, !slices.Contains([]string{"", aegisSelf}, soptest.CordonManager(node)) || node.Annotations[soptest.OwnerAnnotation] == "alice")
 	note(&s.out, node.Spec.Unschedulable || !soptest.Ready(node))
 	note(&s.destroyed, destroys(node))
 	note(&s.taken, taken(recordOf(node)))
@@ -389,8 +393,8 @@ func (p *simProcess) sees(name string, before, after *corev1.Node) {
 	if p.client.Dead || p.ctx.Err() != nil {
 		return
 	}
-	relevant := after == nil || before == nil && sop.NeedsVisit(after) ||
-		before != nil && sop.RelevantChange(before, after) && (sop.NeedsVisit(after) || len(p.queue.Statuses(name)) > 0)
+	relevant := after == nil || before == nil && sop.NeedsVisit(after, p.configured()) ||
+		before != nil && sop.RelevantChange(before, after) && (sop.NeedsVisit(after, p.configured()) || len(p.queue.Statuses(name)) > 0)
 	if relevant {
 		p.queue.Enqueue(name)
 	}

@@ -1,12 +1,15 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -62,12 +65,16 @@ func (b *ApiBridge) Resolve(ctx context.Context) error {
 }
 
 func (e ending) resolve(ctx context.Context, _ int) error {
+	if e.journal.incident.asked() {
+		return e.pass(ctx)
+	}
 	took := e.services.Clock.Since(e.journal.ticketCreated())
 	var last ended
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		c.Ticket, c.RemoveTicket = nil, true
 		c.History = entered(r.History, t, ticket.Resolved, e.services.Clock.Now())
 		last = ended{t, r.History}
+		askAgain(r, t, c)
 		return nil
 	})
 	if err != nil {
@@ -77,6 +84,30 @@ func (e ending) resolve(ctx context.Context, _ int) error {
 	e.services.count(last, repairResolved)
 	e.ended(ctx, ticket.Resolved)
 	e.event(corev1.EventTypeNormal, "AegisResolved", "%s: resolved after %s", e.status.Condition, took.Round(time.Second))
+	return nil
+}
+
+// pass closes a check that found nothing. A request that was made meanwhile was one for the same check, unless the node was cordoned
+// anew.
+func (e ending) pass(ctx context.Context) error {
+	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
+		c.Ticket, c.RemoveTicket = nil, true
+		c.History = entered(r.History, t, ticket.Passed, e.services.Clock.Now())
+		if _, again := r.Node.Annotations[policy.CheckAnnotation]; again && !r.Node.Spec.Unschedulable {
+			c.Annotations = map[string]*string{policy.CheckAnnotation: nil, policy.CheckByAnnotation: nil}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("close the check: %w", err)
+	}
+	e.ended(ctx, ticket.Passed)
+	how := "in service"
+	if e.journal.record.Node.Spec.Unschedulable {
+		how = "still cordoned"
+	}
+	e.event(corev1.EventTypeNormal, "AegisChecked", "%s: passed the check that %s requested (%s), and is %s",
+		e.status.Condition, e.journal.incident.requestedBy, cmp.Or(e.journal.incident.reason, "no reason given"), how)
 	return nil
 }
 
@@ -98,9 +129,25 @@ func entered(h *ticket.History, t *ticket.Ticket, how string, now time.Time) *ti
 		Outcome:     how,
 		Isolated:    t.Count(ticket.Cordon) > 0,
 		XID:         t.XID,
+		By:          t.RequestedBy,
+		Reason:      requestReason(t),
 		Destructive: destructiveSteps(t, now),
 	})
 	return history
+}
+
+// mostReason bounds what a history keeps of the reason of a request.
+const mostReason = 200
+
+// requestReason returns why the check was requested that the ticket is of.
+func requestReason(t *ticket.Ticket) string {
+	if !(incident{origin: t.Origin}).asked() {
+		return ""
+	}
+	if len(t.Reason) > mostReason {
+		return strings.ToValidUTF8(t.Reason[:mostReason], "")
+	}
+	return t.Reason
 }
 
 // destructiveSteps lists the destructive steps of a ticket. One whose time was dropped for size counts as having happened

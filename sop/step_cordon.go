@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,9 +35,12 @@ func (i isolator) cordon(ctx context.Context, n int) error {
 		if v := i.gate.isolation(r); v.Name != "" {
 			return &heldError{v}
 		}
-		if policy.OwnCordon(r.Node) {
+		switch {
+		case policy.OwnCordon(r.Node):
 			message = "was cordoned by Aegis already"
-		} else {
+		case policy.Lent(r.Node, t.Cordon):
+			message = "was cordoned already by who asked for the check"
+		default:
 			c.Unschedulable = new(true)
 			c.Annotations = map[string]*string{ticket.OwnerAnnotation: new(policy.OwnerPrefix + t.ID)}
 		}
@@ -80,18 +84,9 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 	}
 	message := ""
 	i.keeps.Store(false)
-	err := i.journal.update(ctx, func(_ *ticket.Ticket, r ticket.Record, change *ticket.Change) error {
-		message = ""
-		switch {
-		case policy.OwnCordon(r.Node):
-			change.Unschedulable = new(false)
-			change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
-		case r.Node.Spec.Unschedulable:
-			return inconclusive("a person has cordoned the node, so it stays cordoned")
-		default:
-			message = "was schedulable already"
-		}
-		return nil
+	err := i.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, change *ticket.Change) (err error) {
+		message, err = i.putBack(t, r.Node, change)
+		return err
 	})
 	if err == nil && message == "" {
 		i.measureReturn()
@@ -99,11 +94,50 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 	return outcome{message: message}, err
 }
 
+// putBack makes the change that takes away what keeps workload off the node, as far as it is not of people.
+func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Change) (message string, err error) {
+	intake := i.intakeTaints(node)
+	lent := policy.Lent(node, t.Cordon)
+	switch {
+	case policy.OwnCordon(node), lent && !policy.Excluded(node):
+		change.Unschedulable = new(false)
+		change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
+	case node.Spec.Unschedulable && lent:
+		message = "a person has excluded the node, so it stays cordoned"
+	case node.Spec.Unschedulable:
+		message = "a person has cordoned the node, so it stays cordoned"
+	default:
+		message = "was schedulable already"
+	}
+	stays := node.Spec.Unschedulable && change.Unschedulable == nil
+	if stays && len(intake) == 0 {
+		return "", inconclusive("%s", message)
+	}
+	change.RemoveTaints = intake
+	for _, taint := range intake {
+		message = strings.TrimPrefix(message+"; taint "+taint.ToString()+" removed", "; ")
+	}
+	return message, nil
+}
+
+// intakeTaints returns the taints of the node that a passed check takes away.
+func (i isolator) intakeTaints(node *corev1.Node) []corev1.Taint {
+	if !i.journal.incident.asked() {
+		return nil
+	}
+	return i.services.Settings().IntakeTaintsOf(node)
+}
+
 // awaitNoBlocker waits until no other condition keeps the node out of service.
 func (i isolator) awaitNoBlocker(ctx context.Context, deadline time.Time) error {
 	return i.poll(ctx, func(context.Context) (bool, error) {
 		name := i.blocker()
-		if name != "" && i.services.Clock.Now().After(deadline) {
+		late := name != "" && i.services.Clock.Now().After(deadline)
+		switch {
+		case late && i.journal.incident.asked():
+			// Somebody waits for the answer, and no ticket but this one tells them.
+			return false, failed("the healthcheck has passed, but %s holds on the node", name)
+		case late:
 			return false, inconclusive("left cordoned: %s holds on the node", name)
 		}
 		return name == "", nil
@@ -112,8 +146,12 @@ func (i isolator) awaitNoBlocker(ctx context.Context, deadline time.Time) error 
 
 // blocker names another condition of the node that would take it out of service again, empty when there is none.
 func (i isolator) blocker() string {
+	blocks := policy.Blocks
+	if i.journal.incident.asked() {
+		blocks = policy.Reported
+	}
 	for _, s := range i.services.statuses(i.node) {
-		if s.Key() != i.status.Key() && policy.Blocks(s) {
+		if s.Key() != i.status.Key() && blocks(s) {
 			return s.Condition
 		}
 	}

@@ -84,7 +84,9 @@ func (s *scene) edited(ctx context.Context, seen ticket.Record) error {
 }
 
 // undone reports whether a person has undone the cordon of this incident.
-func (s *scene) undone(node *corev1.Node) bool { return s.keeps.Load() && policy.Uncordoned(node) }
+func (s *scene) undone(node *corev1.Node) bool {
+	return s.keeps.Load() && policy.Uncordoned(node, s.journal.incident.lent)
+}
 
 // lostSight reports whether the ticket on the node is one that people have taken or broken. A ticket that is not there, or
 // is another one, says nothing here: it may be a write of Aegis that this reading does not know yet.
@@ -112,7 +114,9 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *scene, r ticket.Record) 
 			// The cordon is that of this incident, which takes it back itself.
 			continue
 		}
-		if urgencyOf(s) >= urgency || !present(s, r.Node) || policy.Decide(d.situation(r.Node, r, statuses, i)).Name != policy.VerdictExecute {
+		situation := d.situation(r.Node, r, statuses, i)
+		situation.Lent = t.Cordon
+		if urgencyOf(s) >= urgency || !present(s, r.Node) || policy.Decide(situation).Name != policy.VerdictExecute {
 			continue
 		}
 		if policy.Judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {

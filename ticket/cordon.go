@@ -1,8 +1,11 @@
 package ticket
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +27,65 @@ func EditedByOthers(n *corev1.Node) bool {
 		_, edits := sets(e)
 		return edits && e.Manager != fieldManager
 	})
+}
+
+// CordonOf names the cordon of a node by who has set it and when, which a cordon that is set again changes. It is empty when the node is
+// schedulable.
+func CordonOf(n *corev1.Node) string {
+	if !n.Spec.Unschedulable {
+		return ""
+	}
+	var set []string
+	for _, e := range n.ManagedFields {
+		if cordons, _ := sets(e); cordons {
+			name := e.Manager
+			if at := timeOf(e); !at.IsZero() {
+				name += " " + formatTime(at)
+			}
+			set = append(set, name)
+		}
+	}
+	slices.Sort(set)
+	return cmp.Or(strings.Join(set, ", "), "unattributed")
+}
+
+// CordonedAt returns when somebody last set the cordon of the node, zero if the API server has not noted it.
+func CordonedAt(n *corev1.Node) time.Time {
+	var at time.Time
+	for _, e := range n.ManagedFields {
+		if cordons, _ := sets(e); cordons && timeOf(e).After(at) {
+			at = timeOf(e)
+		}
+	}
+	return at
+}
+
+func timeOf(e metav1.ManagedFieldsEntry) time.Time {
+	if e.Time == nil {
+		return time.Time{}
+	}
+	return e.Time.Time
+}
+
+// Annotator returns who has set the annotation of the node and when, as the API server has noted it. Both are zero if it has not.
+func Annotator(n *corev1.Node, key string) (manager string, at time.Time) {
+	for _, e := range n.ManagedFields {
+		if e.FieldsV1 == nil {
+			continue
+		}
+		var fields struct {
+			Metadata struct {
+				Annotations map[string]json.RawMessage `json:"f:annotations"`
+			} `json:"f:metadata"`
+		}
+		if json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields) != nil {
+			continue
+		}
+		if _, sets := fields.Metadata.Annotations["f:"+key]; sets {
+			return e.Manager, timeOf(e)
+		}
+	}
+	return "", time.Time{}
 }
 
 // KeepWriters drops from the node what the API server notes of the writers of all fields but the cordon and the ticket. It keeps a

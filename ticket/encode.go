@@ -179,6 +179,8 @@ func (t *Ticket) node() *yaml.Node {
 	if t.Attended {
 		o.add("attended", boolNode(true))
 	}
+	o.text("requestedBy", t.RequestedBy)
+	o.text("cordon", t.Cordon)
 	if t.XID != 0 {
 		o.add("xid", intNode(t.XID))
 	}

@@ -13,7 +13,8 @@ import (
 const (
 	// MaxIncidents is the number of incidents that a history keeps.
 	MaxIncidents = 20
-	// MaxNotes is the number of those that may be mere notes: what was done to a node is not to be forgotten over what was seen on it.
+	// MaxNotes is the number of those that may be mere notes or passed checks: what was done to a node is not to be forgotten over what
+	// was seen on it.
 	MaxNotes = 6
 	// MaxHistoryBytes is the largest encoded history.
 	MaxHistoryBytes = 8192
@@ -36,6 +37,8 @@ type Incident struct {
 	SOP         string
 	Isolated    bool // The node was taken out of service.
 	XID         int  // The error of the NVIDIA driver that it was about, 0 for none.
+	// By is who asked for the check that the incident began with, Reason is why, in their words. Empty where nobody asked.
+	By, Reason string
 
 	extra []field
 }
@@ -45,6 +48,8 @@ const (
 	Resolved = "resolved"
 	// Noted is the outcome of an incident that was only written down.
 	Noted = "noted"
+	// Passed is the outcome of a check that somebody asked for and that found nothing.
+	Passed = "passed"
 )
 
 // Destructive is a step that may have destroyed running work.
@@ -118,6 +123,10 @@ func (in *Incident) textField(name string) *string {
 		return &in.Outcome
 	case "sop":
 		return &in.SOP
+	case "by":
+		return &in.By
+	case "reason":
+		return &in.Reason
 	}
 	return nil
 }
@@ -205,6 +214,8 @@ func (in *Incident) node() *yaml.Node {
 	o.time("opened", in.Opened)
 	o.time("closed", in.Closed)
 	o.text("outcome", in.Outcome)
+	o.text("by", in.By)
+	o.text("reason", in.Reason)
 	if in.Isolated {
 		o.add("isolated", &yaml.Node{Kind: yaml.ScalarNode, Tag: tagBool, Value: "true"})
 	}
@@ -247,11 +258,11 @@ func (h *History) Add(in Incident) {
 	}
 }
 
-// dropNotes forgets the oldest notes beyond MaxNotes.
+// dropNotes forgets the oldest notes and passed checks beyond MaxNotes.
 func (h *History) dropNotes() {
 	notes := 0
 	for i := len(h.Incidents) - 1; i >= 0; i-- {
-		if h.Incidents[i].Outcome != Noted {
+		if o := h.Incidents[i].Outcome; o != Noted && o != Passed {
 			continue
 		}
 		if notes++; notes > MaxNotes {

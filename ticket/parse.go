@@ -92,6 +92,10 @@ func (t *Ticket) textField(name string) *string {
 		return &t.Hold
 	case "approvedBy":
 		return &t.ApprovedBy
+	case "requestedBy":
+		return &t.RequestedBy
+	case "cordon":
+		return &t.Cordon
 	case "recovery":
 		return &t.Recovery
 	}

@@ -30,6 +30,7 @@ type write struct {
 	unschedulable *bool
 	addTaint      *corev1.Taint
 	removeTaint   *corev1.Taint
+	removeTaints  []corev1.Taint
 	texts         bool // It writes a ticket or a history, which nobody else would word the same.
 }
 
@@ -52,7 +53,7 @@ func newOperation[T any](op, path string, value T) (operation, error) {
 // newWrite returns the patch that makes the change to the node of the record, provided that what it depends on is
 // still as it is there.
 func newWrite(r Record, c *Change) (*write, error) {
-	w := &write{unschedulable: c.Unschedulable, addTaint: c.AddTaint, removeTaint: c.RemoveTaint}
+	w := &write{unschedulable: c.Unschedulable, addTaint: c.AddTaint, removeTaint: c.RemoveTaint, removeTaints: c.RemoveTaints}
 	var err error
 	if w.annotations, err = wantedAnnotations(r, c); err != nil {
 		return nil, err
@@ -60,6 +61,7 @@ func newWrite(r Record, c *Change) (*write, error) {
 	w.texts = changesText(r.Node, w.annotations)
 	if err := errors.Join(
 		test(w, pathUID, r.Node.UID),
+		w.testUnchanged(r.Node, c),
 		w.patchAnnotations(r.Node),
 		w.patchUnschedulable(r.Node),
 		w.patchTaints(r.Node),
@@ -201,6 +203,14 @@ func (w *write) patchNoAnnotations() error {
 	return nil
 }
 
+func (w *write) testUnchanged(n *corev1.Node, c *Change) error {
+	// Whose cordon it is may change while its value does not.
+	if c.Unchanged || c.Unschedulable != nil && !*c.Unschedulable && n.Spec.Unschedulable {
+		return test(w, pathVersion, n.ResourceVersion)
+	}
+	return nil
+}
+
 func (w *write) patchUnschedulable(n *corev1.Node) error {
 	if w.unschedulable == nil || *w.unschedulable == n.Spec.Unschedulable {
 		return nil
@@ -209,12 +219,6 @@ func (w *write) patchUnschedulable(n *corev1.Node) error {
 	var old *bool
 	if n.Spec.Unschedulable {
 		old = &n.Spec.Unschedulable
-	}
-	if !*w.unschedulable {
-		// Whose cordon it is may change while its value does not, so nothing at all may have changed.
-		if err := test(w, pathVersion, n.ResourceVersion); err != nil {
-			return err
-		}
 	}
 	return errors.Join(
 		test(w, pathUnschedulable, old),
@@ -244,7 +248,9 @@ func (w *write) patchTaints(n *corev1.Node) error {
 
 // taints returns the list that the change makes of old.
 func (w *write) taints(old []corev1.Taint) []corev1.Taint {
-	list := slices.Clone(old)
+	list := slices.DeleteFunc(slices.Clone(old), func(o corev1.Taint) bool {
+		return slices.ContainsFunc(w.removeTaints, func(t corev1.Taint) bool { return o.MatchTaint(&t) && o.Value == t.Value })
+	})
 	if t := w.removeTaint; t != nil {
 		list = slices.DeleteFunc(list, func(o corev1.Taint) bool {
 			return o.MatchTaint(t) && (t.Value == "" || t.Value == o.Value)

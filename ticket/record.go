@@ -40,10 +40,12 @@ type Change struct {
 	Annotations   map[string]*string // Nil removes the annotation. The ticket and the history have their own fields.
 	AddTaint      *corev1.Taint      // Replaces the one with the same key and effect.
 	RemoveTaint   *corev1.Taint      // Removes the one with the same key and effect and, if it is set, value.
+	RemoveTaints  []corev1.Taint     // Removes those with the same key, effect and value.
+	Unchanged     bool               // Nothing at all may have changed on the node since it was read.
 }
 
 // empty reports whether the change asks for nothing.
 func (c *Change) empty() bool {
 	return c.Ticket == nil && !c.RemoveTicket && c.History == nil && c.Unschedulable == nil &&
-		len(c.Annotations) == 0 && c.AddTaint == nil && c.RemoveTaint == nil
+		len(c.Annotations) == 0 && c.AddTaint == nil && c.RemoveTaint == nil && len(c.RemoveTaints) == 0
 }

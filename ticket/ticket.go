@@ -71,8 +71,11 @@ type Ticket struct {
 	Hold       string
 	ApprovedBy string // Who allowed the repair in mode approve.
 	Attended   bool   // A person has had a hand in it, be it that they took it over or asked for the repair.
-	XID        int    // The error of the NVIDIA driver that it is about, 0 for none.
-	Recovery   string // What the driver of the GPU asks for, as a diagnosis has read it.
+	// RequestedBy is who asked for the check that the incident began with. Cordon names the cordon of theirs that a passed one undoes,
+	// as CordonOf does. Both are empty where nobody asked.
+	RequestedBy, Cordon string
+	XID                 int    // The error of the NVIDIA driver that it is about, 0 for none.
+	Recovery            string // What the driver of the GPU asks for, as a diagnosis has read it.
 	// Past counts, per action, the calls that were made for the condition that the ticket had before. The procedure of the
 	// present one numbers its own calls after them.
 	Past      map[Action]int

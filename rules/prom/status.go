@@ -73,6 +73,8 @@ const (
 	OriginResync Origin = "resync" // The periodic query of Prometheus and Alertmanager.
 	OriginHeal   Origin = "heal"   // A person or a script, over the API.
 	OriginTicket Origin = "ticket" // An open ticket found on a node.
+	OriginCheck  Origin = "check"  // A person who asks for a check of the node, over the API or by an annotation.
+	OriginIntake Origin = "intake" // A taint of a node that is to be checked before it goes into service.
 )
 
 // DeviceMode says what the ID of a status names.

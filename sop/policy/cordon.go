@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,9 +19,20 @@ func OwnCordon(node *corev1.Node) bool {
 	return node.Spec.Unschedulable && noted && !ticket.CordonedByOthers(node)
 }
 
-// Uncordoned reports whether a person has undone the cordon of Aegis, though they may have set one of their own since.
-func Uncordoned(node *corev1.Node) bool {
-	return !node.Spec.Unschedulable || ticket.CordonedByOthers(node)
+// Uncordoned reports whether a person has undone the cordon of Aegis, or the one that was lent to it, though they may have set one of
+// their own since.
+func Uncordoned(node *corev1.Node, lent string) bool {
+	return !node.Spec.Unschedulable || ticket.CordonedByOthers(node) && !Lent(node, lent)
+}
+
+// Lent reports whether the node still has the cordon of a person that was lent to Aegis with a request for a check. One that was set
+// since is another one.
+func Lent(node *corev1.Node, lent string) bool { return lent != "" && ticket.CordonOf(node) == lent }
+
+// Reported reports whether the condition is one with which no node passes a check, whether or not Aegis repairs it by itself.
+func Reported(s prom.AegisNodeStatus) bool {
+	s.Policy.Mode = cmp.Or(map[prom.Mode]prom.Mode{prom.ModeObserve: prom.ModeAuto}[s.Policy.Mode], s.Policy.Mode)
+	return Blocks(s)
 }
 
 // Blocks reports whether the condition forbids workload on its node.

@@ -210,7 +210,7 @@ func storm(s Situation) string { return s.Storm }
 
 // cordonedByPeople leaves a node alone that a person took out of service.
 func cordonedByPeople(s Situation) string {
-	if s.Node.Spec.Unschedulable && !OwnCordon(s.Node) {
+	if s.Node.Spec.Unschedulable && !OwnCordon(s.Node) && !Lent(s.Node, s.Lent) {
 		return "a person has cordoned the node"
 	}
 	return ""

@@ -16,6 +16,8 @@ type Settings struct {
 	Paused bool
 	// ManageControlPlane allows Aegis to repair control-plane nodes.
 	ManageControlPlane bool
+	// IntakeTaints wait for a check on nodes of all pools.
+	IntakeTaints []IntakeTaint
 	// Pools are the groups of nodes with limits of their own. A node belongs to the first one that selects it.
 	Pools []Pool
 }
@@ -43,6 +45,8 @@ type Pool struct {
 	Windows []Window
 	// Profile says what a healthcheck of these nodes has to find.
 	Profile string
+	// IntakeTaints wait for a check on nodes of this pool, besides those of all pools.
+	IntakeTaints []IntakeTaint
 }
 
 // DefaultPool holds the nodes that no configured pool selects, with the limits of a pool that sets none.

@@ -25,6 +25,10 @@ type Situation struct {
 	HasSOP, OnlyNotifies bool
 	// Note says that the ticket on the node only told people about another condition, and so stands in the way of no repair.
 	Note bool
+	// Check is the request for a check that the status stands for. Lent names the cordon of a person that Aegis may undo, as the ticket
+	// has it.
+	Check CheckRequest
+	Lent  string
 	// Inhibited says which other condition of the node explains this one. Empty when none does.
 	Inhibited string
 	Settings  Settings
@@ -58,23 +62,33 @@ const (
 	Requested
 	// Approved is the incident of an alert that a person approved.
 	Approved
+	// Check is a check of the node that a person asked for.
+	Check
+	// Intake is a check of a node that has a taint of those that wait for one.
+	Intake
 )
 
 const (
 	// anew is all for which there is no ticket at a visit, takenUp all for which there is one.
-	anew    = Alert | Requested
+	anew    = Alert | Requested | Check | Intake
 	takenUp = Begun | Approved
 	// reported is all that an alert has to vouch for.
 	reported = Alert | Begun | Approved
-	anyone   = Alert | Begun | Requested | Approved
+	anyone   = Alert | Begun | Requested | Approved | Check | Intake
+	// requests is all that asks for something that no alert has to vouch for.
+	requests = Requested | Check | Intake
 )
 
 // visited returns why Aegis would act at a visit.
 func visited(s Situation) Origins {
 	t := s.Record.Ticket
 	switch {
-	case requested(s.Status):
+	case s.Status.Origin == prom.OriginHeal:
 		return Requested
+	case s.Status.Origin == prom.OriginCheck:
+		return Check
+	case s.Status.Origin == prom.OriginIntake:
+		return Intake
 	case t == nil || !t.Open():
 		return Alert
 	case t.ApprovedBy != "":
@@ -83,8 +97,10 @@ func visited(s Situation) Origins {
 	return Begun
 }
 
-// requested reports whether a person asks for the repair that no ticket knows of yet.
-func requested(s prom.AegisNodeStatus) bool { return s.Origin == prom.OriginHeal }
+// requested reports whether somebody asks for what is decided on, so that no alert has to vouch for it.
+func requested(s prom.AegisNodeStatus) bool {
+	return s.Origin == prom.OriginHeal || s.Origin == prom.OriginCheck || s.Origin == prom.OriginIntake
+}
 
 // Fact is one that costs a question to the cluster.
 type Fact uint8

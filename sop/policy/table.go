@@ -68,7 +68,7 @@ var table = sync.OnceValue(Guards)
 func Guards() []Guard {
 	var all []Guard
 	for _, list := range [][]Guard{
-		ownership(), configuration(), orders(), doubts(), before(), pools(), cordons(), priorities(), pauses(), modes(), attempts(), now(),
+		ownership(), configuration(), orders(), checks(), doubts(), before(), pools(), cordons(), priorities(), pauses(), modes(), attempts(), now(),
 	} {
 		all = append(all, list...)
 	}
@@ -82,14 +82,14 @@ func ownership() []Guard {
 			Name: "no such node", Verdict: VerdictNodeGone, Visit: anyone, Judge: nodeGone,
 		},
 		{
-			Name: "ticket of people", Verdict: VerdictHumanOwned, Visit: anyone, Entry: Begun | Requested | Approved, Judge: OwnedByPeople,
+			Name: "ticket of people", Verdict: VerdictHumanOwned, Visit: anyone, Entry: Begun | Requested | Approved | Check, Judge: OwnedByPeople,
 		},
 		{
-			Name: "requested before", Verdict: VerdictDuplicate, Visit: Requested, Entry: Requested, Judge: askedBefore,
+			Name: "requested before", Verdict: VerdictDuplicate, Visit: requests, Entry: Requested | Check, Judge: askedBefore,
 			Differs: "A request is told of the open ticket before it is told that the node is excluded, an alert the other way round.",
 		},
 		{
-			Name: "busy for a request", Verdict: VerdictInProgress, Visit: Requested, Entry: Requested, Judge: otherCondition,
+			Name: "busy for a request", Verdict: VerdictInProgress, Visit: requests, Entry: Requested | Check, Judge: otherCondition,
 			Differs: "A request is told of the open ticket before it is told that the node is excluded, an alert the other way round.",
 		},
 		{
@@ -121,7 +121,7 @@ func configuration() []Guard {
 			Name: "band MustIgnore", Verdict: VerdictIgnored, Visit: anew, Judge: mustIgnore, Differs: onlyBefore,
 		},
 		{
-			Name: "mode off", Verdict: VerdictIgnored, Visit: Alert, Judge: modeOff,
+			Name: "mode off", Verdict: VerdictIgnored, Visit: Alert | Intake, Judge: modeOff,
 			Differs: "It comes before pauses at a visit and after them at a step, and no cordon asks it.",
 		},
 		{
@@ -151,6 +151,22 @@ func orders() []Guard {
 		{
 			Name: "paused", Verdict: VerdictPaused, Visit: anew, Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused,
 			Differs: "A visit does not ask it for an incident that has begun, and a cordon goes by the orders that were read last.",
+		},
+	}
+}
+
+// checks asks whether a node can be checked, and is to be.
+func checks() []Guard {
+	return []Guard{
+		{
+			Name: "request not understood", Verdict: VerdictUnconfirmed, Visit: Check, Judge: notUnderstood,
+		},
+		{
+			Name: "not ready for a check", Verdict: VerdictUnverifiable, Visit: Check | Intake, Needs: NodeFact, Judge: notReady,
+		},
+		{
+			Name: "checked a moment ago", Verdict: VerdictCooldown, Visit: Intake, Judge: justChecked,
+			Differs: "Only a taint waits: it asks again as long as it is there, and a person does not.",
 		},
 	}
 }
@@ -210,11 +226,12 @@ func pools() []Guard {
 func cordons() []Guard {
 	return []Guard{
 		{
-			Name: "cordon of a person", Verdict: VerdictHumanCordoned, Visit: anew, Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople,
-			Differs: "No step asks it: a step only asks whether the cordon of the incident is still there.",
+			Name: "cordon of a person", Verdict: VerdictHumanCordoned, Visit: Alert | Requested, Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople,
+			Differs: "No step asks it: a step only asks whether the cordon of the incident is still there. A check begins on a node that a person has cordoned.",
 		},
 		{
-			Name: "no cordon", Verdict: VerdictUnconfirmed, Visit: anew, Needs: NodeFact, Judge: notCordoned,
+			Name: "no cordon", Verdict: VerdictUnconfirmed, Visit: Alert | Requested, Needs: NodeFact, Judge: notCordoned,
+			Differs: "A node that is in service may be checked as well, but is not repaired for a cordon that it does not have.",
 		},
 	}
 }
@@ -268,11 +285,11 @@ func modes() []Guard {
 			Differs: "It comes before pauses at a visit and after them at a step, and no cordon asks it.",
 		},
 		{
-			Name: "mode observe", Verdict: VerdictObserve, Visit: Alert, Judge: observe,
+			Name: "mode observe", Verdict: VerdictObserve, Visit: Alert | Intake, Judge: observe,
 			Differs: "A visit asks it last but for exhausted attempts, a step right after storms, and no cordon asks it.",
 		},
 		{
-			Name: "mode approve", Verdict: VerdictAwaitingApproval, Visit: Alert, Judge: unlessSeldom(approvalMissing),
+			Name: "mode approve", Verdict: VerdictAwaitingApproval, Visit: Alert | Intake, Judge: unlessSeldom(approvalMissing),
 			Differs: "A visit does not ask it for an event that is only noted, and no cordon asks it.",
 		},
 	}

@@ -53,6 +53,8 @@ type Site struct {
 	Cluster *soptest.Cluster
 	// Procedures are those of the product. A test may add its own before it starts Aegis.
 	Procedures sop.Table
+	// Settings are those of the product. A test may set them before it starts Aegis.
+	Settings policy.Settings
 	// Queue is what Aegis works off.
 	Queue *queue.Queue
 	// Dispatcher is the one that runs.
@@ -322,7 +324,7 @@ func (w *Site) unfold() {
 // process returns a new process of Aegis, which knows nothing but what is in the cluster and in the queue.
 func (w *Site) process() *sop.Dispatcher {
 	lister := w.Cluster.Live()
-	settings := func() policy.Settings { return policy.Settings{} }
+	settings := func() policy.Settings { return w.Settings }
 	return sop.NewDispatcher(sop.Services{
 		Kube:       w.client,
 		Nodes:      lister,

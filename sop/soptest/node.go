@@ -3,6 +3,8 @@ package soptest
 import (
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -171,14 +173,35 @@ func (c *Cluster) DeleteNode(name string) {
 	c.publish(name)
 }
 
-// manage notes on a node who cordoned it, as the API server does for every field.
+// manage notes on a node who cordoned it, and who asked for a check, and when, as the API server does for every field.
 func manage(before, after *corev1.Node, manager string) {
-	switch {
-	case before.Spec.Unschedulable == after.Spec.Unschedulable:
-	case after.Spec.Unschedulable:
-		fields := metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)
-		after.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: fields}}
-	default:
-		after.ManagedFields = nil
+	manageField(after, `{"f:spec":{"f:unschedulable":{}}}`, manager,
+		before.Spec.Unschedulable != after.Spec.Unschedulable, after.Spec.Unschedulable)
+	was, is := before.Annotations[CheckAnnotation], after.Annotations[CheckAnnotation]
+	manageField(after, `{"f:metadata":{"f:annotations":{"f:`+CheckAnnotation+`":{}}}}`, manager, was != is, is != "")
+}
+
+// manageField makes the manager the one who has set the field that has changed, if it is there still.
+func manageField(node *corev1.Node, field, manager string, changed, there bool) {
+	if !changed {
+		return
 	}
+	of := func(e metav1.ManagedFieldsEntry) bool { return string(e.FieldsV1.GetRawBytes()) == field }
+	node.ManagedFields = slices.DeleteFunc(slices.Clone(node.ManagedFields), of)
+	if there {
+		node.ManagedFields = append(node.ManagedFields, metav1.ManagedFieldsEntry{
+			Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: metav1.NewFieldsV1(field),
+			Time: new(metav1.NewTime(time.Now().Truncate(time.Second))),
+		})
+	}
+}
+
+// CordonManager returns who has cordoned the node, as the API server has noted it.
+func CordonManager(node *corev1.Node) string {
+	for _, e := range node.ManagedFields {
+		if strings.Contains(string(e.FieldsV1.GetRawBytes()), "f:unschedulable") {
+			return e.Manager
+		}
+	}
+	return ""
 }

@@ -14,6 +14,8 @@ const (
 	TicketAnnotation  = "aegis.io/ticketing"
 	HistoryAnnotation = "aegis.io/ticket-history"
 	OwnerAnnotation   = "aegis.io/cordoned-by"
+	// CheckAnnotation asks for a check of the node.
+	CheckAnnotation = "aegis.io/check"
 	// PowerAnnotation is where somebody who can see the power supply says whether it is on.
 	PowerAnnotation = "aegis.io/power-state"
 	// DisableLabel is on nodes that Aegis is to leave alone.
@@ -49,6 +51,16 @@ func (c *Cluster) Cordon(name string) bool {
 	}
 	c.Logf("person cordons %s", name)
 	c.Edit(name, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	return true
+}
+
+// RequestCheck has a person ask for a check of a node with kubectl.
+func (c *Cluster) RequestCheck(name string) bool {
+	if c.Nodes[name] == nil {
+		return false
+	}
+	c.Logf("person requests a check of %s", name)
+	c.Edit(name, func(n *corev1.Node) { annotate(n, CheckAnnotation, "requested") })
 	return true
 }
 

@@ -1,0 +1,207 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+// A check of a node that a person asks for, or a taint: the node proves that it is fit and goes into service, or its incident goes on
+// with what was found.
+
+const (
+	// checkPrefix marks the origin of a check that a person asked for. What follows is who.
+	checkPrefix = "check:"
+	// intakeOrigin is that of a check which a taint of the node asked for.
+	intakeOrigin = "intake"
+)
+
+// asked reports whether the incident is a check that somebody asked for. It is no more once it goes on with what was found.
+func (i incident) asked() bool {
+	return strings.HasPrefix(i.origin, checkPrefix) || i.origin == intakeOrigin
+}
+
+// Check accepts or refuses the request of a person for a check of the node. An accepted one is on the node as an open ticket before
+// Check returns; one that is made again meanwhile is the same. The error is policy.ErrRefused, ticket.ErrNodeGone, or one of the API
+// server.
+func (d *Dispatcher) Check(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error) {
+	status := d.checkStatus(o.Node, prom.OriginCheck)
+	status.Msg = o.Reason
+	node, err := d.Node(o.Node)
+	if err == nil {
+		if t := d.services.Tickets.Read(node).Ticket; isCheck(t) {
+			return policy.HealResult{Ticket: t.ID, Verdict: policy.Verdict{Name: policy.VerdictDuplicate, Reason: "the check runs already, ticket " + t.ID}}, nil
+		}
+	}
+	record, verdict, err := d.considerRequest(status)
+	if err != nil {
+		return policy.HealResult{Verdict: verdict}, err
+	}
+	q := checkRequest{status: status, by: o.By, lends: true}
+	_, id, err := d.openCheck(ctx, record.Node, q)
+	return policy.HealResult{Ticket: id, Verdict: verdict}, err
+}
+
+// isCheck reports whether the ticket is that of a check which runs.
+func isCheck(t *ticket.Ticket) bool {
+	return t != nil && t.Open() && t.Owned() && (incident{origin: t.Origin}).asked()
+}
+
+// checkStatus is what stands for a request in decisions.
+func (d *Dispatcher) checkStatus(node string, origin prom.Origin) prom.AegisNodeStatus {
+	status := d.catalogue.Status(node, policy.CheckedCondition, "", 0)
+	status.Origin = origin
+	status.FirstSeen, status.LastSeen = d.services.Clock.Now(), d.services.Clock.Now()
+	return d.services.Orders.Last().Apply(status)
+}
+
+// withRequest adds the request for a check that is on the node to what holds there, in the place of its urgency. It stands for an alert
+// that tells of the same cordon.
+func (d *Dispatcher) withRequest(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) []prom.AegisNodeStatus {
+	request, found := d.services.Settings().CheckRequestOf(node)
+	if !found || isCheck(r.Ticket) {
+		return statuses
+	}
+	origin := prom.OriginIntake
+	if request.Value != "" {
+		origin = prom.OriginCheck
+	}
+	status := d.checkStatus(node.Name, origin)
+	statuses = slices.DeleteFunc(slices.Clone(statuses), func(s prom.AegisNodeStatus) bool { return s.Key() == status.Key() })
+	after := slices.IndexFunc(statuses, func(s prom.AegisNodeStatus) bool { return urgencyOf(s) > urgencyOf(status) })
+	if after < 0 {
+		after = len(statuses)
+	}
+	return slices.Insert(statuses, after, status)
+}
+
+// isRequest reports whether the status stands for a request for a check.
+func isRequest(s prom.AegisNodeStatus) bool {
+	return s.Origin == prom.OriginCheck || s.Origin == prom.OriginIntake
+}
+
+// takeUp makes a ticket of the request that is on the node, and returns when the node is looked at again.
+func (d *Dispatcher) takeUp(ctx context.Context, status prom.AegisNodeStatus) time.Duration {
+	// Who has set the annotation is not in the cache.
+	_, id, err := d.openCheck(ctx, nil, checkRequest{status: status, found: true})
+	switch {
+	case err == nil:
+		d.tell(status, policy.Verdict{Name: policy.VerdictExecute, Reason: "ticket " + id})
+	case errors.Is(err, errNothingToDo), errors.Is(err, policy.ErrRefused), errors.Is(err, ticket.ErrNodeGone), ctx.Err() != nil:
+	default:
+		d.services.Logger.ErrorContext(ctx, "check not begun, trying again", "node", status.Node, "err", err)
+	}
+	return d.services.Timing.Hold
+}
+
+// checkRequest is a request for a check that nothing stands against.
+type checkRequest struct {
+	status prom.AegisNodeStatus
+	by     string
+	// lends says that the cordon of the node may be undone.
+	lends bool
+	// found says that the request is on the node, as are the other fields then.
+	found bool
+	asked time.Time
+}
+
+// read completes a request that is on the node.
+func (q *checkRequest) read(node *corev1.Node, request policy.CheckRequest) error {
+	if q.status.Origin == prom.OriginIntake {
+		if len(request.Taints) == 0 {
+			return fmt.Errorf("the taint is gone: %w", errNothingToDo)
+		}
+		q.by = "taint " + request.Taints[0].Key
+		q.status.Msg = "the node waits for a check before it goes into service"
+		return nil
+	}
+	if request.Value != policy.CheckRequested {
+		return fmt.Errorf("the annotation has changed: %w", errNothingToDo)
+	}
+	q.by, q.lends = policy.RequesterOf(node), true
+	_, q.asked = ticket.Annotator(node, policy.CheckAnnotation)
+	q.status.Msg = "annotation " + policy.CheckAnnotation
+	return nil
+}
+
+// open returns the ticket of the check.
+func (q checkRequest) open(i incident, r ticket.Record, now time.Time) *ticket.Ticket {
+	if i.origin = intakeOrigin; q.status.Origin == prom.OriginCheck {
+		i.origin = checkPrefix + q.by
+	}
+	i.reason = q.status.Msg
+	t := i.open(now, r.Node.Status.NodeInfo.BootID)
+	t.Status, t.RequestedBy, t.Attended = ticket.StatusCreated, q.by, q.status.Origin == prom.OriginCheck
+	if q.lends {
+		t.Cordon = policy.LentBy(r.Node, q.asked)
+	}
+	return t
+}
+
+// openCheck writes the ticket of the check and takes the request off the node, in one write, so that it is neither lost nor taken up
+// twice.
+func (d *Dispatcher) openCheck(ctx context.Context, base *corev1.Node, q checkRequest) (ticket.Record, string, error) {
+	opened := d.newIncident(q.status, q.status.SOP, "")
+	written, err := d.services.Tickets.Update(ctx, q.status.Node, base, func(r ticket.Record, c *ticket.Change) error {
+		request, _ := d.services.Settings().CheckRequestOf(r.Node)
+		if q.found {
+			if err := q.read(r.Node, request); err != nil {
+				return err
+			}
+		}
+		if v := d.blocked(r, q.status); v.Name != "" {
+			return refused(v)
+		}
+		d.makeRoomForCheck(r, c)
+		c.Ticket = q.open(opened, r, d.services.Clock.Now())
+		if request.Value != "" {
+			c.Annotations = map[string]*string{policy.CheckAnnotation: nil, policy.CheckByAnnotation: nil}
+		}
+		return nil
+	})
+	if err != nil {
+		return written, "", err
+	}
+	d.wrote(written.Node)
+	t := written.Ticket
+	d.services.Logger.InfoContext(ctx, "check requested", "node", q.status.Node, "ticket", opened.id, "by", t.RequestedBy)
+	d.services.Recorder.Eventf(nodeReference(written.Node), corev1.EventTypeNormal, "AegisCheckRequested",
+		"%s: check requested by %s, ticket %s", q.status.Condition, t.RequestedBy, opened.id)
+	d.queue.Enqueue(q.status.Node)
+	return written, opened.id, nil
+}
+
+// makeRoomForCheck closes the ticket that gives way to the check.
+func (d *Dispatcher) makeRoomForCheck(r ticket.Record, c *ticket.Change) {
+	if t := r.Ticket; t != nil && t.Open() {
+		how := outcomeSuperseded
+		if d.failedCheck(t) {
+			how = outcomeReleased
+		}
+		c.History = entered(r.History, t, how, d.services.Clock.Now())
+	}
+}
+
+// givesWayToCheck reports whether the ticket is that of a check after which a person asks for another one, which gives it back. A taint,
+// which is there all the time, gives back nothing.
+func (d *Dispatcher) givesWayToCheck(t *ticket.Ticket, s prom.AegisNodeStatus) bool {
+	return s.Origin == prom.OriginCheck && d.failedCheck(t)
+}
+
+// failedCheck reports whether Aegis has handed the ticket of a check to a team, and nobody has made it theirs since.
+func (d *Dispatcher) failedCheck(t *ticket.Ticket) bool {
+	if t == nil || !t.Open() || t.RequestedBy == "" || t.Status != ticket.StatusAssigned || t.Count(ticket.HandOver) == 0 {
+		return false
+	}
+	team := d.catalogue.Status("", t.Condition, "", t.XID).Policy.Team
+	return slices.Contains([]string{team, teamKubernetes, teamHost, teamGPU, teamNetwork, teamStorage}, t.Supervisor)
+}

@@ -1,0 +1,124 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/ticket"
+)
+
+// How people and programs ask for a check of a node.
+const (
+	// CheckAnnotation asks for a check of its node when its value is CheckRequested.
+	CheckAnnotation = "aegis.io/check"
+	CheckRequested  = "requested"
+	// CheckByAnnotation says who asks. Without it, that is who has set the other one.
+	CheckByAnnotation = "aegis.io/check-by"
+)
+
+// CheckedCondition is the condition whose procedure checks a node and returns it to service.
+const CheckedCondition = "NodeCordon"
+
+// CheckRequest is a request for a check of a node, as the node has it.
+type CheckRequest struct {
+	// Value is that of the annotation. Empty when there is none.
+	Value string
+	// Taints are those of the node that wait for a check.
+	Taints []corev1.Taint
+}
+
+// CheckRequestOf reads the request that is on the node, whoever it is of.
+func (s Settings) CheckRequestOf(node *corev1.Node) (r CheckRequest, found bool) {
+	value, annotated := node.Annotations[CheckAnnotation]
+	r = CheckRequest{Value: value, Taints: s.IntakeTaintsOf(node)}
+	return r, annotated || len(r.Taints) > 0
+}
+
+// IntakeTaint says which taints of new nodes wait for a check of the node.
+type IntakeTaint struct {
+	Key string
+	// Value and Effect are those of the taint. Empty stands for any.
+	Value  string
+	Effect corev1.TaintEffect
+}
+
+func (i IntakeTaint) matches(t corev1.Taint) bool {
+	return t.Key == i.Key && (i.Value == "" || i.Value == t.Value) && (i.Effect == "" || i.Effect == t.Effect)
+}
+
+// IntakeTaintsOf returns the taints of the node that wait for a check of it.
+func (s Settings) IntakeTaintsOf(node *corev1.Node) []corev1.Taint {
+	if len(node.Spec.Taints) == 0 {
+		return nil
+	}
+	intake := slices.Concat(s.IntakeTaints, s.PoolOf(node).IntakeTaints)
+	var found []corev1.Taint
+	for _, t := range node.Spec.Taints {
+		if slices.ContainsFunc(intake, func(i IntakeTaint) bool { return i.matches(t) }) {
+			found = append(found, t)
+		}
+	}
+	return found
+}
+
+// notUnderstood refuses what may not be meant as a request.
+func notUnderstood(s Situation) string {
+	if s.Check.Value == "" || s.Check.Value == CheckRequested {
+		return ""
+	}
+	return fmt.Sprintf("annotation %s is %.40q, want %q", CheckAnnotation, s.Check.Value, CheckRequested)
+}
+
+// notReady waits for the kubelet, which runs the check.
+func notReady(s Situation) string {
+	if IsReady(s.Node) {
+		return ""
+	}
+	return "the node is not ready, so nothing can check it"
+}
+
+// justChecked keeps a taint that is set again and again from having the node checked all the time.
+func justChecked(s Situation) string {
+	for _, i := range slices.Backward(s.Record.History.Incidents) {
+		if i.Outcome != ticket.Passed {
+			continue
+		}
+		again := i.Closed.Add(s.Status.Policy.Cooldown)
+		if !s.Now.Before(again) {
+			return ""
+		}
+		return "the node passed a check a moment ago; Aegis checks it again after " + again.UTC().Format(time.RFC3339)
+	}
+	return ""
+}
+
+// RequesterOf returns who asks for a check by the annotation of the node: whom it names, or who has set it.
+func RequesterOf(node *corev1.Node) string {
+	manager, _ := ticket.Annotator(node, CheckAnnotation)
+	return cmp.Or(oneLine(node.Annotations[CheckByAnnotation]), oneLine(manager), "somebody")
+}
+
+// maxRequester bounds the name of who asks.
+const maxRequester = 100
+
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > maxRequester {
+		text = strings.ToValidUTF8(text[:maxRequester], "")
+	}
+	return text
+}
+
+// LentBy returns the cordon that a person lends to Aegis with the request for a check: the one that is there, unless it was set after the
+// request. It is empty when there is none, or when Aegis may undo it anyway.
+func LentBy(node *corev1.Node, asked time.Time) string {
+	if OwnCordon(node) || !asked.IsZero() && ticket.CordonedAt(node).After(asked) {
+		return ""
+	}
+	return ticket.CordonOf(node)
+}
