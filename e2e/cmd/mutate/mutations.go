@@ -100,7 +100,7 @@ func people() []mutation {
 		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
 		{"note that people took in hand gives way", theirs, "sop/dispatcher.go", "	return noted(t, d.catalogue.Status(\"\", t.Condition, \"\", 0).Policy.Team)\n", "	return onlyTold(t)\n"},
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
-		{"cordon of a person undone", theirs, "sop/step_cordon.go", "		case policy.OwnCordon(r.Node):\n			change", "		case r.Node.Spec.Unschedulable:\n			change"},
+		{"cordon of a person undone", theirs, "sop/step_cordon.go", "	case policy.OwnCordon(node), lent && !policy.Excluded(node):", "	case node.Spec.Unschedulable:"},
 		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
 		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && ", "		return false && "},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
@@ -114,7 +114,7 @@ func proofs() []mutation {
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
-		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && policy.Blocks(s) {", " && false {"},
+		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && false {"},
 	}
 }
 
@@ -132,8 +132,8 @@ func endings() []mutation {
 func orders() []mutation {
 	return []mutation{
 		{"change of the mode ignored", obeyed, "sop/gate.go", "	s.Status = orders.Apply(", "	_ = orders.Apply("},
-		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert, Judge: unlessSeldom(approvalMissing)", "Judge: unlessSeldom(approvalMissing)"},
-		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert, Judge: observe,", "Judge: observe,"},
+		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Judge: unlessSeldom(approvalMissing)", "Visit: Intake, Judge: unlessSeldom(approvalMissing)"},
+		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Judge: observe,", "Visit: Intake, Judge: observe,"},
 		{"maintenance windows ignored", obeyed, "sop/policy/table.go", "Step: reported, Needs: OrdersFact, Judge: outsideWindows", "Needs: OrdersFact, Judge: outsideWindows"},
 		{"pause not known to a cordon", obeyed, "sop/policy/table.go", "Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused", "Step: anyone, Needs: OrdersFact, Judge: paused"},
 	}
