@@ -196,6 +196,10 @@ func newResync(cfg config, q *queue.Queue, classifier *rules.Classifier, reg pro
 		}
 		o.Alertmanagers[client.URL()] = client
 	}
+	var err error
+	if o.Sources, err = cfg.inspections(); err != nil {
+		return nil, err
+	}
 	return queue.NewResync(o)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -27,6 +28,7 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 		return usageErrorf("check: no file named")
 	}
 	var o rules.Options
+	configs := make(map[string]config)
 	var errs []error
 	for _, file := range files {
 		kind, err := kindOf(file)
@@ -37,6 +39,7 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 			c, err := checkConfig(file)
 			errs = append(errs, err)
 			o.Files, o.Preset = append(o.Files, c.Conditions...), cmp.Or(c.knownPreset(), o.Preset)
+			configs[file] = c
 		case kind == kindWeb:
 			errs = append(errs, web.CheckFile(file))
 		case kind == kindProfile:
@@ -46,6 +49,11 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 		}
 	}
 	catalogue, err := loadCatalogue(o, procedures)
+	if err == nil {
+		for _, file := range slices.Sorted(maps.Keys(configs)) {
+			errs = append(errs, checkSources(file, configs[file], catalogue))
+		}
+	}
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return &usageError{err}
 	}
@@ -100,7 +108,7 @@ func kindOf(file string) (kind, error) {
 		return kindConditions, nil
 	}
 	has := func(key string) bool { return strict.Field(root, key) != nil }
-	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "preset", "cluster", "paused", "permission"}
+	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "preset", "cluster", "paused", "permission", "sources"}
 	listed := strict.Field(root, "conditions")
 	switch {
 	case slices.ContainsFunc(own, has), listed != nil && listsNames(listed):

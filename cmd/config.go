@@ -38,6 +38,7 @@ type config struct {
 	Permission         queue.Permitter      `yaml:"permission"`
 	WhenAway           queue.AwayChoice     `yaml:"whenAlertmanagerIsAway"`
 	AwayAfter          time.Duration        `yaml:"alertmanagerAwayAfter"`
+	Sources            []sourceConfig       `yaml:"sources"`
 	ResyncInterval     time.Duration        `yaml:"resyncInterval"`
 	HoldInterval       time.Duration        `yaml:"holdInterval"`
 	PollInterval       time.Duration        `yaml:"pollInterval"`
@@ -198,6 +199,9 @@ func (c *config) resolvePaths(dir string) {
 	for i := range c.Alertmanagers {
 		c.Alertmanagers[i].Server.resolvePaths(dir)
 	}
+	for i := range c.Sources {
+		c.Sources[i].Server.resolvePaths(dir)
+	}
 	for i := range c.Auth.Tokens {
 		resolve(&c.Auth.Tokens[i].File)
 	}
@@ -268,7 +272,7 @@ func (c config) validate() error {
 			l.LeaseDuration, l.RenewDeadline, l.RetryPeriod))
 	}
 	_, err := c.pools()
-	return errors.Join(append(errs, c.Auth.validate(), err)...)
+	return errors.Join(append(errs, c.validateSources(), c.Auth.validate(), err)...)
 }
 
 // knownPreset returns the preset, empty when there is none of that name.

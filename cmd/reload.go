@@ -122,6 +122,9 @@ func (l *liveConfig) loadConfig() error {
 	if err != nil {
 		return err
 	}
+	if err := checkSources(l.file, cfg, catalogue); err != nil {
+		return err
+	}
 	settings, err := cfg.settings()
 	if err != nil {
 		return err

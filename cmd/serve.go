@@ -97,6 +97,9 @@ func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.
 	if err != nil {
 		return &usageError{err}
 	}
+	if err := checkSources(flags.config, cfg, catalogue); err != nil {
+		return &usageError{err}
+	}
 	kube, err := restConfig(flags.kubeconfig)
 	if err != nil {
 		return err

@@ -39,6 +39,9 @@ func (c *condition) merge(seen prom.AegisNodeStatus, now time.Time) {
 	if seen.PciBdf != "" {
 		s.PciBdf = seen.PciBdf
 	}
+	if seen.Source != "" {
+		s.Source = seen.Source
+	}
 	if len(c.feeds) > 1 {
 		// Several alerts, one fault: the strongest decides, whichever was heard last.
 		seen.XID = s.XID.Stronger(seen.XID)

@@ -29,6 +29,14 @@ func (l alertLabels) joined(other alertLabels) alertLabels {
 	return l
 }
 
+// with returns the labels together with those of a finding. There is nobody who would know more of them.
+func (l alertLabels) with(o prom.Observation) alertLabels {
+	sets := make(map[string]map[string]string, len(l.sets)+1)
+	maps.Copy(sets, l.sets)
+	sets[identity(o)] = o.Labels
+	return alertLabels{sets: sets, final: true}
+}
+
 // updated returns what is known once newer labels have been read. Final ones stay until there are newer final ones.
 func (l alertLabels) updated(newer alertLabels) alertLabels {
 	if len(newer.sets) == 0 || l.final && !newer.final {
@@ -66,6 +74,8 @@ type labelMemory struct {
 type remembered struct {
 	labels   alertLabels
 	neededAt time.Time
+	// alerted says that there have been alerts of it, and not only findings of sources.
+	alerted bool
 }
 
 func newLabelMemory() *labelMemory { return &labelMemory{known: make(map[prom.Key]remembered)} }
@@ -79,24 +89,45 @@ func (m *labelMemory) need(key prom.Key, now time.Time) {
 
 // touch keeps the status from being forgotten. The caller holds the lock.
 func (m *labelMemory) touch(key prom.Key, now time.Time) {
-	m.known[key] = remembered{labels: m.known[key].labels, neededAt: now}
+	r := m.known[key]
+	r.neededAt = now
+	m.known[key] = r
 }
 
-// of returns the labels of the status, given those that a pass has read.
-func (m *labelMemory) of(key prom.Key, read alertLabels) alertLabels {
+// alerted notes that there is an alert of the status. The caller holds the lock.
+func (m *labelMemory) alerted(key prom.Key) {
+	r := m.known[key]
+	r.alerted = true
+	m.known[key] = r
+}
+
+// needs reports whether the status is in the queue, or was asked for lately.
+func (m *labelMemory) needs(key prom.Key) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.known[key].labels.updated(read)
+	_, ok := m.known[key]
+	return ok
+}
+
+// of returns the labels of the status, given those that a pass has read, and whether there have been alerts of it.
+func (m *labelMemory) of(key prom.Key, p *pass) (labels alertLabels, alerted bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.known[key]
+	return r.labels.updated(p.labels[key]), r.alerted || p.hasAlert(key)
 }
 
 // update takes what a pass has read of the statuses in the queue and of the others that are remembered, and forgets
 // those that nobody has needed for long.
-func (m *labelMemory) update(read map[prom.Key]alertLabels, queued []item, now time.Time) {
+func (m *labelMemory) update(p *pass, queued []item, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, item := range queued {
 		for _, s := range item.Statuses {
 			m.touch(s.Key(), now)
+			if slices.ContainsFunc(s.Alerts, func(f string) bool { return !isFinding(f) }) {
+				m.alerted(s.Key())
+			}
 		}
 	}
 	for key, r := range m.known {
@@ -104,7 +135,8 @@ func (m *labelMemory) update(read map[prom.Key]alertLabels, queued []item, now t
 			delete(m.known, key)
 			continue
 		}
-		r.labels = r.labels.updated(read[key])
+		r.labels = r.labels.updated(p.labels[key])
+		r.alerted = r.alerted || p.hasAlert(key)
 		m.known[key] = r
 	}
 }

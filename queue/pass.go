@@ -73,6 +73,8 @@ type pass struct {
 	isolates    bool
 
 	labels map[prom.Key]alertLabels // Of the alerts that the sources have.
+
+	judged map[prom.Key][]judgement // What the sources say of the statuses that they have found.
 }
 
 // listing is what the replicas of Alertmanager say of one status.
@@ -94,6 +96,7 @@ func newPass(t terms) *pass {
 		listed:        make(map[prom.Key]*listing),
 		fingerprints:  make(map[string]struct{}),
 		labels:        make(map[prom.Key]alertLabels),
+		judged:        make(map[prom.Key][]judgement),
 	}
 }
 
@@ -202,10 +205,28 @@ func (l *listing) add(a prom.Alert, o prom.Observation) {
 	l.firing = append(l.firing, o)
 }
 
+// addInspection takes what a source says. Its labels join those of the alerts.
+func (p *pass) addInspection(i inspection) {
+	for key, j := range i.judged {
+		p.judged[key] = append(p.judged[key], j)
+		if j.observation.Fingerprint != "" && j.evidence != prom.EvidenceAbsent {
+			p.labels[key] = p.labels[key].with(j.observation)
+		}
+	}
+}
+
+// hasAlert reports whether an alert of the status is known to Prometheus or Alertmanager.
+func (p *pass) hasAlert(key prom.Key) bool { return p.evidence[key] != "" || p.listed[key] != nil }
+
+// found reports whether a source has the status and does not say that it is over.
+func (p *pass) found(key prom.Key) bool {
+	return slices.ContainsFunc(p.judged[key], func(j judgement) bool { return j.evidence != prom.EvidenceAbsent })
+}
+
 // has reports whether a source has the status. An alert that feeds it counts even if the classifier does not know it
 // any more, as after a Node has lost a name: that proves no absence.
 func (p *pass) has(s prom.AegisNodeStatus) bool {
-	if p.evidence[s.Key()] != "" || p.listed[s.Key()] != nil {
+	if p.hasAlert(s.Key()) || p.found(s.Key()) {
 		return true
 	}
 	return slices.ContainsFunc(s.Alerts, func(fingerprint string) bool {
@@ -216,13 +237,10 @@ func (p *pass) has(s prom.AegisNodeStatus) bool {
 
 // absent returns the statuses that were in the queue before the pass and that no source has.
 func (p *pass) absent(queued []item) []prom.AegisNodeStatus {
-	if !p.complete() {
-		return nil
-	}
 	var absent []prom.AegisNodeStatus
 	for _, item := range queued {
 		for _, s := range item.Statuses {
-			if s.LastSeen.Before(p.began) && !p.has(s) {
+			if s.LastSeen.Before(p.began) && (p.complete() || p.judgedAlone(s)) && !p.has(s) {
 				absent = append(absent, s)
 			}
 		}
@@ -230,12 +248,17 @@ func (p *pass) absent(queued []item) []prom.AegisNodeStatus {
 	return absent
 }
 
-// finding returns what the pass found about a status whose alerts have the labels.
-func (p *pass) finding(key prom.Key, labels alertLabels) prom.Finding {
+// judgedAlone reports whether only sources have found the status, so that it is theirs alone to say that it is over.
+func (p *pass) judgedAlone(s prom.AegisNodeStatus) bool {
+	return len(p.judged[s.Key()]) > 0 && !slices.ContainsFunc(s.Alerts, func(f string) bool { return !isFinding(f) })
+}
+
+// finding returns what the pass found about a status whose alerts have the labels. Alerted says that there have been alerts of it.
+func (p *pass) finding(key prom.Key, labels alertLabels, alerted bool) prom.Finding {
 	if p.aborted != nil {
 		return unknownFinding(p.began, p.aborted.Error())
 	}
-	evidence, whyEvidence := p.evidenceOf(key)
+	evidence, whyEvidence := p.evidenceOf(key, alerted)
 	permission, whyPermission := p.permissionOf(key, labels)
 	reasons := slices.DeleteFunc([]string{whyEvidence, whyPermission}, func(s string) bool { return s == "" })
 	return prom.Finding{
@@ -252,8 +275,18 @@ func (p *pass) unlisted(key prom.Key) bool {
 	return p.answered > 0 && (l == nil || !l.active && !l.suppressed)
 }
 
-// evidenceOf returns what Prometheus says of a status, and why it is not firing.
-func (p *pass) evidenceOf(key prom.Key) (prom.Evidence, string) {
+// evidenceOf returns what is said of a status by those who have found it, and why it is not firing.
+func (p *pass) evidenceOf(key prom.Key, alerted bool) (prom.Evidence, string) {
+	judged := slices.Clone(p.judged[key])
+	if len(judged) == 0 || alerted {
+		evidence, why := p.evidenceOfAlerts(key)
+		judged = append(judged, judgement{evidence: evidence, why: why})
+	}
+	return combine(judged)
+}
+
+// evidenceOfAlerts returns what the alerts of Prometheus say of a status, and why none fires.
+func (p *pass) evidenceOfAlerts(key prom.Key) (prom.Evidence, string) {
 	if p.prometheusErr != nil {
 		return prom.EvidenceUnknown, fmt.Sprintf("evidence unknown: %v", p.prometheusErr)
 	}
@@ -286,7 +319,7 @@ func (p *pass) permissionOf(key prom.Key, labels alertLabels) (prom.Permission, 
 		return prom.PermissionSilenced, l.suppressors()
 	case silence != "":
 		return prom.PermissionSilenced, silence
-	case l != nil && l.active:
+	case l != nil && l.active, p.found(key): // Alertmanager never lists what a source finds. It can only silence it.
 		return prom.PermissionGranted, ""
 	default:
 		return prom.PermissionUnlisted, fmt.Sprintf("%d of %d replicas of Alertmanager answer, and none has it active", p.answered, p.replicas)

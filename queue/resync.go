@@ -60,6 +60,8 @@ type ResyncOptions struct {
 	// Silenced names the silence of Aegis' own that matches an alert with the labels. It is empty when there is none. It must
 	// not call resync. Nil means that there are none.
 	Silenced func(labels map[string]string) string
+	// Sources are queries that find conditions by themselves, each with a name of its own.
+	Sources []Inspection
 	// Classifier says which condition an alert means.
 	Classifier Classifier
 	// Interval is the time between passes. 0 means 30 seconds.
@@ -79,11 +81,13 @@ type Resync struct {
 	queue      *Queue
 	classifier Classifier
 	sources    []namedSource
+	inspectors []*inspector
 	interval   time.Duration
 	timeout    time.Duration
 	clock      clock.WithTicker
 	logger     *slog.Logger
 	metrics    *resyncMetrics
+	findings   *sourceMetrics
 	labels     *labelMemory
 	terms      terms
 	silenced   func(map[string]string) string
@@ -117,6 +121,10 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 	if err != nil {
 		return nil, err
 	}
+	inspectors, names, err := inspectorsOf(o)
+	if err != nil {
+		return nil, err
+	}
 	terms, err := termsOf(o)
 	if err != nil {
 		return nil, err
@@ -125,10 +133,12 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		queue:      o.Queue,
 		classifier: o.Classifier,
 		sources:    sources,
+		inspectors: inspectors,
 		interval:   cmp.Or(o.Interval, defaultInterval),
 		timeout:    cmp.Or(o.Timeout, defaultTimeout),
 		clock:      cmp.Or[clock.WithTicker](o.Clock, clock.RealClock{}),
 		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "resync"),
+		findings:   newSourceMetrics(o.Registerer, names),
 		labels:     newLabelMemory(),
 		terms:      terms,
 		silenced:   o.Silenced,
@@ -155,6 +165,20 @@ func sourcesOf(o ResyncOptions) ([]namedSource, error) {
 		sources = append(sources, namedSource{name: address, kind: sourceAlertmanager, alerts: alerts, silences: silences})
 	}
 	return sources, nil
+}
+
+// inspectorsOf returns the inspectors and their names, in the order of the options.
+func inspectorsOf(o ResyncOptions) (inspectors []*inspector, names []string, err error) {
+	for _, i := range o.Sources {
+		if err := i.validate(); err != nil {
+			return nil, nil, fmt.Errorf("resync: %w", err)
+		}
+		if slices.Contains(names, i.Name) {
+			return nil, nil, fmt.Errorf("resync: two sources have the name %s", i.Name)
+		}
+		inspectors, names = append(inspectors, newInspector(i, o.Classifier)), append(names, i.Name)
+	}
+	return inspectors, names, nil
 }
 
 // Run makes a pass at once, then at every interval and whenever one is asked for, until the context ends. It returns
@@ -221,6 +245,15 @@ func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
 	}
 }
 
+// Remember says that the source has found the status, as a ticket of an earlier process does. It is called before Run.
+func (r *Resync) Remember(key prom.Key, name string) {
+	for _, i := range r.inspectors {
+		if i.Name == name {
+			i.remember(key, r.clock.Now())
+		}
+	}
+}
+
 // Last returns what the last pass found about the status. Its time says how old that is.
 func (r *Resync) Last(key prom.Key) prom.Finding {
 	r.mu.Lock()
@@ -234,13 +267,14 @@ func (r *Resync) Last(key prom.Key) prom.Finding {
 
 // finding returns what the pass found about the status.
 func (r *Resync) finding(p *pass, key prom.Key) prom.Finding {
-	labels := r.labels.of(key, p.labels[key])
-	return r.hushed(key, labels, p.finding(key, labels))
+	labels, alerted := r.labels.of(key, p)
+	return r.hushed(key, labels, p.finding(key, labels, alerted))
 }
 
 // unknown returns what is known of the status without a pass.
 func (r *Resync) unknown(key prom.Key, at time.Time, reason string) prom.Finding {
-	return r.hushed(key, r.labels.of(key, alertLabels{}), unknownFinding(at, reason))
+	labels, _ := r.labels.of(key, newPass(r.terms))
+	return r.hushed(key, labels, unknownFinding(at, reason))
 }
 
 // await asks for the next pass and returns it.
@@ -268,7 +302,7 @@ func (r *Resync) begin() *pass {
 // pass makes one pass.
 func (r *Resync) pass(ctx context.Context) {
 	p := r.begin()
-	readings := r.read(ctx)
+	readings, answers := r.read(ctx)
 	if ctx.Err() != nil {
 		p.abort(fmt.Errorf("the pass was interrupted: %w", context.Cause(ctx)))
 		return
@@ -277,10 +311,12 @@ func (r *Resync) pass(ctx context.Context) {
 		r.report(reading)
 		p.add(reading, r.classifier)
 	}
+	r.inspect(p, answers)
 	r.hear(p)
 	r.enter(p)
+	r.enterFindings(p)
 	queued := r.queue.items()
-	r.labels.update(p.labels, queued, r.clock.Now())
+	r.labels.update(p, queued, r.clock.Now())
 	r.withdraw(p, queued)
 	r.metrics.duration.Observe(r.clock.Since(p.began).Seconds())
 	if p.complete() {
@@ -294,28 +330,68 @@ func (r *Resync) pass(ctx context.Context) {
 }
 
 // read asks all sources at once.
-func (r *Resync) read(ctx context.Context) []reading {
+func (r *Resync) read(ctx context.Context) ([]reading, []sampled) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	readings := make([]reading, len(r.sources))
+	answers := make([]sampled, len(r.inspectors))
 	var group sync.WaitGroup
 	for i, s := range r.sources {
 		group.Go(func() { readings[i] = s.read(ctx) })
 	}
+	for i, s := range r.inspectors {
+		group.Go(func() { answers[i].Answer, answers[i].err = s.Source.Read(ctx) })
+	}
 	group.Wait()
-	return readings
+	return readings, answers
 }
 
-// report counts the reading, and logs it when the source has begun or ceased to answer.
+// sampled is what a source has answered.
+type sampled struct {
+	source.Answer
+	err error
+}
+
+// inspect takes the answers of the sources. One that fails does not touch the others.
+func (r *Resync) inspect(p *pass, answers []sampled) {
+	for n, i := range r.inspectors {
+		result := i.inspect(answers[n].Answer, answers[n].err, p.began)
+		r.tell("source "+i.Name, result.err)
+		r.findings.inspected(i.Name, result, p.began)
+		p.addInspection(result)
+		i.release(r.labels.needs)
+	}
+}
+
+// enterFindings puts into the queue what the sources find.
+func (r *Resync) enterFindings(p *pass) {
+	var entering []prom.Observation
+	for _, all := range p.judged {
+		for _, j := range all {
+			if j.evidence == prom.EvidenceFiring {
+				entering = append(entering, j.observation)
+			}
+		}
+	}
+	slices.SortFunc(entering, func(a, b prom.Observation) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) })
+	r.queue.merge(p.began, entering)
+}
+
+// report counts the reading, and logs what has changed.
 func (r *Resync) report(read reading) {
 	r.metrics.reads[read.source.kind][read.err == nil].Inc()
-	wasSilent := r.silent[read.source.name]
-	r.silent[read.source.name] = read.err != nil
+	r.tell(read.source.name, read.err)
+}
+
+// tell logs when a source has begun or ceased to answer.
+func (r *Resync) tell(name string, err error) {
+	wasSilent := r.silent[name]
+	r.silent[name] = err != nil
 	switch {
-	case read.err != nil && !wasSilent:
-		r.logger.Warn("source gives no answer", "source", read.source.name, "err", read.err)
-	case read.err == nil && wasSilent:
-		r.logger.Info("source answers again", "source", read.source.name)
+	case err != nil && !wasSilent:
+		r.logger.Warn("source gives no answer", "source", name, "err", err)
+	case err == nil && wasSilent:
+		r.logger.Info("source answers again", "source", name)
 	}
 }
 

@@ -34,6 +34,9 @@ const (
 	labelKubernetesNode = "kubernetes_node"
 )
 
+// labelID names the device of a finding whose source and condition say nothing else.
+const labelID = "id"
+
 // exporterOfOthers is an exporter whose own address says nothing about the node at fault.
 const exporterOfOthers = "kube-state-metrics"
 
@@ -139,7 +142,7 @@ func (r *Classifier) warnOfAlias(e *entry, labels map[string]string) {
 
 // Classify says what an alert reports. The error is a *Drop.
 func (r *Classifier) Classify(a prom.Alert) (prom.Observation, error) {
-	status, drop := r.status(a.Labels)
+	status, drop := r.status(a)
 	if drop != nil {
 		return prom.Observation{}, drop
 	}
@@ -158,20 +161,21 @@ func (r *Classifier) Classify(a prom.Alert) (prom.Observation, error) {
 	}, nil
 }
 
-// status returns the status that the labels name: the condition first, because most alerts that are not ours are told
+// status returns the status that the alert names: the condition first, because most alerts that are not ours are told
 // by it.
-func (r *Classifier) status(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
+func (r *Classifier) status(a prom.Alert) (prom.AegisNodeStatus, *Drop) {
+	labels := a.Labels
 	if drop := checkLabels(labels); drop != nil {
 		return prom.AegisNodeStatus{}, drop
 	}
-	status, drop := r.condition(labels)
+	status, drop := r.condition(a)
 	if drop != nil {
 		return prom.AegisNodeStatus{}, drop
 	}
 	if cluster := labels[labelCluster]; cluster != "" && r.cluster != "" && cluster != r.cluster {
 		return prom.AegisNodeStatus{}, newDrop(DropOtherCluster, "the alert is of cluster %s", strict.Quote(cluster))
 	}
-	status.Node, drop = r.node(labels)
+	status.Node, drop = r.node(a)
 	if drop != nil {
 		return prom.AegisNodeStatus{}, drop
 	}
@@ -199,9 +203,12 @@ func checkLabels(labels map[string]string) *Drop {
 	return nil
 }
 
-// condition returns the status of the condition that the labels belong to, without its node.
-func (r *Classifier) condition(labels map[string]string) (prom.AegisNodeStatus, *Drop) {
-	catalogue := r.store.Current()
+// condition returns the status of the condition that the alert belongs to, without its node.
+func (r *Classifier) condition(a prom.Alert) (prom.AegisNodeStatus, *Drop) {
+	catalogue, labels := r.store.Current(), a.Labels
+	if a.Subject != nil {
+		return catalogue.subject(*a.Subject, labels)
+	}
 	if e := catalogue.match(labels); e != nil {
 		r.warnOfAlias(e, labels)
 		device, drop := e.device(labels)
@@ -221,8 +228,36 @@ func (r *Classifier) condition(labels map[string]string) (prom.AegisNodeStatus, 
 	return unknownStatus("", name, ""), nil
 }
 
-// node returns the node that the labels name.
-func (r *Classifier) node(labels map[string]string) (string, *Drop) {
+// subject returns the status of the condition that a configuration names, whatever the match of the condition says of alerts.
+func (c *Catalogue) subject(s prom.Subject, labels map[string]string) (prom.AegisNodeStatus, *Drop) {
+	if err := checkName(s.Condition); err != nil {
+		return prom.AegisNodeStatus{}, newDrop(DropInvalid, "condition %s: %v", strict.Quote(s.Condition), err)
+	}
+	e := c.lookup(s.Condition)
+	if e == nil {
+		return unknownStatus("", s.Condition, ""), nil
+	}
+	known := e.Condition
+	if s.DeviceLabel != "" {
+		known.IDLabel = s.DeviceLabel
+	}
+	device, drop := known.device(labels)
+	if device == "" && drop == nil && s.DeviceLabel == "" {
+		known.IDLabel = labelID
+		device, drop = known.device(labels)
+	}
+	return c.withXID(e.status("", device), xidOf(labels)), drop
+}
+
+// node returns the node that the alert names.
+func (r *Classifier) node(a prom.Alert) (string, *Drop) {
+	labels := a.Labels
+	if a.Subject != nil && a.Subject.NodeLabel != "" {
+		if value := labels[a.Subject.NodeLabel]; value != "" {
+			return r.lookup(a.Subject.NodeLabel, value)
+		}
+		return "", newDrop(DropNoNode, "label %s is empty", strict.Quote(a.Subject.NodeLabel))
+	}
 	if value := labels[labelNode]; value != "" {
 		return r.lookup(labelNode, value)
 	}

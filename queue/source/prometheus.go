@@ -91,14 +91,14 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 // means that nothing is known: a request that failed, a partial answer, or no fresh sign of the canary. An alert of which there
 // is only an old sample is stale: nothing is known of that one.
 func (p *Prometheus) Alerts(ctx context.Context) ([]prom.Alert, error) {
-	body, err := p.client.postForm(ctx, "api/v1/query", url.Values{
-		"query": {p.query},
-		// Thanos and VictoriaMetrics answer with what they have unless told otherwise.
-		"partial_response":      {"false"},
-		"deny_partial_response": {"1"},
-	})
+	return p.alerts(ctx, p.query)
+}
+
+// alerts returns the alerts that a query for when they were evaluated yields.
+func (p *Prometheus) alerts(ctx context.Context, query string) ([]prom.Alert, error) {
+	body, err := p.ask(ctx, query, nil)
 	if err != nil {
-		return nil, fmt.Errorf("query prometheus: %w", err)
+		return nil, err
 	}
 	alerts, err := p.judge(body)
 	if err != nil {
@@ -107,9 +107,25 @@ func (p *Prometheus) Alerts(ctx context.Context) ([]prom.Alert, error) {
 	return alerts, nil
 }
 
+// ask evaluates a query now, and wants the whole answer or none. More parameters are added to the request.
+func (p *Prometheus) ask(ctx context.Context, query string, more url.Values) ([]byte, error) {
+	form := url.Values{
+		"query": {query},
+		// Thanos and VictoriaMetrics answer with what they have unless told otherwise.
+		"partial_response":      {"false"},
+		"deny_partial_response": {"1"},
+	}
+	maps.Copy(form, more)
+	body, err := p.client.postForm(ctx, "api/v1/query", form)
+	if err != nil {
+		return nil, fmt.Errorf("query prometheus: %w", err)
+	}
+	return body, nil
+}
+
 // judge decides whether the answer can be relied on, and returns its alerts.
 func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
-	elements, err := decodeVector(body)
+	elements, err := decodeVector(body, math.MaxInt)
 	if err != nil {
 		return nil, err
 	}
@@ -223,8 +239,8 @@ func split(elements []vectorSample) ([]sample, map[string]time.Time, error) {
 	return samples, starts, nil
 }
 
-// decodeVector decodes an answer that is complete, and refuses any other.
-func decodeVector(body []byte) ([]vectorSample, error) {
+// decodeVector decodes an answer that is complete and has at most so many elements, and refuses any other.
+func decodeVector(body []byte, most int) ([]vectorSample, error) {
 	var answer queryAnswer
 	// The type of the result decides its form, so it is looked at even if the result cannot be decoded.
 	err := json.Unmarshal(body, &answer)
@@ -235,6 +251,8 @@ func decodeVector(body []byte) ([]vectorSample, error) {
 		return nil, fmt.Errorf("decode: %w", err)
 	case answer.Status != "success":
 		return nil, fmt.Errorf("the status is %s", quote(answer.Status))
+	case len(answer.Data.Result) > most:
+		return nil, fmt.Errorf("it has more than %d series", most)
 	case len(answer.Warnings) > 0:
 		return nil, fmt.Errorf("%d warning(s), the first is %s", len(answer.Warnings), quote(answer.Warnings[0]))
 	case answer.IsPartial:
@@ -276,17 +294,9 @@ func (v vectorSample) sample() (sample, error) {
 
 // times returns when the query was evaluated and when the alert was.
 func (v vectorSample) times() (evaluatedAt, at time.Time, err error) {
-	if len(v.Value) != 2 {
-		return time.Time{}, time.Time{}, fmt.Errorf("the value has %d parts, not 2", len(v.Value))
-	}
-	var evaluated float64
-	var text string
-	if err := errors.Join(json.Unmarshal(v.Value[0], &evaluated), json.Unmarshal(v.Value[1], &text)); err != nil {
-		return time.Time{}, time.Time{}, fmt.Errorf("decode the value: %w", err)
-	}
-	seconds, err := strconv.ParseFloat(text, 64)
+	evaluated, seconds, err := v.pair()
 	if err != nil {
-		return time.Time{}, time.Time{}, fmt.Errorf("the value %s is not a number", quote(text))
+		return time.Time{}, time.Time{}, err
 	}
 	if at, err = unixTime(seconds); err != nil {
 		return time.Time{}, time.Time{}, fmt.Errorf("the sample's time: %w", err)
@@ -298,6 +308,21 @@ func (v vectorSample) times() (evaluatedAt, at time.Time, err error) {
 		return time.Time{}, time.Time{}, fmt.Errorf("the evaluation's time: %w", err)
 	}
 	return evaluatedAt, at, nil
+}
+
+// pair returns when the query was evaluated, in seconds since the epoch, and the value.
+func (v vectorSample) pair() (evaluated, value float64, err error) {
+	if len(v.Value) != 2 {
+		return 0, 0, fmt.Errorf("the value has %d parts, not 2", len(v.Value))
+	}
+	var text string
+	if err := errors.Join(json.Unmarshal(v.Value[0], &evaluated), json.Unmarshal(v.Value[1], &text)); err != nil {
+		return 0, 0, fmt.Errorf("decode the value: %w", err)
+	}
+	if value, err = strconv.ParseFloat(text, 64); err != nil {
+		return 0, 0, fmt.Errorf("the value %s is not a number", quote(text))
+	}
+	return evaluated, value, nil
 }
 
 // unixTime converts seconds since the epoch, to the millisecond that Prometheus keeps.

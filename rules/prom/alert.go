@@ -30,6 +30,18 @@ type Alert struct {
 	EndsAt      time.Time
 	// SuppressedBy names the silences, inhibiting alerts and time intervals that suppress the alert.
 	SuppressedBy []string
+	// Subject says what the alert is about, where a configuration says it. Nil leaves that to the labels.
+	Subject *Subject
+}
+
+// Subject is what a finding of a source is about.
+type Subject struct {
+	// Condition is the name or an alias of the condition.
+	Condition string
+	// NodeLabel is the label that names the node. Empty leaves that to the labels that may name it on an alert.
+	NodeLabel string
+	// DeviceLabel is the label that names the device. Empty leaves that to the condition.
+	DeviceLabel string
 }
 
 // Fingerprint identifies an alert by its labels, as Alertmanager does. Every label counts, so labels that a relabelling adds

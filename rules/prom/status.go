@@ -43,6 +43,8 @@ type AegisNodeStatus struct {
 	LastSeen time.Time
 	// Origin says who reported it first.
 	Origin Origin
+	// Source is the name of the source that found it. Empty when an alert reported it.
+	Source string
 	// Contested is true when an alert fired again after it had resolved, with an unchanged startsAt. Nothing
 	// destructive may start until a resync confirms it.
 	Contested bool

@@ -1,0 +1,321 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/queue/source"
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+)
+
+// bySubject classifies findings as the product does: by what their source is about, and by a node that exists.
+type bySubject struct{ byLabels }
+
+func (b bySubject) Classify(a prom.Alert) (prom.Observation, error) {
+	if a.Subject == nil {
+		return b.byLabels.Classify(a)
+	}
+	node := a.Labels["node"]
+	switch {
+	case node == "":
+		return prom.Observation{}, &rules.Drop{Reason: rules.DropNoNode}
+	case !strings.HasPrefix(node, "n"):
+		return prom.Observation{}, &rules.Drop{Reason: rules.DropUnknownNode}
+	}
+	a.Labels["condition"], a.Labels["device"] = a.Subject.Condition, a.Labels["id"]
+	return b.byLabels.Classify(a)
+}
+
+// fakeQuery answers with what it is told to.
+type fakeQuery struct {
+	mu     sync.Mutex
+	answer source.Answer
+	err    error
+}
+
+var _ SampleSource = (*fakeQuery)(nil)
+
+func (f *fakeQuery) Read(context.Context) (source.Answer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.answer, f.err
+}
+
+// tell sets the samples.
+func (f *fakeQuery) tell(samples ...source.Sample) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer.Samples, f.err = samples, nil
+}
+
+// live sets the signs of life.
+func (f *fakeQuery) live(samples ...source.Sample) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer.Alive = append([]source.Sample{}, samples...)
+}
+
+func (f *fakeQuery) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// of is a sample of a node.
+func of(node string, value float64, labels ...string) source.Sample {
+	s := source.Sample{Labels: map[string]string{"__name__": "temperature", "node": node}, Value: value}
+	for i := 0; i+1 < len(labels); i += 2 {
+		s.Labels[labels[i]] = labels[i+1]
+	}
+	return s
+}
+
+// site is a world with two sources: hot has a threshold, series names its conditions by a label.
+type site struct {
+	*world
+	hot, series *fakeQuery
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{world: newWorld(t), hot: &fakeQuery{}, series: &fakeQuery{}}
+	s.queue = New(Options{})
+	o := ResyncOptions{
+		Queue: s.queue, Prometheus: s.prometheus, Classifier: bySubject{}, Alertmanagers: map[string]AlertSource{"http://am-0": s.am0},
+		Sources: []Inspection{
+			{Name: "hot", Source: s.hot, Condition: "Hot", Threshold: Threshold{Above: new(90.0), Clear: new(80.0), For: time.Minute}, Cluster: "c1"},
+			{Name: "series", Source: s.series, ConditionLabel: "condition"},
+		},
+	}
+	var err error
+	s.resync, err = NewResync(o)
+	require.NoError(t, err)
+	return s
+}
+
+var keyHot = prom.Key{Node: "n1", Condition: "Hot"}
+
+// says is what the last pass found, in short.
+func (s *site) says(key prom.Key) string {
+	f := s.resync.Last(key)
+	return fmt.Sprintf("%s %s", f.Evidence, f.Permission)
+}
+
+func TestSourceFindsByThreshold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.hot.tell(of("n1", 95), of("n2", 50))
+		s.run(t)
+		require.Equal(t, "pending granted", s.says(keyHot))
+		require.Empty(t, s.queue.Statuses("n1"))
+		passes(2)
+		require.Equal(t, "firing granted", s.says(keyHot))
+		found := s.queue.Statuses("n1")
+		require.Len(t, found, 1)
+		require.Equal(t, "Hot", found[0].Condition)
+		require.Equal(t, "hot", found[0].Source)
+		require.Equal(t, prom.OriginResync, found[0].Origin)
+		require.Equal(t, time.Now().Add(-time.Minute), found[0].FirstSeen)
+		require.Empty(t, s.queue.Statuses("n2"))
+
+		s.hot.tell(of("n1", 85), of("n2", 50)) // Between the bounds: it is not over.
+		passes(4)
+		require.Equal(t, "firing granted", s.says(keyHot))
+		s.hot.tell(of("n1", 80), of("n2", 50))
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyHot))
+		require.True(t, s.resync.Last(keyHot).Unlisted)
+		passes(1)
+		require.Empty(t, s.queue.Statuses("n1"))
+	})
+}
+
+func TestSourceNamesConditionsByALabel(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.series.tell(of("n1", 1, "condition", "A", "id", "gpu0"), of("n1", 0, "condition", "B"), of("n2", 7, "condition", "B", "msg", "broken"))
+		s.run(t)
+		require.Len(t, s.queue.Statuses("n1"), 1)
+		require.Equal(t, "gpu0", s.queue.Statuses("n1")[0].ID)
+		require.Len(t, s.queue.Statuses("n2"), 1)
+		first := s.queue.Statuses("n2")[0].Alerts
+		s.series.tell(of("n2", 9, "condition", "B", "msg", "broken still")) // It is the same finding.
+		passes(1)
+		require.Equal(t, first, s.queue.Statuses("n2")[0].Alerts)
+	})
+}
+
+func TestSourceWhoseSeriesAreGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.hot.tell(of("n1", 95))
+		s.run(t)
+		passes(2)
+		require.Equal(t, "firing granted", s.says(keyHot))
+		s.hot.tell()
+		passes(20)
+		require.Equal(t, "unknown granted", s.says(keyHot), "an exporter that died says nothing")
+		require.Contains(t, s.resync.Last(keyHot).Reason, "source hot has no series for it, and no query that tells")
+		require.Len(t, s.queue.Statuses("n1"), 1)
+
+		s.hot.live(of("n1", 0))
+		passes(6)
+		require.Equal(t, "unknown granted", s.says(keyHot), "up is 0")
+		s.hot.live(of("n1", 1), of("n1", 0, "job", "other"))
+		passes(6)
+		require.Equal(t, "unknown granted", s.says(keyHot), "one of two is down")
+		s.hot.live(of("n1", 1))
+		passes(4)
+		require.Equal(t, "unknown granted", s.says(keyHot), "it may not have reported yet")
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyHot))
+		passes(1)
+		require.Empty(t, s.queue.Statuses("n1"))
+	})
+}
+
+func TestSourceThatFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.hot.tell(of("n1", 95))
+		s.series.tell(of("n1", 1, "condition", "B"))
+		s.prometheus.tell(nil, alert("f1", "n1", prom.StateFiring))
+		s.am0.tell(nil, alert("f1", "n1", prom.StateActive))
+		s.run(t)
+		passes(2)
+		keyB := prom.Key{Node: "n1", Condition: "B"}
+		require.Equal(t, []string{"firing granted", "firing granted", "firing granted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
+
+		s.hot.fail(errBroken)
+		passes(3)
+		require.Equal(t, []string{"unknown granted", "firing granted", "firing granted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
+		require.Contains(t, s.resync.Last(keyHot).Reason, "source hot gives no answer: connection refused")
+		require.Len(t, s.queue.Statuses("n1"), 3, "no answer ends nothing")
+
+		s.series.tell(of("n1", 0, "condition", "B"))
+		s.prometheus.tell(nil)
+		s.am0.tell(nil)
+		passes(1)
+		require.Equal(t, []string{"unknown granted", "absent unlisted", "absent unlisted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
+		passes(2)
+		require.Len(t, s.queue.Statuses("n1"), 1)
+
+		s.prometheus.tell(errBroken)
+		s.hot.tell(of("n1", 95))
+		passes(1)
+		require.Equal(t, "pending granted", s.says(keyHot), "it was not seen for too long to know that it lasted")
+		passes(2)
+		require.Equal(t, "firing granted", s.says(keyHot), "alerts that cannot be read hide no finding of a source")
+	})
+}
+
+func TestSourceAndAlertOfTheSameCondition(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.prometheus.tell(nil, alert("f1", "n1", prom.StateFiring))
+		s.am0.tell(nil, alert("f1", "n1", prom.StateActive))
+		s.series.tell(of("n1", 1, "condition", "A"))
+		s.run(t)
+		require.Equal(t, "firing granted", s.says(keyA))
+		s.series.tell(of("n1", 0, "condition", "A"))
+		passes(1)
+		require.Equal(t, "firing granted", s.says(keyA), "the alert fires still")
+		s.prometheus.tell(errBroken)
+		passes(1)
+		require.Equal(t, "unknown granted", s.says(keyA), "of the alert nothing is known")
+		s.prometheus.tell(nil)
+		s.am0.tell(nil)
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyA))
+	})
+}
+
+func TestSourceIsSilenced(t *testing.T) {
+	t.Parallel()
+	for name, value := range map[string]string{"source": "hot", "alertname": "Hot", "condition": "Hot", "node": "n1", "cluster": "c1"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t)
+			s.hot.tell(of("n1", 95), of("n2", 95))
+			s.am0.hush(nil, silence(t, name, value))
+			s.run(t)
+			passes(2)
+			require.Equal(t, "firing silenced", s.says(keyHot), name)
+			s.am0.tell(errBroken)
+			passes(1)
+			require.Equal(t, "firing unknown", s.says(keyHot), "nobody knows the silences")
+		})
+	}
+}
+
+func TestSourceAfterARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.resync.Remember(keyHot, "hot")
+		s.resync.Remember(keyA, "gone")
+		s.hot.fail(errBroken)
+		s.run(t)
+		require.Equal(t, "unknown granted", s.says(keyHot), "a ticket says that it was found by the source that fails")
+		require.Equal(t, "absent unlisted", s.says(keyA), "the source is not configured any more")
+		s.hot.tell(of("n1", 85))
+		passes(1)
+		require.Equal(t, "unknown granted", s.says(keyHot))
+		require.Contains(t, s.resync.Last(keyHot).Reason, "the value 85 lies between the bounds")
+		s.hot.tell(of("n1", 79))
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyHot))
+	})
+}
+
+func TestSourceSamplesAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		stale := of("n5", 95)
+		stale.Stale = true
+		s.hot.tell(of("n1", 70), of("n1", 95), of("n2", 85), of("n3", math.NaN()), of("n4", math.Inf(1)), stale, of("", 95), of("gone", 95), of("n6", 50))
+		s.run(t)
+		require.Equal(t, "pending granted", s.says(keyHot), "the worst of two counts")
+		for result, n := range map[string]int{
+			"duplicate": 1, "healthy": 1, "no_node": 1, "not_a_number": 2, "pending": 1, "stale": 1, "undecided": 1, "unknown_node": 1,
+		} {
+			require.InDelta(t, n, testutil.ToFloat64(s.resync.findings.samples.WithLabelValues("hot", result)), 0, result)
+		}
+		require.InDelta(t, 1, testutil.ToFloat64(s.resync.findings.up.WithLabelValues("hot")), 0)
+		s.hot.fail(errors.New("down"))
+		passes(1)
+		require.InDelta(t, 0, testutil.ToFloat64(s.resync.findings.up.WithLabelValues("hot")), 0)
+		require.InDelta(t, 1, testutil.ToFloat64(s.resync.findings.up.WithLabelValues("series")), 0)
+		last := testutil.ToFloat64(s.resync.findings.lastSuccess.WithLabelValues("hot"))
+		require.InDelta(t, time.Now().Add(-defaultInterval).Unix(), last, 0)
+	})
+}
+
+func TestSourceOptions(t *testing.T) {
+	t.Parallel()
+	whole := Inspection{Name: "a", Source: &fakeQuery{}, Condition: "A"}
+	nameless, mute, vague, double := whole, whole, whole, whole
+	nameless.Name, mute.Source, vague.Condition, double.ConditionLabel = "", nil, "", "condition"
+	for name, sources := range map[string][]Inspection{
+		"no name": {nameless}, "no query": {mute}, "no condition": {vague}, "two conditions": {double}, "the same name": {whole, whole},
+	} {
+		_, err := NewResync(ResyncOptions{Queue: New(Options{}), Classifier: byLabels{}, Sources: sources})
+		require.Error(t, err, name)
+	}
+}
