@@ -153,6 +153,23 @@ func TestDocumentedConfigurationLoads(t *testing.T) {
 	}
 }
 
+func TestDocumentedSourcesLoad(t *testing.T) {
+	t.Parallel()
+	catalogue, err := rules.Load(rules.Options{})
+	require.NoError(t, err)
+	blocks := codeBlocks(section(t, configurationPage, "Sources"), "yaml")
+	require.Len(t, blocks, 3)
+	for _, block := range blocks {
+		file := write(t, "aegis.yaml", block)
+		loaded, err := loadConfig(file)
+		require.NoError(t, err)
+		require.NoError(t, checkSources(file, loaded, catalogue))
+		inspections, err := loaded.inspections()
+		require.NoError(t, err)
+		require.Len(t, inspections, 1)
+	}
+}
+
 func TestEveryFieldOfHTTPConfigIsDocumented(t *testing.T) {
 	t.Parallel()
 	undocumented := map[string]string{
