@@ -287,7 +287,7 @@ func FuzzDecodeVector(f *testing.F) {
 	f.Add([]byte(vector(canary, start("GpuHung", "1700000000", "node", "n1"))))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		elements, err := decodeVector(body)
+		elements, err := decodeVector(body, MaxSeries)
 		if err != nil {
 			require.Nil(t, elements)
 			return
