@@ -107,6 +107,10 @@ chaos: ## Let everything go wrong at once for DURATION (10m) on 100 nodes, and c
 	cd e2e && AEGIS_CHAOS_DURATION=$(or $(DURATION),10m) AEGIS_CHAOS_SEED=$(SEED) \
 		$(GO) test -v -count=1 -timeout $(E2E_TIMEOUT) -run 'TestChaos$$' ./chaos
 
+.PHONY: times
+times: ## Measure how long four repairs take with the rules and intervals that ship, and hold it against docs/time-to-repair.md. Half an hour.
+	cd e2e && $(GO) run ./cmd/repairtimes
+
 .PHONY: image
 image: ## Build the container image IMAGE (aegis:VERSION).
 	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg BRANCH=$(BRANCH) -t $(IMAGE) .

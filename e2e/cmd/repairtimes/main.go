@@ -6,11 +6,13 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -39,13 +41,20 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Stdout); err != nil {
+	recorded := flag.Bool("record", false, "write what is measured to "+measuredFile+", for "+page)
+	hardware := flag.String("hardware", "", "what the measurement runs on, for -record")
+	flag.Parse()
+	keep := func(string, []*course) error { return nil }
+	if *recorded {
+		keep = func(repository string, all []*course) error { return record(repository, *hardware, all) }
+	}
+	if err := run(ctx, os.Stdout, keep); err != nil {
 		fmt.Fprintln(os.Stderr, "repairtimes:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do.
 	}
 }
 
-func run(ctx context.Context, out io.Writer) (err error) {
+func run(ctx context.Context, out io.Writer, keep func(repository string, all []*course) error) (err error) {
 	bin, err := build.Run(ctx, build.Options{Out: out})
 	if err != nil {
 		return err
@@ -65,7 +74,11 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	fmt.Fprintln(out, "running; logs in", dir)
 	measured, err := measure(ctx, out, l)
 	printTable(out, measured)
-	return err
+	if err != nil {
+		return err
+	}
+	repository := filepath.Dir(bin)
+	return errors.Join(check(repository, measured), keep(repository, measured))
 }
 
 func options(bin, dir string) testenv.Options {
