@@ -517,7 +517,11 @@ func (c repairCourse) waits() string {
 		name string
 		d    time.Duration
 	}{
-		{"window", c.window}, {"`for`", c.wait}, {"`grace`", c.grace}, {"`confirmFor`", c.confirm}, {"alert outlasts the event by", c.tail + c.keep},
+		{"window", c.window},
+		{"`for`", c.wait},
+		{"`grace`", c.grace},
+		{"`confirmFor`", c.confirm},
+		{"alert outlasts the event by", c.tail + c.keep},
 		{"`clearFor`", c.clear},
 	} {
 		if p.d > 0 {
