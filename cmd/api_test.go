@@ -365,6 +365,8 @@ func (w *apiWorld) giveGeneralOrders() {
 	w.ask("GET", "/api/v1/storms", "")
 	w.ask("POST", "/api/v1/storms/release", `{"condition":"Nonsense","pool":"h100"}`)
 	w.ask("POST", "/api/v1/storms/release", `{"condition":"GpuHung","pool":"h100"}`)
+	w.ask("GET", "/api/v1/silences", "")
+	w.ask("DELETE", "/api/v1/silences/none", "")
 	w.ask("GET", "/api/v1/pause", "")
 	w.ask("POST", "/api/v1/pause", `{"reason":"the core switch is replaced"}`)
 	w.ask("GET", "/api/v1/pause", "")

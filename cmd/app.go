@@ -47,6 +47,7 @@ type app struct {
 	registry   *prometheus.Registry
 	queue      *queue.Queue
 	resync     *queue.Resync
+	orders     *sop.OrderStore
 	dispatcher *sop.Dispatcher
 	handler    *handler.Handler
 	web        *web.Front
@@ -113,7 +114,8 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	classifier := rules.NewClassifier(rules.ClassifierOptions{
 		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
 	})
-	if a.resync, err = newResync(cfg, a.queue, classifier, registry, logger); err != nil {
+	a.orders = a.newOrders()
+	if a.resync, err = newResync(cfg, a.queue, classifier, a.orders.Silenced, registry, logger); err != nil {
 		return nil, err
 	}
 	services, err := a.services(registry, logger)
@@ -167,13 +169,17 @@ func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.L
 	return front, nil
 }
 
-func newResync(cfg config, q *queue.Queue, classifier *rules.Classifier, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
+func newResync(
+	cfg config, q *queue.Queue, classifier *rules.Classifier, silenced func(map[string]string) string,
+	reg prometheus.Registerer, logger *slog.Logger,
+) (*queue.Resync, error) {
 	o := queue.ResyncOptions{
 		Queue:         q,
 		Permission:    cfg.Permission,
 		Alertmanagers: make(map[string]queue.AlertSource),
 		Away:          cfg.WhenAway,
 		AwayAfter:     cfg.AwayAfter,
+		Silenced:      silenced,
 		Classifier:    classifier,
 		Interval:      cfg.ResyncInterval,
 		Registerer:    reg,
@@ -229,7 +235,7 @@ func (a *app) services(reg prometheus.Registerer, logger *slog.Logger) (sop.Serv
 		Source:     a.resync,
 		Conditions: a.queue,
 		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),
-		Orders:     a.orders(),
+		Orders:     a.orders,
 		Verdicts:   sop.NewVerdictCache(metrics, clock.RealClock{}),
 		Settings:   a.config.current,
 		Timing:     timing,
@@ -238,8 +244,8 @@ func (a *app) services(reg prometheus.Registerer, logger *slog.Logger) (sop.Serv
 	}, nil
 }
 
-// orders returns where the orders of people are kept: on the Lease of the election.
-func (a *app) orders() *sop.OrderStore {
+// newOrders returns where the orders of people are kept: on the Lease of the election.
+func (a *app) newOrders() *sop.OrderStore {
 	return sop.NewOrderStore(sop.OrderStoreOptions{
 		Client:    a.clients.calls.CoordinationV1(),
 		Namespace: a.cfg.LeaderElection.Namespace,

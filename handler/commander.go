@@ -49,6 +49,12 @@ type ClusterCommander interface {
 	SetMode(ctx context.Context, condition string, mode prom.Mode, o policy.Order) error
 	// ResetMode gives the condition its configured mode back.
 	ResetMode(ctx context.Context, condition, by string) error
+	// Silence keeps Aegis from acting on what the silence matches until its end, and returns it as it is kept. The error wraps
+	// policy.ErrRefused when there are too many.
+	Silence(ctx context.Context, s policy.Silence) (policy.Silence, error)
+	// EndSilence ends a silence before its time. The error wraps policy.ErrNoSilence when there is none, and policy.ErrRefused when it
+	// has ended.
+	EndSilence(ctx context.Context, id, by string) (policy.Silence, error)
 	// Storms returns the storms that go on.
 	Storms() []policy.Storm
 	// ReleaseStorm lets the condition be repaired in the pool in spite of the storm. The error wraps policy.ErrNoStorm when

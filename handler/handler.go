@@ -196,7 +196,7 @@ func (h *Handler) Routes() http.Handler {
 }
 
 func (h *Handler) all() []route {
-	return slices.Concat(h.probes(), h.requests(), h.questions(), h.nodeOrders(), h.clusterOrders())
+	return slices.Concat(h.probes(), h.requests(), h.questions(), h.nodeOrders(), h.clusterOrders(), h.silenceOrders())
 }
 
 // requests are the routes by which work comes in.
@@ -229,6 +229,7 @@ func (h *Handler) questions() []route {
 		ask("pause", "/api/v1/pause", h.servePause, 200, 503),
 		ask("conditions", "/api/v1/conditions", h.serveConditions, 200, 503),
 		ask("storms", "/api/v1/storms", h.serveStorms, 200, 503),
+		ask("silences", "/api/v1/silences", h.serveSilences, 200, 503),
 	}
 }
 

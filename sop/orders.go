@@ -30,6 +30,8 @@ const (
 	ModesAnnotation = "aegis.io/modes"
 	// StormsAnnotation holds the storms that go on, as JSON.
 	StormsAnnotation = "aegis.io/storms"
+	// SilencesAnnotation holds the silences of Aegis' own, as JSON.
+	SilencesAnnotation = "aegis.io/silences"
 )
 
 // ErrOrders is wrapped by the error about orders that cannot be read or written.
@@ -53,9 +55,10 @@ type OrderStore struct {
 	options OrderStoreOptions
 	clock   clock.Clock
 
-	mu   sync.Mutex
-	last policy.Orders
-	read time.Time
+	mu       sync.Mutex
+	last     policy.Orders
+	silences []parsedSilence // Those of last.
+	read     time.Time
 }
 
 // NewOrderStore returns a store that knows no orders until they are read.
@@ -85,9 +88,10 @@ func (s *OrderStore) take(lease *coordinationv1.Lease) policy.Orders {
 	if err != nil {
 		orders = policy.Orders{Pause: &policy.Order{Reason: err.Error()}}
 	}
+	silences := parseSilences(orders.Silences)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.read = orders, s.clock.Now()
+	s.last, s.silences, s.read = orders, silences, s.clock.Now()
 	return orders.Clone()
 }
 
@@ -133,6 +137,8 @@ func (s *OrderStore) update(ctx context.Context, change func(*policy.Orders) err
 	if err := change(&orders); err != nil {
 		return err
 	}
+	now := s.clock.Now()
+	orders.Silences = slices.DeleteFunc(orders.Silences, func(silence policy.Silence) bool { return !silence.Remembered(now) })
 	patch, err := orderPatch(lease, orders)
 	if err != nil || patch == nil {
 		return err
@@ -172,7 +178,11 @@ func parseOrders(annotations map[string]string) (policy.Orders, error) {
 	err := errors.Join(
 		parseOrder(annotations, ModesAnnotation, &orders.Modes),
 		parseOrder(annotations, StormsAnnotation, &orders.Storms),
+		parseOrder(annotations, SilencesAnnotation, &orders.Silences),
 	)
+	if wrong := policy.CheckSilences(orders.Silences); wrong != nil {
+		err = errors.Join(err, fmt.Errorf("annotation %s: %w", SilencesAnnotation, wrong))
+	}
 	for _, name := range slices.Sorted(maps.Keys(orders.Modes)) {
 		if mode := orders.Modes[name].Mode; !mode.Known() {
 			err = errors.Join(err, fmt.Errorf("annotation %s: %s has the mode %q: use off, observe, approve or auto", ModesAnnotation, name, mode))
@@ -246,6 +256,8 @@ func orderTexts(o policy.Orders) (map[string]string, error) {
 		PausedAnnotation: {o.Pause == nil, o.Pause},
 		ModesAnnotation:  {len(o.Modes) == 0, o.Modes},
 		StormsAnnotation: {len(o.Storms) == 0, o.Storms},
+
+		SilencesAnnotation: {len(o.Silences) == 0, o.Silences},
 	} {
 		texts[key] = ""
 		if value.empty {

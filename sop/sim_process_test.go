@@ -119,6 +119,7 @@ func (p *simProcess) wire() {
 	if !p.Verbose() {
 		logger = slog.New(slog.DiscardHandler)
 	}
+	orders := sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
 	var err error
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
@@ -128,7 +129,6 @@ func (p *simProcess) wire() {
 	if err != nil {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
 	}
-	orders := sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
 	p.dispatcher = sop.NewDispatcher(sop.Services{
 		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.client.Jobs(),
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),

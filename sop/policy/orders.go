@@ -41,12 +41,15 @@ type Orders struct {
 	Modes map[string]ModeOrder
 	// Storms are those that go on, sorted by condition and pool.
 	Storms []Storm
+	// Silences are those of Aegis' own, the latest last.
+	Silences []Silence
 }
 
 // Clone returns a copy that shares nothing that changes.
 func (o Orders) Clone() Orders {
 	o.Modes = maps.Clone(o.Modes)
 	o.Storms = slices.Clone(o.Storms)
+	o.Silences = slices.Clone(o.Silences)
 	return o
 }
 

@@ -105,7 +105,7 @@ func (n VerdictName) Meaning() string {
 		VerdictControlPlane:      "The node runs the control plane.",
 		VerdictHumanOwned:        "People own the ticket, or it cannot be read.",
 		VerdictHumanCordoned:     "A person has cordoned the node.",
-		VerdictSilenced:          "Alertmanager suppresses the alert, or a silence matches it.",
+		VerdictSilenced:          "Alertmanager suppresses the alert, or a silence of Alertmanager or of Aegis matches it.",
 		VerdictContested:         "The alert came back with an old start time, as a late message does, or began before its node was registered.",
 		VerdictUnconfirmed:       "Prometheus does not report the condition, or no Alertmanager lists its alert.",
 		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no reliable answer.",

@@ -126,3 +126,62 @@ func TestAlertmanagerDiesInTheMiddle(t *testing.T) {
 		})
 	}
 }
+
+// A silence of Aegis' own holds a repair back until it ends, whoever permits it.
+func TestASilenceHolds(t *testing.T) {
+	quiet := func(t *testing.T, w *sitetest.Site, d time.Duration) policy.Silence {
+		t.Helper()
+		s, err := w.Dispatcher.Silence(t.Context(), policy.Silence{
+			Matchers: []string{`node=~"gpu-.*"`, `alertname="GpuHung"`}, EndsAt: time.Now().Add(d), CreatedBy: "alice", Comment: "riser swap",
+		})
+		require.NoError(t, err)
+		return s
+	}
+	tests := map[string]sitetest.Monitoring{
+		"Prometheus permits":   {Permission: queue.PermitPrometheus},
+		"Alertmanager permits": {Alertmanager: true},
+	}
+	for name, monitoring := range tests {
+		site := func(t *testing.T) (w *sitetest.Site, stop func()) {
+			t.Helper()
+			w = sitetest.New(t, sitetest.Catalogue(t, ""), hungGPU, sitetest.Story{FixedBy: "reboot"})
+			w.Watch(monitoring)
+			return w, w.Start()
+		}
+		t.Run(name+", it ends", func(t *testing.T) {
+			sitetest.At(t, func(t *testing.T) {
+				w, stop := site(t)
+				s := quiet(t, w, 2*time.Hour)
+				raise(w)
+				time.Sleep(119 * time.Minute)
+				require.True(t, w.Untouched())
+				require.Equal(t, policy.Verdict{
+					Name:   policy.VerdictSilenced,
+					Reason: "the alert is silenced: silence " + s.ID + " of Aegis by alice until " + s.EndsAt.Format(time.RFC3339) + ": riser swap",
+				}, w.Verdict(hungGPU))
+				w.Await("resolved", w.Over)
+				require.Equal(t, "resolved", w.Outcome())
+				stop()
+			})
+		})
+		t.Run(name+", it comes in the middle and is deleted", func(t *testing.T) {
+			sitetest.At(t, func(t *testing.T) {
+				w, stop := site(t)
+				raise(w)
+				for !cordoned(w.Record()) {
+					time.Sleep(sitetest.JobTime / 10)
+				}
+				s := quiet(t, w, 24*time.Hour)
+				time.Sleep(2 * time.Hour)
+				require.Zero(t, w.Evicted())
+				require.NotContains(t, w.Ordered(), "reboot")
+				require.Equal(t, policy.VerdictSilenced, w.Verdict(hungGPU).Name)
+				_, err := w.Dispatcher.EndSilence(t.Context(), s.ID, "bob")
+				require.NoError(t, err)
+				w.Await("resolved", w.Over)
+				require.Equal(t, "resolved", w.Outcome())
+				stop()
+			})
+		})
+	}
+}
