@@ -12,11 +12,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	k8stesting "k8s.io/client-go/testing"
+	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
 
@@ -30,8 +30,23 @@ type trial struct {
 	// ticket is nil while no ticket is open.
 	ticket  *ticket.Ticket
 	history *ticket.History
+	cache   *laggingCache
 	// later is what happens once the ticket is written and the sources have confirmed the condition.
 	later func()
+}
+
+// laggingCache shows a node once as it was.
+type laggingCache struct {
+	corelisters.NodeLister
+	once *corev1.Node
+}
+
+func (c *laggingCache) Get(name string) (*corev1.Node, error) {
+	if stale := c.once; stale != nil {
+		c.once = nil
+		return stale, nil
+	}
+	return c.NodeLister.Get(name)
 }
 
 // obstacle puts one thing in the way of the repair of a trial.
@@ -56,7 +71,7 @@ func ownershipObstacles() map[string]obstacle {
 	return map[string]obstacle{
 		"no such node": func(w *trial) {
 			w.later = func() {
-				require.NoError(w.t, w.client.CoreV1().Nodes().Delete(w.t.Context(), nodeA, metav1.DeleteOptions{}))
+				w.cluster.Do(func() { w.cluster.DeleteNode(nodeA) })
 			}
 		},
 		"ticket of people": func(w *trial) {
@@ -223,22 +238,26 @@ func (w *trial) fill() {
 	w.settings.Pools[0].MaxPercent, w.settings.Pools[0].MaxDestructive = 1, 1
 	other := testNode("gpu-other", "uid-other")
 	other.Spec.Unschedulable = true
-	_, err := w.client.CoreV1().Nodes().Create(w.t.Context(), other, metav1.CreateOptions{})
-	require.NoError(w.t, err)
+	w.cluster.Do(func() { w.cluster.AddNode(other) })
 	w.d.services.limits.resume(other.Name, ticket.Reboot)
 }
 
 // fail has the API server answer no more reads of the resource.
 func (w *trial) fail(resource string) {
-	w.client.PrependReactor("get", resource, func(k8stesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewInternalError(errors.New("etcd is away"))
-	})
+	w.client.Before = func(call soptest.Call) error {
+		if call.Verb == soptest.VerbGet && call.Resource == resource {
+			return apierrors.NewInternalError(errors.New("etcd is away"))
+		}
+		return nil
+	}
 }
 
 // newTrial returns one in which nothing stands against the repair but the obstacle.
 func newTrial(t *testing.T, stage policy.Stage, origin policy.Origins, put obstacle) *trial {
 	t.Helper()
 	w := &trial{world: newWorld(t, testPolicy()), history: &ticket.History{}, later: func() {}}
+	w.cache = &laggingCache{NodeLister: w.nodes}
+	w.nodes = w.cache
 	w.d = w.dispatcher()
 	_, err := w.d.services.Orders.Read(t.Context())
 	require.NoError(t, err)
@@ -330,17 +349,9 @@ func (w *trial) enter(origin policy.Origins) policy.Verdict {
 	}
 	w.raise(w.status.Condition)
 	stale := w.node()
+	delete(stale.Annotations, ticket.Annotation)
 	w.write()
-	broken := w.node()
-	first := true
-	w.client.PrependReactor("get", "nodes", func(k8stesting.Action) (bool, runtime.Object, error) {
-		defer func() { first = false }()
-		if first {
-			delete(stale.Annotations, ticket.Annotation)
-			return true, stale, nil
-		}
-		return true, broken, nil
-	})
+	w.cache.once = stale
 	if origin == policy.Check {
 		_, err := w.d.Check(w.t.Context(), order)
 		return refusedAs(err)

@@ -46,7 +46,7 @@ func TestRequestWaitsForTheBudget(t *testing.T) {
 		stop := w.start()
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictBudget })
 		require.False(t, w.node().Spec.Unschedulable)
-		require.NoError(t, w.objects.Delete(corev1.SchemeGroupVersion.WithResource("nodes"), "", "gpu-0002"))
+		w.cluster.Do(func() { w.cluster.DeleteNode("gpu-0002") })
 		w.await("resolved", resolved)
 		stop()
 	})

@@ -15,10 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
 
 	"aegis.io/aegis/ticket"
 
@@ -27,17 +24,17 @@ import (
 
 // fleet returns limits over nodes named n0, n1, ... of one pool.
 func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *limits {
-	var objects []runtime.Object
+	var nodes []*corev1.Node
 	for i := range size {
 		node := testNode(fmt.Sprintf("n%d", i), "")
 		if change != nil {
 			change(i, node)
 		}
-		objects = append(objects, node)
+		nodes = append(nodes, node)
 	}
 	pool.Name, pool.Selector = "p", labels.Everything()
 	return newLimits(Services{
-		Nodes:    liveNodes{fake.NewClientset(objects...)},
+		Nodes:    nodesOf(nodes...),
 		Tickets:  ticket.NewStore(ticket.StoreOptions{}),
 		Settings: func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} },
 		Clock:    clock.RealClock{},
@@ -129,15 +126,15 @@ func TestMetricsAreLintClean(t *testing.T) {
 	theirs.Supervisor = "alice"
 	teams := ownTicket("GpuHung")
 	teams.Supervisor = "gpu"
-	var objects []runtime.Object
+	var nodes []*corev1.Node
 	for i, text := range []string{encoded(t, owned), encoded(t, theirs), encoded(t, teams), broken, ""} {
 		node := testNode(fmt.Sprintf("n%d", i), "")
 		if text != "" {
 			node.Annotations = map[string]string{ticket.Annotation: text}
 		}
-		objects = append(objects, node)
+		nodes = append(nodes, node)
 	}
-	reg.MustRegister(NewTicketCollector(liveNodes{fake.NewClientset(objects...)}, ticket.NewStore(ticket.StoreOptions{}), &world{policy: testPolicy()}))
+	reg.MustRegister(NewTicketCollector(nodesOf(nodes...), ticket.NewStore(ticket.StoreOptions{}), &world{policy: testPolicy()}))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Len(t, problems, 1)
@@ -239,13 +236,9 @@ func TestVerdictOfAHeldTicketStays(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("b", "uid-b"))
 		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 1 })
-		b, err := w.client.CoreV1().Nodes().Get(t.Context(), "b", getOptions())
-		require.NoError(t, err)
-		b.Spec.Unschedulable = true
-		_, err = w.client.CoreV1().Nodes().Update(t.Context(), b, metav1.UpdateOptions{})
-		require.NoError(t, err)
+		w.cluster.Do(func() { w.cluster.Cordon("b") })
 		stop := w.start()
-		_, err = w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice"})
+		_, err := w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice"})
 		require.NoError(t, err)
 		w.await("held", func(ticket.Record) bool { return w.verdict("Reboot") == policy.VerdictBudget })
 		since := w.verdicts.Node(nodeA)[0].Since

@@ -6,10 +6,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	k8stesting "k8s.io/client-go/testing"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/soptest"
 )
 
 // markable raises a condition of GPUs that nothing repairs, so that only the marks are written.
@@ -26,8 +26,8 @@ func (w *world) markable(condition, device string, mode prom.DeviceMode, change 
 
 func markWrites(w *world) int {
 	n := 0
-	for _, a := range w.client.Actions() {
-		if p, ok := a.(k8stesting.PatchAction); ok && p.GetSubresource() == "" && p.GetResource().Resource == "nodes" {
+	for _, call := range w.client.Calls() {
+		if call.Verb == soptest.VerbPatch && call.Resource == "nodes" {
 			n++
 		}
 	}

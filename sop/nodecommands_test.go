@@ -185,7 +185,7 @@ func TestTakeOverAndRelease(t *testing.T) {
 				time.Sleep(20 * time.Minute)
 				require.Equal(t, policy.VerdictHumanOwned, w.verdict("Reboot"))
 				if action == ticket.Drain {
-					require.NoError(t, w.objects.Delete(corev1.SchemeGroupVersion.WithResource("pods"), "train", "worker"))
+					w.cluster.Do(func() { w.cluster.DeletePod("train", "worker") })
 				}
 				require.NoError(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}))
 				require.ErrorIs(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}), policy.ErrRefused)

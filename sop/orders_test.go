@@ -13,30 +13,43 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	k8stesting "k8s.io/client-go/testing"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
 
-// lease returns the Lease of Aegis, held by the holder.
-func lease(holder string, annotations map[string]string) *coordinationv1.Lease {
-	return &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "monitoring", Name: ticket.Self, Annotations: annotations},
-		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder},
-	}
-}
-
-func orderStore(identity string, objects ...runtime.Object) (*OrderStore, *fake.Clientset) {
-	client := fake.NewClientset(objects...)
+// orderStore returns a store of the orders on a Lease with the annotations, which the holder holds.
+func orderStore(identity, holder string, annotations map[string]string) (*OrderStore, *soptest.Client) {
+	cluster := soptest.New(soptest.Options{Election: ticket.Self})
+	cluster.Do(func() {
+		cluster.Elect(holder)
+		for key, text := range annotations {
+			cluster.EditLease(key, text)
+		}
+	})
+	client := cluster.NewClient()
 	return NewOrderStore(OrderStoreOptions{
 		Client: client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return identity },
 	}), client
+}
+
+// withoutLease takes the Lease away.
+func withoutLease(client *soptest.Client) {
+	client.Cluster().Do(func() { client.Cluster().Lease = nil })
+}
+
+// verbs are those of the calls that the client makes meanwhile.
+func verbs(client *soptest.Client, meanwhile func()) (verbs []soptest.Verb) {
+	before := len(client.Calls())
+	meanwhile()
+	for _, call := range client.Calls()[before:] {
+		verbs = append(verbs, call.Verb)
+	}
+	return verbs
 }
 
 func TestOrdersAreReadFromTheLease(t *testing.T) {
@@ -83,15 +96,15 @@ func TestOrdersAreReadFromTheLease(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			store, client := orderStore("me", lease("me", tt.annotations))
+			store, client := orderStore("me", "me", tt.annotations)
 			got, err := store.Read(t.Context())
 			require.NoError(t, err)
 			if tt.err != "" {
 				require.Contains(t, got.Pause.Reason, tt.err, "what cannot be read might be a pause")
-				client.ClearActions()
-				err := store.Update(t.Context(), func(*policy.Orders) error { return nil })
-				require.ErrorIs(t, err, ErrOrders)
-				require.Len(t, client.Actions(), 1, "what cannot be read is not written over")
+				calls := verbs(client, func() {
+					require.ErrorIs(t, store.Update(t.Context(), func(*policy.Orders) error { return nil }), ErrOrders)
+				})
+				require.Equal(t, []soptest.Verb{soptest.VerbGet}, calls, "what cannot be read is not written over")
 				return
 			}
 			require.Equal(t, tt.want, got)
@@ -102,14 +115,15 @@ func TestOrdersAreReadFromTheLease(t *testing.T) {
 
 func TestOrdersAreWrittenOnTheLease(t *testing.T) {
 	t.Parallel()
-	store, client := orderStore("me", lease("me", map[string]string{"site": "x"}))
+	store, client := orderStore("me", "me", map[string]string{"site": "x"})
 	conflicts := 0
-	client.PrependReactor("patch", "leases", func(k8stesting.Action) (bool, runtime.Object, error) {
-		if conflicts++; conflicts <= 2 {
-			return true, nil, apierrors.NewConflict(coordinationv1.Resource("leases"), ticket.Self, errors.New("renewed"))
+	client.Before = func(call soptest.Call) error {
+		if call.Verb != soptest.VerbPatch || conflicts == 2 {
+			return nil
 		}
-		return false, nil, nil
-	})
+		conflicts++
+		return apierrors.NewConflict(coordinationv1.Resource("leases"), ticket.Self, errors.New("renewed"))
+	}
 	require.NoError(t, store.Update(t.Context(), func(o *policy.Orders) error {
 		o.Pause = &policy.Order{By: "alice", Reason: "move"}
 		return nil
@@ -124,25 +138,24 @@ func TestOrdersAreWrittenOnTheLease(t *testing.T) {
 		return nil
 	}))
 	require.Nil(t, store.Last().Pause)
-	client.ClearActions()
-	require.NoError(t, store.Update(t.Context(), func(*policy.Orders) error { return nil }))
-	for _, a := range client.Actions() {
-		require.Equal(t, "get", a.GetVerb(), "nothing to write")
-	}
+	calls := verbs(client, func() { require.NoError(t, store.Update(t.Context(), func(*policy.Orders) error { return nil })) })
+	require.Equal(t, []soptest.Verb{soptest.VerbGet}, calls, "nothing to write")
 }
 
 func TestOrdersNeedTheLease(t *testing.T) {
 	t.Parallel()
-	store, _ := orderStore("me", lease("another", nil))
+	store, _ := orderStore("me", "another", nil)
 	_, err := store.Read(t.Context())
 	require.ErrorIs(t, err, ErrLeaseLost)
 	require.ErrorIs(t, store.Update(t.Context(), func(*policy.Orders) error { return nil }), ErrLeaseLost)
 
-	none, _ := orderStore("me")
+	none, client := orderStore("me", "me", nil)
+	withoutLease(client)
 	_, err = none.Read(t.Context())
 	require.ErrorIs(t, err, ErrOrders)
 
-	alone, client := orderStore("")
+	alone, client := orderStore("", "", nil)
+	withoutLease(client)
 	_, err = alone.Read(t.Context())
 	require.NoError(t, err, "without an election the Lease is made for the orders")
 	_, err = client.CoordinationV1().Leases("monitoring").Get(t.Context(), ticket.Self, metav1.GetOptions{})
@@ -238,18 +251,12 @@ func TestOrdersReachARunningProcedure(t *testing.T) {
 }
 
 func (w *world) annotateLease(key, text string) error {
-	leases := w.client.CoordinationV1().Leases("monitoring")
-	l, err := leases.Get(context.Background(), ticket.Self, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	if l.Annotations == nil {
-		l.Annotations = make(map[string]string)
-	}
-	l.Annotations[key] = text
-	_, err = leases.Update(context.Background(), l, metav1.UpdateOptions{})
-	return err
+	w.cluster.Do(func() { w.cluster.EditLease(key, text) })
+	return nil
 }
+
+// elect makes another process the leader.
+func (w *world) elect(identity string) { w.cluster.Do(func() { w.cluster.Elect(identity) }) }
 
 func (w *world) setWindow(from, to string) error {
 	window, err := policy.ParseWindow(nil, from, to, "")
@@ -283,25 +290,20 @@ func TestFrozenLeaderEnds(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.identity = "old"
-		leases := w.client.CoordinationV1().Leases("monitoring")
-		_, err := leases.Create(t.Context(), lease("old", nil), metav1.CreateOptions{})
-		require.NoError(t, err)
+		w.elect("old")
 		ended := w.process(t.Context())
 		time.Sleep(time.Minute)
-		_, err = leases.Update(t.Context(), lease("new", nil), metav1.UpdateOptions{})
-		require.NoError(t, err)
+		w.elect("new")
 		require.ErrorIs(t, <-ended, ErrLeaseLost)
 
-		store, _ := orderStore("old", lease("new", nil))
+		store, _ := orderStore("old", "new", nil)
 		require.ErrorIs(t, store.Confirm(t.Context(), time.Minute), ErrLeaseLost, "never read")
-		mine, client := orderStore("old", lease("old", nil))
-		require.NoError(t, mine.Confirm(t.Context(), time.Minute))
-		client.ClearActions()
-		require.NoError(t, mine.Confirm(t.Context(), time.Minute))
-		require.Empty(t, client.Actions(), "read a moment ago")
+		mine, client := orderStore("old", "old", nil)
+		confirm := func() { require.NoError(t, mine.Confirm(t.Context(), time.Minute)) }
+		confirm()
+		require.Empty(t, verbs(client, confirm), "read a moment ago")
 		time.Sleep(time.Minute)
-		require.NoError(t, mine.Confirm(t.Context(), time.Minute))
-		require.Len(t, client.Actions(), 1)
+		require.Len(t, verbs(client, confirm), 1)
 	})
 }
 
@@ -310,15 +312,10 @@ func TestLostLeaseFences(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.identity = "old"
-		_, err := w.client.CoordinationV1().Leases("monitoring").Create(t.Context(), lease("old", nil), metav1.CreateOptions{})
-		require.NoError(t, err)
+		w.elect("old")
 		w.jobs.effect = func(r jobs.Request) {
-			if r.Action != protocol.ActionDiagnose {
-				return
-			}
-			_, err := w.client.CoordinationV1().Leases("monitoring").Update(context.Background(), lease("new", nil), metav1.UpdateOptions{})
-			if err != nil {
-				t.Error(err)
+			if r.Action == protocol.ActionDiagnose {
+				w.elect("new")
 			}
 		}
 		w.raise("Reboot")

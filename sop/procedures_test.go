@@ -52,9 +52,7 @@ func TestRebootLadderHeals(t *testing.T) {
 		require.Empty(t, w.node().Annotations[ticket.OwnerAnnotation])
 		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
 		require.Len(t, w.record().History.Incidents[0].Destructive, 1)
-		pods, err := w.client.CoreV1().Pods("train").List(t.Context(), metav1.ListOptions{})
-		require.NoError(t, err)
-		require.Empty(t, pods.Items)
+		require.Empty(t, w.pods())
 	})
 }
 
@@ -153,13 +151,7 @@ func TestDrainLeavesWhatBelongsToTheNode(t *testing.T) {
 		}
 		w.raise("Reboot")
 		w.run("resolved", resolved)
-		pods, err := w.client.CoreV1().Pods("train").List(t.Context(), metav1.ListOptions{})
-		require.NoError(t, err)
-		var left []string
-		for _, p := range pods.Items {
-			left = append(left, p.Name)
-		}
-		require.ElementsMatch(t, []string{"daemon", "static", "finished"}, left)
+		require.ElementsMatch(t, []string{"daemon", "static", "finished"}, w.pods())
 	})
 }
 
@@ -213,6 +205,7 @@ func TestUnprovenShutdownIsSaid(t *testing.T) {
 		policy := testPolicy()
 		policy.Shutdown = true
 		w := newWorld(t, policy)
+		w.jobs.stuck = true
 		w.raise("Isolate")
 		w.run("handed over", handedTo("gpu"))
 		require.Equal(t, 1, w.jobs.count(protocol.ActionShutdown))
@@ -230,8 +223,7 @@ func TestPressureIsWaitedFor(t *testing.T) {
 		}()
 		w.run("resolved", resolved)
 		require.Empty(t, w.jobs.order, "nothing is run on the node")
-		_, err := w.client.CoreV1().Pods("train").Get(t.Context(), "worker", metav1.GetOptions{})
-		require.NoError(t, err, "nothing is evicted")
+		require.Equal(t, []string{"worker"}, w.pods(), "nothing is evicted")
 		require.False(t, w.node().Spec.Unschedulable)
 	})
 }
@@ -311,20 +303,14 @@ func TestDevicePluginIsRestartedOnce(t *testing.T) {
 		w := newWorld(t, policy, plugin)
 		go func() {
 			// The DaemonSet's part, and the kubelet's.
-			for {
-				_, err := w.client.CoreV1().Pods("train").Get(t.Context(), "plugin", metav1.GetOptions{})
-				if err != nil {
-					break
-				}
+			for len(w.pods()) > 0 {
 				time.Sleep(time.Second)
 			}
 			successor := testPod("plugin", func(p *corev1.Pod) {
 				p.CreationTimestamp = metav1.Now()
 				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 			})
-			if err := w.objects.Add(successor); err != nil {
-				t.Error(err)
-			}
+			w.cluster.Do(func() { w.cluster.AddPod(successor) })
 			w.edit(func(n *corev1.Node) {
 				n.Status.Capacity = corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}
 				n.Status.Allocatable = corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}

@@ -234,7 +234,7 @@ func silent(after time.Duration) func(w *world) {
 // busy puts a pod on the node that no eviction ends.
 func busy(w *world) {
 	held := testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "keep-one" })
-	require.NoError(w.t, w.objects.Add(held))
+	w.cluster.Do(func() { w.cluster.AddPod(held) })
 }
 
 // plugin puts a device plugin on the node, which its controller replaces.
@@ -251,15 +251,13 @@ func plugin(w *world) {
 		n.Status.Capacity = corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}
 		n.Status.Allocatable = n.Status.Capacity
 	})
-	require.NoError(w.t, w.objects.Add(pod("uid-0")))
+	w.cluster.Do(func() { w.cluster.AddPod(pod("uid-0")) })
 	go func() {
 		for n := 1; sleep(w.t.Context(), clock.RealClock{}, time.Second) == nil; {
-			if _, err := w.client.CoreV1().Pods("train").Get(w.t.Context(), "plugin", getOptions()); err == nil {
+			if len(w.pods()) > 0 {
 				continue
 			}
-			if err := w.objects.Add(pod(types.UID(fmt.Sprintf("uid-%d", n)))); err != nil {
-				w.t.Error(err)
-			}
+			w.cluster.Do(func() { w.cluster.AddPod(pod(types.UID(fmt.Sprintf("uid-%d", n)))) })
 			n++
 		}
 	}()

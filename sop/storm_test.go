@@ -2,14 +2,13 @@ package sop
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -129,12 +128,8 @@ func stormWorld(t *testing.T) *world {
 
 func (w *world) names() []string {
 	w.t.Helper()
-	list, err := w.client.CoreV1().Nodes().List(w.t.Context(), metav1.ListOptions{})
-	require.NoError(w.t, err)
 	var names []string
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
-	}
+	w.cluster.Do(func() { names = slices.Sorted(maps.Keys(w.cluster.Nodes)) })
 	return names
 }
 
@@ -219,13 +214,6 @@ func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 	require.False(t, canStorm(prom.AegisNodeStatus{Priority: 1, Policy: prom.Policy{Mode: prom.ModeAuto}}), "the return of cordoned nodes")
 	require.False(t, canStorm(prom.AegisNodeStatus{Priority: 3, Policy: prom.Policy{Mode: prom.ModeObserve}}))
 	require.True(t, canStorm(prom.AegisNodeStatus{Priority: 0, Policy: prom.Policy{Mode: prom.ModeAuto}}))
-}
-
-func (w *world) nodeNamed(name string) *corev1.Node {
-	w.t.Helper()
-	node, err := w.client.CoreV1().Nodes().Get(w.t.Context(), name, metav1.GetOptions{})
-	require.NoError(w.t, err)
-	return node
 }
 
 // cordoned returns how many nodes are.

@@ -1,7 +1,6 @@
 package sop
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -219,17 +218,11 @@ func TestRestartedPodIsNotDeletedAgain(t *testing.T) {
 		})
 		w.raise("Plugin")
 		stop := w.start()
-		w.await("deleted", func(ticket.Record) bool {
-			_, err := w.client.CoreV1().Pods("train").Get(t.Context(), "plugin", getOptions())
-			return err != nil
-		})
-		_, err := w.client.CoreV1().Pods("train").Create(context.Background(), plugin("uid-new"), metav1.CreateOptions{})
-		require.NoError(t, err)
+		w.await("deleted", func(ticket.Record) bool { return len(w.pods()) == 0 })
+		w.cluster.Do(func() { w.cluster.AddPod(plugin("uid-new")) })
 		w.source.gone()
 		w.await("resolved", resolved)
-		pod, err := w.client.CoreV1().Pods("train").Get(t.Context(), "plugin", getOptions())
-		require.NoError(t, err)
-		require.EqualValues(t, "uid-new", pod.UID)
+		require.Equal(t, []string{"plugin"}, w.pods(), "the successor is still there")
 		stop()
 	})
 }
@@ -255,8 +248,7 @@ func TestStaleLeaseIsToldByOurClock(t *testing.T) {
 		require.False(t, stale(), "seen for the first time")
 		time.Sleep(59 * time.Second)
 		require.False(t, stale())
-		_, err := w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(t.Context(), renewed(), metav1.UpdateOptions{})
-		require.NoError(t, err)
+		w.cluster.Do(func() { w.add(renewed()) })
 		time.Sleep(time.Second)
 		require.False(t, stale(), "renewed meanwhile")
 		time.Sleep(time.Minute)

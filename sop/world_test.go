@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -15,18 +14,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/kubernetes/scheme"
-	k8stesting "k8s.io/client-go/testing"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
 
 	"aegis.io/aegis/jobs"
@@ -34,6 +29,7 @@ import (
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
 
@@ -42,15 +38,16 @@ const (
 	nodeUID     = types.UID("uid-1")
 	bootTime    = 2 * time.Minute
 	testTimeout = 6 * time.Hour
+	// jobTime is no multiple of the pace at which Jobs are followed: their effect comes before anybody sees their end.
+	jobTime = 58 * time.Second
 )
 
-// world is a cluster in virtual time: an API server in memory, nodes that boot when told to, and the real queue, dispatcher,
-// journal and limits.
+// world is the fake cluster in virtual time, with the real queue, dispatcher, journal and limits. Every condition has the procedure
+// that its name says, and the sources say of all of them what the test sets.
 type world struct {
-	t      *testing.T
-	client *fake.Clientset
-	// objects is what the client reaches.
-	objects  k8stesting.ObjectTracker
+	t        *testing.T
+	cluster  *soptest.Cluster
+	client   *soptest.Client
 	queue    *queue.Queue
 	source   *fakeSource
 	jobs     *fakeJobs
@@ -60,6 +57,9 @@ type world struct {
 	metrics  *Metrics
 	registry *prometheus.Registry
 	events   *record.FakeRecorder
+	reader   *ticket.Store
+	// nodes is the cache of the processes, which never lags unless a test has it do so.
+	nodes corelisters.NodeLister
 
 	mu       sync.Mutex
 	settings policy.Settings
@@ -79,22 +79,31 @@ type world struct {
 	identity string
 	// journal is the last ticket that was written, as its steps.
 	journal []string
-	// read is what record has last read, and text what it was read from.
-	reading sync.Mutex
-	read    ticket.Record
-	text    string
 }
 
 func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 	t.Helper()
-	w := &world{t: t, policy: p, source: &fakeSource{}, events: record.NewFakeRecorder(1000)}
+	w := &world{t: t, policy: p, source: &fakeSource{}, events: record.NewFakeRecorder(1000), reader: ticket.NewStore(ticket.StoreOptions{})}
+	w.cluster = soptest.New(soptest.Options{Election: ticket.Self, Pace: soptest.Pace{
+		JobRun: soptest.Exactly(jobTime), Boot: soptest.Exactly(bootTime), PowerDown: bootTime / 4,
+	}})
+	isNode := func(o runtime.Object) bool { _, is := o.(*corev1.Node); return is }
 	if !slices.ContainsFunc(objects, isNode) {
 		objects = append(objects, testNode(nodeA, nodeUID))
 	}
-	w.client, w.objects = newClient(t, objects...)
-	w.client.PrependReactor("patch", "nodes", w.patch)
-	w.client.PrependReactor("create", "pods", w.evict)
-	w.jobs = &fakeJobs{world: w, made: make(map[string]jobs.Request)}
+	// The tests themselves replace what a DaemonSet would.
+	w.cluster.Daemons[nodeA] = soptest.Daemon{Late: true}
+	w.cluster.Do(func() { w.add(objects...) })
+	w.client = w.cluster.NewClient()
+	w.client.Before = w.before
+	w.jobs = &fakeJobs{world: w}
+	w.cluster.Operate = w.jobs.operate
+	w.cluster.Observer = soptest.Observer{
+		NodeWritten: func(_ *soptest.Client, _, after *corev1.Node, _ time.Time) { w.written(after) },
+		JobOrdered:  func(_ *soptest.Client, r jobs.Request) { w.jobs.ordered(r) },
+		JobEnded:    func(job *soptest.Job) { w.jobs.ended(job.Request) },
+	}
+	w.nodes = w.cluster.Live()
 	w.registry = prometheus.NewRegistry()
 	w.metrics = NewMetrics(w.registry)
 	w.queue = queue.New(queue.Options{Registerer: prometheus.NewRegistry()})
@@ -116,32 +125,39 @@ func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 	return w
 }
 
-// newClient returns an API server in memory that does not keep track of who has set a field, which makes up most of the work of the
-// usual one.
-func newClient(t *testing.T, objects ...runtime.Object) (*fake.Clientset, k8stesting.ObjectTracker) {
-	t.Helper()
-	tracker := k8stesting.NewObjectTracker(scheme.Scheme, scheme.Codecs.UniversalDecoder())
+// add puts objects into the cluster, whose lock is held.
+func (w *world) add(objects ...runtime.Object) {
 	for _, o := range objects {
-		require.NoError(t, tracker.Add(o))
+		switch o := o.(type) {
+		case *corev1.Node:
+			w.cluster.AddNode(o)
+		case *corev1.Pod:
+			w.cluster.AddPod(o)
+		case *policyv1.PodDisruptionBudget:
+			w.cluster.Budgets = append(w.cluster.Budgets, *o)
+		case *coordinationv1.Lease:
+			w.cluster.NodeLeases[o.Name] = o
+		default:
+			w.t.Errorf("the cluster has no %T", o)
+		}
 	}
-	client := &fake.Clientset{}
-	client.AddReactor("*", "*", k8stesting.ObjectReaction(tracker))
-	return client, tracker
 }
 
-func isNode(o runtime.Object) bool {
-	_, ok := o.(*corev1.Node)
-	return ok
+// nodesOf returns a cache of the nodes of a cluster that has no others.
+func nodesOf(nodes ...*corev1.Node) corelisters.NodeLister {
+	c := soptest.New(soptest.Options{})
+	c.Do(func() {
+		for _, n := range nodes {
+			c.AddNode(n)
+		}
+	})
+	return c.Live()
 }
 
 func testNode(name string, uid types.UID) *corev1.Node {
-	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: name, UID: uid, ResourceVersion: "1"},
-		Status: corev1.NodeStatus{
-			NodeInfo:   corev1.NodeSystemInfo{BootID: "boot-0"},
-			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
-		},
-	}
+	node := soptest.NewNode(name)
+	node.UID = uid
+	return node
 }
 
 // testPolicy is that of a condition which Aegis may repair by all means.
@@ -155,15 +171,6 @@ func testPolicy() prom.Policy {
 }
 
 // Status makes the world the catalogue: every condition is an emergency with the procedure that its name says.
-func (w *world) InhibitedBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
-	for _, o := range others {
-		if w.inhibits[o.Condition] == status.Condition {
-			return o.Condition + " explains it"
-		}
-	}
-	return ""
-}
-
 func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -178,6 +185,16 @@ func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStat
 		Node: node, Condition: condition, ID: device, Type: "gpu", Priority: priority, Policy: w.policy,
 		SOP: "test/" + strings.ToLower(condition), FirstSeen: time.Now(), LastSeen: time.Now(), Origin: prom.OriginAlert,
 	}
+}
+
+// InhibitedBy explains conditions as the test has set it.
+func (w *world) InhibitedBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
+	for _, o := range others {
+		if w.inhibits[o.Condition] == status.Condition {
+			return o.Condition + " explains it"
+		}
+	}
+	return ""
 }
 
 // raise reports a condition on node A.
@@ -201,56 +218,28 @@ func (w *world) withdraw(key prom.Key) {
 	}
 }
 
-// patch applies a patch as the API server does: a failed test is an invalid request.
-func (w *world) patch(action k8stesting.Action) (bool, runtime.Object, error) {
-	if p, ok := action.(k8stesting.PatchAction); ok && p.GetPatchType() == types.MergePatchType {
-		// The marks of the node. They are no part of any incident.
-		return false, nil, nil
+// before lets the test interfere with writes to nodes.
+func (w *world) before(call soptest.Call) error {
+	if call.Resource != "nodes" || call.Patch != types.JSONPatchType {
+		return nil // A merge patch is of the marks of the node. They are no part of any incident.
 	}
 	w.mu.Lock()
 	w.writes++
 	n, hook := w.writes, w.onWrite
 	w.mu.Unlock()
-	if hook != nil {
-		if err := hook(n); err != nil {
-			return true, nil, err
-		}
+	if hook == nil {
+		return nil
 	}
-	handled, object, err := k8stesting.ObjectReaction(w.objects)(action)
-	if err != nil && !apierrors.IsNotFound(err) {
-		err = apierrors.NewInvalid(schema.GroupKind{Kind: "Node"}, nodeA, nil)
-	}
-	if node, ok := object.(*corev1.Node); ok && err == nil {
-		if r := ticket.ReadNode(node); r.Ticket != nil {
-			w.mu.Lock()
-			w.journal = steps(r)
-			w.mu.Unlock()
-		}
-	}
-	return handled, object, err
+	return hook(n)
 }
 
-// evict ends a pod at once, unless a label holds it as a disruption budget would.
-func (w *world) evict(action k8stesting.Action) (bool, runtime.Object, error) {
-	if action.GetSubresource() != "eviction" {
-		return false, nil, nil
+// written remembers the steps of a ticket, which may be closed later.
+func (w *world) written(node *corev1.Node) {
+	if r := ticket.ReadNode(node); r.Ticket != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.journal = steps(r)
 	}
-	create, ok := action.(k8stesting.CreateAction)
-	if !ok {
-		return false, nil, nil
-	}
-	eviction, ok := create.GetObject().(*policyv1.Eviction)
-	if !ok {
-		return true, nil, errors.New("not an eviction")
-	}
-	object, err := w.objects.Get(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
-	if err != nil {
-		return true, nil, err
-	}
-	if pod, ok := object.(*corev1.Pod); ok && pod.Labels["held"] != "" {
-		return true, nil, apierrors.NewTooManyRequests("the disruption budget "+pod.Labels["held"]+" needs it", 1)
-	}
-	return true, nil, w.objects.Delete(corev1.SchemeGroupVersion.WithResource("pods"), eviction.Namespace, eviction.Name)
 }
 
 func (w *world) setSettings(change func(*policy.Settings)) {
@@ -269,17 +258,15 @@ func (w *world) currentSettings() policy.Settings {
 
 // dispatcher returns a new process: nothing but the cluster and the queue is carried over.
 func (w *world) dispatcher() *Dispatcher {
-	metrics := w.metrics
-	lister := liveNodes{w.client}
-	w.verdicts = NewVerdictCache(metrics, clock.RealClock{})
+	w.verdicts = NewVerdictCache(w.metrics, clock.RealClock{})
 	orders := NewOrderStore(OrderStoreOptions{
 		Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return w.identity },
 	})
 	return NewDispatcher(Services{
 		Orders: orders,
-		Kube:   w.client, Nodes: lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.jobs,
+		Kube:   w.client, Nodes: w.nodes, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.client.Jobs(),
 		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.verdicts,
-		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
+		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: w.metrics, Logger: slog.New(slog.DiscardHandler),
 	}, w.queue, w, w.table)
 }
 
@@ -322,50 +309,47 @@ func (w *world) await(what string, until func(r ticket.Record) bool) {
 	}
 }
 
-func (w *world) node() *corev1.Node {
+func (w *world) node() *corev1.Node { return w.nodeNamed(nodeA) }
+
+func (w *world) nodeNamed(name string) (node *corev1.Node) {
 	w.t.Helper()
-	node, err := w.client.CoreV1().Nodes().Get(w.t.Context(), nodeA, metav1.GetOptions{})
-	require.NoError(w.t, err)
+	w.cluster.Do(func() { node = w.cluster.Nodes[name].DeepCopy() })
+	require.NotNil(w.t, node, name)
 	return node
 }
 
 func (w *world) record() ticket.Record {
 	w.t.Helper()
-	node := w.node()
-	text := node.Annotations[ticket.Annotation] + "\n" + node.Annotations[ticket.HistoryAnnotation]
-	w.reading.Lock()
-	defer w.reading.Unlock()
-	if w.read.Node == nil || w.text != text {
-		w.read, w.text = ticket.ReadNode(node), text
-		require.NoError(w.t, w.read.HistoryBroken)
-	}
-	r := w.read
-	if r.Node = node; r.Ticket != nil {
-		r.Ticket = r.Ticket.Clone()
-	}
+	r := w.reader.Read(w.node())
+	require.NoError(w.t, r.HistoryBroken)
 	return r
 }
 
-// edit changes node A as a person or a kubelet does.
-func (w *world) edit(change func(*corev1.Node)) {
-	w.t.Helper()
-	node := w.node()
-	change(node)
-	_, err := w.client.CoreV1().Nodes().Update(w.t.Context(), node, metav1.UpdateOptions{})
-	require.NoError(w.t, err)
+// edit changes node A as a person or a kubelet does. Nobody notes who has cordoned it unless the change does.
+func (w *world) edit(change func(*corev1.Node)) { w.editNode(nodeA, change) }
+
+func (w *world) editNode(name string, change func(*corev1.Node)) {
+	w.cluster.Do(func() {
+		var managed []metav1.ManagedFieldsEntry
+		w.cluster.Edit(name, func(n *corev1.Node) {
+			change(n)
+			managed = n.ManagedFields
+		})
+		w.cluster.Amend(name, func(n *corev1.Node) { n.ManagedFields = managed })
+	})
 }
 
-// boot gives node A another boot, after the time that a machine takes.
-func (w *world) boot(node string) {
-	object, err := w.client.CoreV1().Nodes().Get(context.Background(), node, metav1.GetOptions{})
-	if err != nil {
-		w.t.Error(err)
-		return
-	}
-	object.Status.NodeInfo.BootID += "+"
-	if _, err := w.client.CoreV1().Nodes().Update(context.Background(), object, metav1.UpdateOptions{}); err != nil {
-		w.t.Error(err)
-	}
+// boot gives a node another boot.
+func (w *world) boot(node string) { w.cluster.Do(func() { w.cluster.Reboot(node) }) }
+
+// pods returns the names of the pods on node A.
+func (w *world) pods() (names []string) {
+	w.cluster.Do(func() {
+		for _, p := range w.cluster.PodsOn(nodeA) {
+			names = append(names, p.Name)
+		}
+	})
+	return names
 }
 
 func (w *world) verdict(condition string) policy.VerdictName {
@@ -409,29 +393,6 @@ func inBubble(t *testing.T, test func(t *testing.T)) {
 	synctest.Test(t, test)
 }
 
-// liveNodes is a cache that never lags.
-type liveNodes struct{ client kubernetes.Interface }
-
-func (l liveNodes) Get(name string) (*corev1.Node, error) {
-	node, err := l.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return node, nil
-}
-
-func (l liveNodes) List(selector labels.Selector) ([]*corev1.Node, error) {
-	list, err := l.client.CoreV1().Nodes().List(context.Background(), metav1.ListOptions{LabelSelector: selector.String()})
-	if err != nil {
-		return nil, err
-	}
-	var nodes []*corev1.Node
-	for i := range list.Items {
-		nodes = append(nodes, &list.Items[i])
-	}
-	return nodes, nil
-}
-
 // fakeSource answers what the test sets.
 type fakeSource struct {
 	mu      sync.Mutex
@@ -456,95 +417,61 @@ func (s *fakeSource) Last(prom.Key) prom.Finding {
 	return s.finding
 }
 
-func (s *fakeSource) Observe(context.Context, prom.Key) prom.Finding {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.finding
-}
+func (s *fakeSource) Observe(_ context.Context, key prom.Key) prom.Finding { return s.Last(key) }
 
-// fakeJobs carries out operations on the nodes of the world.
+// fakeJobs decides how the Jobs of the world end, and what that brings about.
 type fakeJobs struct {
 	world *world
 
 	mu sync.Mutex
-	// made are the Jobs by name, order their requests in the order in which they were made.
-	made  map[string]jobs.Request
+	// order are the requests in the order in which they were made.
 	order []jobs.Request
 	// result says how an operation ends, the n-th of its action from 1. Nil means well.
 	result func(r jobs.Request, n int) (jobs.Result, bool)
 	// effect is what the end of an operation brings about. Nil means nothing.
 	effect func(r jobs.Request)
-	// stuck reboots never happen.
+	// stuck reboots and shutdowns never happen.
 	stuck bool
 }
 
-func (f *fakeJobs) Ensure(ctx context.Context, r jobs.Request) (string, bool, error) {
+func (f *fakeJobs) ordered(r jobs.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ctx.Err() != nil {
-		return "", false, ctx.Err()
-	}
-	if _, found := f.made[r.Name()]; found {
-		return r.Name(), false, nil
-	}
-	f.made[r.Name()] = r
 	f.order = append(f.order, r)
-	if r.Action == protocol.ActionReboot && !f.stuck {
-		go func() {
-			time.Sleep(bootTime)
-			f.world.boot(r.Node)
-			f.ended(r)
-		}()
-	}
-	return r.Name(), true, nil
 }
 
-func (f *fakeJobs) Status(_ context.Context, name string) (jobs.Result, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r, found := f.made[name]
-	if !found {
-		return jobs.Result{Job: name, Phase: jobs.PhaseMissing, ExitCode: -1}, nil
-	}
-	if result, set := f.judge(r); set {
-		return result, nil
-	}
-	return jobs.Result{Job: name, Phase: jobs.PhaseActive, ExitCode: -1}, nil
-}
-
-// Follow takes a minute for every operation.
-func (f *fakeJobs) Follow(ctx context.Context, name string) (jobs.Result, error) {
-	if err := sleep(ctx, clock.RealClock{}, time.Minute); err != nil {
-		return jobs.Result{}, err
-	}
-	f.mu.Lock()
-	r, found := f.made[name]
-	f.mu.Unlock()
-	if !found {
-		return jobs.Result{Job: name, Phase: jobs.PhaseMissing, ExitCode: -1}, nil
-	}
-	f.ended(r)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if result, set := f.judge(r); set {
-		return result, nil
-	}
-	return jobs.Result{Job: name, Phase: jobs.PhaseSucceeded, Report: &protocol.Report{Result: protocol.ResultPassed}}, nil
-}
-
+// ended is called with the lock of the cluster held, which the effect may need.
 func (f *fakeJobs) ended(r jobs.Request) {
 	f.mu.Lock()
-	effect := f.effect
-	f.mu.Unlock()
-	if effect != nil {
-		effect(r)
+	defer f.mu.Unlock()
+	if f.effect != nil {
+		go f.effect(r)
 	}
 }
 
-func (f *fakeJobs) judge(r jobs.Request) (jobs.Result, bool) {
-	if f.result == nil {
-		return jobs.Result{}, false
+func (f *fakeJobs) operate(job *soptest.Job) (soptest.Outcome, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := job.Request
+	if f.stuck && (r.Action == protocol.ActionReboot || r.Action == protocol.ActionShutdown) {
+		return soptest.Outcome{Stuck: true}, true
 	}
+	if f.result == nil {
+		return soptest.Outcome{}, true
+	}
+	result, set := f.result(r, f.nth(r))
+	if !set {
+		return soptest.Outcome{}, true
+	}
+	o := soptest.Outcome{Code: result.ExitCode, Message: result.Message}
+	if report := result.Report; report != nil {
+		o.Hardware, o.Recovery, o.Refusals, o.Unneeded = report.Hardware, report.Recovery, report.Refusals, report.Unneeded
+	}
+	return o, true
+}
+
+// nth returns which of its action the Job is.
+func (f *fakeJobs) nth(r jobs.Request) int {
 	n := 0
 	for _, other := range f.order {
 		if other.Action == r.Action {
@@ -554,7 +481,7 @@ func (f *fakeJobs) judge(r jobs.Request) (jobs.Result, bool) {
 			break
 		}
 	}
-	return f.result(r, n)
+	return n
 }
 
 // total returns how many Jobs were made.

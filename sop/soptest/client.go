@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -33,6 +34,8 @@ type Call struct {
 	Resource string
 	// Name is that of the node that it concerns, or else of the object.
 	Name string
+	// Patch is the kind of a patch.
+	Patch types.PatchType
 }
 
 // Errors of calls that fail on their way.

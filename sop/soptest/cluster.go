@@ -10,6 +10,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 
 	"aegis.io/aegis/rules/prom"
 )
@@ -85,12 +86,15 @@ type Cluster struct {
 	Observer Observer
 	// Weather is how badly the cluster behaves at present.
 	Weather Weather
-	// Nodes, Pods and Lease are what the API server has. The objects are replaced, never changed: Edit does that.
+	// Nodes, Pods and Lease are what the API server has. The objects are replaced, never changed: Edit does that. A test may take the
+	// Lease of the election away by nil.
 	Nodes map[string]*corev1.Node
 	Pods  map[string]*corev1.Pod
 	Lease *coordinationv1.Lease
 	// NodeLeases are those of nodes whose kubelets do not renew them as they should.
 	NodeLeases map[string]*coordinationv1.Lease
+	// Budgets are the disruption budgets, as a process reads them. What holds a pod is its label; see HoldPod.
+	Budgets []policyv1.PodDisruptionBudget
 	// Daemons are the pods that a DaemonSet keeps on a node.
 	Daemons map[string]Daemon
 	// Faults is the truth about the conditions.

@@ -28,6 +28,10 @@ type Outcome struct {
 	Hardware, Recovery, Message string
 	// Refused is what forbids one that was not begun.
 	Refused string
+	// Refusals are what stands against it.
+	Refusals []string
+	// Unneeded operations found nothing to do.
+	Unneeded bool
 	// Stuck operations never end by themselves.
 	Stuck bool
 }
@@ -47,13 +51,13 @@ func (j *Job) end(o Outcome) {
 	if o.Code == 0 {
 		j.Result = jobs.Result{
 			Job: name, Phase: jobs.PhaseSucceeded, Message: o.Message,
-			Report: &protocol.Report{Result: protocol.ResultPassed, Recovery: o.Recovery},
+			Report: &protocol.Report{Result: protocol.ResultPassed, Recovery: o.Recovery, Unneeded: o.Unneeded},
 		}
 		return
 	}
 	j.Result = jobs.Result{
 		Job: name, Phase: jobs.PhaseFailed, ExitCode: o.Code, Message: o.Message,
-		Report: &protocol.Report{Result: protocol.ResultFailed, Hardware: o.Hardware, ExitCode: int(o.Code)},
+		Report: &protocol.Report{Result: protocol.ResultFailed, Hardware: o.Hardware, Refusals: o.Refusals, ExitCode: int(o.Code)},
 	}
 	if o.Refused != "" {
 		j.Result.Report.Refusals, j.Result.Message = []string{o.Refused}, "refused: "+o.Refused
@@ -192,7 +196,7 @@ func (c *Client) Jobs() Runner { return Runner{c} }
 // Ensure creates the Job or resumes it.
 func (r Runner) Ensure(ctx context.Context, request jobs.Request) (name string, created bool, err error) {
 	name, c := request.Name(), r.client.cluster
-	err = r.client.call(ctx, Call{VerbCreate, "jobs", request.Node}, func(time.Time) error {
+	err = r.client.call(ctx, Call{Verb: VerbCreate, Resource: "jobs", Name: request.Node}, func(time.Time) error {
 		if _, found := c.Jobs[name]; found {
 			return nil
 		}
@@ -216,7 +220,7 @@ func (r Runner) Status(ctx context.Context, name string) (result jobs.Result, er
 			about = "Jobs on " + job.Request.Node
 		}
 	})
-	err = r.client.call(ctx, Call{VerbGet, "jobs", about}, func(time.Time) error {
+	err = r.client.call(ctx, Call{Verb: VerbGet, Resource: "jobs", Name: about}, func(time.Time) error {
 		job, found := r.client.cluster.Jobs[name]
 		switch {
 		case !found:

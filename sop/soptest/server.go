@@ -52,7 +52,7 @@ type nodes struct {
 }
 
 func (n nodes) Get(ctx context.Context, name string, _ metav1.GetOptions) (node *corev1.Node, err error) {
-	err = n.c.call(ctx, Call{VerbGet, "nodes", name}, func(time.Time) error {
+	err = n.c.call(ctx, Call{Verb: VerbGet, Resource: "nodes", Name: name}, func(time.Time) error {
 		if node = n.c.cluster.Nodes[name]; node == nil {
 			return apierrors.NewNotFound(corev1.Resource("nodes"), name)
 		}
@@ -64,7 +64,7 @@ func (n nodes) Get(ctx context.Context, name string, _ metav1.GetOptions) (node 
 func (n nodes) Patch(ctx context.Context, name string, kind types.PatchType, body []byte, _ metav1.PatchOptions, _ ...string) (
 	node *corev1.Node, err error,
 ) {
-	err = n.c.call(ctx, Call{VerbPatch, "nodes", name}, func(sent time.Time) error {
+	err = n.c.call(ctx, Call{Verb: VerbPatch, Resource: "nodes", Name: name, Patch: kind}, func(sent time.Time) error {
 		node, err = n.c.patchNode(name, kind, body, sent)
 		return err
 	})
@@ -150,7 +150,7 @@ type pods struct {
 }
 
 func (p pods) Get(ctx context.Context, name string, _ metav1.GetOptions) (pod *corev1.Pod, err error) {
-	err = p.c.call(ctx, Call{VerbGet, "pods", p.nodeOf(name)}, func(time.Time) error {
+	err = p.c.call(ctx, Call{Verb: VerbGet, Resource: "pods", Name: p.nodeOf(name)}, func(time.Time) error {
 		pod, err = p.find(name)
 		return err
 	})
@@ -167,7 +167,7 @@ func (p pods) List(ctx context.Context, o metav1.ListOptions) (list *corev1.PodL
 		return nil, err
 	}
 	node, bound := field.RequiresExactMatch("spec.nodeName")
-	err = p.c.call(ctx, Call{VerbList, "pods", node}, func(time.Time) error {
+	err = p.c.call(ctx, Call{Verb: VerbList, Resource: "pods", Name: node}, func(time.Time) error {
 		list = &corev1.PodList{}
 		for _, key := range slices.Sorted(maps.Keys(p.c.cluster.Pods)) {
 			pod := p.c.cluster.Pods[key]
@@ -183,7 +183,7 @@ func (p pods) List(ctx context.Context, o metav1.ListOptions) (list *corev1.PodL
 
 // Delete ends a pod. If it is that of a DaemonSet, that replaces it.
 func (p pods) Delete(ctx context.Context, name string, o metav1.DeleteOptions) error {
-	return p.c.call(ctx, Call{VerbDelete, "pods", p.nodeOf(name)}, func(time.Time) error {
+	return p.c.call(ctx, Call{Verb: VerbDelete, Resource: "pods", Name: p.nodeOf(name)}, func(time.Time) error {
 		pod, err := p.doomed(name, o)
 		if err != nil {
 			return err
@@ -238,8 +238,8 @@ func (p policy) Evictions(namespace string) policyclient.EvictionInterface {
 	return evictions{pods: pods{c: p.c, namespace: namespace}}
 }
 
-func (p policy) PodDisruptionBudgets(string) policyclient.PodDisruptionBudgetInterface {
-	return budgets{c: p.c}
+func (p policy) PodDisruptionBudgets(namespace string) policyclient.PodDisruptionBudgetInterface {
+	return budgets{c: p.c, namespace: namespace}
 }
 
 type evictions struct {
@@ -250,7 +250,7 @@ type evictions struct {
 // Evict ends a pod at once, unless a disruption budget holds it.
 func (e evictions) Evict(ctx context.Context, eviction *policyv1.Eviction) error {
 	c := e.pods.c
-	return c.call(ctx, Call{VerbEvict, "pods", e.pods.nodeOf(eviction.Name)}, func(time.Time) error {
+	return c.call(ctx, Call{Verb: VerbEvict, Resource: "pods", Name: e.pods.nodeOf(eviction.Name)}, func(time.Time) error {
 		options := metav1.DeleteOptions{}
 		if eviction.DeleteOptions != nil {
 			options = *eviction.DeleteOptions
@@ -272,11 +272,21 @@ func (e evictions) Evict(ctx context.Context, eviction *policyv1.Eviction) error
 
 type budgets struct {
 	policyclient.PodDisruptionBudgetInterface
-	c *Client
+	c         *Client
+	namespace string
 }
 
-func (b budgets) List(ctx context.Context, _ metav1.ListOptions) (*policyv1.PodDisruptionBudgetList, error) {
-	return &policyv1.PodDisruptionBudgetList{}, b.c.call(ctx, Call{VerbList, "poddisruptionbudgets", ""}, func(time.Time) error { return nil })
+func (b budgets) List(ctx context.Context, _ metav1.ListOptions) (list *policyv1.PodDisruptionBudgetList, err error) {
+	err = b.c.call(ctx, Call{Verb: VerbList, Resource: "poddisruptionbudgets", Name: ""}, func(time.Time) error {
+		list = &policyv1.PodDisruptionBudgetList{}
+		for i := range b.c.cluster.Budgets {
+			if budget := &b.c.cluster.Budgets[i]; b.namespace == "" || budget.Namespace == b.namespace {
+				list.Items = append(list.Items, *budget.DeepCopy())
+			}
+		}
+		return nil
+	})
+	return list, err
 }
 
 type coordination struct {
@@ -294,7 +304,7 @@ type leases struct {
 // Get returns the Lease of the election, or that of a node, which its kubelet renews while it is ready.
 func (l leases) Get(ctx context.Context, name string, _ metav1.GetOptions) (lease *coordinationv1.Lease, err error) {
 	c := l.c.cluster
-	err = l.c.call(ctx, Call{VerbGet, "leases", name}, func(time.Time) error {
+	err = l.c.call(ctx, Call{Verb: VerbGet, Resource: "leases", Name: name}, func(time.Time) error {
 		lease, err = c.lease(name)
 		return err
 	})
@@ -305,7 +315,7 @@ func (l leases) Get(ctx context.Context, name string, _ metav1.GetOptions) (leas
 }
 
 func (c *Cluster) lease(name string) (*coordinationv1.Lease, error) {
-	if name == c.options.Election {
+	if name == c.options.Election && c.Lease != nil {
 		return c.Lease.DeepCopy(), nil
 	}
 	if lease := c.NodeLeases[name]; lease != nil {
@@ -322,11 +332,25 @@ func (c *Cluster) lease(name string) (*coordinationv1.Lease, error) {
 	return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: renewed}}}, nil
 }
 
+// Create makes the Lease of the election, where nobody has.
+func (l leases) Create(ctx context.Context, want *coordinationv1.Lease, _ metav1.CreateOptions) (lease *coordinationv1.Lease, err error) {
+	c := l.c.cluster
+	err = l.c.call(ctx, Call{Verb: VerbCreate, Resource: "leases", Name: want.Name}, func(time.Time) error {
+		if c.Lease != nil {
+			return apierrors.NewAlreadyExists(coordinationv1.Resource("leases"), want.Name)
+		}
+		c.putLease(want.DeepCopy())
+		lease = c.Lease.DeepCopy()
+		return nil
+	})
+	return lease, err
+}
+
 // Patch writes orders on the Lease of the election.
-func (l leases) Patch(ctx context.Context, name string, _ types.PatchType, body []byte, _ metav1.PatchOptions, _ ...string) (
+func (l leases) Patch(ctx context.Context, name string, kind types.PatchType, body []byte, _ metav1.PatchOptions, _ ...string) (
 	lease *coordinationv1.Lease, err error,
 ) {
-	err = l.c.call(ctx, Call{VerbPatch, "leases", name}, func(time.Time) error {
+	err = l.c.call(ctx, Call{Verb: VerbPatch, Resource: "leases", Name: name, Patch: kind}, func(time.Time) error {
 		lease, err = l.c.cluster.patchLease(body)
 		return err
 	})
