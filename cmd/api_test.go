@@ -367,6 +367,7 @@ func (w *apiWorld) giveGeneralOrders() {
 	w.ask("POST", "/api/v1/storms/release", `{"condition":"GpuHung","pool":"h100"}`)
 	w.ask("GET", "/api/v1/silences", "")
 	w.ask("DELETE", "/api/v1/silences/none", "")
+	w.ask("GET", "/api/v1/limits", "")
 	w.ask("GET", "/api/v1/pause", "")
 	w.ask("POST", "/api/v1/pause", `{"reason":"the core switch is replaced"}`)
 	w.ask("GET", "/api/v1/pause", "")

@@ -123,6 +123,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 		return nil, err
 	}
 	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures)
+	a.nodes.changed = a.dispatcher.NodeChanged
 	a.telemetry(registry, services.Tickets)
 	auth, err := newAuth(cfg)
 	if err != nil {
@@ -256,7 +257,8 @@ func (a *app) newOrders() *sop.OrderStore {
 
 // telemetry registers the metrics of the process itself.
 func (a *app) telemetry(reg prometheus.Registerer, tickets *ticket.Store) {
-	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets, a.config.rules), sop.NewStormCollector(a.dispatcher))
+	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets, a.config.rules), sop.NewStormCollector(a.dispatcher),
+		sop.NewWaitingCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aegis_leader",

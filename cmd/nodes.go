@@ -33,6 +33,8 @@ type nodeCache struct {
 	synced  cache.InformerSynced
 	// settings say which taints have a node looked at.
 	settings func() policy.Settings
+	// changed hears of every change. It is set before the cache is started.
+	changed func(before, after *corev1.Node)
 }
 
 func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue, settings func() policy.Settings) *nodeCache {
@@ -61,8 +63,7 @@ func newNodeCache(factory informers.SharedInformerFactory, q *queue.Queue, setti
 				object = tombstone.Obj
 			}
 			if node, ok := object.(*corev1.Node); ok {
-				c.index.Delete(node.Name)
-				c.queue.Enqueue(node.Name)
+				c.deleted(node)
 			}
 		},
 	})
@@ -84,6 +85,7 @@ func trim(object any) (any, error) {
 
 func (c *nodeCache) added(node *corev1.Node) {
 	c.index.Set(infoOf(node))
+	c.tell(nil, node)
 	if sop.NeedsVisit(node, c.settings()) {
 		c.queue.Enqueue(node.Name)
 	}
@@ -91,8 +93,21 @@ func (c *nodeCache) added(node *corev1.Node) {
 
 func (c *nodeCache) updated(before, after *corev1.Node) {
 	c.index.Set(infoOf(after))
+	c.tell(before, after)
 	if sop.RelevantChange(before, after) && (sop.NeedsVisit(after, c.settings()) || len(c.queue.Statuses(after.Name)) > 0) {
 		c.queue.Enqueue(after.Name)
+	}
+}
+
+func (c *nodeCache) deleted(node *corev1.Node) {
+	c.index.Delete(node.Name)
+	c.tell(node, nil)
+	c.queue.Enqueue(node.Name)
+}
+
+func (c *nodeCache) tell(before, after *corev1.Node) {
+	if c.changed != nil {
+		c.changed(before, after)
 	}
 }
 

@@ -57,6 +57,8 @@ type ClusterCommander interface {
 	EndSilence(ctx context.Context, id, by string) (policy.Silence, error)
 	// Storms returns the storms that go on.
 	Storms() []policy.Storm
+	// Limits returns the limits of all pools, with who has a place in them and who waits for one.
+	Limits() ([]policy.LimitState, error)
 	// ReleaseStorm lets the condition be repaired in the pool in spite of the storm. The error wraps policy.ErrNoStorm when
 	// there is none.
 	ReleaseStorm(ctx context.Context, condition, pool string, o policy.Order) error

@@ -18,9 +18,11 @@ func TestExplain(t *testing.T) {
 	before := func(d time.Duration) time.Time { return now.Add(-d) }
 	budget := ConditionView{
 		Condition: "GpuHung", Priority: 3, Verdict: "budget", VerdictSince: before(12 * time.Minute),
-		Reason: "2 of 2 nodes of pool a100 are out of service: gpu-0007, gpu-0011", Change: "one of them returns",
+		Reason: "2 of 20 nodes of pool a100 are out of service, 2 allowed: gpu-0007, gpu-0011; 2nd of 3 that wait, after gpu-0003 (priority 2)",
+		Change: policy.VerdictBudget.Change(),
 	}
-	const budgetLine = "GpuHung: budget for 12m: 2 of 2 nodes of pool a100 are out of service: gpu-0007, gpu-0011; changes when one of them returns"
+	const budgetLine = "GpuHung: budget for 12m: 2 of 20 nodes of pool a100 are out of service, 2 allowed: gpu-0007, gpu-0011; " +
+		"2nd of 3 that wait, after gpu-0003 (priority 2); changes when a place is free and it is the node's turn"
 	ignored := ConditionView{Condition: "NodeNotReady", Device: "eth0", Priority: 0, Verdict: "ignored", Reason: "its mode is off"}
 	const ignoredLine = "NodeNotReady of device eth0: ignored: its mode is off"
 	draining := &TicketView{

@@ -230,6 +230,7 @@ func (h *Handler) questions() []route {
 		ask("conditions", "/api/v1/conditions", h.serveConditions, 200, 503),
 		ask("storms", "/api/v1/storms", h.serveStorms, 200, 503),
 		ask("silences", "/api/v1/silences", h.serveSilences, 200, 503),
+		ask("limits", "/api/v1/limits", h.serveLimits, 200, 503),
 	}
 }
 

@@ -103,6 +103,7 @@ type scriptedCommander struct {
 	taken []string
 	// orders are in force.
 	orders policy.Orders
+	limits []policy.LimitState
 	// err is what every request and order ends with, nodeErr what every look at a node ends with.
 	err, nodeErr error
 	hook         func(ctx context.Context) error
@@ -165,6 +166,8 @@ func (s *scriptedCommander) Release(ctx context.Context, o policy.NodeOrder) err
 func (s *scriptedCommander) Orders() policy.Orders { return s.orders }
 
 func (s *scriptedCommander) Storms() []policy.Storm { return s.orders.Storms }
+
+func (s *scriptedCommander) Limits() ([]policy.LimitState, error) { return s.limits, s.err }
 
 func (s *scriptedCommander) Pause(ctx context.Context, o policy.Order) error {
 	return s.take(ctx, o.Of("pause"), func() { s.orders.Pause = &o })

@@ -40,7 +40,7 @@ type ConditionView struct {
 	Verdict      policy.VerdictName `json:"verdict,omitempty"`
 	Reason       string             `json:"reason,omitempty"`
 	VerdictSince time.Time          `json:"verdictSince,omitzero"`
-	// Change is what would change the verdict, such as "one of them returns".
+	// Change is what would change the verdict, such as "that ticket is closed".
 	Change string `json:"change,omitempty"`
 }
 

@@ -201,6 +201,7 @@ func (d *Dispatcher) announce(ctx context.Context, s policy.Storm, reason, text 
 
 // Reconsider has every node looked at on which there is something to decide, because what decisions rest on has changed.
 func (d *Dispatcher) Reconsider() {
+	d.services.limits.settingsChanged()
 	nodes, err := d.services.Nodes.List(labels.Everything())
 	if err != nil {
 		d.services.Logger.Error("nodes not listed from the cache", "err", err)

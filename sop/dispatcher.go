@@ -80,7 +80,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 	return &Dispatcher{
 		services: environment{
 			Services: s, catalogue: c, table: t, storms: storms,
-			isolation: newCordonPriority(s.Clock), limits: newLimits(s, written.latest),
+			isolation: newCordonPriority(s.Clock), limits: newLimits(s, written.latest, func(node string) { q.Enqueue(node) }),
 		},
 		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,
 		ordered: make(chan struct{}, 1), active: make(map[string]context.CancelCauseFunc),
@@ -99,6 +99,11 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	d.running.Go(func() { d.keepOrders(ctx, cancel) })
 	d.running.Go(func() { d.keepMarks(ctx) })
+	if err := d.services.limits.start(d.mayWait); err != nil {
+		return fmt.Errorf("learn who may wait: %w", err)
+	}
+	defer d.services.limits.stop()
+	d.running.Go(func() { d.keepTurns(ctx) })
 	for {
 		node, statuses, err := d.queue.Next(ctx)
 		if err != nil {
@@ -121,6 +126,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	}
 	if node == nil {
 		d.forget(name)
+		d.services.limits.stepBack(name, policy.Limits()...)
 		gone := slices.Repeat([]policy.Verdict{policy.Decide(policy.Situation{})}, len(statuses))
 		d.judgeAll(name, statuses, gone, nil)
 		d.queue.Done(name, d.requeueAfter(gone))
@@ -183,26 +189,55 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 	return append(slices.Clip(statuses), status)
 }
 
-// choose decides on each condition and returns the ones whose procedure may run, in order of urgency.
+// choose decides on each condition and returns the ones whose procedure may run, in order of urgency. A node that none of them needs a
+// place in the budget for lets others go first.
 func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []policy.Verdict) {
-	verdicts = make([]policy.Verdict, len(statuses))
-	for i := range statuses {
-		verdicts[i] = policy.Decide(d.situation(node, r, statuses, i))
+	verdicts, waits := make([]policy.Verdict, len(statuses)), false
+	for i, status := range statuses {
+		verdicts[i] = d.decide(d.situation(node, r, statuses, i), func(would bool) string {
+			first := would && !waits
+			waits = waits || would
+			return d.services.limits.vacancy(policy.ClaimOf(status), first)
+		})
 		if runs(verdicts[i]) {
 			candidates = append(candidates, i)
 		}
 	}
+	if len(candidates) == 0 {
+		idle := policy.Limits()
+		if waits {
+			idle = []policy.Limit{policy.LimitDestructive}
+		}
+		d.services.limits.stepBack(node.Name, idle...)
+	}
 	return candidates, verdicts
 }
 
-// situation sums up what is known for a decision on one of the conditions.
+// decide decides on a condition. It asks for room where the verdict depends on it, and says whether the procedure would run if there is.
+func (d *Dispatcher) decide(s policy.Situation, room func(would bool) string) policy.Verdict {
+	s.Room = new("")
+	free := policy.Decide(s)
+	s.Room = new("none")
+	if policy.Decide(s).Name != policy.VerdictBudget {
+		return free
+	}
+	s.Room = new(room(runs(free)))
+	return policy.Decide(s)
+}
+
+// consider decides on a condition that is not to be acted on now.
+func (d *Dispatcher) consider(s policy.Situation) policy.Verdict {
+	return d.decide(s, func(bool) string { return d.services.limits.vacancy(policy.ClaimOf(s.Status), false) })
+}
+
+// situation sums up what is known for a decision on one of the conditions, but for the room that there is.
 func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus, i int) policy.Situation {
 	status := statuses[i]
 	settings := d.services.Settings()
 	procedure := policy.ProcedureOf(status, r.Ticket)
 	_, hasSOP := d.table.Lookup(procedure)
 	now, others := d.services.Clock.Now(), slices.Concat(statuses[:i], statuses[i+1:])
-	orders, room := d.services.Orders.Last(), d.services.limits.vacancy(node.Name)
+	orders := d.services.Orders.Last()
 	request, _ := settings.CheckRequestOf(node)
 	return policy.Situation{
 		Now:          now,
@@ -219,7 +254,6 @@ func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []pr
 		Settings:     settings,
 		Orders:       &orders,
 		Storm:        d.storms.holds(status.Condition, settings.PoolOf(node).Name),
-		Room:         &room,
 	}
 }
 
@@ -337,10 +371,14 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 	a := r.assignment()
 	defer a.hooks.settled()
 	bridge := newBridge(d.services, a)
+	var err error
 	defer func() {
 		last := bridge.journal.record.Node
 		d.wrote(last)
 		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)
+		if !waitsForRoom(err) {
+			d.services.limits.stepBack(r.status.Node, policy.Limits()...)
+		}
 	}()
 	leave := d.enter(r.status.Node, cancel)
 	defer leave()
@@ -348,7 +386,7 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 	watch.Go(func() { d.watch(runCtx, bridge.scene, cancel) })
 	d.services.Metrics.sop(sopStarted)
 	d.services.expect(r.status, r.sopName())
-	err := r.execute(runCtx, bridge)
+	err = r.execute(runCtx, bridge)
 	if err != nil && runCtx.Err() != nil {
 		err = context.Cause(runCtx)
 	}
@@ -364,6 +402,12 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 		return 0, true
 	}
 	return r.settle(ctx, bridge, err), false
+}
+
+// waitsForRoom reports whether the run ended because a limit has no place for it.
+func waitsForRoom(err error) bool {
+	var held *heldError
+	return errors.As(err, &held) && held.verdict.Name == policy.VerdictBudget
 }
 
 // refused tells why the procedure does not begin.

@@ -101,9 +101,10 @@ func (g *gate) isolation(r ticket.Record) policy.Verdict {
 	orders := g.services.Orders.Last()
 	s.Orders, s.Confirmed, s.Finding = &orders, g.confirmed, g.toldSince()
 	if v := policy.Ask(policy.Isolate, s); v.Name != "" || r.Node.Spec.Unschedulable {
+		g.services.limits.stepBack(g.node, policy.LimitBudget)
 		return v
 	}
-	room := g.services.limits.reserve(g.node)
+	room := g.services.limits.reserve(policy.ClaimOf(g.status))
 	s.Room = &room
 	return policy.Ask(policy.Isolate, s)
 }
@@ -140,6 +141,9 @@ func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(),
 		if err != nil {
 			return func() {}, err
 		}
+		if blocked.Name != "" && blocked.Name != policy.VerdictBudget {
+			g.services.limits.stepBack(g.node, policy.LimitDestructive)
+		}
 		if blocked.Name == "" {
 			g.services.Verdicts.Set(g.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
 			return release, nil
@@ -174,7 +178,11 @@ func (g *gate) permission(ctx context.Context, action ticket.Action) (release fu
 	if v := policy.Ask(policy.Step, s); v.Name != "" {
 		return nil, v, nil
 	}
-	release, room := g.services.limits.begin(g.journal.record.Node, action)
+	how := takes
+	if g.journal.opened() {
+		how = inPlace
+	}
+	release, room := g.services.limits.begin(g.journal.record.Node, action, policy.ClaimOf(g.status), how)
 	s.Room = &room
 	return release, policy.Ask(policy.Step, s), nil
 }
@@ -257,7 +265,7 @@ func (g *gate) ended(ctx context.Context, s *policy.Situation) error {
 	return nil
 }
 
-// hold makes the reason for waiting visible and waits a while.
+// hold makes the reason for waiting visible and waits a while, or until it is the node's turn for a slot.
 func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
 	if g.services.Verdicts.Set(g.status.Key(), v) {
 		g.services.Recorder.Eventf(nodeReference(g.journal.record.Node), corev1.EventTypeNormal, "AegisHeld",
@@ -266,7 +274,15 @@ func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
 	if err := g.noteHold(ctx, v); err != nil {
 		return err
 	}
-	return sleep(ctx, g.services.Clock, g.services.Timing.Hold)
+	timer := g.services.Clock.NewTimer(g.services.Timing.Hold)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-g.services.limits.bell(policy.LimitDestructive, g.node):
+	case <-timer.C():
+	}
+	return nil
 }
 
 // noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -25,20 +26,31 @@ const reservationGrace = time.Minute
 
 // limits bounds how many nodes of a pool are out of service, and how many destructive steps run in it. What others have
 // taken out of service counts as well. The nodes and their tickets are the memory, so a restart forgets nothing; the
-// reservations here only bridge the time until the cache shows a write. It is safe for concurrent use.
+// reservations here only bridge the time until the cache shows a write. Where there is no place, nodes wait in a list, the most
+// urgent first. It is safe for concurrent use.
 type limits struct {
 	clock    clock.PassiveClock
 	nodes    corelisters.NodeLister
 	tickets  *ticket.Store
 	settings func() policy.Settings
+	metrics  *Metrics
+	hold     time.Duration
 	// latest returns a node as it was last written here, if the cache does not show that yet.
 	latest func(*corev1.Node) *corev1.Node
+	// freed says of which limits the cache shows that a place may have become free, changed wakes who tends the waiting lists.
+	freed   map[policy.Limit]*atomic.Bool
+	changed chan struct{}
 
 	mu sync.Mutex
 	// reserved are the nodes that running procedures take out of service.
 	reserved map[string]reservation
 	// inFlight are the nodes on which this process runs a destructive step.
 	inFlight map[string]ticket.Action
+	waiting  *waitingLists
+	// unheard are the nodes that may wait since before this term, and have not said so yet. They keep their places free until then, or
+	// until the time settled.
+	unheard map[limitOf]map[string]bool
+	settled time.Time
 }
 
 // reservation is the place of one node in the budget.
@@ -49,41 +61,70 @@ type reservation struct {
 	cordoned bool
 }
 
-// newLimits returns limits over the nodes of the services, each as latest has it.
-func newLimits(s Services, latest func(*corev1.Node) *corev1.Node) *limits {
-	return &limits{
+// newLimits returns limits over the nodes of the services, each as latest has it. A node that waits for its turn is visited when it
+// comes.
+func newLimits(s Services, latest func(*corev1.Node) *corev1.Node, visit func(node string)) *limits {
+	l := &limits{
 		clock:    s.Clock,
 		nodes:    s.Nodes,
 		tickets:  s.Tickets,
 		settings: s.Settings,
+		metrics:  s.Metrics,
+		hold:     s.Timing.Hold,
 		latest:   latest,
+		freed:    make(map[policy.Limit]*atomic.Bool),
+		changed:  make(chan struct{}, 1),
 		reserved: make(map[string]reservation),
 		inFlight: make(map[string]ticket.Action),
 	}
+	for _, limit := range policy.Limits() {
+		l.freed[limit] = new(atomic.Bool)
+	}
+	l.waiting = newWaitingLists(l.hold, visit, l.wake)
+	return l
 }
+
+// manner is how a node asks for a place.
+type manner int
+
+const (
+	looks   manner = iota // It wants to know only.
+	comes                 // It is about to take the place, and keeps it from others for a while.
+	takes                 // It takes the place.
+	stays                 // It has the place already.
+	inPlace               // It takes the place, or its step waits until it can.
+)
 
 // reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is. The
 // node's own reservation, if it has one already, makes no room: others may have filled the budget since.
-func (l *limits) reserve(name string) (reason string) {
+func (l *limits) reserve(c policy.Claim) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before, held := l.reserved[name]
-	delete(l.reserved, name)
-	if reason := l.room(name); reason != "" {
+	before, held := l.reserved[c.Node]
+	delete(l.reserved, c.Node)
+	how := takes
+	if held && before.released.IsZero() {
+		how = stays
+	}
+	if reason := l.room(c, how); reason != "" {
 		if held {
-			l.reserved[name] = before
+			l.reserved[c.Node] = before
 		}
 		return reason
 	}
-	l.reserved[name] = reservation{}
+	l.reserved[c.Node] = reservation{}
 	return ""
 }
 
-// vacancy says why the node could not be taken out of service now; empty means that it could.
-func (l *limits) vacancy(name string) (reason string) {
+// vacancy says why the node could not be taken out of service now; empty means that it could. A node that would be, if only it could,
+// waits for that from now on.
+func (l *limits) vacancy(c policy.Claim, would bool) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.room(name)
+	if would {
+		return l.room(c, comes)
+	}
+	return l.room(c, looks)
 }
 
 // held returns the nodes whose place in the budget is reserved by a procedure that runs, and those on which a destructive step of
@@ -106,16 +147,19 @@ func (l *limits) release(name string, cordoned bool) {
 	defer l.mu.Unlock()
 	if _, held := l.reserved[name]; held {
 		l.reserved[name] = reservation{released: l.clock.Now(), cordoned: cordoned}
+		l.free(policy.LimitBudget)
 	}
 }
 
-func (l *limits) room(name string) string {
-	node, err := l.nodes.Get(name)
+func (l *limits) room(c policy.Claim, how manner) (reason string) {
+	node, err := l.nodes.Get(c.Node)
 	if err != nil {
 		return fmt.Sprintf("the pool of the node is unknown: %v", err)
 	}
 	node = l.latest(node)
 	if l.outOfService(node) {
+		l.waiting.leave(policy.LimitBudget, c.Node)
+		l.heard(policy.LimitBudget, c.Node)
 		return ""
 	}
 	pool := l.settings().PoolOf(node)
@@ -123,10 +167,46 @@ func (l *limits) room(name string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if limit := pool.Allowed(size); len(out) >= limit {
-		return fmt.Sprintf("%d of %d nodes of pool %s are out of service, %d allowed: %s",
-			len(out), size, pool.Name, limit, someOf(out))
+	limit := pool.Allowed(size)
+	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, how, limit-len(out),
+		fmt.Sprintf("%d of %d nodes of pool %s are out of service, %d allowed%s", len(out), size, pool.Name, limit, someOf(out)))
+}
+
+// turn says why none of the free places is for the claim: there are not enough for it and for those before it. The words say how the
+// places are taken.
+func (l *limits) turn(of limitOf, c policy.Claim, how manner, free int, words string) (reason string) {
+	now := l.clock.Now()
+	switch how {
+	case looks:
+		if free > l.waiting.ahead(of, c, now) {
+			return ""
+		}
+		return words + l.waiting.place(of, c, now)
+	case stays:
+		if free > 0 {
+			return ""
+		}
+		return words
 	}
+	l.heard(of.limit, c.Node)
+	w := l.waiting.join(of, c, how == inPlace, now)
+	unheard := len(l.unheard[of])
+	if free <= l.waiting.ahead(of, c, now)+unheard {
+		w.offered, w.passed = time.Time{}, false
+		l.waiting.ring(of, free-unheard, now)
+		return words + l.waiting.place(of, c, now) + l.settling(of, free)
+	}
+	if how == comes {
+		if w.offered.IsZero() {
+			w.offered = now
+			l.wake()
+		}
+	} else {
+		l.metrics.waited(of.limit, now.Sub(w.Since))
+		l.waiting.leave(of.limit, c.Node)
+		free--
+	}
+	l.waiting.ring(of, free-unheard, now)
 	return ""
 }
 
@@ -171,7 +251,7 @@ func (l *limits) holds(node *corev1.Node) bool {
 }
 
 // begin takes a slot for a destructive step, and returns how to give it back, or why there is none. Other actions need none.
-func (l *limits) begin(node *corev1.Node, action ticket.Action) (release func(), reason string) {
+func (l *limits) begin(node *corev1.Node, action ticket.Action, c policy.Claim, how manner) (release func(), reason string) {
 	if !action.Destructive() {
 		return func() {}, ""
 	}
@@ -182,9 +262,13 @@ func (l *limits) begin(node *corev1.Node, action ticket.Action) (release func(),
 	if err != nil {
 		return func() {}, err.Error()
 	}
-	if limit := max(1, pool.MaxDestructive); len(busy) >= limit {
-		return func() {}, fmt.Sprintf("%d of %d destructive steps are running in pool %s: %s",
-			len(busy), limit, pool.Name, someOf(busy))
+	limit := max(1, pool.MaxDestructive)
+	if _, has := l.inFlight[node.Name]; has {
+		how = stays
+	}
+	words := fmt.Sprintf("%d of %d destructive steps are running in pool %s%s", len(busy), limit, pool.Name, someOf(busy))
+	if reason := l.turn(limitOf{policy.LimitDestructive, pool.Name}, c, how, limit-len(busy), words); reason != "" {
+		return func() {}, reason
 	}
 	l.inFlight[node.Name] = action
 	return func() { l.end(node.Name) }, ""
@@ -198,6 +282,8 @@ func (l *limits) resume(name string, action ticket.Action) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.inFlight[name] = action
+	l.waiting.leave(policy.LimitDestructive, name)
+	l.heard(policy.LimitDestructive, name)
 	return func() { l.end(name) }
 }
 
@@ -205,6 +291,7 @@ func (l *limits) end(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.inFlight, name)
+	l.free(policy.LimitDestructive)
 }
 
 // destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
@@ -246,9 +333,13 @@ func (l *limits) runningDestructive(node *corev1.Node) (ticket.Step, bool) {
 	return running[i], true
 }
 
+// someOf names the nodes that have the places, after a colon.
 func someOf(names []string) string {
-	if len(names) <= namedPods {
-		return strings.Join(names, ", ")
+	switch {
+	case len(names) == 0:
+		return ""
+	case len(names) <= namedPods:
+		return ": " + strings.Join(names, ", ")
 	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:namedPods], ", "), len(names)-namedPods)
+	return fmt.Sprintf(": %s and %d more", strings.Join(names[:namedPods], ", "), len(names)-namedPods)
 }

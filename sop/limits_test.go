@@ -38,7 +38,9 @@ func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *limi
 		Tickets:  ticket.NewStore(ticket.StoreOptions{}),
 		Settings: func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} },
 		Clock:    clock.RealClock{},
-	}, newOwnWrites().latest)
+		Timing:   DefaultTiming(),
+		Metrics:  NewMetrics(prometheus.NewRegistry()),
+	}, newOwnWrites().latest, func(string) {})
 }
 
 func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
@@ -51,9 +53,9 @@ func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
 			setReady(n, corev1.ConditionUnknown)
 		}
 	})
-	require.Equal(t, "2 of 20 nodes of pool p are out of service, 2 allowed: n0, n1", l.reserve("n2"))
-	require.Empty(t, l.reserve("n0"), "it is out of service already")
-	require.Empty(t, l.reserve("n1"))
+	require.Equal(t, "2 of 20 nodes of pool p are out of service, 2 allowed: n0, n1", l.reserve(policy.Claim{Node: "n2"}))
+	require.Empty(t, l.reserve(policy.Claim{Node: "n0"}), "it is out of service already")
+	require.Empty(t, l.reserve(policy.Claim{Node: "n1"}))
 }
 
 // Whoever asks at the same time, the budget holds.
@@ -64,7 +66,7 @@ func TestReservationIsAtomic(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 50 {
 		all.Go(func() {
-			if l.reserve(fmt.Sprintf("n%d", i)) == "" {
+			if l.reserve(policy.Claim{Node: fmt.Sprintf("n%d", i)}) == "" {
 				granted.Add(1)
 			}
 		})
@@ -78,14 +80,14 @@ func TestReservationBridgesTheCache(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := fleet(2, policy.Pool{MaxPercent: 10}, nil)
-		require.Empty(t, l.reserve("n0"))
-		require.NotEmpty(t, l.reserve("n1"))
+		require.Empty(t, l.reserve(policy.Claim{Node: "n0"}))
+		require.NotEmpty(t, l.reserve(policy.Claim{Node: "n1"}))
 		l.release("n0", true)
-		require.NotEmpty(t, l.reserve("n1"), "the cordon is written, the cache does not show it yet")
+		require.NotEmpty(t, l.reserve(policy.Claim{Node: "n1"}), "the cordon is written, the cache does not show it yet")
 		time.Sleep(reservationGrace + time.Second)
-		require.Empty(t, l.reserve("n1"))
+		require.Empty(t, l.reserve(policy.Claim{Node: "n1"}))
 		l.release("n1", false)
-		require.Empty(t, l.reserve("n0"), "n1 was left in service")
+		require.Empty(t, l.reserve(policy.Claim{Node: "n0"}), "n1 was left in service")
 	})
 }
 
@@ -101,17 +103,17 @@ func TestDestructiveStepsInFlight(t *testing.T) {
 		}
 	})
 	n0, n1 := testNode("n0", ""), testNode("n1", "")
-	release, reason := l.begin(n0, ticket.Reboot)
+	release, reason := begin(l, n0, ticket.Reboot)
 	require.Empty(t, reason)
-	_, reason = l.begin(n1, ticket.Reset)
+	_, reason = begin(l, n1, ticket.Reset)
 	require.Equal(t, "2 of 2 destructive steps are running in pool p: n0, n2", reason, "the journal of another process counts")
-	_, reason = l.begin(n1, ticket.Drain)
+	_, reason = begin(l, n1, ticket.Drain)
 	require.Empty(t, reason, "a drain is not destructive")
 	release()
-	_, reason = l.begin(n1, ticket.Reset)
+	_, reason = begin(l, n1, ticket.Reset)
 	require.Empty(t, reason)
 	l.resume("n0", ticket.Reboot)
-	_, reason = l.begin(testNode("n1", ""), ticket.Reset)
+	_, reason = begin(l, testNode("n1", ""), ticket.Reset)
 	require.NotEmpty(t, reason, "a step that an earlier process began is in flight, room or not")
 }
 
@@ -219,7 +221,7 @@ func TestStepsThatWaitForEachOther(t *testing.T) {
 			nodes[0].Annotations, nodes[1].Annotations = running(tt.first), running(tt.later)
 			for i, begins := range tt.begins {
 				l := fleet(2, policy.Pool{MaxDestructive: 1}, func(i int, n *corev1.Node) { n.Annotations = nodes[i].Annotations })
-				_, reason := l.begin(nodes[i], ticket.Reboot)
+				_, reason := begin(l, nodes[i], ticket.Reboot)
 				require.Equal(t, begins, reason == "", reason)
 			}
 		})
@@ -248,4 +250,9 @@ func TestVerdictOfAHeldTicketStays(t *testing.T) {
 		require.Equal(t, "budget: 1 of 2 nodes of pool test are out of service, 1 allowed: b", w.record().Ticket.Hold)
 		stop()
 	})
+}
+
+// begin takes a slot for a step of the node, and does not wait for one.
+func begin(l *limits, node *corev1.Node, action ticket.Action) (release func(), reason string) {
+	return l.begin(node, action, policy.Claim{Node: node.Name}, takes)
 }

@@ -33,6 +33,7 @@ type Metrics struct {
 	selfheal prometheus.Histogram
 	repairs  repairMetrics
 	action   actionMetrics
+	waits    *prometheus.HistogramVec
 }
 
 // NewMetrics registers the metrics of procedures.
@@ -54,6 +55,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		selfheal: factory.NewHistogram(durations("aegis_selfheal_seconds", "Time from opening a ticket to resolving it without people.")),
 		repairs:  newRepairMetrics(factory),
 		action:   newActionMetrics(factory),
+		waits: factory.NewHistogramVec(durations("aegis_limit_wait_seconds",
+			"Time from when a node first needed a place in a limit of its pool until it had it, by limit: budget or destructive."), []string{"limit"}),
+	}
+	for _, limit := range policy.Limits() {
+		m.waits.WithLabelValues(string(limit))
 	}
 	for _, status := range []string{
 		sopStarted, sopSucceeded, sopHandedOver, sopInterrupted, sopRefused, sopTakenOver, sopPreempted, sopError,
@@ -69,6 +75,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) sop(status string)               { m.sops.WithLabelValues(status).Inc() }
 func (m *Metrics) verdict(name policy.VerdictName) { m.verdicts.WithLabelValues(string(name)).Inc() }
 func (m *Metrics) healed(took time.Duration)       { m.selfheal.Observe(took.Seconds()) }
+func (m *Metrics) waited(limit policy.Limit, took time.Duration) {
+	m.waits.WithLabelValues(string(limit)).Observe(took.Seconds())
+}
 
 // durations describes a histogram of what takes from a second to hours. Where Prometheus scrapes native histograms it gets one.
 func durations(name, help string) prometheus.HistogramOpts {
@@ -183,5 +192,34 @@ func (c *StormCollector) Collect(ch chan<- prometheus.Metric) {
 			value = 0
 		}
 		ch <- prometheus.MustNewConstMetric(c.active, prometheus.GaugeValue, value, s.Condition, s.Pool)
+	}
+}
+
+// WaitingCollector counts the nodes that wait for a place in a limit whenever it is scraped.
+type WaitingCollector struct {
+	dispatcher *Dispatcher
+	waiting    *prometheus.Desc
+}
+
+// NewWaitingCollector returns a collector of the waiting lists of the dispatcher.
+func NewWaitingCollector(d *Dispatcher) *WaitingCollector {
+	return &WaitingCollector{
+		dispatcher: d,
+		waiting: prometheus.NewDesc("aegis_waiting_nodes",
+			"Nodes that wait for a place in a limit of their pool, by limit: budget or destructive.", []string{"pool", "limit"}, nil),
+	}
+}
+
+// Describe sends the description of the metric.
+func (c *WaitingCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.waiting }
+
+// Collect counts who waits in the pools that are configured, and in the default one.
+func (c *WaitingCollector) Collect(ch chan<- prometheus.Metric) {
+	limits := c.dispatcher.services.limits
+	for _, pool := range poolNames(limits.settings(), map[string]int{policy.DefaultPool().Name: 0}) {
+		for _, limit := range policy.Limits() {
+			waiting := float64(len(limits.claims(limit, pool)))
+			ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, waiting, pool, string(limit))
+		}
 	}
 }

@@ -66,7 +66,7 @@ func (d *Dispatcher) considerApproval(o policy.NodeOrder) (prom.AegisNodeStatus,
 		if s.Condition != o.Condition || s.ID != o.Device {
 			continue
 		}
-		verdict = policy.Decide(d.situation(record.Node, record, statuses, i))
+		verdict = d.consider(d.situation(record.Node, record, statuses, i))
 		goesOn := record.Ticket != nil && record.Ticket.Open() && verdict.Name == policy.VerdictExecute && s.Policy.Mode == prom.ModeApprove
 		if verdict.Name == policy.VerdictAwaitingApproval || goesOn {
 			return s, record, verdict, nil

@@ -393,6 +393,9 @@ func (p *simProcess) sees(name string, before, after *corev1.Node) {
 	if p.client.Dead || p.ctx.Err() != nil {
 		return
 	}
+	if p.dispatcher != nil {
+		p.dispatcher.NodeChanged(before, after)
+	}
 	relevant := after == nil || before == nil && sop.NeedsVisit(after, p.configured()) ||
 		before != nil && sop.RelevantChange(before, after) && (sop.NeedsVisit(after, p.configured()) || len(p.queue.Statuses(name)) > 0)
 	if relevant {

@@ -35,6 +35,9 @@ const (
 	simRelieve = "Relieve"
 	simNote    = "Note"
 	simDevices = "Plugin"
+	// A reboot repairs these, of which one is as urgent as an emergency can be, the other as little.
+	simUrgent  = "Urgent"
+	simPatient = "Patient"
 )
 
 // cluster is the simulated world. Everything in it is guarded by its lock.
@@ -191,6 +194,10 @@ func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNode
 		s.Priority, s.Policy.Workload, s.Policy.MaxReboots = 200, prom.WorkloadKeep, 0
 	case simRemedy:
 		s.Priority, s.Policy.MaxReboots = 10, 1
+	case simUrgent:
+		s.Priority, s.SOP = 2, "sim/reboot"
+	case simPatient:
+		s.Priority, s.SOP = 99, "sim/reboot"
 	case simReset:
 		s.DeviceMode, s.Policy.ConfirmFor = prom.DeviceIndex, 3*time.Minute
 	case simDevices:

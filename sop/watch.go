@@ -57,7 +57,7 @@ func (d *Dispatcher) judgeNew(b *scene, r ticket.Record) {
 		if own || d.services.Verdicts.Has(s.Key()) {
 			continue
 		}
-		v := policy.Decide(d.situation(r.Node, r, statuses, i))
+		v := d.consider(d.situation(r.Node, r, statuses, i))
 		if runs(v) {
 			v = policy.Verdict{Name: policy.VerdictInProgress, Reason: repaired.condition + " is being worked on"}
 		}
@@ -116,7 +116,7 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *scene, r ticket.Record) 
 		}
 		situation := d.situation(r.Node, r, statuses, i)
 		situation.Lent = t.Cordon
-		if urgencyOf(s) >= urgency || !present(s, r.Node) || policy.Decide(situation).Name != policy.VerdictExecute {
+		if urgencyOf(s) >= urgency || !present(s, r.Node) || d.consider(situation).Name != policy.VerdictExecute {
 			continue
 		}
 		if policy.Judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {

@@ -177,7 +177,7 @@ func TestBudgetIsExplained(t *testing.T) {
 	second := nodeOf(t, poolBudget, 1)
 	second.injectFixedBy(nodesim.GPUHung, nodesim.FixedByReboot)
 	second.eventuallyVerdict("GpuHung", "budget")
-	require.Contains(t, second.explained(), fmt.Sprintf("1 of %d nodes of pool budget are out of service, 1 allowed: %s; changes when one of them returns",
+	require.Contains(t, second.explained(), fmt.Sprintf("1 of %d nodes of pool budget are out of service, 1 allowed: %s; changes when a place is free and it is the node's turn",
 		nodesOfBudget, first.name))
 	release(t, shared, stuck)
 	first.resolved("GpuHung")

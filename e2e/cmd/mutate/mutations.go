@@ -82,11 +82,11 @@ func repetitions() []mutation {
 
 func limits() []mutation {
 	return []mutation{
-		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(name); reason != \"\" {", "	if reason := l.room(name); false {"},
+		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(c, how); reason != \"\" {", "	if reason := l.room(c, how); false {"},
 		{"cordons of others not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !policy.IsReady(node)", "	return !policy.IsReady(node)"},
 		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !policy.IsReady(node)", "	return node.Spec.Unschedulable"},
 		{"own reservations not counted", bounded, "sop/limits.go", "!policy.IsReady(node) || l.holds(node)", "!policy.IsReady(node)"},
-		{"no slot needed to destroy", bounded, "sop/limits.go", "len(busy) >= limit {\n		return func() {}, fmt.Sprintf", "false {\n		return func() {}, fmt.Sprintf"},
+		{"no slot needed to destroy", bounded, "sop/limits.go", "words); reason != \"\" {\n		return func() {}, reason", "words); false {\n		return func() {}, reason"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
 		{"repeat offender repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender)", "Needs: NodeFact, Judge: unlessSeldom(repeatOffender)"},

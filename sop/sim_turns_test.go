@@ -1,0 +1,123 @@
+package sop_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/soptest"
+)
+
+// Schedules in which an urgent node and one that is not wait for the same place.
+
+// simContests is how many schedules of each kind are tried.
+const simContests = 70
+
+// contest is one of them. First is the urgent node, later the other one.
+type contest struct {
+	*schedule
+	first, later string
+}
+
+// newContest returns a cluster of one pool in which everything works, with n0 in the way of n1, which is urgent, and of n2, which is not.
+func newContest(seed uint64, pool simPoolSettings) *contest {
+	s := &schedule{cluster: newCluster(seed, false), rng: rand.New(rand.NewPCG(seed, 3))}
+	s.Weather = soptest.Weather{Lag: time.Second}
+	pool.name = "pool-0"
+	s.pools = []simPoolSettings{pool}
+	for i := range 4 {
+		name := fmt.Sprint("n", i)
+		s.names = append(s.names, name)
+		s.Do(func() { s.AddMachine(name, map[string]string{simPool: pool.name}) })
+	}
+	return &contest{schedule: s, first: "n1", later: "n2"}
+}
+
+// fallIll has the node fall ill of what a reboot repairs.
+func (c *contest) fallIll(at time.Duration, node, condition string) {
+	key := prom.Key{Node: node, Condition: condition}
+	c.at(at, func() {
+		c.Hold(key, true)
+		c.Faults[key].Remedies = map[string]int{"reboot": 1}
+	})
+}
+
+// run lets everything happen until both nodes have had their turn, and reports whether the later one had it before the urgent one,
+// which waited for it.
+func (c *contest) run(t *testing.T, has func(node string) bool) (overtaken bool) {
+	c.leader = c.startProcess()
+	defer func() { c.leader.end(sop.ErrStopping) }()
+	began, next := time.Now(), 0
+	for had := false; !has(c.first) || !had; time.Sleep(time.Second) {
+		for ; next < len(c.events) && time.Since(began) >= c.events[next].at; next++ {
+			c.events[next].do()
+		}
+		if !had && has(c.later) {
+			had = true
+			overtaken = !has(c.first) && c.waited() > simThought
+		}
+		if time.Since(began) > 2*time.Hour {
+			require.Fail(t, "a node has no turn", "%v", c.leader.verdicts.Node(c.first))
+		}
+	}
+	return overtaken
+}
+
+// waited returns for how long the urgent node has waited for a place.
+func (c *contest) waited() time.Duration {
+	for _, d := range c.leader.verdicts.Node(c.first) {
+		if d.Condition == simUrgent && d.Verdict.Name == "budget" {
+			return time.Since(d.Since)
+		}
+	}
+	return 0
+}
+
+// contests counts the schedules in which the later node went first.
+func contests(t *testing.T, play func(seed uint64) bool) (overtaken int) {
+	for seed := range uint64(simContests) {
+		synctest.Test(t, func(*testing.T) {
+			if play(seed + 1) {
+				overtaken++
+			}
+		})
+	}
+	return overtaken
+}
+
+func TestTheMostUrgentGetsTheSlot(t *testing.T) {
+	t.Parallel()
+	require.Zero(t, contests(t, func(seed uint64) bool {
+		c := newContest(seed, simPoolSettings{maxPercent: 100, maxDestructive: 1})
+		c.fallIll(0, "n0", simReboot)
+		c.fallIll(45*time.Second+c.within(20*time.Second), c.later, simPatient)
+		c.fallIll(45*time.Second+c.within(20*time.Second), c.first, simUrgent)
+		return c.run(t, func(node string) bool {
+			c.Lock()
+			defer c.Unlock()
+			return len(c.oracle.reboots[node]) > 0
+		})
+	}))
+}
+
+func TestTheMostUrgentGetsThePlaceInTheBudget(t *testing.T) {
+	t.Parallel()
+	require.Zero(t, contests(t, func(seed uint64) bool {
+		c := newContest(seed, simPoolSettings{maxPercent: 25, maxDestructive: 4})
+		c.at(0, func() { c.personCordons("n0") })
+		c.fallIll(c.within(time.Minute), c.later, simPatient)
+		c.fallIll(c.within(time.Minute), c.first, simUrgent)
+		c.at(3*time.Minute+c.within(time.Minute), func() { c.personUncordons("n0") })
+		return c.run(t, func(node string) bool {
+			c.Lock()
+			defer c.Unlock()
+			return c.Cordoned(node) || len(c.oracle.reboots[node]) > 0
+		})
+	}))
+}

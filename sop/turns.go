@@ -1,0 +1,246 @@
+package sop
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+// How places are handed over as they become free, and how a new leader learns who waits for them.
+
+// start begins a term: nobody waits yet. Nodes on which something is to be decided may have waited under the leader before, so that for
+// a while no place is given that one of them may be the first to have.
+func (l *limits) start(open func(*corev1.Node) bool) error {
+	nodes, err := l.nodes.List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forget()
+	l.settled = l.clock.Now().Add(l.hold)
+	settings := l.settings()
+	for _, node := range nodes {
+		if !open(node) {
+			continue
+		}
+		pool := settings.PoolOf(node).Name
+		if node = l.latest(node); !l.outOfService(node) {
+			l.expect(limitOf{policy.LimitBudget, pool}, node.Name)
+		}
+		if _, runs := l.runningDestructive(node); !runs {
+			l.expect(limitOf{policy.LimitDestructive, pool}, node.Name)
+		}
+	}
+	l.wake()
+	return nil
+}
+
+func (l *limits) expect(of limitOf, node string) {
+	if l.unheard[of] == nil {
+		l.unheard[of] = make(map[string]bool)
+	}
+	l.unheard[of][node] = true
+}
+
+// stop ends a term.
+func (l *limits) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forget()
+}
+
+func (l *limits) forget() {
+	clear(l.waiting.lists)
+	l.unheard, l.settled = make(map[limitOf]map[string]bool), time.Time{}
+}
+
+// heard notes that it is known whether the node waits.
+func (l *limits) heard(limit policy.Limit, node string) {
+	for of, names := range l.unheard {
+		if of.limit != limit || !names[node] {
+			continue
+		}
+		if delete(names, node); len(names) == 0 {
+			delete(l.unheard, of)
+			l.waiting.ring(of, 1, l.clock.Now())
+		}
+	}
+}
+
+// settling says until when a free place is not given because it is not known yet who waits.
+func (l *limits) settling(of limitOf, free int) string {
+	if free <= 0 || len(l.unheard[of]) == 0 {
+		return ""
+	}
+	return "; Aegis has just begun to lead, and gives places once it knows who waits, at " + l.settled.UTC().Format(time.RFC3339) + " at the latest"
+}
+
+// stepBack says that nothing is known for which the node could use a place in the limits, at present or any more.
+func (l *limits) stepBack(node string, of ...policy.Limit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, limit := range of {
+		l.waiting.stepBack(limit, node, l.clock.Now())
+		l.heard(limit, node)
+	}
+}
+
+// bell returns what wakes the step that waits for a place in the limit, nil if none does.
+func (l *limits) bell(limit policy.Limit, node string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, w := l.waiting.find(limit, node); w != nil && !w.away {
+		return w.bell
+	}
+	return nil
+}
+
+// free says that this process has given back a place in one of the limits.
+func (l *limits) free(limit policy.Limit) { l.waiting.ringAll(limit, l.clock.Now()) }
+
+// nodeChanged notes that the cache shows a node differently, which may have freed a place. It takes no lock.
+func (l *limits) nodeChanged(before, after *corev1.Node) {
+	out := func(n *corev1.Node) bool { return n.Spec.Unschedulable || !policy.IsReady(n) }
+	moved := before == nil || after == nil || !maps.Equal(before.Labels, after.Labels)
+	if moved || out(before) && !out(after) {
+		l.freed[policy.LimitBudget].Store(true)
+	}
+	if moved || before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] {
+		l.freed[policy.LimitDestructive].Store(true)
+	}
+	l.wake()
+}
+
+// settingsChanged notes that the limits themselves may be others.
+func (l *limits) settingsChanged() {
+	for _, freed := range l.freed {
+		freed.Store(true)
+	}
+	l.wake()
+}
+
+// wake has the waiting lists tended.
+func (l *limits) wake() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// tend offers the places that have become free, and those that were offered and not taken. It returns when to look again.
+func (l *limits) tend() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock.Now()
+	over := !l.settled.IsZero() && !now.Before(l.settled)
+	if over {
+		l.unheard, l.settled = make(map[limitOf]map[string]bool), time.Time{}
+	}
+	for limit, freed := range l.freed {
+		if freed.Swap(false) || over {
+			l.waiting.ringAll(limit, now)
+		}
+	}
+	next := l.waiting.tend(now)
+	if !l.settled.IsZero() && (next.IsZero() || l.settled.Before(next)) {
+		next = l.settled
+	}
+	return next
+}
+
+// claims returns who waits for a place in the limit of the pool, in their order.
+func (l *limits) claims(limit policy.Limit, pool string) []policy.Claim {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting.claims(limitOf{limit, pool}, l.clock.Now())
+}
+
+// states returns the limits of all pools that have nodes, or are configured.
+func (l *limits) states() ([]policy.LimitState, error) {
+	nodes, err := l.nodes.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	settings := l.settings()
+	size, taken := make(map[string]int), make(map[limitOf][]string)
+	for _, node := range nodes {
+		pool := settings.PoolOf(node).Name
+		size[pool]++
+		node = l.latest(node)
+		if l.outOfService(node) {
+			taken[limitOf{policy.LimitBudget, pool}] = append(taken[limitOf{policy.LimitBudget, pool}], node.Name)
+		}
+		_, ours := l.inFlight[node.Name]
+		if _, runs := l.runningDestructive(node); ours || runs {
+			taken[limitOf{policy.LimitDestructive, pool}] = append(taken[limitOf{policy.LimitDestructive, pool}], node.Name)
+		}
+	}
+	var states []policy.LimitState
+	for _, name := range poolNames(settings, size) {
+		pool := settings.PoolNamed(name)
+		allowed := map[policy.Limit]int{policy.LimitBudget: pool.Allowed(size[name]), policy.LimitDestructive: max(1, pool.MaxDestructive)}
+		for _, limit := range policy.Limits() {
+			of := limitOf{limit, name}
+			slices.Sort(taken[of])
+			states = append(states, policy.LimitState{
+				Pool: name, Limit: limit, Allowed: allowed[limit], Taken: taken[of], Waiting: l.waiting.claims(of, l.clock.Now()),
+			})
+		}
+	}
+	return states, nil
+}
+
+// poolNames returns the pools of the configuration, and those that have nodes, sorted.
+func poolNames(settings policy.Settings, size map[string]int) []string {
+	names := slices.Collect(maps.Keys(size))
+	for _, p := range settings.Pools {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// NodeChanged notes that the cache shows a node differently from now on; before is nil for a new one, after for one that is gone. It
+// neither waits nor asks anything.
+func (d *Dispatcher) NodeChanged(before, after *corev1.Node) {
+	d.services.limits.nodeChanged(before, after)
+}
+
+// Limits returns the limits of all pools, with who has a place in them and who waits for one.
+func (d *Dispatcher) Limits() ([]policy.LimitState, error) { return d.services.limits.states() }
+
+// keepTurns hands places over as they become free.
+func (d *Dispatcher) keepTurns(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := time.Hour
+		if next := d.services.limits.tend(); !next.IsZero() {
+			wait = next.Sub(d.services.Clock.Now())
+		}
+		timer := d.services.Clock.NewTimer(max(0, wait))
+		select {
+		case <-ctx.Done():
+		case <-d.services.limits.changed:
+		case <-timer.C():
+		}
+		timer.Stop()
+	}
+}
+
+// mayWait reports whether something is to be decided on the node, so that it may be one that waits.
+func (d *Dispatcher) mayWait(node *corev1.Node) bool {
+	if len(d.services.Conditions.Statuses(node.Name)) > 0 {
+		return true
+	}
+	t, err := d.services.Tickets.Ticket(node)
+	return err == nil && t != nil && t.Open() && t.Owned()
+}
