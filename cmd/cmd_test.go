@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/procedures"
 	"aegis.io/aegis/strict"
 )
@@ -109,7 +111,8 @@ alertmanagers:
   httpConfig: {tls_config: {ca_file: ca.crt}, basic_auth: {username: aegis, password_file: /run/password}}
 pools:
 - {name: a100, selector: "gpu=a100", maxOutOfServicePercent: 5, maxOutOfService: 2, maxDestructive: 3, profile: a100}
-- {name: rest}
+- {name: rest, intakeTaints: [{key: example.com/new}]}
+intakeTaints: [{key: example.com/intake, value: pending, effect: NoSchedule}]
 leaderElection: {enabled: false}
 `)
 	c, err := loadConfig(file)
@@ -130,6 +133,8 @@ leaderElection: {enabled: false}
 	require.Equal(t, 3, settings.Pools[0].MaxDestructive)
 	require.Equal(t, 10, settings.Pools[1].MaxPercent)
 	require.Equal(t, 1, settings.Pools[1].MaxDestructive)
+	require.Equal(t, []policy.IntakeTaint{{Key: "example.com/intake", Value: "pending", Effect: corev1.TaintEffectNoSchedule}}, settings.IntakeTaints)
+	require.Equal(t, []policy.IntakeTaint{{Key: "example.com/new"}}, settings.Pools[1].IntakeTaints)
 }
 
 func TestBadConfigs(t *testing.T) {
@@ -157,6 +162,11 @@ func TestBadConfigs(t *testing.T) {
 		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", ":1:29: pools[0].selector is not a label selector: "},
 		{"too much", "pools: [{name: a, maxOutOfServicePercent: 101}]", "0 to 100"},
 		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "pools[0].maxDestructive is 0, must be from 1 to"},
+		{"taint without a key", "intakeTaints: [{value: pending}]", ":1:16: intakeTaints[0].key is missing, want the key of a taint such as example.com/intake"},
+		{"no key of a taint", "intakeTaints: [{key: a b}]", `:1:22: intakeTaints[0].key "a b" is not the key of a taint: `},
+		{"taint of Kubernetes", "pools: [{name: a, intakeTaints: [{key: node.kubernetes.io/not-ready}]}]", `:1:40: pools[0].intakeTaints[0].key "node.kubernetes.io/not-ready" belongs to Kubernetes`},
+		{"unknown effect", "intakeTaints: [{key: example.com/intake, effect: NoSchedul}]", `:1:50: intakeTaints[0].effect "NoSchedul" is unknown, did you mean "NoSchedule"?`},
+		{"no value of a taint", "intakeTaints: [{key: example.com/intake, value: 'a b'}]", `:1:49: intakeTaints[0].value "a b" is not the value of a taint: `},
 		{"number in place of text", "cluster: 007", ":1:10: cluster must be text, so write 007 in quotes, is the number 007"},
 		{"text in place of a number", "pools: [{name: a, maxDestructive: two}]", `:1:35: pools[0].maxDestructive must be a whole number, is the text "two"`},
 		{"text in place of a list", "nodeLabels: node", `:1:13: nodeLabels must be a list, is the text "node"`},

@@ -44,6 +44,7 @@ type config struct {
 	PollInterval       time.Duration        `yaml:"pollInterval"`
 	Jobs               jobsConfig           `yaml:"jobs"`
 	LeaderElection     leaderConfig         `yaml:"leaderElection"`
+	IntakeTaints       []taintConfig        `yaml:"intakeTaints"`
 	Pools              []poolConfig         `yaml:"pools"`
 	Auth               authConfig           `yaml:"auth"`
 }
@@ -100,6 +101,8 @@ type poolConfig struct {
 	IncidentWindow *time.Duration `yaml:"incidentWindow"`
 
 	MaintenanceWindows []windowConfig `yaml:"maintenanceWindows"`
+
+	IntakeTaints []taintConfig `yaml:"intakeTaints"`
 }
 
 type windowConfig struct {
@@ -271,7 +274,7 @@ func (c config) validate() error {
 		errs = append(errs, mistakef("leaderElection.leaseDuration", "%s must exceed renewDeadline %s, and that 1.2 times retryPeriod %s",
 			l.LeaseDuration, l.RenewDeadline, l.RetryPeriod))
 	}
-	_, err := c.pools()
+	_, err := c.settings()
 	return errors.Join(append(errs, c.validateSources(), c.Auth.validate(), err)...)
 }
 
@@ -421,7 +424,8 @@ func (p poolConfig) pool(field string) (policy.Pool, error) {
 		}
 		pool.Windows = append(pool.Windows, window)
 	}
-	return pool, errors.Join(errs...)
+	pool.IntakeTaints, err = intakeTaints(field+".intakeTaints", p.IntakeTaints)
+	return pool, errors.Join(append(errs, err)...)
 }
 
 // checkPool names each limit that is out of its range.
@@ -459,9 +463,10 @@ func valueOr[T any](p *T, fallback T) T {
 
 // settings returns what operators set for all conditions.
 func (c config) settings() (policy.Settings, error) {
-	pools, err := c.pools()
-	if err != nil {
+	intake, err := intakeTaints("intakeTaints", c.IntakeTaints)
+	pools, wrong := c.pools()
+	if err := errors.Join(err, wrong); err != nil {
 		return policy.Settings{}, err
 	}
-	return policy.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, Pools: pools}, nil
+	return policy.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, IntakeTaints: intake, Pools: pools}, nil
 }

@@ -46,16 +46,18 @@ type ConditionView struct {
 
 // TicketView is the open ticket of a node.
 type TicketView struct {
-	ID         string        `json:"id"`
-	Condition  string        `json:"condition"`
-	Device     string        `json:"device,omitempty"`
-	SOP        string        `json:"sop,omitempty"`
-	Reason     string        `json:"reason,omitempty"`
-	Supervisor string        `json:"supervisor"`
-	Status     ticket.Status `json:"status"`
-	CreatedAt  time.Time     `json:"createdAt,omitzero"`
-	Hold       string        `json:"hold,omitempty"`
-	Workflows  []StepView    `json:"workflows"`
+	ID         string `json:"id"`
+	Condition  string `json:"condition"`
+	Device     string `json:"device,omitempty"`
+	SOP        string `json:"sop,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Supervisor string `json:"supervisor"`
+	// RequestedBy is who asked for the check that the incident began with.
+	RequestedBy string        `json:"requestedBy,omitempty"`
+	Status      ticket.Status `json:"status"`
+	CreatedAt   time.Time     `json:"createdAt,omitzero"`
+	Hold        string        `json:"hold,omitempty"`
+	Workflows   []StepView    `json:"workflows"`
 }
 
 // StepView is one step on a ticket.
@@ -78,6 +80,9 @@ type IncidentView struct {
 	Outcome     string            `json:"outcome"`
 	Destructive []DestructiveView `json:"destructive"`
 	SOP         string            `json:"sop,omitempty"`
+	// By is who asked for the check that the incident began with, Reason is why.
+	By     string `json:"by,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // DestructiveView is a destructive step of a past incident.
@@ -155,16 +160,17 @@ func ticketView(t *ticket.Ticket) *TicketView {
 		return nil
 	}
 	view := &TicketView{
-		ID:         t.ID,
-		Condition:  t.Condition,
-		Device:     t.Device,
-		SOP:        t.SOP,
-		Reason:     t.Reason,
-		Supervisor: t.Supervisor,
-		Status:     t.Status,
-		CreatedAt:  t.CreatedAt,
-		Hold:       t.Hold,
-		Workflows:  make([]StepView, 0, len(t.Workflows)),
+		ID:          t.ID,
+		Condition:   t.Condition,
+		Device:      t.Device,
+		SOP:         t.SOP,
+		Reason:      t.Reason,
+		Supervisor:  t.Supervisor,
+		RequestedBy: t.RequestedBy,
+		Status:      t.Status,
+		CreatedAt:   t.CreatedAt,
+		Hold:        t.Hold,
+		Workflows:   make([]StepView, 0, len(t.Workflows)),
 	}
 	for _, s := range t.Workflows {
 		view.Workflows = append(view.Workflows, StepView{Action: s.Action, Status: s.Status, At: s.At, Message: s.Message, Pod: s.Pod})
@@ -177,6 +183,7 @@ func historyView(h *ticket.History) []IncidentView {
 	for _, i := range h.Incidents {
 		view := IncidentView{
 			ID: i.ID, Condition: i.Condition, Device: i.Device, Opened: i.Opened, Closed: i.Closed, Outcome: i.Outcome, SOP: i.SOP,
+			By: i.By, Reason: i.Reason,
 			Destructive: make([]DestructiveView, 0, len(i.Destructive)),
 		}
 		for _, d := range i.Destructive {

@@ -27,7 +27,7 @@ const (
 	VerdictSilenced          VerdictName = "silenced"           // The alert is silenced, inhibited or muted.
 	VerdictContested         VerdictName = "contested"          // The alert came back with an old start; not confirmed yet.
 	VerdictUnconfirmed       VerdictName = "unconfirmed"        // The source does not report the condition.
-	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no reliable answer.
+	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no reliable answer, or nothing can check the node.
 	VerdictTolerated         VerdictName = "tolerated"          // Another condition explains it or comes first, or it is known already.
 	VerdictIgnored           VerdictName = "ignored"            // Its mode is off, or its band is MustIgnore.
 	VerdictUnknownCondition  VerdictName = "unknown_condition"  // No catalogue names the condition.
@@ -75,11 +75,11 @@ func (n VerdictName) Change() string {
 		VerdictExcluded:          "a person removes the label",
 		VerdictControlPlane:      "manageControlPlane is set",
 		VerdictHumanOwned:        "they give the ticket back by setting its supervisor to aegis, or remove it",
-		VerdictHumanCordoned:     "a person uncordons the node",
+		VerdictHumanCordoned:     "a person uncordons the node, or has it checked",
 		VerdictSilenced:          "the silence, inhibition or mute time ends",
 		VerdictContested:         "a later pass over Prometheus and Alertmanager confirms it",
 		VerdictUnconfirmed:       "the sources report it, or it goes away",
-		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again",
+		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again, or the node is ready",
 		VerdictTolerated:         "what explains it is gone, it occurs again, or the node is idle",
 		VerdictIgnored:           "its mode or its priority changes",
 		VerdictUnknownCondition:  "a file names it",
@@ -96,7 +96,7 @@ func (n VerdictName) Meaning() string {
 		VerdictAwaitingApproval:  "The procedure waits for a person.",
 		VerdictDuplicate:         "The open ticket is for another device of the condition, or the same repair was requested before.",
 		VerdictInProgress:        "The open ticket is for another condition.",
-		VerdictCooldown:          "The last destructive step on the node is too recent.",
+		VerdictCooldown:          "The last destructive step on the node is too recent, or an intake taint is back on a node that has just passed its check.",
 		VerdictAttemptsExhausted: "The node has used up its reboots, is a [repeat offender](#repeat-offenders), or Aegis suspects its hardware. Aegis isolates it and hands it over.",
 		VerdictBudget:            "Too many nodes of the pool are out of service, or too many destructive steps run in it, or [more urgent nodes](#who-goes-first) wait for the place.",
 		VerdictStorm:             "The condition began on too many nodes of the pool at once.",
@@ -107,8 +107,8 @@ func (n VerdictName) Meaning() string {
 		VerdictHumanCordoned:     "A person has cordoned the node.",
 		VerdictSilenced:          "Alertmanager suppresses the alert, or a silence of Alertmanager or of Aegis matches it.",
 		VerdictContested:         "The alert came back with an old start time, as a late message does, or began before its node was registered.",
-		VerdictUnconfirmed:       "Prometheus does not report the condition, or no Alertmanager lists its alert.",
-		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no reliable answer.",
+		VerdictUnconfirmed:       "Prometheus does not report the condition, or no Alertmanager lists its alert; or the annotation that asks for a check has a value that Aegis does not know.",
+		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no reliable answer, or a node that is to be checked is not ready.",
 		VerdictTolerated:         "Another condition of the node explains it or comes first; or Aegis has noted or repaired it, and its alert has not begun anew; or it can wait until the node is idle, because its priority is 100 or more and its `workload` is `drain` or `drainGPU` (set it to `waitIdle`).",
 		VerdictIgnored:           "Its mode is `off`, or its priority is above 999.",
 		VerdictUnknownCondition:  "No file names the condition.",

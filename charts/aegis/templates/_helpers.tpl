@@ -43,17 +43,20 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
     "enabled" true
     "namespace" .Release.Namespace
     "name" (include "aegis.name" .)) -}}
-{{- if eq (.Values.config.permission | default .Values.permission | default "alertmanager") "prometheus" }}
+{{- if eq (get .Values.config "permission" | default (get .Values "permission") | default "alertmanager") "prometheus" }}
 {{- $_ := set $config "permission" "prometheus" }}
 {{- $_ := unset $config "alertmanagers" }}
 {{- end }}
-{{- with .Values.whenAlertmanagerIsAway }}
+{{- with get .Values "whenAlertmanagerIsAway" }}
 {{- if ne . "hold" }}
 {{- $_ := set $config "whenAlertmanagerIsAway" . }}
 {{- end }}
 {{- end }}
-{{- with .Values.preset }}
+{{- with get .Values "preset" }}
 {{- $_ := set $config "preset" . }}
+{{- end }}
+{{- with get .Values "intakeTaints" }}
+{{- $_ := set $config "intakeTaints" . }}
 {{- end }}
 {{- $auth := dict }}
 {{- if .Values.auth.secretName }}
@@ -78,6 +81,18 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $_ := set $config "mode" (ternary "on" "off" $config.mode) }}
 {{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* The keys of the taints that a passed check removes, as a list of CEL. */}}
+{{- define "aegis.intakeKeys" -}}
+{{- $config := include "aegis.config" . | fromYaml -}}
+{{- $keys := list }}
+{{- range concat (list $config) (get $config "pools" | default list) }}
+{{- range get . "intakeTaints" }}
+{{- $keys = append $keys (squote .key) }}
+{{- end }}
+{{- end }}
+{{- printf "[%s]" (join ", " ($keys | uniq | sortAlpha)) }}
 {{- end }}
 
 {{/* Whether the listeners speak TLS. */}}
