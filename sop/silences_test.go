@@ -105,7 +105,7 @@ func TestSilencesThatCannotBeReadPauseEverything(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store, client := orderStore("me", lease("me", map[string]string{SilencesAnnotation: tt.text}))
+			store, client := orderStore("me", "me", map[string]string{SilencesAnnotation: tt.text})
 			orders, err := store.Read(t.Context())
 			require.NoError(t, err)
 			require.Contains(t, orders.Pause.Reason, "annotation aegis.io/silences: ")
