@@ -258,7 +258,7 @@ func (a *app) newOrders() *sop.OrderStore {
 // telemetry registers the metrics of the process itself.
 func (a *app) telemetry(reg prometheus.Registerer, tickets *ticket.Store) {
 	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets, a.config.rules), sop.NewStormCollector(a.dispatcher),
-		sop.NewWaitingCollector(a.dispatcher))
+		sop.NewLimitCollector(a.dispatcher), sop.NewWaitingCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aegis_leader",

@@ -167,6 +167,41 @@ aegis_nodes 5
 	}
 }
 
+// The collector counts what the limits count: what others took out of service, and the steps of other processes.
+func TestLimitsAreShown(t *testing.T) {
+	t.Parallel()
+	running := ownTicket("GpuHung")
+	require.NoError(t, running.Record(ticket.Reboot, 1, ticket.Running, time.Now(), ""))
+	l := fleet(20, policy.Pool{MaxPercent: 10, MaxDestructive: 3}, func(i int, n *corev1.Node) {
+		switch i {
+		case 0:
+			n.Spec.Unschedulable = true
+		case 1:
+			n.Annotations = map[string]string{ticket.Annotation: encoded(t, running)}
+		}
+	})
+	require.Empty(t, l.reserve("n2"))
+	release, reason := l.begin(testNode("n2", ""), ticket.Reset)
+	require.Empty(t, reason)
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(NewLimitCollector(&Dispatcher{services: environment{limits: l}}))
+	shows := func(out, busy int) {
+		require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
+# HELP aegis_limit_places Places of a limit of a pool: nodes that may be out of service (budget), and destructive steps that may run (destructive).
+# TYPE aegis_limit_places gauge
+aegis_limit_places{limit="budget",pool="p"} 2
+aegis_limit_places{limit="destructive",pool="p"} 3
+# HELP aegis_limit_taken Places of a limit that are taken. People and faults take places of the budget as well, so it may be more than there are.
+# TYPE aegis_limit_taken gauge
+aegis_limit_taken{limit="budget",pool="p"} %d
+aegis_limit_taken{limit="destructive",pool="p"} %d
+`, out, busy))))
+	}
+	shows(2, 2)
+	release()
+	shows(2, 1)
+}
+
 func encoded(t *testing.T, tk *ticket.Ticket) string {
 	t.Helper()
 	text, err := tk.Encode()

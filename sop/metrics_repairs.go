@@ -24,7 +24,7 @@ func newRepairMetrics(factory promauto.Factory) repairMetrics {
 	}
 	m := repairMetrics{
 		total: counter("aegis_repairs_total",
-			"Repairs that ended: resolved, handed_over, notified (people were told, the node stays in service), noted, or canceled.", "outcome"),
+			"Repairs that ended: resolved, handed_over, notified (people were told, the node stays in service), noted, canceled, or checked.", "outcome"),
 		firstTime: counter("aegis_repairs_first_time_total",
 			"Resolved repairs that tried at most one thing on the node, for a condition that no earlier repair had resolved there within attemptWindow."),
 		unattended: counter("aegis_repairs_unattended_total",
@@ -47,7 +47,7 @@ func newRepairMetrics(factory promauto.Factory) repairMetrics {
 
 // repairOutcomes lists the values of the label outcome of a repair.
 func repairOutcomes() []string {
-	return []string{repairResolved, repairHandedOver, repairNotified, repairNoted, repairCanceled}
+	return []string{repairResolved, repairHandedOver, repairNotified, repairNoted, repairCanceled, repairChecked}
 }
 
 // expect makes the series of a repair, so that its end is an increase.

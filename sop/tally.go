@@ -2,7 +2,6 @@ package sop
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"aegis.io/aegis/rules/prom"
@@ -16,6 +15,7 @@ const (
 	repairNotified   = "notified"    // People were told of a node that stays in service, and nothing was tried on it.
 	repairNoted      = "noted"       // It was written down and nothing else.
 	repairCanceled   = "canceled"    // A person canceled it.
+	repairChecked    = "checked"     // A check that was asked for found nothing, and nothing was to be repaired.
 )
 
 // tally is what the metrics say of a repair. Everything is read from its ticket and the history before it, so that a repair that
@@ -42,6 +42,9 @@ func (e environment) count(last ended, outcome string) {
 
 // tally sums up the ticket of a repair that has just ended.
 func (e environment) tally(t *ticket.Ticket, before *ticket.History, outcome string) tally {
+	if outcome == repairResolved && (incident{origin: t.Origin}).asked() {
+		outcome = repairChecked
+	}
 	resolved, alarm := outcome == repairResolved, falseAlarm(t)
 	window := e.catalogue.Status("", t.Condition, t.Device, t.XID).Policy.AttemptWindow
 	return tally{
@@ -80,7 +83,7 @@ func (e environment) expect(s prom.AegisNodeStatus, sop string) {
 
 // attended reports whether a person has had a hand in the repair.
 func attended(t *ticket.Ticket) bool {
-	return t.Attended || t.ApprovedBy != "" || strings.HasPrefix(t.Origin, requestedPrefix)
+	return t.Attended || t.ApprovedBy != "" || (incident{origin: t.Origin}).requested()
 }
 
 // attempts counts what was tried on the node to repair the present condition of the ticket: remedies, repairs, restarts of pods,
@@ -113,7 +116,7 @@ func repairedBefore(t *ticket.Ticket, before *ticket.History, window time.Durati
 // falseAlarm reports whether the condition of an alert was not found on the machine: nothing was done that could have removed it, and
 // the machine itself was found in order, by a healthcheck or by an operation that found nothing to do.
 func falseAlarm(t *ticket.Ticket) bool {
-	if strings.HasPrefix(t.Origin, requestedPrefix) || t.Origin == originHealthcheck {
+	if (incident{origin: t.Origin}).requested() || t.Origin == originHealthcheck {
 		return false
 	}
 	changed := made(t, ticket.Remedy, ticket.Repair, ticket.RestartPod, ticket.Reset, ticket.Reboot, ticket.Shutdown, ticket.Taint,

@@ -185,6 +185,20 @@ func TestRepairsAreCounted(t *testing.T) {
 	}
 }
 
+// A check that somebody asked for is no repair, nor a false alarm, when it finds nothing.
+func TestChecksAreNoRepairs(t *testing.T) {
+	t.Parallel()
+	for origin, want := range map[string]string{checkPrefix + "alice": repairChecked, intakeOrigin: repairChecked, string(prom.OriginAlert): repairResolved} {
+		w := newWorld(t, testPolicy())
+		own := ownTicket("Cordon")
+		own.Origin = origin
+		require.NoError(t, own.Record(ticket.Healthcheck, 1, ticket.Succeeded, time.Now(), ""))
+		w.dispatcher().services.count(ended{ticket: own}, repairResolved)
+		require.InDelta(t, 1, w.value("aegis_repairs_total", "Cordon", want), 0, origin)
+		require.Equal(t, want == repairResolved, w.counts("Cordon")["false_alarm"] == 1, origin)
+	}
+}
+
 // People who are only told of a condition repair nothing through Aegis, and neither does a note.
 func TestNoticesAreNoRepairs(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
