@@ -68,8 +68,9 @@ fmt: $(GOLANGCI_LINT) ## Format the Go files of all modules.
 	cd e2e/plugin && ../../$(GOLANGCI_LINT) fmt --config ../../.golangci.yml ./...
 
 .PHONY: update
-update: ## Write the golden files and the generated tables of the documentation anew. The tests fail while one is stale.
+update: ## Write the golden files, the dashboard and the generated tables of the documentation anew. The tests fail while one is stale.
 	$(GO) test $$(grep -l 'flag.Bool("update"' $$(find . -name '*_test.go' -not -path './e2e/*') | xargs -n1 dirname | sort -u) -update
+	cd e2e && $(GO) run ./cmd/dashboard
 	git --no-pager diff --stat
 
 .PHONY: record
@@ -101,6 +102,10 @@ bench: ## Run the benchmarks. Each compares with the bare cost in the same run.
 .PHONY: demo
 demo: ## Show Aegis heal a simulated cluster. ONCE=1 ends after the story.
 	cd e2e && ONCE=$(ONCE) $(GO) run ./cmd/demo
+
+.PHONY: picture
+picture: ## Tell the story of the demo and draw the dashboard that it leaves, for the README.
+	cd e2e && ONCE=1 PICTURE=$(CURDIR)/docs/dashboard.png $(GO) run ./cmd/demo
 
 .PHONY: chaos
 chaos: ## Let everything go wrong at once for DURATION (10m) on 100 nodes, and check what Aegis did. SEED=1 repeats a script.

@@ -21,6 +21,7 @@ const (
 	poolDomains    = "domains"
 	poolMarks      = "marks"
 	poolHealthy    = "healthy"
+	poolDashboard  = "dashboard"
 )
 
 // pool is a pool of the environment.
@@ -49,6 +50,7 @@ func pools() []pool {
 		{poolDomains, len(domains())},
 		{poolMarks, 3},
 		{poolHealthy, 1},
+		{poolDashboard, 2},
 	}
 }
 

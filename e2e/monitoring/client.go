@@ -14,6 +14,11 @@ import (
 	"time"
 )
 
+// Attach returns what asks a Prometheus that runs already, and can do nothing else.
+func Attach(prometheusURL string) *Monitoring {
+	return &Monitoring{PrometheusURL: prometheusURL, o: Options{PrometheusClient: http.DefaultClient}}
+}
+
 // Alert is a pending or firing alert of Prometheus.
 type Alert struct {
 	// Name is the label alertname, State pending or firing.
@@ -71,6 +76,64 @@ func (m *Monitoring) Query(ctx context.Context, expr string) ([]Sample, error) {
 		samples = append(samples, Sample{Labels: r.Metric, Value: value})
 	}
 	return samples, nil
+}
+
+// Point is the value of a series at a time.
+type Point struct {
+	At    time.Time
+	Value float64
+}
+
+// Series is one element of a range vector.
+type Series struct {
+	Labels map[string]string
+	Points []Point
+}
+
+// QueryRange evaluates an expression at each step from one time to another.
+func (m *Monitoring) QueryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]Series, error) {
+	var answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string    `json:"metric"`
+				Values [][2]json.RawMessage `json:"values"`
+			} `json:"result"`
+		} `json:"data"`
+	}
+	seconds := func(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
+	query := url.Values{
+		"query": {expr}, "start": {seconds(from)}, "end": {seconds(to)}, "step": {strconv.FormatFloat(step.Seconds(), 'f', 3, 64)},
+	}
+	address := m.PrometheusURL + "/api/v1/query_range?" + query.Encode()
+	if err := call(ctx, m.o.PrometheusClient, http.MethodGet, address, nil, &answer); err != nil {
+		return nil, fmt.Errorf("query range: %w", err)
+	}
+	var all []Series
+	for _, r := range answer.Data.Result {
+		series := Series{Labels: r.Metric}
+		for _, v := range r.Values {
+			p, err := point(v)
+			if err != nil {
+				return nil, fmt.Errorf("query range: %w", err)
+			}
+			series.Points = append(series.Points, p)
+		}
+		all = append(all, series)
+	}
+	return all, nil
+}
+
+// point decodes a pair of time and value.
+func point(pair [2]json.RawMessage) (Point, error) {
+	at, err := strconv.ParseFloat(string(pair[0]), 64)
+	if err != nil {
+		return Point{}, fmt.Errorf("time: %w", err)
+	}
+	value, err := strconv.ParseFloat(strings.Trim(string(pair[1]), `"`), 64)
+	if err != nil {
+		return Point{}, fmt.Errorf("value: %w", err)
+	}
+	return Point{At: time.UnixMilli(int64(at * 1000)), Value: value}, nil
 }
 
 type matcher struct {

@@ -39,6 +39,8 @@ type Options struct {
 	Dir string
 	// Exporters holds the metrics URL of each scrape job. Labels of the series win over those of the target.
 	Exporters map[string]string
+	// Aegis holds the URLs of the metrics of the replicas, which one job scrapes.
+	Aegis []string
 	// Rules names files and folders of PrometheusRule manifests. There must be an alert in them.
 	Rules []string
 	// ExtraRules is one more rule file, in Prometheus' own format.
@@ -175,6 +177,9 @@ func (m *Monitoring) prometheusConfig() string {
 	text += "scrape_configs:\n"
 	for _, job := range slices.Sorted(maps.Keys(m.o.Exporters)) {
 		text += scrapeConfig(job, m.o.Exporters[job])
+	}
+	if len(m.o.Aegis) > 0 {
+		text += scrapeConfig("aegis", m.o.Aegis...)
 	}
 	return text
 }

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -184,13 +186,20 @@ func (c Compress) shorten(node parser.Node) {
 	}
 }
 
-// scrapeConfig returns the entry of a job. Its exporter serves many hosts and names each in a label.
-func scrapeConfig(job, address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		// Prometheus reports it with the rest of its configuration.
-		u = &url.URL{Host: address}
+// scrapeConfig returns the entry of a job whose targets have the same path. Its exporter serves many hosts and names each in a label.
+func scrapeConfig(job string, addresses ...string) string {
+	var first *url.URL
+	var targets []string
+	for _, address := range addresses {
+		u, err := url.Parse(address)
+		if err != nil {
+			// Prometheus reports it with the rest of its configuration.
+			u = &url.URL{Host: address}
+		}
+		if first = cmp.Or(first, u); u.Host != "" {
+			targets = append(targets, strconv.Quote(u.Host))
+		}
 	}
-	return fmt.Sprintf("- {job_name: %q, honor_labels: true, metrics_path: %q, scheme: %q, static_configs: [{targets: [%q]}]}\n",
-		job, u.Path, cmp.Or(u.Scheme, "http"), u.Host)
+	return fmt.Sprintf("- {job_name: %q, honor_labels: true, metrics_path: %q, scheme: %q, static_configs: [{targets: [%s]}]}\n",
+		job, first.Path, cmp.Or(first.Scheme, "http"), strings.Join(targets, ", "))
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"aegis.io/aegis/e2e/aegis"
@@ -150,6 +151,12 @@ func (l *Environment) startMonitoring(ctx context.Context) error {
 		BinDir: l.Bin, Dir: filepath.Join(l.Dir, "monitoring"), Exporters: l.Sim.Exporters(), Log: l.o.Log,
 		Rules: l.o.Rules, ExtraRules: l.o.ExtraRules, Compress: l.o.Compress, Alertmanagers: l.o.Alertmanagers,
 		Interval: l.o.Interval,
+	}
+	for _, a := range l.Aegis {
+		// One that wants a certificate of whoever reads its metrics is not scraped.
+		if strings.HasPrefix(a.Telemetry, "http:") {
+			o.Aegis = append(o.Aegis, a.Telemetry+"/metrics")
+		}
 	}
 	if len(o.Rules) == 0 {
 		o.Rules = []string{filepath.Join(l.Bin, "..", "charts", "aegis", "rules")}

@@ -74,8 +74,14 @@ func run(ctx context.Context, out io.Writer, once bool) (err error) {
 		return err
 	}
 	say.summary(ended)
+	if file := os.Getenv("PICTURE"); file != "" {
+		if err := drawDashboard(ctx, l, began, file); err != nil {
+			return err
+		}
+		say.line("the dashboard is drawn to %s", file)
+	}
 	if once {
-		return verdict(ended)
+		return errors.Join(verdict(ended), checkDashboard(ctx, l, began))
 	}
 	say.invitation(l)
 	<-ctx.Done()

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"aegis.io/aegis/e2e/dashboard"
+	"aegis.io/aegis/e2e/dashboard/picture"
+	"aegis.io/aegis/e2e/testenv"
+)
+
+// dashboardWithin is how long the metrics have to reach Prometheus.
+const dashboardWithin = 20 * time.Second
+
+// quickSettings suit a Prometheus that scrapes each second.
+func quickSettings(shown time.Duration) dashboard.Settings {
+	return dashboard.Settings{
+		Namespace: ".*", Job: ".*", Window: "15m", RateInterval: "30s", Range: fmt.Sprintf("%ds", int(shown.Seconds())),
+	}
+}
+
+// checkDashboard is an error when a panel of the dashboard is empty after the story.
+func checkDashboard(ctx context.Context, l *testenv.Environment, began time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, dashboardWithin)
+	defer cancel()
+	for {
+		empty, err := dashboard.Empty(ctx, l.Monitoring.Query, quickSettings(time.Since(began)))
+		if err == nil && len(empty) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, fmt.Errorf("panels of the dashboard without data:\n%s", strings.Join(empty, "\n")))
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// drawDashboard draws the dashboard as it is after the story.
+func drawDashboard(ctx context.Context, l *testenv.Environment, began time.Time, file string) (err error) {
+	to, err := os.Create(file)
+	if err != nil {
+		return fmt.Errorf("draw the dashboard: %w", err)
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	now := time.Now()
+	return picture.Write(ctx, to, picture.Options{Source: l.Monitoring, From: began, To: now, Settings: quickSettings(now.Sub(began))})
+}
