@@ -180,8 +180,8 @@ func TestLimitsAreShown(t *testing.T) {
 			n.Annotations = map[string]string{ticket.Annotation: encoded(t, running)}
 		}
 	})
-	require.Empty(t, l.reserve("n2"))
-	release, reason := l.begin(testNode("n2", ""), ticket.Reset)
+	require.Empty(t, l.reserve(policy.Claim{Node: "n2"}))
+	release, reason := l.begin(testNode("n2", ""), ticket.Reset, policy.Claim{Node: "n2"}, takes)
 	require.Empty(t, reason)
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(NewLimitCollector(&Dispatcher{services: environment{limits: l}}))

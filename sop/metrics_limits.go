@@ -9,12 +9,6 @@ import (
 	"aegis.io/aegis/sop/policy"
 )
 
-// The values of the label limit.
-const (
-	limitBudget      = "budget"
-	limitDestructive = "destructive"
-)
-
 // LimitCollector shows how far the limits of the pools are used whenever it is scraped.
 type LimitCollector struct {
 	dispatcher    *Dispatcher
@@ -47,11 +41,11 @@ func (c *LimitCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, u := range uses {
-		for limit, count := range map[string][2]int{
-			limitBudget: {u.pool.Allowed(u.size), u.out}, limitDestructive: {max(1, u.pool.MaxDestructive), u.busy},
+		for limit, count := range map[policy.Limit][2]int{
+			policy.LimitBudget: {u.pool.Allowed(u.size), u.out}, policy.LimitDestructive: {max(1, u.pool.MaxDestructive), u.busy},
 		} {
-			ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(count[0]), u.pool.Name, limit)
-			ch <- prometheus.MustNewConstMetric(c.taken, prometheus.GaugeValue, float64(count[1]), u.pool.Name, limit)
+			ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(count[0]), u.pool.Name, string(limit))
+			ch <- prometheus.MustNewConstMetric(c.taken, prometheus.GaugeValue, float64(count[1]), u.pool.Name, string(limit))
 		}
 	}
 }
