@@ -23,6 +23,9 @@ const (
 	ops     = "ops"
 )
 
+// NeedsSources marks a panel about the sources of aegis.yaml.
+const NeedsSources = "sources"
+
 // Query is one expression of a panel.
 type Query struct {
 	// Expr is PromQL. SELF stands for the matchers that select the metrics of Aegis.
@@ -45,6 +48,8 @@ type Panel struct {
 	// Good is the value from which on a share is green, and Bad the one below which it is red. Both zero: it has no color. Good may
 	// be the lower one.
 	Good, Bad float64
+	// Needs is what a site must have configured for the panel to show anything. Empty means nothing.
+	Needs string
 	// Names are texts for values.
 	Names map[string]string
 }
@@ -266,7 +271,17 @@ func limits() Row {
 			},
 		},
 		{
-			Title: "Storms", Kind: Lines, Width: 8, Unit: count,
+			Title: "Nodes that wait for a place", Kind: Stack, Width: 8, Unit: count,
+			About:   "Nodes that would be isolated or repaired now if their pool had room, by pool and limit. The most urgent one is the next.",
+			Queries: []Query{{Expr: `sum by (pool, limit) (` + leads("aegis_waiting_nodes") + `)`, Legend: "{{pool}} {{limit}}"}},
+		},
+		{
+			Title: "Wait for a place, p95", Kind: Bars, Width: 12, Unit: seconds,
+			About:   "How long nodes waited for a place in the shown time, by limit. If it is long, raise the limit, or find out why nodes stay out of service.",
+			Queries: []Query{{Expr: quantile("0.95", shown, "limit", "aegis_limit_wait_seconds", "") + ` >= 0`, Legend: "{{limit}}"}},
+		},
+		{
+			Title: "Storms", Kind: Lines, Width: 12, Unit: count,
 			About: "Storms that hold repairs, by condition and pool, or 0 while none does. Find out what the nodes have in common before you release one.",
 			Queries: []Query{
 				// No series means no storm, provided that there is a leader who would know.
@@ -304,9 +319,33 @@ func sources() Row {
 			Queries: []Query{{Expr: `sum by (source, result) (rate(aegis_resync_total{SELF}[$__rate_interval]))`, Legend: "{{source}} {{result}}"}},
 		},
 		{
+			Title: "Sources that answer", Kind: Lines, Width: 6, Unit: count, Needs: NeedsSources,
+			About:   "1 for each source of aegis.yaml that gave a reliable answer in the last pass, else 0. Empty without sources. What a silent source found is unknown.",
+			Queries: []Query{{Expr: `max by (source) (` + leads("aegis_source_up") + `)`, Legend: "{{source}}"}},
+		},
+		{
+			Title: "Samples of the sources", Kind: Lines, Width: 6, Unit: count, Needs: NeedsSources,
+			About:   "Samples of the sources in the last $window by what they were: those that find something, those that find nothing, and those that are about no node.",
+			Queries: []Query{{Expr: within(rolling, " by (source, result)", "aegis_source_samples_total", ""), Legend: "{{source}} {{result}}"}},
+		},
+		{
+			Title: "Duration of a pass", Kind: Lines, Width: 6, Unit: seconds,
+			About: "How long Aegis takes to ask all sources once, in the last $window.",
+			Queries: []Query{
+				{Expr: quantile("0.5", rolling, "", "aegis_resync_duration_seconds", ""), Legend: "p50"},
+				{Expr: quantile("0.95", rolling, "", "aegis_resync_duration_seconds", ""), Legend: "p95"},
+			},
+		},
+		{
 			Title: "Alerts that arrive", Kind: Lines, Width: 6, Unit: ops,
 			About:   "Alerts in webhooks: taken, or the reason why they were dropped.",
 			Queries: []Query{{Expr: `sum by (outcome) (rate(aegis_webhook_alerts_total{SELF}[$__rate_interval]))`, Legend: "{{outcome}}"}},
+		},
+		{
+			Title: "Configuration", Kind: Stat, Width: 6, Unit: count, Good: 1, Bad: 1,
+			About:   "Whether every replica has loaded the configuration. The log names file, line and column of a mistake.",
+			Queries: []Query{{Expr: `min(aegis_config_last_reload_successful{SELF})`, Legend: "loaded"}},
+			Names:   map[string]string{"0": "old", "1": "loaded"},
 		},
 		{
 			Title: "Queue", Kind: Stack, Width: 6, Unit: count,
