@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"aegis.io/aegis/queue"
@@ -76,7 +77,7 @@ func (c config) validateSources() error {
 		default:
 			seen[s.Name] = i
 		}
-		errs = append(errs, s.validateServer(at, c.Prometheus.Server.URL != ""), s.validateThreshold(at), s.validateQuery(at))
+		errs = append(errs, s.validateServer(at, c.Prometheus.Server.URL != ""), s.validateThreshold(at), s.validateQuery(at, c.NodeLabels))
 	}
 	return errors.Join(errs...)
 }
@@ -126,20 +127,65 @@ func (s sourceConfig) validateThreshold(at string) error {
 	return errors.Join(errs...)
 }
 
-func (s sourceConfig) validateQuery(at string) error {
+// validateQuery checks the queries. The node labels are those of aegis.yaml.
+func (s sourceConfig) validateQuery(at string, nodeLabels []string) error {
 	var errs []error
 	if s.Condition != "" && s.ConditionLabel != "" {
 		errs = append(errs, mistakef(at+".conditionLabel", "excludes condition: a source has one condition, or a label that names it"))
 	}
-	if _, err := source.ParseExpression(s.Query); err != nil {
+	names := s.nodeNames(nodeLabels)
+	query, err := source.ParseExpression(s.Query)
+	switch {
+	case err != nil:
 		errs = append(errs, mistakef(at+".query", "%v", err))
-	}
-	if s.Alive != "" {
-		if _, err := source.ParseExpression(s.Alive); err != nil {
-			errs = append(errs, mistakef(at+".alive", "%v", err))
+	case s.Alive == "" && query.Filters():
+		errs = append(errs, mistakef(at+".query", "has a series only while its comparison holds, so nothing proves that a fault is over: "+
+			"leave the comparison to above or below, or name a query alive"))
+	default:
+		errs = append(errs, lost(at+".query", query, names...))
+		for _, label := range []string{s.conditionLabel(), s.DeviceLabel} {
+			if label != "" {
+				errs = append(errs, lost(at+".query", query, label))
+			}
 		}
 	}
-	return errors.Join(errs...)
+	if s.Alive == "" {
+		return errors.Join(errs...)
+	}
+	alive, err := source.ParseExpression(s.Alive)
+	if err != nil {
+		return errors.Join(append(errs, mistakef(at+".alive", "%v", err))...)
+	}
+	return errors.Join(append(errs, lost(at+".alive", alive, names...))...)
+}
+
+// nodeNames returns the labels that may name the node.
+func (s sourceConfig) nodeNames(configured []string) []string {
+	if s.NodeLabel != "" {
+		return []string{s.NodeLabel}
+	}
+	if configured == nil {
+		configured = rules.DefaultNodeLabels()
+	}
+	return append([]string{"node"}, configured...)
+}
+
+// lost says which part of the query takes away the label, or all of those of which one is needed.
+func lost(field string, e source.Expression, needed ...string) error {
+	var where string
+	for i, label := range needed {
+		part, loses := e.Loses(label)
+		if !loses {
+			return nil
+		}
+		if i == 0 {
+			where = part
+		}
+	}
+	if len(needed) == 1 {
+		return mistakef(field, "loses the label %s in %s: keep it there", strict.Quote(needed[0]), where)
+	}
+	return mistakef(field, "loses each label that may name the node (%s) in %s: keep one of them there", strings.Join(needed, ", "), where)
 }
 
 // checkSources says which sources name conditions that the catalogue does not have.

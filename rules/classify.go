@@ -87,7 +87,7 @@ type ClassifierOptions struct {
 	// Nodes are the nodes that exist.
 	Nodes *NodeIndex
 	// NodeLabels are the labels that may name the node when the label node does not, in order. Nil stands for
-	// Hostname, hostname, kubernetes_node, nodename, exported_node, instance.
+	// DefaultNodeLabels.
 	NodeLabels []string
 	// Cluster is the value of the label cluster on alerts of this cluster. Empty accepts every alert.
 	Cluster string
@@ -109,11 +109,16 @@ type Classifier struct {
 	warned sync.Map
 }
 
+// DefaultNodeLabels returns the labels that may name the node when the label node does not, in order.
+func DefaultNodeLabels() []string {
+	return []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
+}
+
 // NewClassifier returns a Classifier.
 func NewClassifier(o ClassifierOptions) *Classifier {
 	labels := o.NodeLabels
 	if labels == nil {
-		labels = []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
+		labels = DefaultNodeLabels()
 	}
 	return &Classifier{
 		store:      o.Store,
