@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -28,6 +29,7 @@ import (
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/ticket"
 	"aegis.io/aegis/web"
@@ -300,6 +302,20 @@ func (a *app) work(ctx context.Context) error {
 	return a.lead(ctx)
 }
 
+// rememberSources tells resync which sources have found what the open tickets are about: only these say when it is over.
+func (a *app) rememberSources() {
+	nodes, err := a.nodes.lister.List(labels.Everything())
+	if err != nil {
+		a.logger.Error("nodes cannot be listed for the sources of their tickets", "err", err)
+		return
+	}
+	for _, node := range nodes {
+		if t := ticket.ReadNode(node).Ticket; t != nil && t.Open() && t.Source != "" {
+			a.resync.Remember(prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}, t.Source)
+		}
+	}
+}
+
 // term is the time in which this replica leads. It ends when everything that it started has stopped.
 func (a *app) term(ctx context.Context) {
 	a.leading.Store(true)
@@ -307,6 +323,7 @@ func (a *app) term(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), a.nodes.synced) {
 		return
 	}
+	a.rememberSources()
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)

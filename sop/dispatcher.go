@@ -183,7 +183,7 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 		return statuses
 	}
 	status := d.catalogue.Status(r.Node.Name, t.Condition, t.Device, t.XID)
-	status.Origin = prom.OriginTicket
+	status.Origin, status.Source = prom.OriginTicket, t.Source
 	status.FirstSeen = t.CreatedAt
 	status.Msg = t.Reason
 	return append(slices.Clip(statuses), status)
@@ -436,7 +436,7 @@ func (r *run) assignment() assignment {
 func (r *run) incident() incident {
 	if t := r.record.Ticket; t != nil && t.Open() && !r.dispatcher.givesWay(t, r.status) {
 		return incident{
-			id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, reason: t.Reason, xid: t.XID,
+			id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, source: t.Source, reason: t.Reason, xid: t.XID,
 			requestedBy: t.RequestedBy, lent: t.Cordon,
 		}
 	}
@@ -454,6 +454,7 @@ func (d *Dispatcher) newIncident(s prom.AegisNodeStatus, sop, origin string) inc
 		device:    s.ID,
 		sop:       sop,
 		origin:    origin,
+		source:    s.Source,
 		reason:    s.Msg,
 		xid:       s.XID.Code,
 	}

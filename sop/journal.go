@@ -21,6 +21,7 @@ type incident struct {
 	device    string
 	sop       string
 	origin    string
+	source    string
 	reason    string
 	xid       int
 	// requestedBy is who asked for the check that it began with, lent the cordon of theirs that it may undo.
@@ -37,6 +38,7 @@ func (i incident) open(now time.Time, bootID string) *ticket.Ticket {
 		Device:     i.device,
 		SOP:        i.sop,
 		Origin:     i.origin,
+		Source:     i.source,
 		Reason:     i.reason,
 		XID:        i.xid,
 		Supervisor: ticket.Self,

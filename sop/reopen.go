@@ -70,7 +70,7 @@ func (e *journaled) reopen(ctx context.Context, failure *StepError) error {
 	}
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
 		t.Past, t.Attended = pastOf(t), attended(t)
-		t.Condition, t.Device, t.SOP, t.Origin = found.Condition, "", found.SOP, originHealthcheck
+		t.Condition, t.Device, t.SOP, t.Origin, t.Source = found.Condition, "", found.SOP, originHealthcheck, ""
 		// The reason is what makes the node suspect after a restart. The message may have gone with the length of the ticket.
 		t.Reason = cmp.Or(failure.Message, failure.Hardware+" is broken")
 		t.XID, t.Recovery, t.ApprovedBy, t.Hold = 0, "", "", ""

@@ -166,6 +166,7 @@ func (t *Ticket) node() *yaml.Node {
 	o.text("device", t.Device)
 	o.text("sop", t.SOP)
 	o.text("origin", t.Origin)
+	o.text("source", t.Source)
 	o.text("reason", t.Reason)
 	o.text("supervisor", t.Supervisor)
 	o.text("status", string(t.status()))

@@ -13,7 +13,7 @@ import (
 func TestEncodeFixedOrder(t *testing.T) {
 	t.Parallel()
 	tk := &Ticket{
-		ID: "20261123t120000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Origin: "webhook", Reason: "GPU 3: hung\nXID 79",
+		ID: "20261123t120000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Origin: "webhook", Source: "inspection", Reason: "GPU 3: hung\nXID 79",
 		Supervisor: "aegis", Status: StatusResolving, CreatedAt: noon, BootID: "b-1", Attempts: 2, Hold: "approve",
 		ApprovedBy: "alice", Attended: true, Past: map[Action]int{Verify: 2, Healthcheck: 1},
 		done: []folded{{action: Drain, runs: []run{{Failed, 2}, {Succeeded, 1}}}, {action: Reboot, runs: []run{{Canceled, 1}}}},
@@ -35,6 +35,7 @@ condition: GpuHung
 device: "3"
 sop: gpu/hung
 origin: webhook
+source: inspection
 reason: "GPU 3: hung\nXID 79"
 supervisor: aegis
 status: resolving

@@ -82,6 +82,8 @@ func (t *Ticket) textField(name string) *string {
 		return &t.SOP
 	case "origin":
 		return &t.Origin
+	case "source":
+		return &t.Source
 	case "reason":
 		return &t.Reason
 	case "supervisor":

@@ -62,6 +62,7 @@ type Ticket struct {
 	Device     string
 	SOP        string
 	Origin     string
+	Source     string // The source that found the condition. Empty when an alert or a person reported it.
 	Reason     string
 	Supervisor string // Who owns it, separated by commas.
 	Status     Status
