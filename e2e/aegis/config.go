@@ -20,6 +20,8 @@ type Config struct {
 	Conditions         []string       `yaml:"conditions,omitempty"`
 	Prometheus         Prometheus     `yaml:"prometheus,omitempty"`
 	Alertmanagers      []Alertmanager `yaml:"alertmanagers,omitempty"`
+	Permission         string         `yaml:"permission,omitempty"`
+	Sources            []Source       `yaml:"sources,omitempty"`
 	ResyncInterval     time.Duration  `yaml:"resyncInterval,omitempty"`
 	HoldInterval       time.Duration  `yaml:"holdInterval,omitempty"`
 	PollInterval       time.Duration  `yaml:"pollInterval,omitempty"`
@@ -49,6 +51,20 @@ type Prometheus struct {
 type Alertmanager struct {
 	URL       string `yaml:"url"`
 	TokenFile string `yaml:"tokenFile,omitempty"`
+}
+
+// Source is an element of the field sources of aegis.yaml.
+type Source struct {
+	Name        string        `yaml:"name"`
+	Query       string        `yaml:"query"`
+	Alive       string        `yaml:"alive,omitempty"`
+	Condition   string        `yaml:"condition,omitempty"`
+	NodeLabel   string        `yaml:"nodeLabel,omitempty"`
+	DeviceLabel string        `yaml:"deviceLabel,omitempty"`
+	Above       *float64      `yaml:"above,omitempty"`
+	Clear       *float64      `yaml:"clear,omitempty"`
+	For         time.Duration `yaml:"for,omitempty"`
+	MaxAge      time.Duration `yaml:"maxAge,omitempty"`
 }
 
 // Jobs is the field jobs of aegis.yaml.
