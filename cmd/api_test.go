@@ -362,6 +362,7 @@ func (w *apiWorld) giveGeneralOrders() {
 	w.ask("PUT", "/api/v1/conditions/Nonsense/mode", `{"mode":"off"}`)
 	w.ask("DELETE", "/api/v1/conditions/Nonsense/mode", "")
 	w.ask("DELETE", "/api/v1/conditions/gpuvolsramuncorrectable/mode", "")
+	w.ask("GET", "/api/v1/sources", "")
 	w.ask("GET", "/api/v1/storms", "")
 	w.ask("POST", "/api/v1/storms/release", `{"condition":"Nonsense","pool":"h100"}`)
 	w.ask("POST", "/api/v1/storms/release", `{"condition":"GpuHung","pool":"h100"}`)

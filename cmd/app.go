@@ -139,6 +139,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 		Nodes:      a.nodes.lister,
 		Conditions: a.queue,
 		Verdicts:   services.Verdicts,
+		Sources:    a.resync.Sources,
 		Catalogue:  live.rules,
 		Settings:   live.current,
 		Ready:      a.ready,

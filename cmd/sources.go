@@ -250,7 +250,7 @@ func (c config) inspection(s sourceConfig) (queue.Inspection, error) {
 		return queue.Inspection{}, err
 	}
 	return queue.Inspection{
-		Name: s.Name, Source: query, Condition: s.Condition, ConditionLabel: s.conditionLabel(), NodeLabel: s.NodeLabel,
+		Name: s.Name, Query: s.Query, Source: query, Condition: s.Condition, ConditionLabel: s.conditionLabel(), NodeLabel: s.NodeLabel,
 		DeviceLabel: s.DeviceLabel, Threshold: s.threshold(), Forget: server.MaxAge, Cluster: c.Cluster,
 	}, nil
 }

@@ -68,6 +68,8 @@ type Options struct {
 	Conditions Conditions
 	// Verdicts keeps what was decided about it.
 	Verdicts Verdicts
+	// Sources tells how the sources that inspect nodes do. Nil stands for none.
+	Sources func() []prom.SourceHealth
 	// Catalogue holds the conditions that are known.
 	Catalogue *rules.Store
 	// Settings returns what is configured now.
@@ -127,6 +129,7 @@ type Handler struct {
 	nodes       Nodes
 	conditions  Conditions
 	verdicts    Verdicts
+	sources     func() []prom.SourceHealth
 	catalogue   *rules.Store
 	settings    func() policy.Settings
 	ready       func() (bool, string)
@@ -151,6 +154,9 @@ func New(o Options) (*Handler, error) {
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = defaultMaxInFlight
 	}
+	if o.Sources == nil {
+		o.Sources = func() []prom.SourceHealth { return nil }
+	}
 	return &Handler{
 		sink:        o.Sink,
 		classifier:  o.Classifier,
@@ -158,6 +164,7 @@ func New(o Options) (*Handler, error) {
 		nodes:       o.Nodes,
 		conditions:  o.Conditions,
 		verdicts:    o.Verdicts,
+		sources:     o.Sources,
 		catalogue:   o.Catalogue,
 		settings:    o.Settings,
 		ready:       o.Ready,
@@ -228,6 +235,7 @@ func (h *Handler) questions() []route {
 		ask("explain", "/api/v1/nodes/{node}/explain", h.serveExplain, 200, 404, 503),
 		ask("pause", "/api/v1/pause", h.servePause, 200, 503),
 		ask("conditions", "/api/v1/conditions", h.serveConditions, 200, 503),
+		ask("sources", "/api/v1/sources", h.serveSources, 200, 503),
 		ask("storms", "/api/v1/storms", h.serveStorms, 200, 503),
 		ask("silences", "/api/v1/silences", h.serveSilences, 200, 503),
 		ask("limits", "/api/v1/limits", h.serveLimits, 200, 503),

@@ -51,7 +51,7 @@ func (h *Handler) serveExplain(_ http.ResponseWriter, r *http.Request) (reply, e
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusOK, body: plainText(explain(view, h.clock.Now()))}, nil
+	return reply{status: http.StatusOK, body: plainText(append(explain(view, h.clock.Now()), explainSources(h.sources(), h.clock.Now())...))}, nil
 }
 
 // serveNodes answers the nodes on which there is something to tell.

@@ -56,6 +56,7 @@ func everyRoute() []routeCase {
 		{role: RoleView, method: "GET", path: "/api/v1/nodes/gpu-17/explain", code: 200},
 		{role: RoleView, method: "GET", path: "/api/v1/pause", code: 200},
 		{role: RoleView, method: "GET", path: "/api/v1/conditions", code: 200},
+		{role: RoleView, method: "GET", path: "/api/v1/sources", code: 200},
 		{role: RoleView, method: "GET", path: "/api/v1/storms", code: 200},
 		{role: RoleView, method: "GET", path: "/api/v1/limits", code: 200},
 	}, append(silenceRoutes(), orderRoutes()...)...)

@@ -44,6 +44,8 @@ type SampleSource interface {
 type Inspection struct {
 	// Name is what people call it.
 	Name string
+	// Query is what is asked, for people.
+	Query string
 	// Source answers the query.
 	Source SampleSource
 	// Condition is what the samples are about. Empty leaves that to the label ConditionLabel.

@@ -96,9 +96,10 @@ type Resync struct {
 	synced  atomic.Bool
 	trigger chan struct{}
 
-	mu   sync.Mutex
-	next *pass // The pass that has not begun yet. Those who wait for it share it.
-	last *pass // The one that ended last. Nil before the first.
+	mu     sync.Mutex
+	health []prom.SourceHealth // Of the sources, in the order of the options.
+	next   *pass               // The pass that has not begun yet. Those who wait for it share it.
+	last   *pass               // The one that ended last. Nil before the first.
 	// heardAt is when a replica of Alertmanager answered last, or else when Run began, and heard the pass in which it did. Without
 	// one, awaySince is heardAt.
 	heardAt, awaySince time.Time
@@ -145,6 +146,11 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		trigger:    make(chan struct{}, 1),
 		next:       newPass(terms),
 		silent:     make(map[string]bool),
+	}
+	for _, i := range inspectors {
+		r.health = append(r.health, prom.SourceHealth{
+			Name: i.Name, Query: i.Query, Condition: i.Condition, ConditionLabel: i.ConditionLabel,
+		})
 	}
 	r.metrics = newResyncMetrics(o.Registerer, r)
 	return r, nil
@@ -358,9 +364,34 @@ func (r *Resync) inspect(p *pass, answers []sampled) {
 		result := i.inspect(answers[n].Answer, answers[n].err, p.began)
 		r.tell("source "+i.Name, result.err)
 		r.findings.inspected(i.Name, result, p.began)
+		r.noteHealth(n, result, p.began)
 		p.addInspection(result)
 		i.release(r.labels.needs)
 	}
+}
+
+// noteHealth keeps how the n-th source did.
+func (r *Resync) noteHealth(n int, result inspection, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := &r.health[n]
+	h.AskedAt = at
+	if result.err != nil {
+		h.Error = result.err.Error()
+		return
+	}
+	h.Error, h.LastSuccess = "", at
+	h.Samples = make(map[string]int, len(result.results))
+	for name, count := range result.results {
+		h.Samples[string(name)] = count
+	}
+}
+
+// Sources returns how each source did in the last pass.
+func (r *Resync) Sources() []prom.SourceHealth {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.health) // The counts are replaced, never changed.
 }
 
 // enterFindings puts into the queue what the sources find.
