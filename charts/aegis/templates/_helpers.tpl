@@ -52,6 +52,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $_ := set $config "whenAlertmanagerIsAway" . }}
 {{- end }}
 {{- end }}
+{{- with get .Values "sources" }}
+{{- $_ := set $config "sources" . }}
+{{- end }}
 {{- with get .Values "preset" }}
 {{- $_ := set $config "preset" . }}
 {{- end }}

@@ -109,6 +109,9 @@ func options(bin, dir string) testenv.Options {
 		Log:      slog.New(slog.DiscardHandler),
 		Config: func(c *aegis.Config) {
 			c.Overlay = quickPolicies
+			c.Sources = []aegis.Source{{
+				Name: "overload", Query: "node_load15", Condition: "NodeOverloaded", Above: new(100.0), Clear: new(50.0), For: 2 * time.Second,
+			}}
 			for i := range racks {
 				c.Pools = append(c.Pools, aegis.Pool{
 					Name: rackName(i), Selector: cluster.PoolLabel + "=" + rackName(i), MaxOutOfServicePercent: new(25),
@@ -147,6 +150,12 @@ conditions:
   policy: {clearFor: 4s, verifyWithin: 90s}
 - name: Xid95UncontainedECCError
   policy: {clearFor: 4s, verifyWithin: 90s}
-- name: MemoryPressure
-  policy: {clearFor: 4s, handOverAfter: 2m}
+# A condition of the site, which no alert knows. It explains the alert about the load.
+- name: NodeOverloaded
+  type: system
+  priority: 50
+  device: none
+  sop: cpu/pressure
+  inhibits: [{conditions: [HighLoad]}]
+  policy: {team: k8s, clearFor: 4s, handOverAfter: 2m}
 `

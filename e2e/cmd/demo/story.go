@@ -24,6 +24,8 @@ type scene struct {
 	node, fault, condition string
 	// fixedBy overrides what repairs the fault. Empty leaves it.
 	fixedBy nodesim.FixedBy
+	// source is the source that finds it by a query. Empty where an alert tells of it.
+	source string
 	// about says what is broken, in a sentence.
 	about string
 	// clearAfter takes the fault away by itself once the node is isolated. Zero never does.
@@ -57,8 +59,8 @@ func scenes() []scene {
 			about: "The node stops being ready, and comes back by itself. It is checked before it is returned.",
 		},
 		{
-			node: "gpu-23", fault: nodesim.MemoryPressure, condition: "MemoryPressure", clearAfter: 8 * time.Second,
-			about: "Little memory is left. New pods are kept away until the pressure is gone.",
+			node: "gpu-23", fault: nodesim.HighLoad, condition: "NodeOverloaded", source: "overload", clearAfter: 8 * time.Second,
+			about: "The node is overloaded. No alert says so: Aegis finds it by a query. New pods are kept away until the load is gone.",
 		},
 		{
 			node: "gpu-05", fault: nodesim.IBFlapping, condition: "IBLinkFrequentDown", jobsEnd: true, ends: "network",
@@ -108,6 +110,9 @@ func play(ctx context.Context, say printer, l *testenv.Environment, s scene) res
 	f.tell("fault", "%s injected", s.fault)
 	ending, err := f.follow(ctx)
 	r := result{scene: s, took: time.Since(f.began), ending: ending, stepped: f.steps(), err: err}
+	if err == nil && s.source != "" && !f.told["source"] {
+		r.err = fmt.Errorf("was not found by source %s", s.source)
+	}
 	if err == nil && ending != s.wanted() {
 		r.err = fmt.Errorf("ended as %q, not as %q", ending, s.wanted())
 	}
@@ -195,6 +200,9 @@ func (f *follower) tellAlert(ctx context.Context) {
 
 func (f *follower) tellTicket(r ticket.Record) {
 	f.journal = r.Ticket
+	if f.scene.source != "" && r.Ticket.Source == f.scene.source {
+		f.once("source", "source", "%s finds it with a query of PromQL, without an alert: %s", r.Ticket.Source, r.Ticket.Reason)
+	}
 	f.once("ticket", "ticket", "%s, procedure %s", r.Ticket.ID, r.Ticket.SOP)
 	counts := make(map[ticket.Action]int)
 	for _, s := range r.Ticket.Workflows {
