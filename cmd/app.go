@@ -192,7 +192,7 @@ func newResync(
 	if cfg.Prometheus.Server.URL != "" {
 		client, err := source.NewPrometheus(source.PrometheusOptions{
 			URL: cfg.Prometheus.Server.URL, HTTP: cfg.Prometheus.Server.http(), Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
-			Starts: cfg.asksStarts(),
+			Starts: true,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus: %w", err)

@@ -94,7 +94,7 @@ func (g *generator) facts(t *testing.T, c rules.Condition) string {
 		row(p.field, strings.Join(p.steps, " → "))
 	}
 	if c.Policy.ConfirmFor > 0 {
-		row("Confirmed", fmt.Sprintf("once the alert has fired for %s; until then Aegis only isolates the node", c.Policy.ConfirmFor))
+		row("Confirmed", fmt.Sprintf("once it has held for %s without a break; until then Aegis only isolates the node", c.Policy.ConfirmFor))
 	}
 	row("Workload", string(c.Policy.Workload))
 	row("Team", c.Policy.Team)

@@ -40,11 +40,6 @@ func (c config) validatePermission() error {
 	return errors.Join(errs...)
 }
 
-// asksStarts reports whether findings of Prometheus alone may enter the queue, so that it has to tell since when they hold.
-func (c config) asksStarts() bool {
-	return c.Permission == queue.PermitPrometheus || c.WhenAway == queue.AwayIsolate
-}
-
 // missing says which field keeps every condition from being repaired. Empty means that none does.
 func (c config) missing() string {
 	switch {

@@ -263,7 +263,19 @@ func (p *pass) finding(key prom.Key, labels alertLabels, alerted bool) prom.Find
 	reasons := slices.DeleteFunc([]string{whyEvidence, whyPermission}, func(s string) bool { return s == "" })
 	return prom.Finding{
 		Evidence: evidence, Permission: permission, Unlisted: p.unlisted(key), Reason: strings.Join(reasons, "; "), At: p.began,
+		Since: p.since(key),
 	}
+}
+
+// since returns since when the expression of an alert of the status has held, zero when Prometheus does not tell.
+func (p *pass) since(key prom.Key) time.Time {
+	var first time.Time
+	for _, o := range p.firing[key] {
+		if !o.StartsAt.IsZero() && (first.IsZero() || o.StartsAt.Before(first)) {
+			first = o.StartsAt
+		}
+	}
+	return first
 }
 
 // unlisted reports whether the replicas that answered know nothing of the status. Where none is asked, none knows anything.

@@ -61,7 +61,7 @@ func TestWherePrometheusPermits(t *testing.T) {
 		require.Empty(t, w.queue.Statuses("n2"))
 		require.Empty(t, w.queue.Statuses("n3"))
 		f := w.resync.Observe(t.Context(), keyA)
-		require.Equal(t, prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted, Unlisted: true, At: time.Now()}, f)
+		require.Equal(t, prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted, Unlisted: true, At: time.Now(), Since: began}, f)
 		require.Positive(t, testutil.ToFloat64(w.resync.metrics.lastSuccess), "a pass over Prometheus is complete")
 	})
 }

@@ -358,6 +358,10 @@ func TestResyncFindings(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
+				var since time.Time
+				if tt.evidence == prom.EvidenceFiring {
+					since = alert("a", "n1", prom.StateFiring).StartsAt
+				}
 				fill := func(f *fakeSource, err error, states []prom.AlertState) {
 					f.err = err
 					for i, s := range states {
@@ -387,7 +391,7 @@ func TestResyncFindings(t *testing.T) {
 				w.run(t)
 				require.Equal(t, prom.Finding{
 					Evidence: tt.evidence, Permission: tt.permission, Unlisted: tt.permission == prom.PermissionUnlisted,
-					Reason: tt.reason, At: time.Now(),
+					Reason: tt.reason, At: time.Now(), Since: since,
 				}, w.resync.Observe(t.Context(), keyA))
 				if tt.evidence == "unknown" || tt.permission == "unknown" {
 					require.Empty(t, w.queue.Snapshot(), "an unknown pass changes nothing")

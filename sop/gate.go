@@ -230,18 +230,8 @@ func (g *gate) askOrders(ctx context.Context, s *policy.Situation) error {
 	}
 	s.Orders = &orders
 	s.Status = orders.Apply(g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code))
-	s.Status.FirstSeen = g.firstSeen()
+	s.Status.FirstSeen = g.status.FirstSeen
 	return nil
-}
-
-// firstSeen returns since when the alert fires. One that has fired anew meanwhile begins anew.
-func (g *gate) firstSeen() time.Time {
-	for _, now := range g.services.Conditions.Statuses(g.node) {
-		if now.Key() == g.status.Key() && now.FirstSeen.After(g.status.FirstSeen) {
-			return now.FirstSeen
-		}
-	}
-	return g.status.FirstSeen
 }
 
 // ended asks Prometheus and Alertmanager, and says why the incident is over: the node has booted, or its condition is gone. What a check

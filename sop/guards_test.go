@@ -202,7 +202,8 @@ func sourceObstacles() map[string]obstacle {
 		"sources silent":          silent,
 		"not reported":            pending,
 		"reported too briefly": func(w *trial) {
-			w.policy.ConfirmFor, w.status.FirstSeen = time.Hour, time.Now()
+			w.policy.ConfirmFor, w.status.FirstSeen = time.Hour, time.Now().Add(-2*time.Hour)
+			w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted, Since: time.Now()})
 		},
 	}
 }

@@ -165,7 +165,7 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 		forbidden["the alert does not fire"] = s.Changed
 		return
 	}
-	if bounds := policyOf(incident.key.Condition); !incident.approved && time.Since(s.Firing()) < bounds.ConfirmFor-simThought {
+	if bounds := policyOf(incident.key.Condition); !incident.approved && time.Since(s.Changed) < bounds.ConfirmFor-simThought {
 		forbidden["the alert has just begun to fire"] = o.c.Start()
 	}
 }

@@ -47,7 +47,7 @@ type PrometheusOptions struct {
 	// MaxAge is the age from which a sample is stale, at least twice the interval of the slowest rule group. 0 means
 	// 2 minutes.
 	MaxAge time.Duration
-	// Starts asks since when each alert is active, too: where no Alertmanager tells, Prometheus has to.
+	// Starts asks since when each alert is active, too: confirmFor counts from there, and where no Alertmanager tells, Prometheus has to.
 	Starts bool
 	// Timeout bounds one request. 0 means 10 seconds.
 	Timeout time.Duration

@@ -192,7 +192,8 @@ type Policy struct {
 	Once bool
 	// Threshold is how often the condition must come before it is repaired. Before that it is noted.
 	Threshold Threshold
-	// ConfirmFor is how long the alert must have fired before a step that disturbs workload. The node is isolated before.
+	// ConfirmFor is how long the condition must have held without a break, the `for` of its rule included, before a step that disturbs
+	// workload. The node is isolated before.
 	ConfirmFor time.Duration
 	// Grace is how long a node may be not ready before it is cordoned.
 	Grace time.Duration
@@ -266,6 +267,8 @@ type Finding struct {
 	Unlisted bool
 	// Reason says in words why the evidence or the permission is not what one would wish.
 	Reason string
+	// Since is since when Prometheus sees the condition hold without a break. Zero when it does not tell.
+	Since time.Time
 	// At is when the sources were asked.
 	At time.Time
 }

@@ -87,9 +87,14 @@ func unconfirmedNow(s Situation) string {
 	return says(VerdictUnconfirmed, s)
 }
 
-// tooBrief asks for an alert that has fired for long enough. A node that a check of Aegis found broken needs none.
+// tooBrief asks for a condition that has held for long enough without a break. A node that a check of Aegis found broken needs none.
+// Where Prometheus does not tell since when it holds, its alert has fired for that long.
 func tooBrief(s Situation) string {
-	confirmed := s.Status.FirstSeen.Add(s.Status.Policy.ConfirmFor)
+	since := s.Finding.Since
+	if since.IsZero() {
+		since = s.Status.FirstSeen
+	}
+	confirmed := since.Add(s.Status.Policy.ConfirmFor)
 	if s.Suspicion != "" || !s.Now.Before(confirmed) {
 		return ""
 	}

@@ -51,7 +51,8 @@ func TestRemediationThatAPolicyNames(t *testing.T) {
 			isolated, "repair: RemountLustre, workload: drain", story{FixedBy: "RemountLustre"}, isolate + "drain, repair, " + fit, "resolved",
 		},
 		"isolated, a boot helps": {
-			isolated, "remedy: RemountLustre, maxReboots: 1", story{Fails: "RemountLustre", FixedBy: "reboot"},
+			isolated, "remedy: RemountLustre, maxReboots: 1",
+			story{Fails: "RemountLustre", FixedBy: "reboot"},
 			isolate + "remedy failed, remedy failed, drain, reboot, " + fit, "resolved",
 		},
 		"isolated, nothing helps": {

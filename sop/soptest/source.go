@@ -83,6 +83,7 @@ func (s Source) alert(key prom.Key, f *Fault) *prom.Alert {
 		if a.StartsAt.IsZero() {
 			a.State = prom.StatePending
 		}
+		a.StartsAt = f.Changed
 		if !f.Holds {
 			return nil
 		}
@@ -130,7 +131,7 @@ func (c *Cluster) Finding(key prom.Key) prom.Finding {
 	found := prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted, Unlisted: true, At: time.Now()}
 	f := c.Faults[key]
 	if f != nil && !f.Firing().IsZero() {
-		found.Evidence = prom.EvidenceFiring
+		found.Evidence, found.Since = prom.EvidenceFiring, f.Changed
 	}
 	if f != nil && !f.Listed().IsZero() && !c.On(AlertmanagerForgot) {
 		found.Permission, found.Unlisted = prom.PermissionGranted, false

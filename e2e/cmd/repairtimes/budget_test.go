@@ -34,6 +34,8 @@ func TestCheck(t *testing.T) {
 		}}}
 	}
 	require.NoError(t, check(dir, at(2*time.Minute, 145*time.Second)))
+	require.NoError(t, check(dir, at(time.Minute, 145*time.Second)), "the alert was early")
 	require.EqualError(t, check(dir, at(2*time.Minute, 146*time.Second)), "GpuDown took 26s to cordon, of 25s")
+	require.EqualError(t, check(dir, at(121*time.Second, 122*time.Second)), "GpuDown took 2m1s to alert, of 2m0s")
 	require.ErrorContains(t, check(dir, []*course{{scene: scene{condition: "GpuHung"}}}), "GpuHung has no row in docs/time-to-repair.md")
 }
