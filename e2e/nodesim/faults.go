@@ -190,7 +190,8 @@ func lookupFault(name string) (Fault, error) {
 		return Fault{Name: name, FixedBy: FixedByReset}, nil
 	}
 	if _, ok := siteConditionOf(name); ok {
-		return Fault{Name: name, FixedBy: FixedByNever}, nil
+		// Injected as one that a restart fixes, it is what the remedy of the site is for.
+		return Fault{Name: name, FixedBy: FixedByNever, unit: siteRemedy}, nil
 	}
 	all := Faults()
 	i := slices.IndexFunc(all, func(f Fault) bool { return f.Name == name })

@@ -18,6 +18,8 @@ const (
 	// socketPath is where the tools on a host find the simulation, inside the root of the host.
 	socketPath = "/run/nodesim.sock"
 	binaryPath = "/usr/libexec/hosttool"
+	// siteRemedy is what a site has installed for a file system of its own.
+	siteRemedy = "RemountLustre"
 	kmsgPath   = "/dev/kmsg"
 	crashPath  = "/sys/fs/pstore/dmesg-efi-1"
 	sysrqPath  = "/proc/sysrq-trigger"
@@ -65,7 +67,7 @@ func toolPaths() []string {
 	for _, tool := range []string{"mmgetstate", "mmhealth", "mmstartup", "mmmount", "mmumount", "mmdiag", "mmfsadm", "mmcommon"} {
 		paths = append(paths, "/usr/lpp/mmfs/bin/"+tool)
 	}
-	return append(paths, "/etc/aegis/checks.d/gpu-burn")
+	return append(paths, "/etc/aegis/checks.d/gpu-burn", "/etc/aegis/remedies.d/"+siteRemedy)
 }
 
 // prepareRoot makes the root folder of the host, or brings it up to date, and returns its path.

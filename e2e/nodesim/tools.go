@@ -23,7 +23,7 @@ func (h *host) tool(name string, args []string) answer {
 	switch name {
 	case "systemctl":
 		return h.systemctlLocked(args)
-	case "modprobe", "crictl", "gpu-burn":
+	case "modprobe", "crictl", "gpu-burn", siteRemedy:
 		return h.serviceToolLocked(name, args)
 	case "nvidia-smi":
 		return h.nvidiaSMILocked(args)
@@ -55,6 +55,9 @@ func (h *host) serviceToolLocked(name string, args []string) answer {
 	switch {
 	case name == "gpu-burn":
 		return h.siteCheckLocked()
+	case name == siteRemedy:
+		h.restartedLocked(siteRemedy)
+		return printed("mounted\n")
 	case name == "modprobe" && slices.Contains(args, "nvidia-peermem"):
 		h.restartedLocked("ConfigPeerMem")
 	case name == "crictl" && slices.Contains(args, "--prune"):
