@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -26,7 +26,7 @@ const lockPoll = 200 * time.Millisecond
 type Options struct {
 	// Root is the folder of the repository. Empty looks for it from the working directory upwards.
 	Root string
-	// Out takes one line per program. Nil takes none.
+	// Out takes one line per program, and how far it is while it is being compiled. Nil takes none.
 	Out io.Writer
 	// Only names the programs to build. Empty builds all.
 	Only []string
@@ -102,14 +102,16 @@ func Run(ctx context.Context, o Options) (string, error) {
 }
 
 func buildAll(ctx context.Context, out io.Writer, root, bin string, wanted []target) error {
+	p := newProgress(out)
+	// What one program has had compiled, the next finds.
+	compiled := make(map[string]bool)
 	for i, t := range wanted {
-		fmt.Fprintf(out, "[%d/%d] %s ... ", i+1, len(wanted), t.name)
-		begin := time.Now()
-		if err := t.build(ctx, root, bin); err != nil {
-			fmt.Fprintln(out, "failed")
+		end := p.begin(i+1, len(wanted), t.name)
+		err := t.build(ctx, root, bin, p, compiled)
+		end(err)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%.0f s\n", time.Since(begin).Seconds())
 	}
 	return nil
 }
@@ -163,22 +165,43 @@ func choose(only []string) ([]target, error) {
 	return chosen, nil
 }
 
-func (t target) build(ctx context.Context, root, bin string) error {
+func (t target) build(ctx context.Context, root, bin string, p *progress, compiled map[string]bool) error {
 	// No -trimpath: the packages would be compiled again for `go test ./...` and `go vet ./...`, which takes ten minutes.
-	args := append([]string{"build", "-buildvcs=false", "-o", filepath.Join(bin, t.name)}, t.args...)
-	cmd := exec.CommandContext(ctx, "go", append(args, t.pkg)...)
-	cmd.Dir = filepath.Join(root, t.dir)
-	// A workspace or a flag of the developer must not change what is tested.
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
-	if t.static {
-		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+	args := append([]string{"build", "-v", "-buildvcs=false", "-o", filepath.Join(bin, t.name)}, t.args...)
+	cmd := t.command(ctx, root, args...)
+	output, err := cmd.StderrPipe()
+	if err != nil {
+		return fmt.Errorf("build %s: %w", t.name, err)
 	}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", t.name, err, bytes.TrimSpace(out.Bytes()))
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("build %s: %w", t.name, err)
+	}
+	var measure sync.WaitGroup
+	said := compilations{progress: p, first: func() {
+		measure.Go(func() { t.measure(ctx, root, p, compiled) })
+	}}
+	err = errors.Join(said.read(output), cmd.Wait())
+	measure.Wait()
+	if err != nil {
+		return fmt.Errorf("build %s: %w\n%s", t.name, err, bytes.TrimSpace(said.rest.Bytes()))
 	}
 	return nil
+}
+
+// measure finds out how many packages there are to compile. A total that is not known costs the reader nothing but that.
+func (t target) measure(ctx context.Context, root string, p *progress, compiled map[string]bool) {
+	packages, err := t.dependencies(ctx, root)
+	if err != nil {
+		return
+	}
+	total := 0
+	for _, name := range packages {
+		if key := fmt.Sprintf("%s static=%t", name, t.static); !compiled[key] {
+			compiled[key] = true
+			total++
+		}
+	}
+	p.expect(total)
 }
 
 // repository returns the folder that holds the end-to-end module.

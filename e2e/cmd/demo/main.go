@@ -48,7 +48,8 @@ func once() bool {
 
 func run(ctx context.Context, out io.Writer, once bool) (err error) {
 	say := printer{out: out}
-	say.title("Building what is missing (minutes the first time, seconds after)")
+	say.needs()
+	say.title("Building what is missing")
 	bin, err := build.Run(ctx, build.Options{Out: out})
 	if err != nil {
 		return err

@@ -19,6 +19,16 @@ func (t printer) title(format string, args ...any) {
 	fmt.Fprintf(t.out, "\n== "+format+"\n", args...)
 }
 
+// needs says what the demo takes, before it takes it.
+func (t printer) needs() {
+	t.title("What this takes")
+	t.line("disk          4 GB: the Go modules of the control plane and the monitoring, their packages, and 0.7 GB of programs in bin/")
+	t.line("memory        4 GB while it builds, 1 GB while it runs")
+	t.line("the first run about 4000 Go packages are compiled: half an hour on 2 cores, some minutes on 16")
+	t.line("later runs    a minute until it is up, and some minutes for the story")
+	t.line("network       the Go module proxy, the first time")
+}
+
 func (t printer) event(after time.Duration, what, text string) {
 	fmt.Fprintf(t.out, "  %6.1f s  %-12s %s\n", after.Seconds(), what, text)
 }
