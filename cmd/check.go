@@ -44,6 +44,8 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 			errs = append(errs, web.CheckFile(file))
 		case kind == kindProfile:
 			errs = append(errs, host.CheckProfile(file))
+		case kind == kindJob:
+			errs = append(errs, jobs.CheckFile(file))
 		default:
 			o.Files = append(o.Files, file)
 		}
@@ -94,9 +96,10 @@ const (
 	kindConfig
 	kindWeb
 	kindProfile
+	kindJob
 )
 
-// kindOf tells an aegis.yaml, a web configuration, a profile and a conditions.yaml apart by their top-level keys. A file that is not YAML is
+// kindOf tells an aegis.yaml, a web configuration, a profile, a template of a Job and a conditions.yaml apart by their top-level keys. A file that is not YAML is
 // left to the loader of conditions, which says where it is broken.
 func kindOf(file string) (kind, error) {
 	raw, err := strict.ReadFile(file)
@@ -111,6 +114,8 @@ func kindOf(file string) (kind, error) {
 	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "preset", "cluster", "paused", "permission", "sources"}
 	listed := strict.Field(root, "conditions")
 	switch {
+	case has("apiVersion") && has("kind"):
+		return kindJob, nil
 	case slices.ContainsFunc(own, has), listed != nil && listsNames(listed):
 		return kindConfig, nil
 	case slices.ContainsFunc(web.Keys(), has):

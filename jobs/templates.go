@@ -74,16 +74,38 @@ func LoadTemplates(dir string) (*Templates, error) {
 	return t, nil
 }
 
+// CheckFile checks a template by itself. Its name says which action it is for.
+func CheckFile(file string) error {
+	for _, action := range protocol.Actions() {
+		if templateFile(action) != filepath.Base(file) {
+			continue
+		}
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		_, err = decodeTemplate(file, action, raw)
+		return err
+	}
+	return fmt.Errorf("%s: no action uses this file: its name must be one of %s", file, strings.Join(templateFiles(), ", "))
+}
+
+// templateFiles returns the names of all templates.
+func templateFiles() []string {
+	var names []string
+	for _, action := range protocol.Actions() {
+		names = append(names, templateFile(action))
+	}
+	return names
+}
+
 // checkNames finds manifests in dir that no action would ever use, such as a misspelt one.
 func checkNames(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	var known []string
-	for _, action := range protocol.Actions() {
-		known = append(known, templateFile(action))
-	}
+	known := templateFiles()
 	var errs []error
 	for _, e := range entries {
 		// A mounted ConfigMap brings hidden directories along.

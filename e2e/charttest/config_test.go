@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
+	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules"
 )
 
@@ -66,6 +67,51 @@ func requireSame(t *testing.T, want, got *rules.Catalogue) {
 		y := got.XIDs()[i]
 		require.Equal(t, []any{x.Code, x.Name, x.Class, x.Condition, x.DetailOf, x.Raises154, x.Threshold},
 			[]any{y.Code, y.Name, y.Class, y.Condition, y.DetailOf, y.Raises154, y.Threshold})
+	}
+}
+
+// A template that a site gives to the chart is the file that Aegis reads, and the one that aegis check has checked.
+func TestJobTemplatesOfASiteArrive(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../jobs/remedy_node.yaml")
+	require.NoError(t, err)
+	own := strings.Replace(string(text), "name: aegis-remedy-node", "name: site-remedy-node", 1)
+	require.NotEqual(t, string(text), own)
+	values, err := yaml.Marshal(map[string]any{"jobs": map[string]any{"templates": map[string]string{"remedy_node": own}}})
+	require.NoError(t, err)
+	manifests := rendered(t, "monitoring", noRules+string(values))
+
+	dir := t.TempDir()
+	for _, m := range all[corev1.ConfigMap](t, manifests, "ConfigMap") {
+		if m.Name == "aegis-job-templates" {
+			require.Equal(t, "monitoring", m.Namespace)
+			for name, text := range m.Data {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+			}
+		}
+	}
+	require.NoError(t, jobs.CheckFile(filepath.Join(dir, "remedy_node.yaml")))
+	templates, err := jobs.LoadTemplates(dir)
+	require.NoError(t, err)
+	require.NotNil(t, templates)
+	read, err := os.ReadFile(filepath.Join(dir, "remedy_node.yaml"))
+	require.NoError(t, err)
+	require.Equal(t, own, string(read))
+
+	pod := one[appsv1.Deployment](t, manifests, "Deployment").Spec.Template
+	require.NotEmpty(t, pod.Annotations["checksum/job-templates"], "templates are read at the start only")
+	mounted := slices.ContainsFunc(pod.Spec.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.Name == "job-templates" && m.MountPath == "/selfhealing/job"
+	})
+	require.True(t, mounted)
+	require.NotContains(t, string(rendered(t, "monitoring", noRules)), "job-templates")
+
+	for values, says := range map[string]string{
+		"jobs: {templates: {remedy: x}}":           "jobs.templates.remedy: no action uses such a template",
+		"jobs: {templates: {remedy_node: {a: b}}}": "jobs.templates.remedy_node must be the text of a manifest",
+	} {
+		_, err := renderChart(t, "monitoring", noRules+values)
+		require.ErrorContains(t, err, says)
 	}
 }
 

@@ -91,7 +91,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $config := include "aegis.config" . | fromYaml -}}
 {{- $keys := list }}
 {{- range concat (list $config) (get $config "pools" | default list) }}
-{{- range get . "intakeTaints" }}
+{{- range get . "intakeTaints" | default list }}
 {{- $keys = append $keys (squote .key) }}
 {{- end }}
 {{- end }}
@@ -141,6 +141,15 @@ subjects:
 
 {{/* The rights name the Lease and the namespaces, so `config` must not say anything else of them. */}}
 {{- define "aegis.validate" -}}
+{{- $actions := list "restart_node" "shutdown_node" "healthcheck_node" "repair_node" "remedy_node" "diagnose_node" }}
+{{- range $name, $text := .Values.jobs.templates }}
+{{- if not (has $name $actions) }}
+{{- fail (printf "jobs.templates.%s: no action uses such a template, use one of %s" $name (join ", " $actions)) }}
+{{- end }}
+{{- if not (kindIs "string" $text) }}
+{{- fail (printf "jobs.templates.%s must be the text of a manifest: use --set-file, or a block that begins with |" $name) }}
+{{- end }}
+{{- end }}
 {{- range $section, $fields := dict "jobs" (list "namespace" "serviceAccount") "leaderElection" (list "namespace" "name") }}
 {{- range $fields }}
 {{- if hasKey (get $.Values.config $section | default dict) . }}
