@@ -276,18 +276,23 @@ func newTrial(t *testing.T, stage policy.Stage, origin policy.Origins, put obsta
 	case origin != policy.Alert:
 		w.open()
 	}
-	if origin == policy.Requested && w.ticket != nil {
-		w.ticket.Origin = requestedPrefix + "alice"
-	}
-	if origin == policy.Check && w.ticket != nil {
-		w.ticket.Origin = checkPrefix + "alice"
-	}
-	if origin == policy.Approved && w.ticket != nil {
-		w.ticket.ApprovedBy = "alice"
-	}
+	w.attribute(origin)
 	put(w)
 	w.status.Policy = w.policy
 	return w
+}
+
+// attribute makes the ticket, if one is open, that of a person who asked for it.
+func (w *trial) attribute(origin policy.Origins) {
+	switch {
+	case w.ticket == nil:
+	case origin == policy.Requested:
+		w.ticket.Origin = requestedPrefix + "alice"
+	case origin == policy.Check:
+		w.ticket.Origin = checkPrefix + "alice"
+	case origin == policy.Approved:
+		w.ticket.ApprovedBy = "alice"
+	}
 }
 
 // write puts the ticket and the history on the node.

@@ -243,8 +243,6 @@ func TestNoteLeavesTheNodeInService(t *testing.T) {
 	})
 }
 
-func getOptions() metav1.GetOptions { return metav1.GetOptions{} }
-
 func gpus(n int64) *resource.Quantity { return resource.NewQuantity(n, resource.DecimalSI) }
 
 func setReady(n *corev1.Node, status corev1.ConditionStatus) { n.Status.Conditions[0].Status = status }

@@ -26,14 +26,16 @@ func TestIsolatedRemediation(t *testing.T) {
 		{"it helps", play, "", story{FixedBy: "RestartKubelet"}, isolate + "remedy, " + fit, "resolved"},
 		{"it helps at the second try", play, "", story{FixedBy: "RestartKubelet", At: 2}, isolate + "remedy, verify failed, remedy, " + fit, "resolved"},
 		{
-			"it helps in vain, and the boot does", play, "", story{FixedBy: "reboot"},
+			"it helps in vain, and the boot does", play, "",
+			story{FixedBy: "reboot"},
 			isolate + "remedy, verify failed, remedy, verify failed, drain, reboot, " + fit, "resolved",
 		},
 		{"it fails twice", play, "", story{Fails: "RestartKubelet", FixedBy: "reboot"}, isolate + "remedy failed, remedy failed, drain, reboot, " + fit, "resolved"},
 		{"the fault goes by itself", play, "", story{After: sitetest.Soon}, isolate + "remedy canceled, " + fit, "resolved"},
 		{
 			"it takes the pods off the GPUs", isolated(playbook.Remediation{Name: "RestartFabricManager", GPUs: true}, playbook.ClimbEmpty), "",
-			story{FixedBy: "RestartFabricManager"}, isolate + "draingpu, remedy, " + fit, "resolved",
+			story{FixedBy: "RestartFabricManager"},
+			isolate + "draingpu, remedy, " + fit, "resolved",
 		},
 	})
 }
@@ -43,7 +45,8 @@ func TestRemediationInPlace(t *testing.T) {
 	run(t, []turn{
 		{"it helps, and the node stays in service", play, "workload: keep", story{FixedBy: "EnableGpuPersistence"}, "remedy, verify", "resolved"},
 		{
-			"it does not help", play, "workload: keep", story{},
+			"it does not help", play, "workload: keep",
+			story{},
 			"remedy, verify failed, remedy, verify failed, cordon, diagnose, handover", "handed over to fabric",
 		},
 	})
