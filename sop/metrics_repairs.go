@@ -30,7 +30,7 @@ func newRepairMetrics(factory promauto.Factory) repairMetrics {
 		unattended: counter("aegis_repairs_unattended_total",
 			"Resolved repairs in which no person acted: no request, no approval, no takeover, no edit of the ticket."),
 		falseAlarms: counter("aegis_repairs_false_alarm_total",
-			"Resolved repairs whose condition was not found on the machine: nothing was changed on it, and it was found in order."),
+			"Resolved repairs whose condition was not found on the machine: nothing was changed on it, and it was found in order, not down."),
 		seconds: factory.NewHistogramVec(durations("aegis_repair_seconds",
 			"Time from opening a ticket to the end of its repair, by how that ended."), []string{"condition", "outcome"}),
 		isolation: factory.NewHistogramVec(durations("aegis_isolate_seconds",
@@ -105,6 +105,8 @@ func newActionMetrics(factory promauto.Factory) actionMetrics {
 		for _, status := range []ticket.StepStatus{ticket.Succeeded, ticket.Failed, ticket.Canceled} {
 			m.total.WithLabelValues(string(action), outcomeLabel(status))
 		}
+		// The first step of an action is an increase as well.
+		m.seconds.WithLabelValues(string(action), outcomeLabel(ticket.Succeeded))
 	}
 	return m
 }

@@ -124,10 +124,11 @@ func falseAlarm(t *ticket.Ticket) bool {
 	return !changed && inOrder(t)
 }
 
-// inOrder reports whether an operation on the machine found it in order, and none found it broken.
+// inOrder reports whether an operation on the machine found it in order, and none found it broken. A node that was waited for in vain
+// was seen to be down.
 func inOrder(t *ticket.Ticket) bool {
 	sound := false
-	for _, a := range []ticket.Action{ticket.Healthcheck, ticket.Remedy, ticket.Repair} {
+	for _, a := range []ticket.Action{ticket.Healthcheck, ticket.Remedy, ticket.Repair, ticket.Wait} {
 		for call := t.Past[a] + 1; call <= t.Count(a); call++ {
 			s, _ := t.Outcome(a, call)
 			switch {

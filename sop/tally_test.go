@@ -234,6 +234,17 @@ func TestNothingToDoIsAFalseAlarm(t *testing.T) {
 	}
 }
 
+// A node that Aegis saw down was no false alarm, although it came back by itself and is in order.
+func TestNodeThatWasDownIsNoFalseAlarm(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testPolicy())
+	down := ownTicket("Ready")
+	require.NoError(t, down.Record(ticket.Wait, 1, ticket.Failed, time.Now(), ""))
+	require.NoError(t, down.Record(ticket.Healthcheck, 1, ticket.Succeeded, time.Now(), ""))
+	w.dispatcher().services.count(ended{ticket: down}, repairResolved)
+	require.Equal(t, counted{repairResolved: 1, "first_time": 1, "unattended": 1}, w.counts("Ready"))
+}
+
 // The times are those of the ticket, however many processes worked on it.
 func TestRepairsAreMeasured(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

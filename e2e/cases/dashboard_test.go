@@ -27,9 +27,6 @@ func TestDashboardShowsTheStory(t *testing.T) {
 	settings := dashboard.Settings{Namespace: ".*", Job: ".*", Window: "15m", Range: "15m", RateInterval: "30s"}
 	for _, row := range dashboard.Rows() {
 		for _, p := range row.Panels {
-			if p.Needs == dashboard.NeedsSources {
-				continue
-			}
 			for _, q := range p.Queries {
 				for _, name := range metricsOf(t, q.In(settings)) {
 					if name != noSeries {
@@ -41,7 +38,7 @@ func TestDashboardShowsTheStory(t *testing.T) {
 	}
 	var empty []string
 	require.Eventually(t, func() bool {
-		empty, err = dashboard.Empty(t.Context(), shared.Monitoring.Query, settings, dashboard.NeedsSources)
+		empty, err = dashboard.Empty(t.Context(), shared.Monitoring.Query, settings)
 		return err == nil && len(empty) == 0
 	}, 30*time.Second, time.Second, "%v", &empty)
 }

@@ -76,6 +76,8 @@ func options(dir string) testenv.Options {
 		Log:        slog.New(slog.DiscardHandler),
 		Config: func(c *aegis.Config) {
 			c.Overlay = fastPolicies
+			// It finds nothing here.
+			c.Sources = []aegis.Source{{Name: "overload", Query: "node_load15", Condition: "CPUPressure", Above: new(1e6)}}
 			for _, p := range pools() {
 				c.Pools = append(c.Pools, p.limits())
 			}

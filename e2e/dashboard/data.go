@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"slices"
 
 	"aegis.io/aegis/e2e/monitoring"
 )
@@ -13,14 +12,11 @@ import (
 // Instant evaluates an expression now.
 type Instant func(ctx context.Context, expr string) ([]monitoring.Sample, error)
 
-// Empty names the panels of which a query returns nothing, or only what is no number. Those that need what the site is without may.
-func Empty(ctx context.Context, query Instant, s Settings, without ...string) ([]string, error) {
+// Empty names the panels of which a query returns nothing, or only what is no number.
+func Empty(ctx context.Context, query Instant, s Settings) ([]string, error) {
 	var empty []string
 	for _, row := range Rows() {
 		for _, p := range row.Panels {
-			if slices.Contains(without, p.Needs) {
-				continue
-			}
 			for _, q := range p.Queries {
 				samples, err := query(ctx, q.In(s))
 				if err != nil {

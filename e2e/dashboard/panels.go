@@ -23,9 +23,6 @@ const (
 	ops     = "ops"
 )
 
-// NeedsSources marks a panel about the sources of aegis.yaml.
-const NeedsSources = "sources"
-
 // Query is one expression of a panel.
 type Query struct {
 	// Expr is PromQL. SELF stands for the matchers that select the metrics of Aegis.
@@ -48,8 +45,6 @@ type Panel struct {
 	// Good is the value from which on a share is green, and Bad the one below which it is red. Both zero: it has no color. Good may
 	// be the lower one.
 	Good, Bad float64
-	// Needs is what a site must have configured for the panel to show anything. Empty means nothing.
-	Needs string
 	// Names are texts for values.
 	Names map[string]string
 }
@@ -285,7 +280,7 @@ func limits() Row {
 			About: "Storms that hold repairs, by condition and pool, or 0 while none does. Find out what the nodes have in common before you release one.",
 			Queries: []Query{
 				// No series means no storm, provided that there is a leader who would know.
-				{Expr: leads("aegis_storm_active") + ` or sum(aegis_leader{SELF} == 1) * 0`, Legend: "{{condition}} {{pool}}"},
+				{Expr: leads("aegis_storm_active") + ` or label_replace(sum(aegis_leader{SELF} == 1) * 0, "condition", "none", "", "")`, Legend: "{{condition}} {{pool}}"},
 			},
 		},
 	}}
@@ -319,12 +314,12 @@ func sources() Row {
 			Queries: []Query{{Expr: `sum by (source, result) (rate(aegis_resync_total{SELF}[$__rate_interval]))`, Legend: "{{source}} {{result}}"}},
 		},
 		{
-			Title: "Sources that answer", Kind: Lines, Width: 6, Unit: count, Needs: NeedsSources,
+			Title: "Sources that answer", Kind: Lines, Width: 6, Unit: count,
 			About:   "1 for each source of aegis.yaml that gave a reliable answer in the last pass, else 0. Empty without sources. What a silent source found is unknown.",
 			Queries: []Query{{Expr: `max by (source) (` + leads("aegis_source_up") + `)`, Legend: "{{source}}"}},
 		},
 		{
-			Title: "Samples of the sources", Kind: Lines, Width: 6, Unit: count, Needs: NeedsSources,
+			Title: "Samples of the sources", Kind: Lines, Width: 6, Unit: count,
 			About:   "Samples of the sources in the last $window by what they were: those that find something, those that find nothing, and those that are about no node.",
 			Queries: []Query{{Expr: within(rolling, " by (source, result)", "aegis_source_samples_total", ""), Legend: "{{source}} {{result}}"}},
 		},
@@ -360,7 +355,7 @@ func colors(legend string) map[string]string {
 	switch legend {
 	case "{{outcome}}":
 		return map[string]string{
-			"resolved": "green", "succeeded": "green", "handed_over": "orange", "failed": "red", "canceled": "gray", "notified": "blue", "noted": "purple",
+			"resolved": "green", "succeeded": "green", "handed_over": "orange", "failed": "red", "canceled": "gray", "notified": "blue", "noted": "purple", "checked": "yellow",
 		}
 	case "{{band}}":
 		return map[string]string{"NotReady": "red", "Emergency": "orange", "Cordon": "yellow", "CanIgnore": "blue", "MustIgnore": "gray"}

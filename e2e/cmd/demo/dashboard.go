@@ -23,19 +23,24 @@ func quickSettings(shown time.Duration) dashboard.Settings {
 	}
 }
 
+// scraped is how long the metrics of the last incident take to Prometheus, and what comes after it to be seen.
+const scraped = 5 * time.Second
+
 // checkDashboard is an error when a panel of the dashboard is empty after the story.
 func checkDashboard(ctx context.Context, l *testenv.Environment, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, dashboardWithin)
 	defer cancel()
-	for {
+	for wait := scraped; ; wait = time.Second {
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
 		empty, err := dashboard.Empty(ctx, l.Monitoring.Query, quickSettings(time.Since(began)))
 		if err == nil && len(empty) == 0 {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return errors.Join(err, fmt.Errorf("panels of the dashboard without data:\n%s", strings.Join(empty, "\n")))
-		case <-time.After(time.Second):
 		}
 	}
 }

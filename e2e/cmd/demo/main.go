@@ -75,6 +75,7 @@ func run(ctx context.Context, out io.Writer, once bool) (err error) {
 		return err
 	}
 	say.summary(ended)
+	unfilled := checkDashboard(ctx, l, began)
 	if file := os.Getenv("PICTURE"); file != "" {
 		if err := drawDashboard(ctx, l, began, file); err != nil {
 			return err
@@ -82,7 +83,7 @@ func run(ctx context.Context, out io.Writer, once bool) (err error) {
 		say.line("the dashboard is drawn to %s", file)
 	}
 	if once {
-		return errors.Join(verdict(ended), checkDashboard(ctx, l, began))
+		return errors.Join(verdict(ended), unfilled)
 	}
 	say.invitation(l)
 	<-ctx.Done()

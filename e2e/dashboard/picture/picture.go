@@ -63,7 +63,7 @@ func Write(ctx context.Context, w io.Writer, o Options) error {
 	if err != nil {
 		return err
 	}
-	y := 0.0
+	y := c.title()
 	for _, row := range dashboard.Rows() {
 		c.heading(row.Title, y)
 		y += line
@@ -83,7 +83,7 @@ func newCanvas(o Options) (*canvas, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read font: %w", err)
 	}
-	height := 0
+	height := line
 	for _, row := range dashboard.Rows() {
 		height += line * (1 + int(row.Height)*linesOf(row))
 	}
@@ -100,6 +100,17 @@ func linesOf(row dashboard.Row) int {
 		width += int(p.Width)
 	}
 	return max(1, width/24)
+}
+
+// title says what is shown, and returns where the first row begins.
+func (c *canvas) title() float64 {
+	c.font(c.bold, 17)
+	c.SetColor(text)
+	c.DrawStringAnchored("Aegis", pad, line/2+2, 0, .5)
+	c.font(c.plain, small)
+	c.SetColor(faint)
+	c.DrawStringAnchored(c.o.From.UTC().Format("2006-01-02 15:04")+" to "+c.o.To.UTC().Format("15:04")+" UTC", 24*column-pad, line/2+2, 1, .5)
+	return line
 }
 
 func (c *canvas) heading(title string, y float64) {
