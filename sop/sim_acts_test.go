@@ -256,14 +256,7 @@ func crowd(times []time.Time, span time.Duration) int {
 func keepsTheSlots(o *oracle, m moment) {
 	p, node := m.p, m.node
 	pool := o.c.poolOf(o.c.Nodes[node])
-	var busy []string
-	for other, step := range o.destroying {
-		seen := p.seen(other).destroyed
-		known := step.process == p.id || !seen.IsZero() && p.idle(node, seen) > simThought
-		if other != node && known && o.c.poolOf(o.c.Nodes[other]).name == pool.name {
-			busy = append(busy, other)
-		}
-	}
+	busy := o.busy(p, node, pool)
 	if len(busy) >= pool.maxDestructive {
 		m.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.maxDestructive)
 	}

@@ -77,6 +77,7 @@ const (
 	ended     = "every incident ends, and nothing is lost"
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
+	inOrder   = "the most urgent gets the freed place"
 )
 
 // simInvariants lists all invariants.
@@ -134,6 +135,11 @@ func simInvariants() []Invariant {
 			Checks: map[happening]check{
 				procedureBegun: runsAlone, workDisturbed: disturbsAsLeader, ticketWritten: takesStepsInTurn, stepsWritten: yieldsToTheUrgent,
 			},
+		},
+		{
+			Name:   inOrder,
+			Says:   "No node takes the last place in a limit while a more urgent one that can use it has waited for it for longer.",
+			Checks: map[happening]check{nodeCordoned: cordonsTheMostUrgent, destructionBegun: destroysOnTheMostUrgent},
 		},
 	}
 }

@@ -55,6 +55,8 @@ type simProcess struct {
 	ordering map[string]int
 	toldOff  time.Time
 	running  map[string]int
+	// interrupted is when a run on the node last ended for another reason than that there was no room.
+	interrupted map[string]time.Time
 	// begun are the running procedures.
 	begun map[string]simRun
 	// wrote are the nodes as the process knows that it has written them.
@@ -92,7 +94,7 @@ func (c *cluster) startProcess() *simProcess {
 	c.Lock()
 	p := &simProcess{
 		cluster: c, client: c.Join(), ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
-		running: make(map[string]int), begun: make(map[string]simRun), wrote: make(map[string]simWrite), sight: make(map[string]*simSight),
+		running: make(map[string]int), interrupted: make(map[string]time.Time), begun: make(map[string]simRun), wrote: make(map[string]simWrite), sight: make(map[string]*simSight),
 		told: make(map[prom.Key]*simTold), began: time.Now(), ordering: make(map[string]int),
 	}
 	p.id = p.client.ID
@@ -493,10 +495,10 @@ func (s *simProcedure) CreateInstance(ctx context.Context, bridge *sop.ApiBridge
 }
 
 // Execute runs the procedure, watched.
-func (s *simProcedure) Execute(ctx context.Context, node string, status *prom.AegisNodeStatus) error {
+func (s *simProcedure) Execute(ctx context.Context, node string, status *prom.AegisNodeStatus) (err error) {
 	if begins := s.bridge.Snapshot(); begins != nil {
 		s.p.Do(func() { s.p.oracle.entered(s.p, begins) })
-		defer s.p.Do(func() { s.p.oracle.left(s.p, node) })
+		defer func() { s.p.Do(func() { s.p.oracle.left(s.p, node, err) }) }()
 	}
 	return s.SOP.Execute(ctx, node, status)
 }

@@ -1,7 +1,6 @@
 package sop_test
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -108,27 +107,11 @@ func verifiesForLong(_ *oracle, m moment) {
 // service when it sent the write, and those that it had taken out itself.
 func keepsTheBudget(o *oracle, m moment) {
 	p, name, sent := m.p, m.node, m.sent
-	known := func(node string) bool {
-		at := p.seen(node).out
-		return !at.IsZero() && at.Before(sent)
-	}
 	if out := p.seen(name).out; !out.IsZero() && !out.After(sent) {
 		return
 	}
 	pool := o.c.poolOf(o.c.Nodes[name])
-	size, out := 0, []string{}
-	for _, other := range slices.Sorted(maps.Keys(p.cache.Shown)) {
-		if o.c.poolOf(p.cache.Shown[other]).name != pool.name {
-			continue
-		}
-		size++
-		_, isOut := o.outSince[other]
-		by, cordoned := o.cordoner[other]
-		ours := cordoned && by.process == p.id && by.sent.Before(sent)
-		if other != name && isOut && (known(other) || ours) {
-			out = append(out, other)
-		}
-	}
+	size, out := o.outOfService(m, pool)
 	if len(out) >= pool.allowed(size) {
 		m.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.name, out)
 	}

@@ -45,6 +45,8 @@ type oracle struct {
 	reboots                   map[string][]simBoot
 	// destroying is which process journaled that a destructive step runs on the node, and when.
 	destroying map[string]simDestroying
+	// journaledAt is when Aegis last wrote the ticket of the node.
+	journaledAt map[string]time.Time
 }
 
 // cordon is who took a node out of service.
@@ -69,6 +71,7 @@ type simIncident struct {
 	// suspect says that a check has found the node sick, removed that a person has taken the ticket away, approved that one has
 	// allowed the repair.
 	suspect, removed, approved bool
+	opened                     time.Time
 }
 
 type simBoot struct {
@@ -87,7 +90,7 @@ func newOracle(c *cluster) *oracle {
 		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
 		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
 		orders: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
-		destroying: make(map[string]simDestroying),
+		destroying: make(map[string]simDestroying), journaledAt: make(map[string]time.Time),
 	}
 }
 
@@ -165,6 +168,7 @@ func (o *oracle) written(p *simProcess, before, after *corev1.Node, sent time.Ti
 		o.judge(destructionBegun, moment{p: p, node: name})
 		o.destroying[name] = simDestroying{process: p.id, at: time.Now()}
 	}
+	o.journaledAt[name] = time.Now()
 }
 
 func hasTaint(n *corev1.Node) bool {
@@ -209,7 +213,7 @@ func (o *oracle) incidentOf(m moment) *simIncident {
 	o.c.Logf("p%d opens ticket %s for %s %s on %s", m.p.id, t.ID, t.Condition, t.Device, m.node)
 	m.incident = &simIncident{
 		key: prom.Key{Node: m.node, Condition: t.Condition, ID: t.Device}, uid: m.now.node.UID,
-		requested: strings.HasPrefix(t.Origin, askedFor), approved: t.ApprovedBy != "",
+		opened: time.Now(), requested: strings.HasPrefix(t.Origin, askedFor), approved: t.ApprovedBy != "",
 	}
 	o.incidents[t.ID] = m.incident
 	o.judge(ticketOpened, m)
@@ -285,8 +289,11 @@ func (o *oracle) entered(p *simProcess, begins *corev1.Node) {
 	o.judge(procedureBegun, moment{p: p, node: begins.Name, before: begins})
 }
 
-func (o *oracle) left(p *simProcess, node string) {
+func (o *oracle) left(p *simProcess, node string, err error) {
 	p.running[node]--
+	if err != nil && !strings.HasPrefix(err.Error(), "budget: ") {
+		p.interrupted[node] = time.Now()
+	}
 	delete(p.begun, node)
 }
 

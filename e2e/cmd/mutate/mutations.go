@@ -19,18 +19,19 @@ const (
 	ended     = "every incident ends, and nothing is lost"
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
+	inOrder   = "the most urgent gets the freed place"
 )
 
 // invariants returns the names of all invariants.
 func invariants() []string {
-	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single}
+	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder}
 }
 
 // mutations lists the guards by what they protect.
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{
-		permissions(), repetitions(), limits(), people(), proofs(), endings(), orders(), leadership(),
+		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(),
 	} {
 		all = append(all, list...)
 	}
@@ -92,6 +93,16 @@ func limits() []mutation {
 		{"repeat offender repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender)", "Needs: NodeFact, Judge: unlessSeldom(repeatOffender)"},
 		{"storm ignored", bounded, "sop/storm.go", "		if s.Is(condition, pool) && s.Released == nil {", "		if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
+	}
+}
+
+func waiting() []mutation {
+	return []mutation{
+		{
+			"place in the budget given to the first to ask", inOrder, "sop/limits.go", "	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, how,",
+			"	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, stays,",
+		},
+		{"slot given to the first to ask", inOrder, "sop/limits.go", "	if _, has := l.inFlight[node.Name]; has {", "	if true {"},
 	}
 }
 

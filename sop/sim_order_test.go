@@ -1,0 +1,176 @@
+package sop_test
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+)
+
+// The checks of who goes first: a place in a limit that becomes free is for the most urgent node that waits for it.
+
+const (
+	// simHold is how often a node that waits asks again, simOffer how long a place is kept for who was offered it.
+	simHold  = 20 * time.Second
+	simOffer = simHold / 2
+	// simAging is how long a node waits until it counts as one priority more urgent.
+	simAging = 5 * time.Minute
+)
+
+// rank orders conditions as nodes are served: the lower, the sooner. The priority 1 comes after those of emergencies.
+func rank(condition string) int {
+	switch priority := (simCatalogue{}).Status("", condition, "", 0).Priority; {
+	case priority == 1:
+		return 100
+	case priority >= 100:
+		return priority + 1
+	default:
+		return priority
+	}
+}
+
+// cordonsTheMostUrgent judges a cordon that takes the last place in the budget of the pool, which was decided on before it was sent.
+func cordonsTheMostUrgent(o *oracle, m moment) {
+	p := m.p
+	if out := p.seen(m.node).out; !out.IsZero() && !out.After(m.sent) {
+		return
+	}
+	pool := o.c.poolOf(m.before)
+	size, out := o.outOfService(m, pool)
+	if t := recordOf(m.after).ticket; t != nil && len(out)+1 >= pool.allowed(size) {
+		o.overtakes(m, t, p.begun[m.node].at, "cordons", p.waitsForBudget)
+	}
+}
+
+// destroysOnTheMostUrgent judges a destructive step that takes the last slot of the pool.
+func destroysOnTheMostUrgent(o *oracle, m moment) {
+	p := m.p
+	t := recordOf(o.c.Nodes[m.node]).ticket
+	if _, begun := o.destroying[m.node]; begun || t == nil {
+		return // It has its slot already.
+	}
+	pool := o.c.poolOf(o.c.Nodes[m.node])
+	if len(o.busy(p, m.node, pool))+1 < pool.maxDestructive {
+		return
+	}
+	admitted := time.Time{}
+	for _, d := range p.verdicts.Node(m.node) {
+		if d.Condition == t.Condition && d.Verdict.Name == "execute" {
+			admitted = d.Since
+		}
+	}
+	o.overtakes(m, t, admitted, "destroys on", p.waitsForSlot)
+}
+
+// overtakes reports a node that takes a place which another one, more urgent, has waited for since before this one asked for it.
+func (o *oracle) overtakes(m moment, t *simTicket, asked time.Time, what string, waits func(*corev1.Node) (string, time.Time)) {
+	p := m.p
+	if time.Since(o.c.Mended) < time.Minute {
+		return // Who could use the place may not know that the API server is back.
+	}
+	asked = latest(asked, o.journaledAt[m.node])
+	began := o.c.Start()
+	if incident := o.incidents[t.ID]; incident != nil {
+		began = incident.opened
+	}
+	if f := o.c.Faults[simKey(m.node, t.Condition, t.Device)]; f != nil {
+		began = f.Changed
+	}
+	aged := 1 + int(time.Since(latest(began, p.began))/simAging)
+	pool := o.c.poolOf(o.c.Nodes[m.node])
+	for name, node := range p.cache.Shown {
+		if name == m.node || o.c.poolOf(node).name != pool.name {
+			continue
+		}
+		condition, since := waits(node)
+		idle := p.idle(name, time.Now().Add(-simOffer)) > simOffer/2
+		if condition != "" && idle && asked.Sub(since) > simThought && rank(t.Condition)-aged > rank(condition) {
+			m.violated("p%d %s %s for %s, while %s has waited for %s because of %s", p.id, what, m.node, t.Condition, name, time.Since(since), condition)
+		}
+	}
+}
+
+// waitsForBudget returns what the node has waited for a place in the budget for, and since when. A run that was interrupted asks again
+// only after a while.
+func (p *simProcess) waitsForBudget(node *corev1.Node) (condition string, since time.Time) {
+	if p.running[node.Name] > 0 || time.Since(p.interrupted[node.Name]) < simHold+simThought {
+		return "", time.Time{}
+	}
+	return p.waits(node.Name, "out of service")
+}
+
+// waitsForSlot returns what the node has waited for a destructive slot for, in its run, and since when. A run that has just begun may not
+// have asked yet.
+func (p *simProcess) waitsForSlot(node *corev1.Node) (condition string, since time.Time) {
+	t := recordOf(node).ticket
+	condition, since = p.waits(node.Name, "destructive")
+	run, runs := p.begun[node.Name]
+	if !runs || time.Since(run.at) < simHold+simOffer || t == nil || t.Condition != condition {
+		return "", time.Time{}
+	}
+	return condition, since
+}
+
+// waits returns the most urgent condition of the node that waits for a limit, and since when.
+func (p *simProcess) waits(node, limit string) (condition string, since time.Time) {
+	for _, d := range p.verdicts.Node(node) {
+		waits := d.Verdict.Name == "budget" && strings.Contains(d.Verdict.Reason, limit)
+		if waits && (condition == "" || rank(d.Condition) < rank(condition)) {
+			condition, since = d.Condition, d.Since
+		}
+	}
+	return condition, since
+}
+
+func simKey(node, condition, device string) prom.Key {
+	return prom.Key{Node: node, Condition: condition, ID: device}
+}
+
+// drawRush has urgent and patient nodes fall ill at about the same time, so that they wait for each other.
+func (s *schedule) drawRush() {
+	begin := s.instant()
+	for _, name := range s.names {
+		condition := []string{simUrgent, simPatient, simPatient, ""}[s.rng.IntN(4)]
+		if condition != "" {
+			at := begin + s.within(5*time.Minute)
+			s.sick = append(s.sick, simOutbreak{node: name, condition: condition, at: at})
+			s.drawCourse(simKey(name, condition, ""), at)
+		}
+	}
+}
+
+// outOfService returns how many nodes of the pool the process knows of, and which others are out of service, as it knew when it sent the
+// write, or by its own doing.
+func (o *oracle) outOfService(m moment, pool simPoolSettings) (size int, out []string) {
+	p := m.p
+	for other, node := range p.cache.Shown {
+		if o.c.poolOf(node).name != pool.name {
+			continue
+		}
+		size++
+		_, isOut := o.outSince[other]
+		seen := p.seen(other).out
+		by, cordoned := o.cordoner[other]
+		known := !seen.IsZero() && seen.Before(m.sent) || cordoned && by.process == p.id && by.sent.Before(m.sent)
+		if other != m.node && isOut && known {
+			out = append(out, other)
+		}
+	}
+	slices.Sort(out)
+	return size, out
+}
+
+// busy names the other nodes of the pool on which the process knows that a destructive step runs.
+func (o *oracle) busy(p *simProcess, node string, pool simPoolSettings) (busy []string) {
+	for other, step := range o.destroying {
+		seen := p.seen(other).destroyed
+		known := step.process == p.id || !seen.IsZero() && p.idle(node, seen) > simThought
+		if other != node && known && o.c.poolOf(o.c.Nodes[other]).name == pool.name {
+			busy = append(busy, other)
+		}
+	}
+	return busy
+}
