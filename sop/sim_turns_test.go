@@ -121,3 +121,21 @@ func TestTheMostUrgentGetsThePlaceInTheBudget(t *testing.T) {
 		})
 	}))
 }
+
+// Repairs that people ask for are accepted without room, and wait for it in the same order.
+func TestTheMostUrgentRequestGetsThePlaceInTheBudget(t *testing.T) {
+	t.Parallel()
+	require.Zero(t, contests(t, func(seed uint64) bool {
+		c := newContest(seed, simPoolSettings{maxPercent: 25, maxDestructive: 4})
+		c.at(0, func() { c.personCordons("n0") })
+		for _, key := range []prom.Key{{Node: c.later, Condition: simPatient}, {Node: c.first, Condition: simUrgent}} {
+			c.at(10*time.Second+c.within(time.Minute), func() { c.leader.heal(key) })
+		}
+		c.at(3*time.Minute+c.within(time.Minute), func() { c.personUncordons("n0") })
+		return c.run(t, func(node string) bool {
+			c.Lock()
+			defer c.Unlock()
+			return c.Cordoned(node) || len(c.oracle.reboots[node]) > 0
+		})
+	}))
+}
