@@ -319,3 +319,24 @@ func TestSourceOptions(t *testing.T) {
 		require.Error(t, err, name)
 	}
 }
+
+func TestSourcesTellHowTheyDo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		require.Equal(t, []prom.SourceHealth{{Name: "hot", Condition: "Hot"}, {Name: "series", ConditionLabel: "condition"}}, s.resync.Sources())
+		s.hot.tell(of("n1", 50), of("gone", 95))
+		s.series.fail(errBroken)
+		s.run(t)
+		now := time.Now()
+		require.Equal(t, []prom.SourceHealth{
+			{Name: "hot", Condition: "Hot", AskedAt: now, LastSuccess: now, Samples: map[string]int{"healthy": 1, "unknown_node": 1}},
+			{Name: "series", ConditionLabel: "condition", AskedAt: now, Error: "connection refused"},
+		}, s.resync.Sources())
+		s.hot.fail(errBroken)
+		passes(1)
+		hot := s.resync.Sources()[0]
+		require.Equal(t, "connection refused", hot.Error)
+		require.Equal(t, now, hot.LastSuccess)
+	})
+}

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,29 +72,38 @@ func TestWorse(t *testing.T) {
 
 // oracle judges a series by all its values, as one would by looking at its graph.
 func oracle(t Threshold, values []float64, times []time.Time) prom.Evidence {
-	fault := func(v float64) bool { return t.Above != nil && v > *t.Above || t.Below != nil && v < *t.Below }
-	healthy := func(v float64) bool { return t.Above != nil && v <= *t.Clear || t.Below != nil && v >= *t.Clear }
+	fault, healthy := sides(t)
 	last := len(values) - 1
-	// A fault lasts from a run of bad values that is long enough until the first good one.
-	for i := last; i >= 0 && !healthy(values[i]); i-- {
-		if !fault(values[i]) {
-			continue
-		}
-		for j := i; j >= 0 && fault(values[j]); j-- {
-			if times[i].Sub(times[j]) >= t.For {
-				return prom.EvidenceFiring
-			}
-		}
+	if fires(fault, healthy, t.For, values, times) {
+		return prom.EvidenceFiring
 	}
 	if fault(values[last]) {
 		return prom.EvidencePending
 	}
-	for _, v := range values {
-		if healthy(v) {
-			return prom.EvidenceAbsent
-		}
+	if slices.ContainsFunc(values, healthy) {
+		return prom.EvidenceAbsent
 	}
 	return prom.EvidenceUnknown
+}
+
+// sides returns what tells a fault, and what tells that it is over.
+func sides(t Threshold) (fault, healthy func(float64) bool) {
+	if t.Above != nil {
+		return func(v float64) bool { return v > *t.Above }, func(v float64) bool { return v <= *t.Clear }
+	}
+	return func(v float64) bool { return v < *t.Below }, func(v float64) bool { return v >= *t.Clear }
+}
+
+// fires reports whether there has been a run of faults that is long enough, and no good value after it.
+func fires(fault, healthy func(float64) bool, wait time.Duration, values []float64, times []time.Time) bool {
+	for i := len(values) - 1; i >= 0 && !healthy(values[i]); i-- {
+		for j := i; j >= 0 && fault(values[j]); j-- {
+			if times[i].Sub(times[j]) >= wait {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // randomThreshold returns a threshold among values from 0 to 9.

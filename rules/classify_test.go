@@ -389,3 +389,57 @@ func FuzzClassify(f *testing.F) {
 		require.Equal(t, s.Key(), r.store.Current().Status(s.Node, s.Condition, s.ID).Key())
 	})
 }
+
+// What a source says goes before what the labels would mean on an alert.
+func TestClassifyBySubject(t *testing.T) {
+	t.Parallel()
+	r := newTestClassifier(t, `
+conditions:
+- name: Full
+  type: disk
+  priority: 50
+  device: id
+  idLabel: mountpoint
+  aliases: [FullDisk]
+  match: {alertname: NodeFilesystemFull}
+`)
+	classify := func(subject prom.Subject, pairs ...string) (prom.Observation, error) {
+		a := alert(append([]string{"alertname", "any", "condition", "GpuHung"}, pairs...)...)
+		a.Subject = &subject
+		return r.Classify(a)
+	}
+	for name, test := range map[string]struct {
+		subject prom.Subject
+		labels  []string
+		want    prom.Key
+	}{
+		"by an alias, in spite of the match": {prom.Subject{Condition: "FullDisk"}, []string{"node", "dgx-01", "mountpoint", "/data"}, prom.Key{Node: "dgx-01", Condition: "Full", ID: "/data"}},
+		"the device in id":                   {prom.Subject{Condition: "Full"}, []string{"node", "dgx-01", "id", "/data"}, prom.Key{Node: "dgx-01", Condition: "Full", ID: "/data"}},
+		"labels of its own": {
+			prom.Subject{Condition: "Full", NodeLabel: "host", DeviceLabel: "disk"},
+			[]string{"node", "dgx-02", "host", "dgx-01", "mountpoint", "/data", "disk", "sda"}, prom.Key{Node: "dgx-01", Condition: "Full", ID: "sda"},
+		},
+		"the device is not told":  {prom.Subject{Condition: "Full", DeviceLabel: "disk"}, []string{"node", "dgx-01", "id", "/data"}, prom.Key{Node: "dgx-01", Condition: "Full"}},
+		"a condition of the node": {prom.Subject{Condition: "highload"}, []string{"Hostname", "dgx-01", "id", "3"}, prom.Key{Node: "dgx-01", Condition: "HighLoad"}},
+		"an unknown condition":    {prom.Subject{Condition: "Unheard"}, []string{"node", "dgx-01"}, prom.Key{Node: "dgx-01", Condition: "Unheard"}},
+	} {
+		o, err := classify(test.subject, test.labels...)
+		require.NoError(t, err, name)
+		require.Equal(t, test.want, o.Status.Key(), name)
+	}
+	for name, test := range map[string]struct {
+		subject prom.Subject
+		labels  []string
+		reason  string
+	}{
+		"no node":         {prom.Subject{Condition: "Full", NodeLabel: "host"}, []string{"node", "dgx-01"}, DropNoNode},
+		"an unknown node": {prom.Subject{Condition: "Full", NodeLabel: "host"}, []string{"host", "nobody"}, DropUnknownNode},
+		"no condition":    {prom.Subject{}, []string{"node", "dgx-01"}, DropInvalid},
+		"no name":         {prom.Subject{Condition: "not a name"}, []string{"node", "dgx-01"}, DropInvalid},
+		"another cluster": {prom.Subject{Condition: "Full"}, []string{"node", "dgx-01", "cluster", "c2"}, DropOtherCluster},
+	} {
+		_, err := classify(test.subject, test.labels...)
+		require.Error(t, err, name)
+		requireDrop(t, err, test.reason)
+	}
+}

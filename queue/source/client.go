@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -130,12 +131,25 @@ func (c *client) do(ctx context.Context, method string, address *url.URL, form u
 	}
 	switch {
 	case resp.StatusCode != http.StatusOK:
-		// The body may be a proxy's page that echoes the request, so it is not quoted.
-		return nil, fmt.Errorf("%s answers with status %d%s", c.safeURL(), resp.StatusCode, meaning(resp.StatusCode))
+		// The body may be a proxy's page that echoes the request, so it is not quoted, unless it is what Prometheus says of a query.
+		return nil, fmt.Errorf("%s answers with status %d%s%s", c.safeURL(), resp.StatusCode, meaning(resp.StatusCode), complaint(resp.StatusCode, body))
 	case err != nil:
 		return nil, fmt.Errorf("read the answer of %s: %w", c.safeURL(), err)
 	}
 	return body, nil
+}
+
+// complaint returns what Prometheus says of a query that it cannot parse or evaluate.
+func complaint(status int, body []byte) string {
+	if status != http.StatusBadRequest && status != http.StatusUnprocessableEntity {
+		return ""
+	}
+	var says struct{ Status, ErrorType, Error string }
+	err := json.Unmarshal(body, &says)
+	if err != nil || says.Status != "error" || says.Error == "" || says.ErrorType != "bad_data" && says.ErrorType != "execution" {
+		return ""
+	}
+	return ": " + quote(says.Error)
 }
 
 // meaning says of some statuses what people can do about them.

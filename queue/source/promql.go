@@ -56,7 +56,7 @@ func (e Expression) plain() bool {
 	}
 	moved := selector.OriginalOffset != 0 || selector.OriginalOffsetExpr != nil || selector.Timestamp != nil || selector.StartOrEnd != 0
 	named := slices.ContainsFunc(selector.LabelMatchers, func(m *labels.Matcher) bool {
-		return m.Name == labels.MetricName && m.Type == labels.MatchEqual
+		return m.Name == labelName && m.Type == labels.MatchEqual
 	})
 	return named && !moved
 }

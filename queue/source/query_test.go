@@ -174,3 +174,29 @@ func TestFilters(t *testing.T) {
 		require.Equal(t, want, e.Filters(), query)
 	}
 }
+
+func TestWhatPrometheusSaysOfAQueryIsTold(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		status     int
+		body, want string
+	}{
+		{422, `{"status":"error","errorType":"execution","error":"many-to-many matching not allowed"}`, `answers with status 422: "many-to-many matching not allowed"`},
+		{400, `{"status":"error","errorType":"bad_data","error":"parse error"}`, `answers with status 400: "parse error"`},
+		{400, `{"status":"error","errorType":"other","error":"secret"}`, "answers with status 400"},
+		{400, "<html>secret</html>", "answers with status 400"},
+		{500, `{"status":"error","errorType":"execution","error":"secret"}`, "answers with status 500"},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.FormValue("query") == canaryQuery {
+				reply(vector(canary))(w, r)
+				return
+			}
+			http.Error(w, test.body, test.status)
+		}))
+		t.Cleanup(s.Close)
+		_, err := (&server{Server: s}).read(t, "temp", "")
+		require.ErrorContains(t, err, test.want)
+		require.NotContains(t, err.Error(), "secret")
+	}
+}
