@@ -19,6 +19,8 @@ import (
 const (
 	// defaultForget is how long a series that is not seen keeps what it said.
 	defaultForget = 2 * time.Minute
+	// inspectTimeout bounds the questions to one source, so that a slow one does not hold up the answers of the others.
+	inspectTimeout = 5 * time.Second
 	// unseenFor is how long a fault whose series is gone, and which nobody asks for, is remembered.
 	unseenFor = 7 * 24 * time.Hour
 	// sourcePrefix begins the fingerprint of a finding. No alert has such a one.
@@ -332,8 +334,7 @@ func (t *track) says(i Inspection, value float64) (prom.Evidence, string) {
 // forget drops what has no meaning any more.
 func (i *inspector) forget(now time.Time) {
 	for key, t := range i.tracks {
-		age := now.Sub(t.seenAt)
-		if !t.found && age > i.Forget || age > unseenFor {
+		if !t.found && now.Sub(t.seenAt) > i.Forget {
 			delete(i.tracks, key)
 		}
 	}
@@ -347,10 +348,10 @@ func (i *inspector) remember(key prom.Key, now time.Time) {
 	i.tracks[key].found = true
 }
 
-// release forgets the faults that are over and that nobody needs.
-func (i *inspector) release(needed func(prom.Key) bool) {
+// release forgets the faults that nobody needs, once they are over or have not been seen for long.
+func (i *inspector) release(needed func(prom.Key) bool, now time.Time) {
 	for key, t := range i.tracks {
-		if t.found && t.evidence == prom.EvidenceAbsent && !needed(key) {
+		if t.found && (t.evidence == prom.EvidenceAbsent || now.Sub(t.seenAt) > unseenFor) && !needed(key) {
 			t.found = false
 		}
 	}

@@ -42,14 +42,27 @@ type fakeQuery struct {
 	mu     sync.Mutex
 	answer source.Answer
 	err    error
+	hangs  bool
 }
 
 var _ SampleSource = (*fakeQuery)(nil)
 
-func (f *fakeQuery) Read(context.Context) (source.Answer, error) {
+func (f *fakeQuery) Read(ctx context.Context) (source.Answer, error) {
+	f.mu.Lock()
+	answer, err, hangs := f.answer, f.err, f.hangs
+	f.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return source.Answer{}, ctx.Err()
+	}
+	return answer, err
+}
+
+// hang makes the source give no answer at all.
+func (f *fakeQuery) hang() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.answer, f.err
+	f.hangs = true
 }
 
 // tell sets the samples.
@@ -338,5 +351,38 @@ func TestSourcesTellHowTheyDo(t *testing.T) {
 		hot := s.resync.Sources()[0]
 		require.Equal(t, "connection refused", hot.Error)
 		require.Equal(t, now, hot.LastSuccess)
+	})
+}
+
+func TestSourceThatHangsHoldsUpNobodyForLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.hot.hang()
+		s.series.tell(of("n1", 1, "condition", "B"))
+		s.run(t)
+		time.Sleep(inspectTimeout)
+		synctest.Wait()
+		require.Equal(t, "firing granted", s.says(prom.Key{Node: "n1", Condition: "B"}))
+		require.Contains(t, s.resync.Sources()[0].Error, "deadline exceeded")
+	})
+}
+
+func TestSourceIsRememberedAsLongAsSomebodyNeedsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.hot.tell(of("n1", 95), of("n2", 95))
+		s.run(t)
+		passes(3)
+		s.hot.tell(of("n2", 50))
+		time.Sleep(unseenFor + time.Hour)
+		synctest.Wait()
+		require.Equal(t, "unknown granted", s.says(keyHot), "it is in the queue still")
+		require.Len(t, s.queue.Statuses("n1"), 1)
+		require.Empty(t, s.queue.Statuses("n2"))
+		for _, i := range s.resync.inspectors {
+			require.LessOrEqual(t, len(i.tracks), 2)
+		}
 	})
 }

@@ -346,7 +346,7 @@ func (r *Resync) read(ctx context.Context) ([]reading, []sampled) {
 		group.Go(func() { readings[i] = s.read(ctx) })
 	}
 	for i, s := range r.inspectors {
-		group.Go(func() { answers[i].Answer, answers[i].err = s.Source.Read(ctx) })
+		group.Go(func() { answers[i] = s.read(ctx) })
 	}
 	group.Wait()
 	return readings, answers
@@ -358,6 +358,14 @@ type sampled struct {
 	err error
 }
 
+// read asks the source.
+func (i *inspector) read(ctx context.Context) sampled {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	answer, err := i.Source.Read(ctx)
+	return sampled{answer, err}
+}
+
 // inspect takes the answers of the sources. One that fails does not touch the others.
 func (r *Resync) inspect(p *pass, answers []sampled) {
 	for n, i := range r.inspectors {
@@ -366,7 +374,7 @@ func (r *Resync) inspect(p *pass, answers []sampled) {
 		r.findings.inspected(i.Name, result, p.began)
 		r.noteHealth(n, result, p.began)
 		p.addInspection(result)
-		i.release(r.labels.needs)
+		i.release(r.labels.needs, p.began)
 	}
 }
 
