@@ -190,10 +190,10 @@ func repairs() Row {
 }
 
 func steps() Row {
-	return Row{"Steps", 9, []Panel{
+	return Row{"Steps", 12, []Panel{
 		{
 			Title: "Success rate by step", Kind: Bars, Width: 8, Unit: share, Good: .9, Bad: .7,
-			About: "Share of the steps in the shown time that succeeded. Canceled ones, which were not carried out, are left out.",
+			About: "Share of the steps in the shown time that succeeded. Canceled ones, which were not carried out, are left out. A wait or a verify that fails took longer than the policy allows.",
 			Queries: []Query{{
 				Expr: within(shown, " by (action)", "aegis_step_total", `,outcome="succeeded"`) + ` / (` +
 					within(shown, " by (action)", "aegis_step_total", `,outcome=~"succeeded|failed"`) + ` > 0)`,
@@ -271,12 +271,12 @@ func limits() Row {
 			Queries: []Query{{Expr: `sum by (pool, limit) (` + leads("aegis_waiting_nodes") + `)`, Legend: "{{pool}} {{limit}}"}},
 		},
 		{
-			Title: "Wait for a place, p95", Kind: Bars, Width: 12, Unit: seconds,
+			Title: "Wait for a place, p95", Kind: Bars, Width: 8, Unit: seconds,
 			About:   "How long nodes waited for a place in the shown time, by limit. If it is long, raise the limit, or find out why nodes stay out of service.",
 			Queries: []Query{{Expr: quantile("0.95", shown, "limit", "aegis_limit_wait_seconds", "") + ` >= 0`, Legend: "{{limit}}"}},
 		},
 		{
-			Title: "Storms", Kind: Lines, Width: 12, Unit: count,
+			Title: "Storms", Kind: Lines, Width: 16, Unit: count,
 			About: "Storms that hold repairs, by condition and pool, or 0 while none does. Find out what the nodes have in common before you release one.",
 			Queries: []Query{
 				// No series means no storm, provided that there is a leader who would know.
