@@ -50,7 +50,7 @@ func TestCommands(t *testing.T) {
 		{"version", []string{"version"}, 0, "aegis unknown", ""},
 		{"check nothing", []string{"check"}, 2, "", "no file named"},
 		{"check a good file", []string{"check", good}, 0, "ok: 1 files, 105 conditions", ""},
-		{"check a site", []string{"check", repository + "/testdata/site/aegis.yaml"}, 0, "ok: 1 files, 106 conditions", ""},
+		{"check a site", []string{"check", repository + "/testdata/site/aegis.yaml"}, 0, "note: condition NpuHung runs /etc/aegis/remedies.d/ResetNpu, which each of its nodes must have\nok: 1 files, 107 conditions", ""},
 		{"check a preset", []string{"check", preset}, 0, "preset unattended: 37 conditions in mode auto: NodeInhibitAll, NodeNotReady, NodeCordon, ", ""},
 		{"check a preset against a file", []string{"check", preset}, 0, "preset unattended: 1 conditions that a file keeps in another mode: HighLoad", ""},
 		{"check an unknown preset", []string{"check", noPreset}, 2, "", noPreset + `:1:9: preset "unatended" is unknown, did you mean "unattended"?`},

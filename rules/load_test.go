@@ -69,7 +69,7 @@ func TestLoadTakesTheFileOfASite(t *testing.T) {
 	builtIn := load(t)
 	c, err := Load(Options{Files: []string{"../testdata/site/conditions.yaml"}})
 	require.NoError(t, err)
-	require.Len(t, c.Conditions(), len(builtIn.Conditions())+1)
+	require.Len(t, c.Conditions(), len(builtIn.Conditions())+2)
 
 	hung, found := c.Lookup("GpuHung")
 	require.True(t, found)

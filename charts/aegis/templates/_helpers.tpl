@@ -114,6 +114,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- with .Values.xids }}
 {{- $_ := set $file "xids" . }}
 {{- end }}
+{{- with get .Values "types" }}
+{{- $_ := set $file "types" . }}
+{{- end }}
 {{- toYaml $file }}
 {{- end }}
 
