@@ -190,6 +190,7 @@ func (l *limits) turn(of limitOf, c policy.Claim, how manner, free int, words st
 	}
 	l.heard(of.limit, c.Node)
 	w := l.waiting.join(of, c, how == inPlace, now)
+	c = w.Claim // It knows since when the node waits.
 	unheard := len(l.unheard[of])
 	if free <= l.waiting.ahead(of, c, now)+unheard {
 		w.offered, w.passed = time.Time{}, false
