@@ -2,6 +2,7 @@ package sop_test
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"aegis.io/aegis/jobs"
@@ -279,8 +280,9 @@ func closesNothingThatRuns(_ *oracle, m moment) {
 }
 
 // leavesTheirTicket makes sure that nothing was written over a ticket of people, except that one which only told them of a condition, and
-// which Aegis itself had given to them, may go, and that the API writes what they have ordered.
-func leavesTheirTicket(_ *oracle, m moment) {
+// which Aegis itself had given to them, may go, as may that of a check when they ask for another one, and that the API writes what they
+// have ordered.
+func leavesTheirTicket(o *oracle, m moment) {
 	p, name, t, now := m.p, m.node, m.old.ticket, m.now.ticket
 	switch {
 	case m.old.broken:
@@ -288,6 +290,7 @@ func leavesTheirTicket(_ *oracle, m moment) {
 	case t == nil || !t.open() || t.owned() || p.ordering[name] > 0:
 	case now == nil && t.onlyTold(policyOf(t.Condition).Team):
 	case gaveWay(t, now) && now.count(actHandOver) == 0:
+	case t.failedCheck() && now != nil && strings.HasPrefix(now.Origin, checkAskedFor) && !o.asked[name].IsZero():
 	default:
 		m.violated("p%d writes over the ticket of %s on %s", p.id, t.Supervisor, name)
 	}

@@ -50,8 +50,11 @@ const (
 	aegisSelf = "aegis"
 	// closedWell is the outcome of an incident whose fault is gone.
 	closedWell = "resolved"
-	// askedFor begins the origin of an incident that a person asked for.
-	askedFor = "heal:"
+	// askedFor begins the origin of an incident that a person asked for, checkAskedFor that of a check.
+	askedFor      = "heal:"
+	checkAskedFor = "check:"
+	// passedCheck is the outcome of a check that found nothing.
+	passedCheck = "passed"
 )
 
 // simStep is one step of a ticket. Code is the exit code of a Job that has found something.
@@ -64,6 +67,7 @@ type simStep struct {
 type simTicket struct {
 	ID, Condition, Device, SOP, Origin, Supervisor, Status string
 	ApprovedBy                                             string         `yaml:"approvedBy"`
+	RequestedBy                                            string         `yaml:"requestedBy"`
 	Past                                                   map[string]int // The calls that were made for an earlier condition.
 	Done                                                   map[string]string
 	Workflows                                              []simStep
@@ -172,6 +176,12 @@ func (t *simTicket) onlyTold(team string) bool {
 		}
 	}
 	return t.Supervisor == team && t.Status == "assigned" && actions[actHandOver]
+}
+
+// failedCheck reports whether the ticket is that of a check which Aegis has given to a team.
+func (t *simTicket) failedCheck() bool {
+	teams := []string{"gpu", "network", "storage", "host", "k8s"}
+	return t.RequestedBy != "" && t.Status == "assigned" && t.count(actHandOver) > 0 && slices.Contains(teams, t.Supervisor)
 }
 
 // destructive reports whether the action may destroy running work.

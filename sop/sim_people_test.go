@@ -154,7 +154,7 @@ func (s *schedule) drawUncordon() {
 
 func (s *schedule) personCordons(name string) {
 	if !s.Cordoned(name) {
-		s.oracle.cordoner[name] = cordon{person: true}
+		s.oracle.cordoner[name] = cordon{person: true, at: time.Now()}
 		s.Cordon(name)
 	}
 }
@@ -169,8 +169,50 @@ func (s *schedule) personUncordons(name string) {
 // claim makes the cordon of a node a person's own.
 func (s *schedule) claim(name string) {
 	if s.Claim(name, "alice") {
-		s.oracle.cordoner[name] = cordon{person: true}
+		s.oracle.cordoner[name] = cordon{person: true, at: time.Now()}
 	}
+}
+
+// drawCheck has a person cordon a node, say later that they are done with it, with kubectl or over the API, and sometimes think better
+// of it.
+func (s *schedule) drawCheck() {
+	name, at := s.trouble()
+	if s.rng.IntN(4) > 0 {
+		s.at(at, func() { s.personCordons(name) })
+	}
+	asked := at + s.within(40*time.Minute)
+	for range 1 + s.rng.IntN(2) {
+		api := s.rng.IntN(2) == 0
+		s.at(asked, func() { s.requestCheck(name, api) })
+		asked += s.within(5 * time.Minute)
+	}
+	if s.rng.IntN(2) == 0 {
+		s.at(asked, func() { s.recordon(name) })
+	}
+	if s.rng.IntN(4) == 0 {
+		s.at(asked, func() { s.exclude(name) })
+		s.at(asked+s.within(time.Hour), func() { s.include(name) })
+	}
+	if s.rng.IntN(3) == 0 {
+		s.afterStep(simOutbreak{node: name, condition: simCordon, at: at}, actHealthcheck, func() { s.recordon(name) })
+	}
+}
+
+// requestCheck has a person ask for a check of the node, which lends the cordon that is there.
+func (s *schedule) requestCheck(name string, api bool) {
+	if s.Nodes[name] == nil {
+		return
+	}
+	s.oracle.asked[name] = time.Now()
+	if c, cordoned := s.oracle.cordoner[name]; cordoned && c.person {
+		c.asked = time.Now()
+		s.oracle.cordoner[name] = c
+	}
+	if api {
+		s.leader.check(name)
+		return
+	}
+	s.RequestCheck(name)
 }
 
 // drawTakeOver has people take over whatever tickets there are then, and mostly give them back.

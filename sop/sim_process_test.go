@@ -280,6 +280,25 @@ func (p *simProcess) heal(key prom.Key) {
 	})
 }
 
+// check asks the process for a check, as a person does over the API. It waits no longer than the API does.
+func (p *simProcess) check(name string) {
+	p.requests.Go(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, simAnswer)
+		defer cancel()
+		p.Lock()
+		p.ordering[name]++
+		p.Unlock()
+		result, err := p.dispatcher.Check(ctx, policy.NodeOrder{Node: name, By: "alice", Reason: "the card is replaced"})
+		p.Lock()
+		defer p.Unlock()
+		p.ordering[name]--
+		p.Logf("p%d was asked to check %s: %s %v", p.id, name, result.Ticket, err)
+		if err == nil {
+			p.oracle.accepted(p, result)
+		}
+	})
+}
+
 // obey has the process do what a person orders over the API.
 func (p *simProcess) obey(what, node string, order func(ctx context.Context) error) {
 	p.requests.Go(func() {

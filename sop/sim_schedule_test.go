@@ -78,6 +78,10 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	if s.rng = rand.New(rand.NewPCG(seed, 2)); s.rng.IntN(4) == 0 { // Of dice of their own, so that seeds mean what they meant.
 		s.drawRush()
 	}
+	s.rng = rand.New(rand.NewPCG(seed, 3))
+	for range s.rng.IntN(3) {
+		s.drawCheck()
+	}
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
 }

@@ -23,7 +23,7 @@ func (m moment) isolates() bool {
 func takesNoCordonOfTheirs(o *oracle, m moment) {
 	p, name := m.p, m.node
 	foreign := p.seen(name).foreign
-	if by := o.cordoner[name]; m.isolates() && by.person && !foreign.IsZero() && p.idle(name, foreign) > simThought {
+	if by := o.cordoner[name]; m.isolates() && by.person && !by.lent() && !foreign.IsZero() && p.idle(name, foreign) > simThought {
 		m.violated("p%d takes the cordon of a person on %s for its own", p.id, name)
 	}
 	if m.begins {
@@ -32,6 +32,12 @@ func takesNoCordonOfTheirs(o *oracle, m moment) {
 	if n := m.old.ticket.count(actHandOver); n > 0 && m.now.ticket.count(actHandOver) > n && p.ordering[name] == 0 {
 		m.violated("p%d hands ticket %s over again, which people had given back", p.id, m.now.ticket.ID)
 	}
+}
+
+// lent reports whether a person has asked for a check since they set the cordon, so that a passed one may undo it. The time of a cordon is
+// known to the second, and a request over the API is for the node as it is when the answer is written.
+func (c cordon) lent() bool {
+	return !c.asked.IsZero() && !c.at.Truncate(time.Second).After(c.asked.Add(simAnswer))
 }
 
 // isolatesWhenAsked judges that a pause that the process knows of keeps it from isolating nodes.
@@ -117,10 +123,15 @@ func keepsTheBudget(o *oracle, m moment) {
 	}
 }
 
-// leavesTheirCordon judges that a node which returns was cordoned by Aegis.
+// leavesTheirCordon judges that a node which returns was cordoned by Aegis, or by a person who has asked for a check since, which it has
+// passed.
 func leavesTheirCordon(o *oracle, m moment) {
-	if o.cordoner[m.node].person {
+	switch by := o.cordoner[m.node]; {
+	case !by.person:
+	case !by.lent():
 		m.violated("p%d undoes the cordon of a person on %s", m.p.id, m.node)
+	case !o.passed[m.node].After(by.asked):
+		m.violated("p%d undoes the cordon of a person on %s, which has passed no check since they asked for one", m.p.id, m.node)
 	}
 }
 

@@ -22,6 +22,8 @@ const (
 	// simThought is how long a process may think between an answer and the act that rests on it. It holds the two seconds for
 	// which a step gives way to the isolation of other nodes, and the pauses after a failed write or two.
 	simThought = 5 * time.Second
+	// simAnswer is how long the API takes for an answer at most.
+	simAnswer = 10 * time.Second
 	// simHeard is how long it takes until what was ordered or reported for all nodes is known: it is looked at every 20 seconds.
 	simHeard = 30 * time.Second
 )
@@ -39,10 +41,12 @@ type oracle struct {
 	outSince, aliveSince, recreated map[string]time.Time
 	// bootSince is since when the node is on its boot, harmed when an operation last shook it, passed when a healthcheck passed.
 	bootSince, harmed, passed map[string]time.Time
-	incidents                 map[string]*simIncident
-	orders                    map[string]int
-	boots                     map[string]string
-	reboots                   map[string][]simBoot
+	// asked is when a person last asked for a check of a node.
+	asked     map[string]time.Time
+	incidents map[string]*simIncident
+	orders    map[string]int
+	boots     map[string]string
+	reboots   map[string][]simBoot
 	// destroying is which process journaled that a destructive step runs on the node, and when.
 	destroying map[string]simDestroying
 	// journaledAt is when Aegis last wrote the ticket of the node.
@@ -53,6 +57,8 @@ type oracle struct {
 type cordon struct {
 	person  bool
 	process int
+	// at is when a person did, asked when one then asked for a check of the node.
+	at, asked time.Time
 	// sent is when the write of the process was sent.
 	sent time.Time
 }
@@ -89,6 +95,7 @@ func newOracle(c *cluster) *oracle {
 		c: c, all: simInvariants(), cordoner: make(map[string]cordon), owned: make(map[string]ownership), outSince: make(map[string]time.Time),
 		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
 		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
+		asked:  make(map[string]time.Time),
 		orders: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
 		destroying: make(map[string]simDestroying), journaledAt: make(map[string]time.Time),
 	}
@@ -213,11 +220,16 @@ func (o *oracle) incidentOf(m moment) *simIncident {
 	o.c.Logf("p%d opens ticket %s for %s %s on %s", m.p.id, t.ID, t.Condition, t.Device, m.node)
 	m.incident = &simIncident{
 		key: prom.Key{Node: m.node, Condition: t.Condition, ID: t.Device}, uid: m.now.node.UID,
-		opened: time.Now(), requested: strings.HasPrefix(t.Origin, askedFor), approved: t.ApprovedBy != "",
+		opened: time.Now(), requested: asksItself(t), approved: t.ApprovedBy != "",
 	}
 	o.incidents[t.ID] = m.incident
 	o.judge(ticketOpened, m)
 	return m.incident
+}
+
+// asksItself reports whether a person asked for what the ticket is about, so that no alert has to vouch for it.
+func asksItself(t *simTicket) bool {
+	return strings.HasPrefix(t.Origin, askedFor) || strings.HasPrefix(t.Origin, checkAskedFor)
 }
 
 // turned follows a ticket that goes over to another condition.
@@ -225,6 +237,8 @@ func (o *oracle) turned(p *simProcess, old, now *simTicket, incident *simInciden
 	if old.Condition != now.Condition || old.Device != now.Device {
 		o.c.Logf("p%d turns ticket %s from %s to %s", p.id, now.ID, old.Condition, now.Condition)
 		incident.key.Condition, incident.key.ID, incident.suspect = now.Condition, now.Device, false
+		// What a check goes on with is no longer what was asked for.
+		incident.requested = asksItself(now)
 	}
 }
 

@@ -27,7 +27,7 @@ const (
 // The conditions of the simulation. Each has the procedure of its name.
 const (
 	simReady   = "Ready"
-	simCordon  = "Cordon"
+	simCordon  = "NodeCordon" // The name is the product's: what is asked for is a check of such a node.
 	simReboot  = "Reboot"
 	simReset   = "Reset"
 	simRemedy  = "Remedy"
