@@ -204,7 +204,8 @@ func (s *schedule) requestCheck(name string, api bool) {
 		return
 	}
 	s.oracle.asked[name] = time.Now()
-	if c, cordoned := s.oracle.cordoner[name]; cordoned && c.person {
+	if c, cordoned := s.oracle.cordoner[name]; cordoned && c.person && c.asked.IsZero() {
+		// Whoever asks again meanwhile asks for the same check.
 		c.asked = time.Now()
 		s.oracle.cordoner[name] = c
 	}
