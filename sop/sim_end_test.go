@@ -127,6 +127,9 @@ func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 		return r.broken || r.ticket != nil && r.ticket.open() && !r.ticket.owned()
 	case "in_progress", "duplicate":
 		return r.ticket != nil && r.ticket.open()
+	case "unverifiable":
+		// A request for a check waits until the node is ready.
+		return r.node.Annotations[soptest.CheckAnnotation] != "" && !soptest.Ready(r.node)
 	case "human_cordoned":
 		return r.node.Spec.Unschedulable && o.cordoner[name].person
 	case "tolerated":
