@@ -236,7 +236,7 @@ func (i *inspector) alert(s source.Sample) prom.Alert {
 	value := cmp.Or(labels["value"], strconv.FormatFloat(s.Value, 'g', -1, 64))
 	return prom.Alert{
 		Labels:      labels,
-		Annotations: map[string]string{"description": cmp.Or(labels["msg"], fmt.Sprintf("source %s: the value is %s", i.Name, value)), "value": value},
+		Annotations: map[string]string{"description": cmp.Or(labels["msg"], fmt.Sprintf("source %s: the value %s is %s", i.Name, value, i.Threshold)), "value": value},
 		State:       prom.StateFiring,
 		Subject:     &prom.Subject{Condition: condition, NodeLabel: i.NodeLabel, DeviceLabel: i.DeviceLabel},
 	}

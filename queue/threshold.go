@@ -2,6 +2,7 @@ package queue
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
 	"aegis.io/aegis/rules/prom"
@@ -54,6 +55,20 @@ func sideOf(value, bound, clear float64) side {
 		return sideHealthy
 	default:
 		return sideBetween
+	}
+}
+
+// String says what makes a value a fault, after "the value is".
+func (t Threshold) String() string {
+	switch {
+	case t.Above != nil:
+		return fmt.Sprintf("above %g", *t.Above)
+	case t.Below != nil:
+		return fmt.Sprintf("below %g", *t.Below)
+	case t.Present:
+		return "there"
+	default:
+		return "not 0"
 	}
 }
 

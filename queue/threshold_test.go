@@ -137,3 +137,12 @@ func TestThresholdAgreesWithTheGraph(t *testing.T) {
 	}
 	require.Len(t, seen, 4, "each kind of evidence must have occurred: %v", seen)
 }
+
+func TestThresholdInWords(t *testing.T) {
+	t.Parallel()
+	for want, threshold := range map[string]Threshold{
+		"above 90": {Above: new(90.0)}, "below 0.5": {Below: new(0.5)}, "there": {Present: true}, "not 0": {},
+	} {
+		require.Equal(t, want, threshold.String())
+	}
+}

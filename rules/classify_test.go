@@ -417,7 +417,8 @@ conditions:
 		"the device in id":                   {prom.Subject{Condition: "Full"}, []string{"node", "dgx-01", "id", "/data"}, prom.Key{Node: "dgx-01", Condition: "Full", ID: "/data"}},
 		"labels of its own": {
 			prom.Subject{Condition: "Full", NodeLabel: "host", DeviceLabel: "disk"},
-			[]string{"node", "dgx-02", "host", "dgx-01", "mountpoint", "/data", "disk", "sda"}, prom.Key{Node: "dgx-01", Condition: "Full", ID: "sda"},
+			[]string{"node", "dgx-02", "host", "dgx-01", "mountpoint", "/data", "disk", "sda"},
+			prom.Key{Node: "dgx-01", Condition: "Full", ID: "sda"},
 		},
 		"the device is not told":  {prom.Subject{Condition: "Full", DeviceLabel: "disk"}, []string{"node", "dgx-01", "id", "/data"}, prom.Key{Node: "dgx-01", Condition: "Full"}},
 		"a condition of the node": {prom.Subject{Condition: "highload"}, []string{"Hostname", "dgx-01", "id", "3"}, prom.Key{Node: "dgx-01", Condition: "HighLoad"}},
