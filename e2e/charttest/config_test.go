@@ -172,6 +172,7 @@ func TestConfigurationOfASiteArrives(t *testing.T) {
 	t.Parallel()
 	const values = `
 mode: off
+preset: unattended
 prometheus:
   url: https://prometheus.example.com/prefix
   canary: Heartbeat
