@@ -21,6 +21,8 @@ type Config struct {
 	Prometheus         Prometheus     `yaml:"prometheus,omitempty"`
 	Alertmanagers      []Alertmanager `yaml:"alertmanagers,omitempty"`
 	Permission         string         `yaml:"permission,omitempty"`
+	WhenAway           string         `yaml:"whenAlertmanagerIsAway,omitempty"`
+	AwayAfter          time.Duration  `yaml:"alertmanagerAwayAfter,omitempty"`
 	Sources            []Source       `yaml:"sources,omitempty"`
 	ResyncInterval     time.Duration  `yaml:"resyncInterval,omitempty"`
 	HoldInterval       time.Duration  `yaml:"holdInterval,omitempty"`

@@ -57,7 +57,7 @@ type Options struct {
 	// them it serves plain HTTP to everybody.
 	PrometheusWeb    string
 	PrometheusClient *http.Client
-	// Alertmanagers is the number of replicas, which do not know each other. The default is 1.
+	// Alertmanagers is the number of replicas, which do not know each other. The default is 1, and a negative number means none.
 	Alertmanagers int
 	// GroupWait, GroupInterval and RepeatInterval are those of the route. The defaults are 100ms, 1s and 1m.
 	GroupWait, GroupInterval, RepeatInterval time.Duration
@@ -90,7 +90,7 @@ type Monitoring struct {
 
 // Start starts all of them and returns when they are ready. Stop must be called.
 func Start(ctx context.Context, o Options) (*Monitoring, error) {
-	o.Alertmanagers = cmp.Or(o.Alertmanagers, 1)
+	o.Alertmanagers = max(cmp.Or(o.Alertmanagers, 1), 0)
 	o.Interval = cmp.Or(o.Interval, defaultInterval)
 	o.GroupWait = cmp.Or(o.GroupWait, defaultGroupWait)
 	o.ResendDelay = cmp.Or(o.ResendDelay, defaultResendDelay)
@@ -170,7 +170,9 @@ func (m *Monitoring) write(name, content string) error {
 func (m *Monitoring) prometheusConfig() string {
 	text := fmt.Sprintf("global: {scrape_interval: %[1]s, scrape_timeout: %[1]s, evaluation_interval: %[1]s}\nrule_files: [%[2]q, %[3]q]\n",
 		m.o.Interval, m.file("rules.yaml"), m.file("extra-rules.yaml"))
-	text += "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets:\n"
+	if len(m.ports) > 1 {
+		text += "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets:\n"
+	}
 	for _, port := range m.ports[1:] {
 		text += fmt.Sprintf("      - 127.0.0.1:%d\n", port)
 	}

@@ -32,7 +32,7 @@ type Options struct {
 	ExtraRules string
 	// Compress shortens the times of the rules. Zero leaves them as they are; monitoring.FastRules is for tests.
 	Compress monitoring.Compress
-	// Alertmanagers is the number of their replicas. The default is 1.
+	// Alertmanagers is the number of their replicas. The default is 1, and a negative number means none.
 	Alertmanagers int
 	// Config changes the configuration of Aegis, which is aegis.Fast before.
 	Config func(*aegis.Config)
