@@ -219,8 +219,10 @@ func inCareOfPeople(node *corev1.Node) bool {
 // The annotations of the Lease that hold the orders.
 const (
 	pausedAnnotation = "aegis.io/paused"
-	modesAnnotation  = "aegis.io/modes"
-	stormsAnnotation = "aegis.io/storms"
+
+	silencesAnnotation = "aegis.io/silences"
+	modesAnnotation    = "aegis.io/modes"
+	stormsAnnotation   = "aegis.io/storms"
 )
 
 // simOrders are what people have ordered on the Lease.

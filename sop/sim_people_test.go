@@ -3,6 +3,7 @@ package sop_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -56,6 +57,35 @@ func (s *schedule) drawOrderedPause() {
 		})
 	}
 	s.at(end, func() { s.EditLease(pausedAnnotation, "") })
+}
+
+// drawPermission draws what is done while Alertmanager is away, and whether people silence a fault at Aegis itself. It has chances of its
+// own, so that what else a seed means stays as it was.
+func (s *schedule) drawPermission(seed uint64) {
+	others := s.rng
+	defer func() { s.rng = others }()
+	s.rng = rand.New(rand.NewPCG(seed, 4))
+	s.isolates = s.rng.IntN(2) == 0
+	if s.rng.IntN(3) > 0 {
+		return
+	}
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	at, lasts := o.at+s.within(20*time.Minute), s.within(time.Hour)
+	key := prom.Key{Node: o.node, Condition: o.condition}
+	s.at(at, func() {
+		s.EditLease(silencesAnnotation, fmt.Sprintf(
+			`[{"id": "1", "matchers": ["node=%q", "condition=~%q"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, key.Node, key.Condition))
+		s.Enter(silencedState(key))
+	})
+	s.at(at+lasts, func() {
+		s.EditLease(silencesAnnotation, "")
+		s.Leave(silencedState(key))
+	})
+}
+
+// silencedState is the state of the cluster in which people silence the condition on the node at Aegis.
+func silencedState(key prom.Key) string {
+	return fmt.Sprintf("silence at Aegis of %s on %s", key.Condition, key.Node)
 }
 
 // drawBrokenOrders has people write orders that cannot be read.

@@ -51,10 +51,12 @@ type simProcess struct {
 	sight map[string]*simSight
 	// deposed is since when another process holds the Lease, ordering on which nodes it writes what a person has ordered, paused
 	// since when it was told of a pause.
-	deposed  time.Time
-	ordering map[string]int
-	toldOff  time.Time
-	running  map[string]int
+	deposed time.Time
+	// heardAlertmanager is when Alertmanager last answered.
+	heardAlertmanager time.Time
+	ordering          map[string]int
+	toldOff           time.Time
+	running           map[string]int
 	// interrupted is when a run on the node last ended for another reason than that there was no room.
 	interrupted map[string]time.Time
 	// begun are the running procedures.
@@ -122,11 +124,16 @@ func (p *simProcess) wire() {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	orders := sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
+	away := queue.AwayHold
+	if p.isolates {
+		away = queue.AwayIsolate
+	}
 	var err error
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
-		Classifier:    simClassifier{p}, Interval: 45 * time.Second,
+		Classifier:    simClassifier{p}, Interval: 45 * time.Second, Silenced: orders.Silenced,
+		Away: away, AwayAfter: simAway,
 	})
 	if err != nil {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
@@ -427,6 +434,9 @@ func (p *simProcess) sees(name string, before, after *corev1.Node) {
 // hears notes what a source says of a condition.
 func (p *simProcess) hears(from soptest.SourceKind, key prom.Key, alert *prom.Alert) {
 	told := p.tellOf(key)
+	if from == soptest.Alertmanager {
+		p.heardAlertmanager = time.Now()
+	}
 	switch {
 	case from == soptest.Prometheus:
 		if alert != nil && alert.State == prom.StateFiring {

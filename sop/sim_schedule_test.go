@@ -82,6 +82,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	for range s.rng.IntN(3) {
 		s.drawCheck()
 	}
+	s.drawPermission(seed)
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
 }
@@ -276,6 +277,7 @@ func (s *schedule) pacify() {
 		p.cache.Mend()
 	}
 	s.EditLease(pausedAnnotation, "")
+	s.EditLease(silencesAnnotation, "")
 	if s.On(stateOrdersBroken) {
 		s.EditLease(stormsAnnotation, "")
 	}

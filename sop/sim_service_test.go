@@ -87,13 +87,19 @@ func (o *oracle) founded(m moment) {
 	}
 	unclear := f.Evidence == prom.EvidenceUnknown || f.Permission == prom.PermissionUnknown ||
 		f.Evidence == prom.EvidenceFiring && f.Permission == prom.PermissionUnlisted
-	confirmed := f.Evidence == prom.EvidenceFiring && f.Permission == prom.PermissionGranted
+	confirmed := f.Evidence == prom.EvidenceFiring && (f.Permission == prom.PermissionGranted || o.away(p, f))
 	if f.Permission == prom.PermissionSilenced || !confirmed && (!unclear || !fresh) {
 		m.violated("p%d isolates %s although it was told %s, %s", p.id, name, f.Evidence, f.Permission)
 	}
 	if p.idle(name, f.At) > freshAlert+simThought {
 		m.violated("p%d isolates %s on an answer that is %s old", p.id, name, time.Since(f.At))
 	}
+}
+
+// away reports whether the answer lets a node be isolated because Alertmanager has been away for long, as people have set.
+func (o *oracle) away(p *simProcess, f prom.Finding) bool {
+	silent := f.At.Sub(latest(p.began, p.heardAlertmanager))
+	return o.c.isolates && f.Permission == prom.PermissionIsolate && silent >= simAway-simThought
 }
 
 // verifiesForLong judges the end of a verification: every answer for long enough was that the condition is gone.

@@ -20,6 +20,8 @@ const (
 	simLease = "aegis"
 	// simMaxLag is the most by which a cache of nodes is behind, unless its watch is broken.
 	simMaxLag = 8 * time.Second
+	// simAway is how long no Alertmanager has to answer until nodes may be isolated.
+	simAway = 2 * time.Minute
 	// simPlugin selects the pods of the device plugin.
 	simPlugin = "app"
 )
@@ -43,8 +45,10 @@ const (
 // cluster is the simulated world. Everything in it is guarded by its lock.
 type cluster struct {
 	*soptest.Cluster
-	pools     []simPoolSettings
-	halted    bool
+	pools  []simPoolSettings
+	halted bool
+	// isolates is true where nodes are isolated while Alertmanager is away.
+	isolates  bool
 	processes []*simProcess
 	oracle    *oracle
 	// modeSet is when the mode of a condition last became what it is.
