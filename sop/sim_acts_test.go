@@ -156,7 +156,7 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 	forbidden[soptest.PrometheusDown] = o.c.Began(soptest.PrometheusDown)
 	forbidden[soptest.AlertmanagerDown] = o.c.Began(soptest.AlertmanagerDown)
 	forbidden["silenced"] = o.c.Began(soptest.SilenceOf(incident.key))
-	forbidden["silenced at Aegis"] = o.c.Began(silencedState(incident.key))
+	forbidden["silenced at Aegis"] = o.c.Began(silencedState(incident.key.Node))
 	s := o.c.Faults[incident.key]
 	if s == nil || incident.suspect {
 		// What a check of Aegis has found outweighs a silent alert.

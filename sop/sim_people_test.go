@@ -66,27 +66,24 @@ func (s *schedule) drawPermission(seed uint64) {
 	defer func() { s.rng = others }()
 	s.rng = rand.New(rand.NewPCG(seed, 4))
 	s.isolates = s.rng.IntN(2) == 0
-	if s.rng.IntN(3) > 0 {
+	if s.rng.IntN(2) == 0 {
 		return
 	}
 	o := s.sick[s.rng.IntN(len(s.sick))]
-	at, lasts := o.at+s.within(20*time.Minute), s.within(time.Hour)
-	key := prom.Key{Node: o.node, Condition: o.condition}
+	at, lasts := o.at+s.within(4*time.Minute), 10*time.Minute+s.within(time.Hour)
 	s.at(at, func() {
 		s.EditLease(silencesAnnotation, fmt.Sprintf(
-			`[{"id": "1", "matchers": ["node=%q", "condition=~%q"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, key.Node, key.Condition))
-		s.Enter(silencedState(key))
+			`[{"id": "1", "matchers": ["node=%q"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, o.node))
+		s.Enter(silencedState(o.node))
 	})
 	s.at(at+lasts, func() {
 		s.EditLease(silencesAnnotation, "")
-		s.Leave(silencedState(key))
+		s.Leave(silencedState(o.node))
 	})
 }
 
-// silencedState is the state of the cluster in which people silence the condition on the node at Aegis.
-func silencedState(key prom.Key) string {
-	return fmt.Sprintf("silence at Aegis of %s on %s", key.Condition, key.Node)
-}
+// silencedState is the state of the cluster in which people silence a node at Aegis.
+func silencedState(node string) string { return "silence at Aegis of " + node }
 
 // drawBrokenOrders has people write orders that cannot be read.
 func (s *schedule) drawBrokenOrders() {

@@ -54,7 +54,9 @@ const inspection = `groups:
 - name: inspection
   rules:
   - record: aegis_node_status_condition
-    expr: max by (node) (sichek_nvidia_nvidiafabricmanagernotactive{node=~"inspected-.*"})
+    expr: >-
+      max by (node) (sichek_nvidia_nvidiafabricmanagernotactive{node=~"inspected-.*"})
+      or on (node) 0 * max by (node) (node_load15{node=~"inspected-.*"})
     labels: {condition: NvidiaFabricManagerNotActive, type: gpu}
 `
 
