@@ -127,17 +127,22 @@ func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 		return r.broken || r.ticket != nil && r.ticket.open() && !r.ticket.owned()
 	case "in_progress", "duplicate":
 		return r.ticket != nil && r.ticket.open()
-	case "unverifiable":
-		// A request for a check waits until the node is ready.
-		return r.node.Annotations[soptest.CheckAnnotation] != "" && !soptest.Ready(r.node)
-	case "human_cordoned":
-		return r.node.Spec.Unschedulable && o.cordoner[name].person
+	case "unverifiable", "human_cordoned":
+		return o.awaitsPeople(verdict, r)
 	case "tolerated":
 		return o.urgent(name)
 	case "budget":
 		return o.full(name)
 	}
 	return false
+}
+
+// awaitsPeople reports whether a node is out of service by a person, or a request for a check of it waits until it is ready.
+func (o *oracle) awaitsPeople(verdict string, r simRecord) bool {
+	if verdict == "human_cordoned" {
+		return r.node.Spec.Unschedulable && o.cordoner[r.node.Name].person
+	}
+	return r.node.Annotations[soptest.CheckAnnotation] != "" && !soptest.Ready(r.node)
 }
 
 // widespread reports whether the condition still holds on so many nodes that its storm goes on.

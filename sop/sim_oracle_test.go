@@ -53,8 +53,6 @@ const (
 	// askedFor begins the origin of an incident that a person asked for, checkAskedFor that of a check.
 	askedFor      = "heal:"
 	checkAskedFor = "check:"
-	// passedCheck is the outcome of a check that found nothing.
-	passedCheck = "passed"
 )
 
 // simStep is one step of a ticket. Code is the exit code of a Job that has found something.

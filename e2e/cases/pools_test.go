@@ -15,6 +15,7 @@ const (
 	poolSilenced   = "silenced"
 	poolFamilies   = "families"
 	poolRequested  = "requested"
+	poolChecked    = "checked"
 	poolNotReady   = "notready"
 	poolOrders     = "orders"
 	poolBudget     = "budget"
@@ -44,6 +45,7 @@ func pools() []pool {
 		{poolSilenced, 2},
 		{poolFamilies, 5},
 		{poolRequested, 2},
+		{poolChecked, 3},
 		{poolNotReady, 2},
 		{poolOrders, 5},
 		{poolBudget, nodesOfBudget},
