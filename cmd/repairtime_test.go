@@ -536,7 +536,7 @@ func writeMeasured(t *testing.T, b *strings.Builder, m measurement) {
 	boot, err := time.ParseDuration(m.BootTime)
 	require.NoError(t, err)
 	fmt.Fprintf(b, "\n## Measured\nOn %s, on %s, with the rules, intervals and policies that ship, around simulated nodes that boot within %s.", m.Date, m.Hardware, short(boot))
-	b.WriteString(" `make times` measures anew, and fails when a stage takes longer than is expected above.\n\n")
+	b.WriteString(" `make times` measures anew, and fails when a stage takes longer than is expected above, together with what the stages before it have left.\n\n")
 	b.WriteString("| condition | fault to alert | to cordon | to empty | to repaired | to proven | to returned | in all |\n|---|---|---|---|---|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(m.Conditions)) {
 		took := m.took(t, name)
