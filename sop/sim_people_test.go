@@ -10,6 +10,7 @@ import (
 	"aegis.io/aegis/sop/policy"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/soptest"
 )
 
 // What people do meanwhile.
@@ -65,7 +66,11 @@ func (s *schedule) drawPermission(seed uint64) {
 	others := s.rng
 	defer func() { s.rng = others }()
 	s.rng = rand.New(rand.NewPCG(seed, 4))
-	s.isolates = s.rng.IntN(2) == 0
+	if s.isolates = s.rng.IntN(2) == 0; s.isolates && s.rng.IntN(2) == 0 {
+		from := max(0, s.sick[s.rng.IntN(len(s.sick))].at-s.within(10*time.Minute))
+		s.at(from, func() { s.Enter(soptest.AlertmanagerDown) })
+		s.at(from+s.within(time.Hour), func() { s.Leave(soptest.AlertmanagerDown) })
+	}
 	if s.rng.IntN(2) == 0 {
 		return
 	}
@@ -73,7 +78,7 @@ func (s *schedule) drawPermission(seed uint64) {
 	at, lasts := o.at+s.within(4*time.Minute), 10*time.Minute+s.within(time.Hour)
 	s.at(at, func() {
 		s.EditLease(silencesAnnotation, fmt.Sprintf(
-			`[{"id": "1", "matchers": ["node=%q"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, o.node))
+			`[{"id": "1", "matchers": ["node=%s"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, o.node))
 		s.Enter(silencedState(o.node))
 	})
 	s.at(at+lasts, func() {

@@ -349,7 +349,8 @@ func (p *simProcess) Last(key prom.Key) prom.Finding {
 	f := p.resync.Last(key)
 	p.Lock()
 	defer p.Unlock()
-	if told := p.tellOf(key); f.At.After(told.finding.At) {
+	// The same pass says something else once a silence of Aegis' own has begun or ended.
+	if told := p.tellOf(key); !f.At.Before(told.finding.At) {
 		told.finding = f
 	}
 	return f

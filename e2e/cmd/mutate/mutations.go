@@ -48,7 +48,7 @@ func permissions() []mutation {
 		{"silent Alertmanager taken for consent", permitted, "sop/policy/finding.go", "	case f.Permission == prom.PermissionUnknown:", "	case false:"},
 		{"absence of Alertmanager taken for consent", permitted, "sop/policy/finding.go", "	case f.Permission == prom.PermissionIsolate:", "	case false:"},
 		{"Alertmanager taken for away at once", permitted, "queue/permission.go", "p.began.Sub(r.heardAt) >= p.terms.awayAfter", "p.began.Sub(r.heardAt) >= 0"},
-		{"silence of Aegis ignored", permitted, "sop/silences.go", "if silence.Active(now) && ", "if false && "},
+		{"silence of Aegis ignored", permitted, "sop/silences.go", "if silence.Active(now) && ", "if !silence.Active(now) && "},
 		{"absent alert taken for firing", permitted, "sop/policy/finding.go", "	case f.Evidence == prom.EvidenceAbsent:", "	case false:"},
 		{"contested alert taken for certain", permitted, "sop/policy/guards.go", "	if s.Status.Contested {", "	if false {"},
 		{"alert that has just begun taken for confirmed", permitted, "sop/policy/finding.go", `s.Suspicion != "" || !s.Now.Before(confirmed) {`, `s.Suspicion != "" || true {`},
