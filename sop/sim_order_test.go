@@ -129,9 +129,15 @@ func simKey(node, condition, device string) prom.Key {
 	return prom.Key{Node: node, Condition: condition, ID: device}
 }
 
-// drawRush has urgent and patient nodes fall ill at about the same time, so that they wait for each other.
+// drawRush has urgent and patient nodes fall ill at about the same time, so that they wait for each other: for the budget, or, where all
+// may be out of service at once, for a slot.
 func (s *schedule) drawRush() {
 	begin := s.instant()
+	if s.rng.IntN(2) == 0 {
+		for i := range s.pools {
+			s.pools[i].maxPercent, s.pools[i].maxDestructive, s.pools[i].stormNodes = 100, 1, 0
+		}
+	}
 	for _, name := range s.names {
 		condition := []string{simUrgent, simPatient, simPatient, ""}[s.rng.IntN(4)]
 		if condition != "" {

@@ -75,6 +75,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	if s.rng.IntN(6) == 0 {
 		s.drawSwap()
 	}
+	dice := s.rng
 	if s.rng = rand.New(rand.NewPCG(seed, 2)); s.rng.IntN(4) == 0 { // Of dice of their own, so that seeds mean what they meant.
 		s.drawRush()
 	}
@@ -83,6 +84,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawCheck()
 	}
 	s.drawPermission(seed)
+	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
 }

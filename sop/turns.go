@@ -110,13 +110,17 @@ func (l *limits) free(limit policy.Limit) { l.waiting.ringAll(limit, l.clock.Now
 func (l *limits) nodeChanged(before, after *corev1.Node) {
 	out := func(n *corev1.Node) bool { return n.Spec.Unschedulable || !policy.IsReady(n) }
 	moved := before == nil || after == nil || !maps.Equal(before.Labels, after.Labels)
-	if moved || out(before) && !out(after) {
+	room := moved || out(before) && !out(after)
+	slot := moved || before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation]
+	if room {
 		l.freed[policy.LimitBudget].Store(true)
 	}
-	if moved || before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] {
+	if slot {
 		l.freed[policy.LimitDestructive].Store(true)
 	}
-	l.wake()
+	if room || slot {
+		l.wake()
+	}
 }
 
 // settingsChanged notes that the limits themselves may be others.
