@@ -132,16 +132,17 @@ func simKey(node, condition, device string) prom.Key {
 // drawRush has urgent and patient nodes fall ill at about the same time, so that they wait for each other: for the budget, or, where all
 // may be out of service at once, for a slot.
 func (s *schedule) drawRush() {
-	begin := s.instant()
+	begin, within := s.instant(), 5*time.Minute
+	conditions := []string{simUrgent, simPatient, simPatient, ""}
 	if s.rng.IntN(2) == 0 {
+		within, conditions = 2*time.Minute, conditions[:3]
 		for i := range s.pools {
 			s.pools[i].maxPercent, s.pools[i].maxDestructive, s.pools[i].stormNodes = 100, 1, 0
 		}
 	}
 	for _, name := range s.names {
-		condition := []string{simUrgent, simPatient, simPatient, ""}[s.rng.IntN(4)]
-		if condition != "" {
-			at := begin + s.within(5*time.Minute)
+		if condition := conditions[s.rng.IntN(len(conditions))]; condition != "" {
+			at := begin + s.within(within)
 			s.sick = append(s.sick, simOutbreak{node: name, condition: condition, at: at})
 			s.drawCourse(simKey(name, condition, ""), at)
 		}
