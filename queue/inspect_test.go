@@ -131,7 +131,7 @@ func TestSourceFindsByThreshold(t *testing.T) {
 		s := newSite(t)
 		s.hot.tell(of("n1", 95), of("n2", 50))
 		s.run(t)
-		require.Equal(t, "pending granted", s.says(keyHot))
+		require.Equal(t, "pending unlisted", s.says(keyHot))
 		require.Empty(t, s.queue.Statuses("n1"))
 		passes(2)
 		require.Equal(t, "firing granted", s.says(keyHot))
@@ -181,19 +181,19 @@ func TestSourceWhoseSeriesAreGone(t *testing.T) {
 		require.Equal(t, "firing granted", s.says(keyHot))
 		s.hot.tell()
 		passes(20)
-		require.Equal(t, "unknown granted", s.says(keyHot), "an exporter that died says nothing")
+		require.Equal(t, "unknown unlisted", s.says(keyHot), "an exporter that died says nothing")
 		require.Contains(t, s.resync.Last(keyHot).Reason, "source hot has no series for it, and no query that tells")
 		require.Len(t, s.queue.Statuses("n1"), 1)
 
 		s.hot.live(of("n1", 0))
 		passes(6)
-		require.Equal(t, "unknown granted", s.says(keyHot), "up is 0")
+		require.Equal(t, "unknown unlisted", s.says(keyHot), "up is 0")
 		s.hot.live(of("n1", 1), of("n1", 0, "job", "other"))
 		passes(6)
-		require.Equal(t, "unknown granted", s.says(keyHot), "one of two is down")
+		require.Equal(t, "unknown unlisted", s.says(keyHot), "one of two is down")
 		s.hot.live(of("n1", 1))
 		passes(4)
-		require.Equal(t, "unknown granted", s.says(keyHot), "it may not have reported yet")
+		require.Equal(t, "unknown unlisted", s.says(keyHot), "it may not have reported yet")
 		passes(1)
 		require.Equal(t, "absent unlisted", s.says(keyHot))
 		passes(1)
@@ -216,7 +216,7 @@ func TestSourceThatFails(t *testing.T) {
 
 		s.hot.fail(errBroken)
 		passes(3)
-		require.Equal(t, []string{"unknown granted", "firing granted", "firing granted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
+		require.Equal(t, []string{"unknown unlisted", "firing granted", "firing granted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
 		require.Contains(t, s.resync.Last(keyHot).Reason, "source hot gives no answer: connection refused")
 		require.Len(t, s.queue.Statuses("n1"), 3, "no answer ends nothing")
 
@@ -224,14 +224,14 @@ func TestSourceThatFails(t *testing.T) {
 		s.prometheus.tell(nil)
 		s.am0.tell(nil)
 		passes(1)
-		require.Equal(t, []string{"unknown granted", "absent unlisted", "absent unlisted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
+		require.Equal(t, []string{"unknown unlisted", "absent unlisted", "absent unlisted"}, []string{s.says(keyHot), s.says(keyB), s.says(keyA)})
 		passes(2)
 		require.Len(t, s.queue.Statuses("n1"), 1)
 
 		s.prometheus.tell(errBroken)
 		s.hot.tell(of("n1", 95))
 		passes(1)
-		require.Equal(t, "pending granted", s.says(keyHot), "it was not seen for too long to know that it lasted")
+		require.Equal(t, "pending unlisted", s.says(keyHot), "it was not seen for too long to know that it lasted")
 		passes(2)
 		require.Equal(t, "firing granted", s.says(keyHot), "alerts that cannot be read hide no finding of a source")
 	})
@@ -284,11 +284,11 @@ func TestSourceAfterARestart(t *testing.T) {
 		s.resync.Remember(keyA, "gone")
 		s.hot.fail(errBroken)
 		s.run(t)
-		require.Equal(t, "unknown granted", s.says(keyHot), "a ticket says that it was found by the source that fails")
+		require.Equal(t, "unknown unlisted", s.says(keyHot), "a ticket says that it was found by the source that fails")
 		require.Equal(t, "absent unlisted", s.says(keyA), "the source is not configured any more")
 		s.hot.tell(of("n1", 85))
 		passes(1)
-		require.Equal(t, "unknown granted", s.says(keyHot))
+		require.Equal(t, "unknown unlisted", s.says(keyHot))
 		require.Contains(t, s.resync.Last(keyHot).Reason, "the value 85 lies between the bounds")
 		s.hot.tell(of("n1", 79))
 		passes(1)
@@ -304,7 +304,7 @@ func TestSourceSamplesAreCounted(t *testing.T) {
 		stale.Stale = true
 		s.hot.tell(of("n1", 70), of("n1", 95), of("n2", 85), of("n3", math.NaN()), of("n4", math.Inf(1)), stale, of("", 95), of("gone", 95), of("n6", 50))
 		s.run(t)
-		require.Equal(t, "pending granted", s.says(keyHot), "the worst of two counts")
+		require.Equal(t, "pending unlisted", s.says(keyHot), "the worst of two counts")
 		for result, n := range map[string]int{
 			"duplicate": 1, "healthy": 1, "no_node": 1, "not_a_number": 2, "pending": 1, "stale": 1, "undecided": 1, "unknown_node": 1,
 		} {
@@ -378,11 +378,90 @@ func TestSourceIsRememberedAsLongAsSomebodyNeedsIt(t *testing.T) {
 		s.hot.tell(of("n2", 50))
 		time.Sleep(unseenFor + time.Hour)
 		synctest.Wait()
-		require.Equal(t, "unknown granted", s.says(keyHot), "it is in the queue still")
+		require.Equal(t, "unknown unlisted", s.says(keyHot), "it is in the queue still")
 		require.Len(t, s.queue.Statuses("n1"), 1)
 		require.Empty(t, s.queue.Statuses("n2"))
 		for _, i := range s.resync.inspectors {
 			require.LessOrEqual(t, len(i.tracks), 2)
 		}
+	})
+}
+
+// A source that has found nothing yet, or knows nothing, does not stand in for the Alertmanager that does not list the alert.
+func TestSourceThatDoesNotFindPermitsNoAlert(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		hot := alert("f1", "n1", prom.StateFiring)
+		hot.Labels["condition"] = "Hot"
+		s.prometheus.tell(nil, hot)
+		s.hot.tell(of("n1", 95))
+		s.run(t)
+		require.Equal(t, "firing unlisted", s.says(keyHot), "of the source it is pending")
+		passes(2)
+		require.Equal(t, "firing granted", s.says(keyHot))
+		s.hot.tell()
+		passes(6)
+		require.Equal(t, "firing unlisted", s.says(keyHot), "the source knows nothing")
+		s.am0.tell(nil, hot)
+		passes(1)
+		require.Equal(t, "firing unlisted", s.says(keyHot), "Alertmanager does not have it active")
+		hot.State = prom.StateActive
+		s.am0.tell(nil, hot)
+		passes(1)
+		require.Equal(t, "firing granted", s.says(keyHot))
+	})
+}
+
+// A fault that was over for a moment has held only since it came back, although it has not left the queue.
+func TestSourceTellsSinceWhenItHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		keyB := prom.Key{Node: "n1", Condition: "B"}
+		s.series.tell(of("n1", 1, "condition", "B"))
+		began := time.Now()
+		s.run(t)
+		require.Equal(t, began, s.resync.Last(keyB).Since)
+		passes(2)
+		require.Equal(t, began, s.resync.Last(keyB).Since)
+		s.series.tell(of("n1", 0, "condition", "B"))
+		passes(1)
+		require.Zero(t, s.resync.Last(keyB).Since)
+		s.series.tell(of("n1", 1, "condition", "B"))
+		passes(1)
+		again := s.resync.Last(keyB)
+		require.Equal(t, again.At, again.Since)
+		require.Equal(t, began, s.queue.Statuses("n1")[0].FirstSeen, "the queue remembers the first time")
+		passes(1)
+		require.Equal(t, again.Since, s.resync.Last(keyB).Since)
+	})
+}
+
+// What a source finds does not make one forget the labels by which Alertmanager's alert of the same condition is silenced.
+func TestSourceDisplacesNoLabelsOfAlerts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		external := alert("f1", "n1", prom.StateActive)
+		external.Labels["replica"] = "eu"
+		s.am0.hush(nil, silence(t, "replica", "eu"))
+		s.am0.tell(nil, external)
+		s.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring))
+		s.series.tell(of("n1", 1, "condition", "A"))
+		s.run(t)
+		require.Equal(t, "firing silenced", s.says(keyA))
+		s.am0.tell(nil)
+		passes(2)
+		require.Equal(t, "firing silenced", s.says(keyA), "Alertmanager does not list the alert")
+		s.prometheus.tell(nil)
+		passes(2)
+		require.Equal(t, "firing silenced", s.says(keyA), "only the source has it")
+		s.am0.hush(nil, silence(t, "source", "series"))
+		passes(1)
+		require.Equal(t, "firing silenced", s.says(keyA), "by a label of the finding")
+		s.am0.hush(nil)
+		passes(1)
+		require.Equal(t, "firing granted", s.says(keyA))
 	})
 }

@@ -13,11 +13,12 @@ import (
 // labelMemoryFor is how long labels are remembered that nobody needs.
 const labelMemoryFor = time.Hour
 
-// alertLabels are the labels of the alerts of one status.
+// alertLabels are the labels of the alerts of one status, and of what sources find of it.
 type alertLabels struct {
-	sets map[string]map[string]string // By fingerprint.
-	// final is true of Alertmanager's labels. Prometheus' lack the external ones, by which one may silence too.
-	final bool
+	sets map[string]map[string]string // Of the alerts, by fingerprint.
+	// final is true of Alertmanager's labels of alerts. Prometheus' lack the external ones, by which one may silence too.
+	final    bool
+	findings map[string]map[string]string // By fingerprint.
 }
 
 // joined returns the labels together with others that were read at the same time. Final ones displace the rest.
@@ -29,20 +30,24 @@ func (l alertLabels) joined(other alertLabels) alertLabels {
 	return l
 }
 
-// with returns the labels together with those of a finding. There is nobody who would know more of them.
+// with returns the labels together with those of a finding. They say nothing of the labels of alerts.
 func (l alertLabels) with(o prom.Observation) alertLabels {
-	sets := make(map[string]map[string]string, len(l.sets)+1)
-	maps.Copy(sets, l.sets)
-	sets[identity(o)] = o.Labels
-	return alertLabels{sets: sets, final: true}
+	findings := make(map[string]map[string]string, len(l.findings)+1)
+	maps.Copy(findings, l.findings)
+	findings[identity(o)] = o.Labels
+	l.findings = findings
+	return l
 }
 
 // updated returns what is known once newer labels have been read. Final ones stay until there are newer final ones.
 func (l alertLabels) updated(newer alertLabels) alertLabels {
-	if len(newer.sets) == 0 || l.final && !newer.final {
-		return l
+	if len(newer.sets) > 0 && (newer.final || !l.final) {
+		l.sets, l.final = newer.sets, newer.final
 	}
-	return newer
+	if len(newer.findings) > 0 {
+		l.findings = newer.findings
+	}
+	return l
 }
 
 // matched reports whether the silence matches one of the alerts.
@@ -50,15 +55,17 @@ func (l alertLabels) matched(key prom.Key, s source.Silence) bool {
 	return slices.ContainsFunc(l.all(key), s.Matches)
 }
 
-// all returns the labels of each alert. Of a status whose alerts nobody has seen, as after a restart, only the node and the
+// all returns the labels of each alert and finding. Of a status that nobody has seen, as after a restart, only the node and the
 // condition are known.
 func (l alertLabels) all(key prom.Key) []map[string]string {
-	if len(l.sets) == 0 {
+	if len(l.sets)+len(l.findings) == 0 {
 		return []map[string]string{{"node": key.Node, "condition": key.Condition, "alertname": key.Condition}}
 	}
-	all := make([]map[string]string, 0, len(l.sets))
-	for _, fingerprint := range slices.Sorted(maps.Keys(l.sets)) {
-		all = append(all, l.sets[fingerprint])
+	all := make([]map[string]string, 0, len(l.sets)+len(l.findings))
+	for _, sets := range []map[string]map[string]string{l.sets, l.findings} {
+		for _, fingerprint := range slices.Sorted(maps.Keys(sets)) {
+			all = append(all, sets[fingerprint])
+		}
 	}
 	return all
 }

@@ -223,6 +223,11 @@ func (p *pass) found(key prom.Key) bool {
 	return slices.ContainsFunc(p.judged[key], func(j judgement) bool { return j.evidence != prom.EvidenceAbsent })
 }
 
+// firesAtSource reports whether a source says that it has the status now. One that only waits or knows nothing permits no alert.
+func (p *pass) firesAtSource(key prom.Key) bool {
+	return slices.ContainsFunc(p.judged[key], func(j judgement) bool { return j.evidence == prom.EvidenceFiring })
+}
+
 // has reports whether a source has the status. An alert that feeds it counts even if the classifier does not know it
 // any more, as after a Node has lost a name: that proves no absence.
 func (p *pass) has(s prom.AegisNodeStatus) bool {
@@ -267,10 +272,17 @@ func (p *pass) finding(key prom.Key, labels alertLabels, alerted bool) prom.Find
 	}
 }
 
-// since returns since when the expression of an alert of the status has held, zero when Prometheus does not tell.
+// since returns since when the expression of an alert of the status has held, or the value of a source has been a fault, without a
+// break. It is zero when neither tells.
 func (p *pass) since(key prom.Key) time.Time {
+	firing := slices.Clone(p.firing[key])
+	for _, j := range p.judged[key] {
+		if j.evidence == prom.EvidenceFiring {
+			firing = append(firing, j.observation)
+		}
+	}
 	var first time.Time
-	for _, o := range p.firing[key] {
+	for _, o := range firing {
 		if !o.StartsAt.IsZero() && (first.IsZero() || o.StartsAt.Before(first)) {
 			first = o.StartsAt
 		}
@@ -331,7 +343,7 @@ func (p *pass) permissionOf(key prom.Key, labels alertLabels) (prom.Permission, 
 		return prom.PermissionSilenced, l.suppressors()
 	case silence != "":
 		return prom.PermissionSilenced, silence
-	case l != nil && l.active, p.found(key): // Alertmanager never lists what a source finds. It can only silence it.
+	case l != nil && l.active, p.firesAtSource(key): // Alertmanager never lists what a source finds. It can only silence it.
 		return prom.PermissionGranted, ""
 	default:
 		return prom.PermissionUnlisted, fmt.Sprintf("%d of %d replicas of Alertmanager answer, and none has it active", p.answered, p.replicas)
