@@ -145,7 +145,7 @@ func (j *journal) yield(ctx context.Context, e *preemptedError) error {
 			return err
 		}
 		t.Past, t.Attended = pastOf(t), attended(t)
-		t.Condition, t.Device, t.SOP, t.Origin = next.Condition, next.ID, next.SOP, string(next.Origin)
+		t.Condition, t.Device, t.SOP, t.Origin, t.Source = next.Condition, next.ID, next.SOP, string(next.Origin), next.Source
 		t.Reason = next.Msg
 		t.XID, t.Recovery = next.XID.Code, ""
 		t.BootID = r.Node.Status.NodeInfo.BootID

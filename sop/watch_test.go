@@ -66,6 +66,28 @@ func TestMoreUrgentConditionPreempts(t *testing.T) {
 	})
 }
 
+// A ticket that was taken over names the source of the condition that took it. After a restart, the one of the condition before would
+// be asked for something that it has never found, and the node would not return.
+func TestPreemptionTakesTheSourceAlong(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]string{"an alert": "", "a source": "kubelets"} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := preemptionWorld(t)
+				w.raiseBy("temperatures", "Reboot")
+				stop := w.start()
+				w.awaitRunning(ticket.Drain)
+				require.Equal(t, "temperatures", w.record().Ticket.Source)
+				w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) })
+				w.raiseBy(next, "Ready")
+				w.await("taken over", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Condition == "Ready" })
+				require.Equal(t, next, w.record().Ticket.Source)
+				stop()
+			})
+		})
+	}
+}
+
 // What is more urgent by its number but of the same band waits, and so does an alert about a kubelet that is not silent.
 func TestNothingElsePreempts(t *testing.T) {
 	t.Parallel()

@@ -206,6 +206,13 @@ func (w *world) raiseOn(node, condition string) {
 	})
 }
 
+// raiseBy reports a condition on node A that the named source has found.
+func (w *world) raiseBy(source, condition string) {
+	s := w.Status(nodeA, condition, "", 0)
+	s.Source = source
+	w.queue.Observe(prom.Observation{Fingerprint: nodeA + condition, Status: s, Firing: true, StartsAt: time.Now()})
+}
+
 // withdraw ends every alert that feeds the condition.
 func (w *world) withdraw(key prom.Key) {
 	for _, s := range w.queue.Statuses(key.Node) {
