@@ -65,7 +65,8 @@ func termsOf(o ResyncOptions) (terms, error) {
 	return t, nil
 }
 
-// hear notes whether a replica of Alertmanager has answered, and if not, since when none has.
+// hear notes whether a replica of Alertmanager has answered, and if not, since when none has. While none has answered since Run began,
+// nobody knows what is silenced, and nothing is isolated.
 func (r *Resync) hear(p *pass) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +76,7 @@ func (r *Resync) hear(p *pass) {
 	}
 	r.awaySince = r.heardAt
 	p.silentSince, p.heard = r.heardAt, r.heard
-	p.isolates = p.terms.away == AwayIsolate && p.began.Sub(r.heardAt) >= p.terms.awayAfter
+	p.isolates = p.terms.away == AwayIsolate && r.heard != nil && p.began.Sub(r.heardAt) >= p.terms.awayAfter
 }
 
 // forget begins to count anew for how long Alertmanager has been silent: nobody has listened until now.
@@ -118,10 +119,8 @@ func (p *pass) permissionAway(key prom.Key, labels alertLabels) (prom.Permission
 	if !p.isolates {
 		return prom.PermissionUnknown, fmt.Sprintf("permission unknown: no Alertmanager answers: %v", p.replicaErrs[0])
 	}
-	if p.heard != nil {
-		if permission, why := p.heard.permissionOf(key, labels); permission == prom.PermissionSilenced {
-			return permission, why + ", when Alertmanager answered last"
-		}
+	if permission, why := p.heard.permissionOf(key, labels); permission == prom.PermissionSilenced {
+		return permission, why + ", when Alertmanager answered last"
 	}
 	return prom.PermissionIsolate, fmt.Sprintf("no Alertmanager has answered since %s: %v",
 		p.silentSince.UTC().Format(time.RFC3339), p.replicaErrs[0])

@@ -150,19 +150,39 @@ func TestAwayIsCountedFromTheLastAnswer(t *testing.T) {
 	})
 }
 
-func TestARestartCountsAnew(t *testing.T) {
+// A new leader does not know what Alertmanager suppressed when it answered last.
+func TestANewLeaderIsolatesNothingBeforeAlertmanagerHasAnswered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorldOn(t, isolateWhenAway)
-		time.Sleep(time.Hour) // It does not lead yet.
-		w.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring))
+		w.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring), alert("p2", "n2", prom.StateFiring))
+		w.am0.hush(nil, silence(t, "node", "n1"))
+		of := func(node string) prom.Permission {
+			return w.resync.Observe(t.Context(), prom.Key{Node: node, Condition: "A"}).Permission
+		}
+		stop := w.run(t)
+		passes(2)
 		w.am0.tell(errBroken)
 		w.am1.tell(errBroken)
-		w.run(t)
-		passes(9)
-		require.Empty(t, w.queue.Statuses("n1"))
+		passes(10)
+		require.Equal(t, []prom.Permission{prom.PermissionSilenced, prom.PermissionIsolate}, []prom.Permission{of("n1"), of("n2")})
+		stop()
+		for _, node := range []string{"n1", "n2"} {
+			w.queue.withdraw(prom.Key{Node: node, Condition: "A"}, time.Now().Add(time.Second))
+		}
+
+		w.run(t) // Another term.
+		passes(100)
+		require.Empty(t, w.queue.Statuses("n2"))
+		require.Equal(t, []prom.Permission{prom.PermissionUnknown, prom.PermissionUnknown}, []prom.Permission{of("n1"), of("n2")})
+		w.am0.tell(nil)
 		passes(1)
-		only(t, w.queue, "n1")
+		w.am0.tell(errBroken)
+		passes(9)
+		require.Empty(t, w.queue.Statuses("n2"), "it counts from the answer")
+		passes(1)
+		only(t, w.queue, "n2")
+		require.Equal(t, []prom.Permission{prom.PermissionSilenced, prom.PermissionIsolate}, []prom.Permission{of("n1"), of("n2")})
 	})
 }
 
@@ -175,10 +195,10 @@ func TestAwayRefreshesNoWebhook(t *testing.T) {
 		require.NoError(t, err)
 		w.queue.Observe(o)
 		heard := time.Now()
+		w.run(t)
 		w.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring))
 		w.am0.tell(errBroken)
 		w.am1.tell(errBroken)
-		w.run(t)
 		passes(20)
 		s := only(t, w.queue, "n1")
 		require.Equal(t, heard, s.LastSeen)
@@ -236,11 +256,15 @@ func TestSilencesOfAegisHoldWhateverTheSourcesSay(t *testing.T) {
 				require.Equal(t, prom.PermissionSilenced, w.resync.Last(keyA).Permission, "before anything was asked")
 				w.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring), alert("p2", "n2", prom.StateFiring))
 				w.am0.tell(nil, alert("f1", "n1", prom.StateActive), alert("f2", "n2", prom.StateActive))
-				if name == "Alertmanager is away" {
+				away := name == "Alertmanager is away"
+				if away {
+					w.am0.tell(nil)
+				}
+				w.run(t)
+				if away {
 					w.am0.tell(errBroken)
 					w.am1.tell(errBroken)
 				}
-				w.run(t)
 				passes(20)
 				f := w.resync.Observe(t.Context(), keyA)
 				require.Equal(t, prom.PermissionSilenced, f.Permission)

@@ -156,17 +156,19 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// run runs resync until the test ends.
-func (w *world) run(t *testing.T) {
+// run runs resync until the test ends, or stops it.
+func (w *world) run(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.resync.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)
 	})
+	t.Cleanup(stop)
 	synctest.Wait()
+	return stop
 }
 
 // passes lets so many passes happen.

@@ -59,9 +59,9 @@ func TestAlertmanagerIsAway(t *testing.T) {
 			sitetest.At(t, func(t *testing.T) {
 				w := sitetest.New(t, sitetest.Catalogue(t, ""), hungGPU, sitetest.Story{FixedBy: "reboot"})
 				w.Watch(tt.monitoring)
-				w.SetAlertmanager(false)
 				began := time.Now()
 				stop := w.Start()
+				w.SetAlertmanager(false)
 				raise(w)
 				if tt.isolated {
 					w.Await("isolated", cordoned)
@@ -90,8 +90,8 @@ func TestNothingIsIsolatedOnWhatHasEnded(t *testing.T) {
 	sitetest.At(t, func(t *testing.T) {
 		w := sitetest.New(t, sitetest.Catalogue(t, ""), hungGPU, sitetest.Story{})
 		w.Watch(sitetest.Monitoring{Alertmanager: true, Away: queue.AwayIsolate})
-		w.SetAlertmanager(false)
 		stop := w.Start()
+		w.SetAlertmanager(false)
 		key := w.Raise(hungGPU, "", 0)
 		time.Sleep(queue.DefaultAwayAfter - time.Minute)
 		w.End(key)
