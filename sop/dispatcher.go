@@ -140,13 +140,13 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	statuses = d.withRequest(node, record, d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses)))
-	candidates, verdicts := d.choose(node, record, statuses)
+	candidates, verdicts, waits := d.choose(node, record, statuses)
 	d.judgeAll(name, statuses, verdicts, candidates)
 	if len(candidates) == 0 {
 		d.queue.Done(name, d.requeueAfter(verdicts))
 		return
 	}
-	visit := &visit{dispatcher: d, record: record, statuses: statuses, verdicts: verdicts, candidates: candidates}
+	visit := &visit{dispatcher: d, record: record, statuses: statuses, verdicts: verdicts, candidates: candidates, waits: waits}
 	d.spawn(name, func() time.Duration { return visit.run(ctx) })
 }
 
@@ -189,14 +189,23 @@ func (d *Dispatcher) withTicket(r ticket.Record, statuses []prom.AegisNodeStatus
 	return append(slices.Clip(statuses), status)
 }
 
-// choose decides on each condition and returns the ones whose procedure may run, in order of urgency. A node that none of them needs a
-// place in the budget for lets others go first.
-func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []policy.Verdict) {
-	verdicts, waits := make([]policy.Verdict, len(statuses)), false
+// nothing is the index of no condition.
+const nothing = -1
+
+// choose decides on each condition and returns the ones whose procedure may run, in order of urgency, and the one for which the node
+// waits in the list of the budget. A node that none of them needs a place in the budget for lets others go first. Nor does one wait for a
+// condition that the sources are likely to refuse: they are asked before there is room, so that it keeps no place from those who can use it.
+func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []policy.Verdict, waits int) {
+	verdicts, waits = make([]policy.Verdict, len(statuses)), nothing
 	for i, status := range statuses {
 		verdicts[i] = d.decide(d.situation(node, r, statuses, i), func(would bool) string {
-			first := would && !waits
-			waits = waits || would
+			first := would && waits == nothing
+			if first && !d.promising(status) {
+				return ""
+			}
+			if first {
+				waits = i
+			}
 			return d.services.limits.vacancy(policy.ClaimOf(status), first)
 		})
 		if runs(verdicts[i]) {
@@ -205,12 +214,18 @@ func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.
 	}
 	if len(candidates) == 0 {
 		idle := policy.Limits()
-		if waits {
+		if waits != nothing {
 			idle = []policy.Limit{policy.LimitDestructive}
 		}
 		d.services.limits.stepBack(node.Name, idle...)
 	}
-	return candidates, verdicts
+	return candidates, verdicts, waits
+}
+
+// promising reports whether the sources, when they last spoke, had nothing against a repair, or gave no answer.
+func (d *Dispatcher) promising(s prom.AegisNodeStatus) bool {
+	last := policy.Judge(d.services.Source.Last(s.Key())).Name
+	return last == policy.VerdictExecute || last == policy.VerdictUnverifiable
 }
 
 // decide decides on a condition. It asks for room where the verdict depends on it, and says whether the procedure would run if there is.
@@ -323,6 +338,8 @@ type visit struct {
 	verdicts   []policy.Verdict
 	// candidates are the conditions whose procedures may run, in order of urgency.
 	candidates []int
+	// waits is the condition for which the node waits in the list of the budget.
+	waits int
 }
 
 // run runs the procedure of the first condition that its sources confirm, and returns after which time the node is to be looked
@@ -334,7 +351,7 @@ func (v *visit) run(ctx context.Context) time.Duration {
 		}
 		r := &run{
 			dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c],
-			begun: func() { v.begun(i) },
+			begun: func() { v.begun(i) }, waitsForOther: v.waits != nothing && v.waits != c,
 		}
 		if after, refused := r.do(ctx); !refused {
 			return after
@@ -361,6 +378,8 @@ type run struct {
 	verdict    policy.Verdict
 	// begun is called when the procedure begins or goes on with its first step.
 	begun func()
+	// waitsForOther says that the node waits in the list of the budget for another condition.
+	waitsForOther bool
 }
 
 // do runs the procedure and returns after which time the node is to be looked at again, or that it was refused.
@@ -376,9 +395,7 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 		last := bridge.journal.record.Node
 		d.wrote(last)
 		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)
-		if !waitsForRoom(err) {
-			d.services.limits.stepBack(r.status.Node, policy.Limits()...)
-		}
+		d.services.limits.stepBack(r.status.Node, r.idle(err)...)
 	}()
 	leave := d.enter(r.status.Node, cancel)
 	defer leave()
@@ -408,6 +425,19 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 func waitsForRoom(err error) bool {
 	var held *heldError
 	return errors.As(err, &held) && held.verdict.Name == policy.VerdictBudget
+}
+
+// idle returns the limits that the node waits for no longer once the run has ended so. One that is refused takes the node out of no list
+// that it is in for another condition.
+func (r *run) idle(err error) []policy.Limit {
+	var held *heldError
+	switch {
+	case waitsForRoom(err):
+		return nil
+	case r.waitsForOther && (errors.Is(err, errRefused) || errors.As(err, &held)):
+		return []policy.Limit{policy.LimitDestructive}
+	}
+	return policy.Limits()
 }
 
 // refused tells why the procedure does not begin.

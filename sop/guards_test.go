@@ -341,7 +341,7 @@ func (w *trial) visit() policy.Verdict {
 	case err != nil:
 		return policy.Verdict{}
 	}
-	_, verdicts := w.d.choose(node, ticket.ReadNode(node), slices.Concat([]prom.AegisNodeStatus{w.status}, w.others))
+	_, verdicts, _ := w.d.choose(node, ticket.ReadNode(node), slices.Concat([]prom.AegisNodeStatus{w.status}, w.others))
 	return verdicts[0]
 }
 

@@ -1,8 +1,10 @@
 package sop_test
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,9 @@ import (
 
 // simContests is how many schedules of each kind are tried.
 const simContests = 70
+
+// simSilenced is how many silenced nodes are in the way of one that may be repaired.
+const simSilenced = 60
 
 // contest is one of them. First is the urgent node, later the other one.
 type contest struct {
@@ -138,4 +143,69 @@ func TestTheMostUrgentRequestGetsThePlaceInTheBudget(t *testing.T) {
 			return c.Cordoned(node) || len(c.oracle.reboots[node]) > 0
 		})
 	}))
+}
+
+// Nodes that are silenced and still fire are more urgent than the one that may be repaired. None of them keeps the place from it.
+func TestSilencedNodesKeepNoPlaceInTheBudget(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newContest(seed+1, simPoolSettings{maxPercent: 1, maxDestructive: 1})
+			c.at(0, func() { c.personCordons("n0") })
+			for i := range simSilenced {
+				name := fmt.Sprint("s", i)
+				c.names = append(c.names, name)
+				c.Do(func() { c.AddMachine(name, map[string]string{simPool: "pool-0"}) })
+				c.fallIll(c.within(30*time.Second), name, simUrgent)
+				c.at(2*time.Minute, func() { c.Enter(soptest.SilenceOf(prom.Key{Node: name, Condition: simUrgent})) })
+			}
+			c.fallIll(c.within(30*time.Second), c.later, simPatient)
+			freed := 4*time.Minute + c.within(time.Minute)
+			c.at(freed, func() { c.personUncordons("n0") })
+			require.Less(t, c.isolated(t, c.later)-freed, simHold+simThought)
+		})
+	}
+}
+
+// isolated lets everything happen until the node is out of service, and returns when that is.
+func (c *contest) isolated(t *testing.T, name string) time.Duration {
+	c.leader = c.startProcess()
+	defer func() { c.leader.end(sop.ErrStopping) }()
+	slices.SortStableFunc(c.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
+	began, next := time.Now(), 0
+	for out := false; !out; c.Do(func() { out = c.Cordoned(name) }) {
+		for ; next < len(c.events) && time.Since(began) >= c.events[next].at; next++ {
+			c.events[next].do()
+		}
+		if time.Since(began) > 2*time.Hour {
+			require.Fail(t, "the node has no turn", "%v", c.leader.verdicts.Node(name))
+		}
+		time.Sleep(time.Second)
+	}
+	return time.Since(began)
+}
+
+// A condition that is silenced takes its node out of no list that it is in for another one.
+func TestASilencedConditionKeepsNoOtherFromWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newContest(1, simPoolSettings{maxPercent: 1, maxDestructive: 1})
+		c.Do(func() {
+			c.personCordons("n0")
+			for _, condition := range []string{simUrgent, simPatient} {
+				c.Hold(prom.Key{Node: c.later, Condition: condition}, true)
+			}
+			c.Enter(soptest.SilenceOf(prom.Key{Node: c.later, Condition: simUrgent}))
+		})
+		c.leader = c.startProcess()
+		defer func() { c.leader.end(sop.ErrStopping) }()
+		time.Sleep(4 * simPending)
+		for range 2 * int(simHold/time.Second) {
+			time.Sleep(time.Second)
+			limits, err := c.leader.dispatcher.Limits()
+			require.NoError(t, err)
+			require.Len(t, limits[0].Waiting, 1, "%v", c.leader.verdicts.Node(c.later))
+			require.Equal(t, simPatient, limits[0].Waiting[0].Condition)
+		}
+	})
 }
