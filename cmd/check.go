@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -99,8 +100,8 @@ const (
 	kindJob
 )
 
-// kindOf tells an aegis.yaml, a web configuration, a profile, a template of a Job and a conditions.yaml apart by their top-level keys. A file that is not YAML is
-// left to the loader of conditions, which says where it is broken.
+// kindOf tells the kinds of files apart by their top-level keys. A file that is not YAML is left to the loader of conditions, which says
+// where it is broken.
 func kindOf(file string) (kind, error) {
 	raw, err := strict.ReadFile(file)
 	if err != nil {
@@ -111,12 +112,11 @@ func kindOf(file string) (kind, error) {
 		return kindConditions, nil
 	}
 	has := func(key string) bool { return strict.Field(root, key) != nil }
-	own := []string{"prometheus", "alertmanagers", "jobs", "leaderElection", "pools", "auth", "mode", "preset", "cluster", "paused", "permission", "sources"}
 	listed := strict.Field(root, "conditions")
 	switch {
 	case has("apiVersion") && has("kind"):
 		return kindJob, nil
-	case slices.ContainsFunc(own, has), listed != nil && listsNames(listed):
+	case slices.ContainsFunc(configKeys(), has), listed != nil && listsNames(listed):
 		return kindConfig, nil
 	case slices.ContainsFunc(web.Keys(), has):
 		return kindWeb, nil
@@ -124,6 +124,17 @@ func kindOf(file string) (kind, error) {
 		return kindProfile, nil
 	}
 	return kindConditions, nil
+}
+
+// configKeys returns the fields that an aegis.yaml alone has at its top. A file of conditions has the field conditions as well.
+func configKeys() []string {
+	var keys []string
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config]()) {
+		if name := f.Tag.Get("yaml"); name != "conditions" {
+			keys = append(keys, name)
+		}
+	}
+	return keys
 }
 
 // listsNames reports whether the node is a list of file names.

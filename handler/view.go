@@ -52,8 +52,11 @@ type TicketView struct {
 	SOP        string `json:"sop,omitempty"`
 	Reason     string `json:"reason,omitempty"`
 	Supervisor string `json:"supervisor"`
-	// RequestedBy is who asked for the check that the incident began with.
+	// RequestedBy is who asked for the check that the incident began with, ApprovedBy who approved the repair, Source which source found
+	// the condition.
 	RequestedBy string        `json:"requestedBy,omitempty"`
+	ApprovedBy  string        `json:"approvedBy,omitempty"`
+	Source      string        `json:"source,omitempty"`
 	Status      ticket.Status `json:"status"`
 	CreatedAt   time.Time     `json:"createdAt,omitzero"`
 	Hold        string        `json:"hold,omitempty"`
@@ -167,6 +170,8 @@ func ticketView(t *ticket.Ticket) *TicketView {
 		Reason:      t.Reason,
 		Supervisor:  t.Supervisor,
 		RequestedBy: t.RequestedBy,
+		ApprovedBy:  t.ApprovedBy,
+		Source:      t.Source,
 		Status:      t.Status,
 		CreatedAt:   t.CreatedAt,
 		Hold:        t.Hold,

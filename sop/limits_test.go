@@ -117,7 +117,7 @@ func TestDestructiveStepsInFlight(t *testing.T) {
 	require.NotEmpty(t, reason, "a step that an earlier process began is in flight, room or not")
 }
 
-// The names that the seed prescribes are the only ones that a linter may find fault with.
+// The names of the first version are the only ones that a linter may find fault with.
 func TestMetricsAreLintClean(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewPedanticRegistry()

@@ -27,7 +27,7 @@ func Judge(f prom.Finding) Verdict {
 	case f.Permission == prom.PermissionIsolate:
 		return Verdict{VerdictUnverifiable, reason("the node may be isolated and nothing more until Alertmanager answers")}
 	case f.Evidence == prom.EvidencePending:
-		return Verdict{VerdictUnconfirmed, reason("the alert is pending and does not fire")}
+		return Verdict{VerdictUnconfirmed, reason("the condition has not held for long enough yet")}
 	case f.Evidence == prom.EvidenceAbsent:
 		return Verdict{VerdictUnconfirmed, reason("Prometheus does not report the condition")}
 	case f.Permission == prom.PermissionUnlisted:
@@ -98,7 +98,7 @@ func tooBrief(s Situation) string {
 	if s.Suspicion != "" || !s.Now.Before(confirmed) {
 		return ""
 	}
-	return "the alert must go on firing until " + confirmed.UTC().Format(time.RFC3339)
+	return "the condition must hold without a break until " + confirmed.UTC().Format(time.RFC3339)
 }
 
 // confirmedLongAgo doubts a confirmation that is older than what it confirmed can be expected to last.

@@ -49,6 +49,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- with get .Values "whenAlertmanagerIsAway" }}
 {{- if ne . "hold" }}
+{{- if eq (get $config "permission" | default "alertmanager") "prometheus" }}
+{{- fail "whenAlertmanagerIsAway is for permission: alertmanager. With permission: prometheus, no Alertmanager is asked." }}
+{{- end }}
 {{- $_ := set $config "whenAlertmanagerIsAway" . }}
 {{- end }}
 {{- end }}
