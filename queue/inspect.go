@@ -88,16 +88,22 @@ type track struct {
 type inspector struct {
 	Inspection
 	classifier Classifier
-	tracks     map[prom.Key]*track
+	// gone reports whether there is no such node any more.
+	gone   func(node string) bool
+	tracks map[prom.Key]*track
 	// alive says since when each node shows signs of life without a break. Nil when nothing tells.
 	alive map[string]time.Time
 	// answeredAt is when the source gave an answer last.
 	answeredAt time.Time
 }
 
-func newInspector(i Inspection, c Classifier) *inspector {
+func newInspector(i Inspection, o ResyncOptions) *inspector {
 	i.Forget = cmp.Or(i.Forget, defaultForget)
-	return &inspector{Inspection: i, classifier: c, tracks: make(map[prom.Key]*track)}
+	gone := o.Gone
+	if gone == nil {
+		gone = func(string) bool { return false }
+	}
+	return &inspector{Inspection: i, classifier: o.Classifier, gone: gone, tracks: make(map[prom.Key]*track)}
 }
 
 // judgement is what a source says of a status that it has found.
@@ -132,13 +138,18 @@ func (i *inspector) inspect(answer source.Answer, err error, now time.Time) insp
 	return result
 }
 
-// judge fills in what the source says of each status that it has found.
+// judge fills in what the source says of each status that it has found. On a node that is gone nothing is wrong, although nobody is left
+// to say so.
 func (i *inspector) judge(result inspection, evidence func(*track, prom.Key) (prom.Evidence, string)) {
 	for key, t := range i.tracks {
 		if !t.found {
 			continue
 		}
 		e, why := evidence(t, key)
+		if i.gone(key.Node) {
+			t.state = state{evidence: prom.EvidenceAbsent}
+			e, why = prom.EvidenceAbsent, "the node has been deleted"
+		}
 		result.judged[key] = judgement{source: i.Name, evidence: e, why: why, observation: t.observation}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,7 @@ func of(node string, value float64, labels ...string) source.Sample {
 type site struct {
 	*world
 	hot, series *fakeQuery
+	gone        atomic.Pointer[string]
 }
 
 func newSite(t *testing.T) *site {
@@ -110,6 +112,7 @@ func newSite(t *testing.T) *site {
 			{Name: "hot", Source: s.hot, Condition: "Hot", Threshold: Threshold{Above: new(90.0), Clear: new(80.0), For: time.Minute}, Cluster: "c1"},
 			{Name: "series", Source: s.series, ConditionLabel: "condition"},
 		},
+		Gone: func(node string) bool { gone := s.gone.Load(); return gone != nil && *gone == node },
 	}
 	var err error
 	s.resync, err = NewResync(o)
@@ -285,7 +288,8 @@ func TestSourceAfterARestart(t *testing.T) {
 		s.hot.fail(errBroken)
 		s.run(t)
 		require.Equal(t, "unknown unlisted", s.says(keyHot), "a ticket says that it was found by the source that fails")
-		require.Equal(t, "absent unlisted", s.says(keyA), "the source is not configured any more")
+		require.Equal(t, "unknown unlisted", s.says(keyA), "the source is not configured any more")
+		require.Contains(t, s.resync.Last(keyA).Reason, "source gone, which found it, is not configured: configure it again, or cancel the ticket")
 		s.hot.tell(of("n1", 85))
 		passes(1)
 		require.Equal(t, "unknown unlisted", s.says(keyHot))
@@ -293,6 +297,59 @@ func TestSourceAfterARestart(t *testing.T) {
 		s.hot.tell(of("n1", 79))
 		passes(1)
 		require.Equal(t, "absent unlisted", s.says(keyHot))
+		require.Equal(t, "unknown unlisted", s.says(keyA))
+	})
+}
+
+// A ticket whose source is not configured any more ends with the alert of its condition, if there is one.
+func TestSourceThatIsNotConfiguredAnyMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.resync.Remember(keyA, "gone")
+		s.prometheus.tell(errBroken)
+		s.run(t)
+		require.Equal(t, "unknown unlisted", s.says(keyA))
+		s.prometheus.tell(nil)
+		passes(200)
+		require.Equal(t, "unknown unlisted", s.says(keyA), "what nobody asks does not say that it is over")
+		s.prometheus.tell(nil, alert("f1", "n1", prom.StateFiring))
+		passes(1)
+		require.Equal(t, "firing unlisted", s.says(keyA))
+		s.prometheus.tell(nil)
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyA))
+	})
+}
+
+// Nobody is left to report on a node that has been deleted.
+func TestSourceFindsNothingOnADeletedNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.hot.tell(of("n1", 95), of("n2", 95))
+		s.run(t)
+		passes(2)
+		require.Len(t, s.queue.Statuses("n1"), 1)
+		s.hot.tell(of("n2", 95))
+		s.gone.Store(new("n1"))
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyHot))
+		require.Equal(t, "the node has been deleted; 1 of 1 replicas of Alertmanager answer, and none has it active", s.resync.Last(keyHot).Reason)
+		passes(1)
+		require.Empty(t, s.queue.Statuses("n1"))
+		require.Len(t, s.queue.Statuses("n2"), 1)
+
+		s.gone.Store(new("")) // There is a node of that name again.
+		s.hot.tell(of("n1", 95), of("n2", 95))
+		passes(1)
+		require.Equal(t, "pending unlisted", s.says(keyHot))
+		passes(2)
+		require.Equal(t, "firing granted", s.says(keyHot))
+		s.hot.fail(errBroken)
+		s.gone.Store(new("n1"))
+		passes(1)
+		require.Equal(t, "absent unlisted", s.says(keyHot), "whatever the source answers")
 	})
 }
 

@@ -74,7 +74,8 @@ type pass struct {
 
 	labels map[prom.Key]alertLabels // Of the alerts that the sources have.
 
-	judged map[prom.Key][]judgement // What the sources say of the statuses that they have found.
+	judged  map[prom.Key][]judgement // What the sources say of the statuses that they have found.
+	orphans map[prom.Key]string      // The statuses whose source is not configured any more, by its name.
 }
 
 // listing is what the replicas of Alertmanager say of one status.
@@ -302,6 +303,10 @@ func (p *pass) unlisted(key prom.Key) bool {
 // evidenceOf returns what is said of a status by those who have found it, and why it is not firing.
 func (p *pass) evidenceOf(key prom.Key, alerted bool) (prom.Evidence, string) {
 	judged := slices.Clone(p.judged[key])
+	if name, ok := p.orphans[key]; ok {
+		judged = append(judged, judgement{evidence: prom.EvidenceUnknown, why: fmt.Sprintf(
+			"source %s, which found it, is not configured: configure it again, or cancel the ticket", name)})
+	}
 	if len(judged) == 0 || alerted {
 		evidence, why := p.evidenceOfAlerts(key)
 		judged = append(judged, judgement{evidence: evidence, why: why})

@@ -62,6 +62,8 @@ type ResyncOptions struct {
 	Silenced func(labels map[string]string) string
 	// Sources are queries that find conditions by themselves, each with a name of its own.
 	Sources []Inspection
+	// Gone reports whether the cluster has no such node any more. What sources have found on it is over. Nil means that all are there.
+	Gone func(node string) bool
 	// Classifier says which condition an alert means.
 	Classifier Classifier
 	// Interval is the time between passes. 0 means 30 seconds.
@@ -108,6 +110,8 @@ type Resync struct {
 	// These belong to Run.
 	silent map[string]bool  // The sources that did not answer last time, by name.
 	misses map[prom.Key]int // In how many passes in a row a condition of the queue was absent.
+	// orphans are the statuses of tickets whose source is not configured any more, by its name.
+	orphans map[prom.Key]string
 }
 
 // NewResync returns a Resync that does nothing until Run.
@@ -182,7 +186,7 @@ func inspectorsOf(o ResyncOptions) (inspectors []*inspector, names []string, err
 		if slices.Contains(names, i.Name) {
 			return nil, nil, fmt.Errorf("resync: two sources have the name %s", i.Name)
 		}
-		inspectors, names = append(inspectors, newInspector(i, o.Classifier)), append(names, i.Name)
+		inspectors, names = append(inspectors, newInspector(i, o)), append(names, i.Name)
 	}
 	return inspectors, names, nil
 }
@@ -197,6 +201,7 @@ func (r *Resync) Run(ctx context.Context) error {
 	r.synced.Store(false)
 	r.forget()
 	defer r.forget()
+	defer func() { r.orphans = nil }()
 	r.misses = nil // Time has passed: what was absent then is no row with what is absent now.
 	ticker := r.clock.NewTicker(r.interval)
 	defer ticker.Stop()
@@ -251,13 +256,25 @@ func (r *Resync) Observe(ctx context.Context, key prom.Key) prom.Finding {
 	}
 }
 
-// Remember says that the source has found the status, as a ticket of an earlier process does. It is called before Run.
+// Remember says that the source has found the status, as a ticket of an earlier process does. It is called before Run. Of what a source
+// that is not configured any more has found, nothing is known before an alert or another source reports it.
 func (r *Resync) Remember(key prom.Key, name string) {
 	for _, i := range r.inspectors {
 		if i.Name == name {
 			i.remember(key, r.clock.Now())
+			return
 		}
 	}
+	if r.orphans == nil {
+		r.orphans = make(map[prom.Key]string)
+	}
+	r.orphans[key] = name
+}
+
+// adopt lets those who report the status of an orphan say when it is over.
+func (r *Resync) adopt(p *pass) {
+	maps.DeleteFunc(r.orphans, func(key prom.Key, _ string) bool { return p.hasAlert(key) || len(p.judged[key]) > 0 })
+	p.orphans = maps.Clone(r.orphans)
 }
 
 // Last returns what the last pass found about the status. Its time says how old that is.
@@ -318,6 +335,7 @@ func (r *Resync) pass(ctx context.Context) {
 		p.add(reading, r.classifier)
 	}
 	r.inspect(p, answers)
+	r.adopt(p)
 	r.hear(p)
 	r.enter(p)
 	r.enterFindings(p)
