@@ -117,7 +117,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
 	})
 	a.orders = a.newOrders()
-	if a.resync, err = newResync(cfg, a.queue, classifier, a.orders.Silenced, registry, logger); err != nil {
+	if a.resync, err = newResync(cfg, a.queue, classifier, a.orders.Silenced, a.nodes.gone, registry, logger); err != nil {
 		return nil, err
 	}
 	services, err := a.services(registry, logger)
@@ -174,7 +174,7 @@ func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.L
 }
 
 func newResync(
-	cfg config, q *queue.Queue, classifier *rules.Classifier, silenced func(map[string]string) string,
+	cfg config, q *queue.Queue, classifier *rules.Classifier, silenced func(map[string]string) string, gone func(string) bool,
 	reg prometheus.Registerer, logger *slog.Logger,
 ) (*queue.Resync, error) {
 	o := queue.ResyncOptions{
@@ -184,6 +184,7 @@ func newResync(
 		Away:          cfg.WhenAway,
 		AwayAfter:     cfg.AwayAfter,
 		Silenced:      silenced,
+		Gone:          gone,
 		Classifier:    classifier,
 		Interval:      cfg.ResyncInterval,
 		Registerer:    reg,
@@ -304,17 +305,21 @@ func (a *app) work(ctx context.Context) error {
 }
 
 // rememberSources tells resync which sources have found what the open tickets are about: only these say when it is over.
-func (a *app) rememberSources() {
+// It holds for the whole term, and does not rest on a cache that is behind.
+func (a *app) rememberSources(ctx context.Context) error {
+	if err := a.nodes.catchUp(ctx, a.clients.calls, a.logger); err != nil {
+		return err
+	}
 	nodes, err := a.nodes.lister.List(labels.Everything())
 	if err != nil {
-		a.logger.Error("nodes cannot be listed for the sources of their tickets", "err", err)
-		return
+		return fmt.Errorf("the sources of tickets: %w", err)
 	}
 	for _, node := range nodes {
 		if t := ticket.ReadNode(node).Ticket; t != nil && t.Open() && t.Source != "" {
 			a.resync.Remember(prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}, t.Source)
 		}
 	}
+	return nil
 }
 
 // term is the time in which this replica leads. It ends when everything that it started has stopped.
@@ -324,7 +329,9 @@ func (a *app) term(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), a.nodes.synced) {
 		return
 	}
-	a.rememberSources()
+	if err := a.rememberSources(ctx); err != nil {
+		return
+	}
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)

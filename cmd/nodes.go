@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -103,6 +104,12 @@ func (c *nodeCache) deleted(node *corev1.Node) {
 	c.index.Delete(node.Name)
 	c.tell(node, nil)
 	c.queue.Enqueue(node.Name)
+}
+
+// gone reports whether the cluster has no such node.
+func (c *nodeCache) gone(name string) bool {
+	_, err := c.lister.Get(name)
+	return apierrors.IsNotFound(err)
 }
 
 func (c *nodeCache) tell(before, after *corev1.Node) {
