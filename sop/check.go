@@ -1,11 +1,13 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,7 +48,7 @@ func (d *Dispatcher) Check(ctx context.Context, o policy.NodeOrder) (policy.Heal
 	if err != nil {
 		return policy.HealResult{Verdict: verdict}, err
 	}
-	q := checkRequest{status: status, by: o.By, lends: true}
+	q := checkRequest{status: status, by: o.By, lends: policy.LentNow}
 	_, id, err := d.openCheck(ctx, record.Node, q)
 	return policy.HealResult{Ticket: id, Verdict: verdict}, err
 }
@@ -107,11 +109,10 @@ func (d *Dispatcher) takeUp(ctx context.Context, status prom.AegisNodeStatus) ti
 type checkRequest struct {
 	status prom.AegisNodeStatus
 	by     string
-	// lends says that the cordon of the node may be undone.
-	lends bool
+	// lends returns the cordon of the node that may be undone. Nil when none may.
+	lends func(*corev1.Node) string
 	// found says that the request is on the node, as are the other fields then.
 	found bool
-	asked time.Time
 }
 
 // read completes a request that is on the node.
@@ -127,8 +128,10 @@ func (q *checkRequest) read(node *corev1.Node, request policy.CheckRequest) erro
 	if request.Value != policy.CheckRequested {
 		return fmt.Errorf("the annotation has changed: %w", errNothingToDo)
 	}
-	q.by, q.lends = policy.RequesterOf(node), true
-	_, q.asked = ticket.Annotator(node, policy.CheckAnnotation)
+	if policy.NewRequest(node) {
+		return fmt.Errorf("what the request lends is not noted yet: %w", errNothingToDo)
+	}
+	q.by, q.lends = policy.RequesterOf(node), policy.LentByNote
 	q.status.Msg = "annotation " + policy.CheckAnnotation
 	return nil
 }
@@ -141,8 +144,8 @@ func (q checkRequest) open(i incident, r ticket.Record, now time.Time) *ticket.T
 	i.reason = q.status.Msg
 	t := i.open(now, r.Node.Status.NodeInfo.BootID)
 	t.Status, t.RequestedBy, t.Attended = ticket.StatusCreated, q.by, q.status.Origin == prom.OriginCheck
-	if q.lends {
-		t.Cordon = policy.LentBy(r.Node, q.asked)
+	if q.lends != nil {
+		t.Cordon = q.lends(r.Node)
 	}
 	return t
 }
@@ -164,7 +167,7 @@ func (d *Dispatcher) openCheck(ctx context.Context, base *corev1.Node, q checkRe
 		d.makeRoomForCheck(r, c)
 		c.Ticket = q.open(opened, r, d.services.Clock.Now())
 		if request.Value != "" {
-			c.Annotations = map[string]*string{policy.CheckAnnotation: nil, policy.CheckByAnnotation: nil}
+			c.Annotations = withoutRequest()
 		}
 		return nil
 	})
@@ -178,6 +181,72 @@ func (d *Dispatcher) openCheck(ctx context.Context, base *corev1.Node, q checkRe
 		"%s: check requested by %s, ticket %s", q.status.Condition, t.RequestedBy, opened.id)
 	d.queue.Enqueue(q.status.Node)
 	return written, opened.id, nil
+}
+
+// withoutRequest takes a request, and what belongs to it, off a node.
+func withoutRequest() map[string]*string {
+	return map[string]*string{policy.CheckAnnotation: nil, policy.CheckByAnnotation: nil, policy.CheckCordonAnnotation: nil}
+}
+
+// requestCleanup returns the write that notes what a new request lends, before anything can hold it, or takes away what is left of one
+// that was withdrawn. It is nil when there is nothing to do.
+func (d *Dispatcher) requestCleanup(node *corev1.Node) *cleanup {
+	switch {
+	case policy.NewRequest(node):
+		// Who has set the annotation is not in the cache.
+		return &cleanup{why: "request for a check is new", fresh: true, change: d.noteLent(node)}
+	case policy.RequestLeftOver(node):
+		return &cleanup{why: "request for a check was withdrawn", change: dropRequest}
+	}
+	return nil
+}
+
+// noteLent notes which cordon the request lends. One that has come since the request was seen is none.
+func (d *Dispatcher) noteLent(seen *corev1.Node) func(ticket.Record, *ticket.Change) error {
+	return func(r ticket.Record, c *ticket.Change) error {
+		if !policy.NewRequest(r.Node) {
+			return fmt.Errorf("request for a check: %w", errNothingToDo)
+		}
+		lent := ""
+		if ticket.CordonOf(seen) == ticket.CordonOf(r.Node) {
+			lent = policy.LentAtSight(r.Node, d.requests.cordoned(r.Node))
+		}
+		c.Unchanged = true
+		c.Annotations = map[string]*string{policy.CheckCordonAnnotation: new(cmp.Or(lent, policy.CheckLendsNone))}
+		return nil
+	}
+}
+
+func dropRequest(r ticket.Record, c *ticket.Change) error {
+	if !policy.RequestLeftOver(r.Node) {
+		return fmt.Errorf("request for a check: %w", errNothingToDo)
+	}
+	c.Annotations = map[string]*string{policy.CheckCordonAnnotation: nil}
+	if r.Node.Annotations[policy.CheckAnnotation] == "" {
+		c.Annotations[policy.CheckByAnnotation] = nil
+	}
+	return nil
+}
+
+// sights remembers, by node, the cordon that was there when a request for a check was seen to come.
+type sights struct{ seen sync.Map }
+
+// changed notes a request that comes to a node which was cordoned before.
+func (s *sights) changed(before, after *corev1.Node) {
+	switch {
+	case after == nil || after.Annotations[policy.CheckAnnotation] == "":
+		if before != nil {
+			s.seen.Delete(before.Name)
+		}
+	case before != nil && before.UID == after.UID && before.Annotations[policy.CheckAnnotation] == "" && before.Spec.Unschedulable:
+		s.seen.Store(after.Name, ticket.CordonOf(after))
+	}
+}
+
+// cordoned reports whether the cordon of the node is the one that was there when the request came.
+func (s *sights) cordoned(node *corev1.Node) bool {
+	cordon, found := s.seen.Load(node.Name)
+	return found && cordon == ticket.CordonOf(node)
 }
 
 // makeRoomForCheck closes the ticket that gives way to the check.

@@ -22,6 +22,8 @@ type cleanup struct {
 	why string
 	// absent is a condition that has to be gone at its source first. Nil when there is none.
 	absent *prom.Key
+	// fresh says that the node of the cache does not do.
+	fresh  bool
 	change func(r ticket.Record, c *ticket.Change) error
 }
 
@@ -29,6 +31,9 @@ type cleanup struct {
 func (d *Dispatcher) cleanup(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) *cleanup {
 	t := r.Ticket
 	ours := t != nil && t.Open() && t.Owned()
+	if u := d.requestCleanup(node); u != nil {
+		return u
+	}
 	switch {
 	case r.Broken != nil:
 		return nil
@@ -67,7 +72,11 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup
 	if u.absent != nil && !policy.Withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
 		return d.services.Timing.Hold
 	}
-	record, err := d.services.Tickets.Update(ctx, node.Name, node, u.change)
+	base := node
+	if u.fresh {
+		base = nil
+	}
+	record, err := d.services.Tickets.Update(ctx, node.Name, base, u.change)
 	switch {
 	case err == nil:
 		d.wrote(record.Node)
@@ -98,7 +107,10 @@ func (d *Dispatcher) closeIncident(id string, still func(*ticket.Ticket) bool, h
 func askAgain(r ticket.Record, t *ticket.Ticket, c *ticket.Change) {
 	if policy.Lent(r.Node, t.Cordon) {
 		c.Unchanged = true
-		c.Annotations = map[string]*string{policy.CheckAnnotation: new(policy.CheckRequested), policy.CheckByAnnotation: new(t.RequestedBy)}
+		c.Annotations = map[string]*string{
+			policy.CheckAnnotation: new(policy.CheckRequested), policy.CheckByAnnotation: new(t.RequestedBy),
+			policy.CheckCordonAnnotation: new(t.Cordon),
+		}
 	}
 }
 
@@ -145,6 +157,8 @@ func RelevantChange(before, after *corev1.Node) bool {
 		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
 		before.Annotations[policy.CheckAnnotation] != after.Annotations[policy.CheckAnnotation] ||
+		policy.NewRequest(before) != policy.NewRequest(after) ||
+		policy.RequestLeftOver(before) != policy.RequestLeftOver(after) ||
 		!slices.Equal(taintsOf(before), taintsOf(after)) ||
 		policy.Excluded(before) != policy.Excluded(after) ||
 		policy.IsControlPlane(before) != policy.IsControlPlane(after) ||
@@ -164,6 +178,6 @@ func taintsOf(node *corev1.Node) []string {
 // NeedsVisit reports whether a node is to be looked at even though no condition is reported on it.
 func NeedsVisit(node *corev1.Node, settings policy.Settings) bool {
 	_, asked := settings.CheckRequestOf(node)
-	return asked || node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
+	return asked || policy.RequestLeftOver(node) || node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
 		node.Annotations[ticket.OwnerAnnotation] != "" && !node.Spec.Unschedulable
 }

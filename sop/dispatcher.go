@@ -65,6 +65,7 @@ type Dispatcher struct {
 	ordered chan struct{}
 
 	*ownWrites
+	requests sights
 
 	mu sync.Mutex
 	// active ends the procedures that run, by node.

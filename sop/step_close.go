@@ -94,7 +94,7 @@ func (e ending) pass(ctx context.Context) error {
 		c.Ticket, c.RemoveTicket = nil, true
 		c.History = entered(r.History, t, ticket.Passed, e.services.Clock.Now())
 		if _, again := r.Node.Annotations[policy.CheckAnnotation]; again && !r.Node.Spec.Unschedulable {
-			c.Annotations = map[string]*string{policy.CheckAnnotation: nil, policy.CheckByAnnotation: nil}
+			c.Annotations = withoutRequest()
 		}
 		return nil
 	})
@@ -103,7 +103,10 @@ func (e ending) pass(ctx context.Context) error {
 	}
 	e.ended(ctx, ticket.Passed)
 	how := "in service"
-	if e.journal.record.Node.Spec.Unschedulable {
+	switch node := e.journal.record.Node; {
+	case node.Spec.Unschedulable && strings.HasPrefix(e.journal.incident.origin, checkPrefix) && !policy.Lent(node, e.journal.incident.lent):
+		how = stillCordoned
+	case node.Spec.Unschedulable:
 		how = "still cordoned"
 	}
 	e.event(corev1.EventTypeNormal, "AegisChecked", "%s: passed the check that %s requested (%s), and is %s",

@@ -94,6 +94,9 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 	return outcome{message: message}, err
 }
 
+// stillCordoned says why a node that has passed a check has a cordon which nobody is known to have lent.
+const stillCordoned = "still cordoned: a person may have cordoned it after the request; uncordon the node, or request a check again"
+
 // putBack makes the change that takes away what keeps workload off the node, as far as it is not of people.
 func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Change) (message string, err error) {
 	intake := i.intakeTaints(node)
@@ -104,6 +107,8 @@ func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Ch
 		change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
 	case node.Spec.Unschedulable && lent:
 		message = "a person has excluded the node, so it stays cordoned"
+	case node.Spec.Unschedulable && strings.HasPrefix(t.Origin, checkPrefix):
+		message = stillCordoned
 	case node.Spec.Unschedulable:
 		message = "a person has cordoned the node, so it stays cordoned"
 	default:

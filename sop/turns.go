@@ -218,6 +218,7 @@ func poolNames(settings policy.Settings, size map[string]int) []string {
 // neither waits nor asks anything.
 func (d *Dispatcher) NodeChanged(before, after *corev1.Node) {
 	d.services.limits.nodeChanged(before, after)
+	d.requests.changed(before, after)
 }
 
 // Limits returns the limits of all pools, with who has a place in them and who waits for one.

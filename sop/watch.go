@@ -38,6 +38,9 @@ func (d *Dispatcher) watch(ctx context.Context, b *scene, cancel context.CancelC
 		}
 		record := b.services.Tickets.Read(node)
 		d.judgeNew(b, record)
+		if u := d.requestCleanup(node); u != nil && u.fresh {
+			d.maintain(ctx, node, u)
+		}
 		if err := b.edited(ctx, record); err != nil {
 			cancel(err)
 			return

@@ -1,7 +1,6 @@
 package ticket
 
 import (
-	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -29,28 +28,29 @@ func EditedByOthers(n *corev1.Node) bool {
 	})
 }
 
-// CordonOf names the cordon of a node by who has set it and when, which a cordon that is set again changes. It is empty when the node is
-// schedulable.
+// CordonOf names the cordon of a node by who has set it, and when they last wrote to the node. The API server notes one time for all fields
+// of a writer, so one that sets the cordon again changes the name, and so does one that writes anything else. It is empty when the node is
+// schedulable, and when the API server has not noted who has cordoned it, or when: nothing tells such a cordon from a later one.
 func CordonOf(n *corev1.Node) string {
 	if !n.Spec.Unschedulable {
 		return ""
 	}
 	var set []string
 	for _, e := range n.ManagedFields {
-		if cordons, _ := sets(e); cordons {
-			name := e.Manager
-			if at := timeOf(e); !at.IsZero() {
-				name += " " + formatTime(at)
-			}
-			set = append(set, name)
+		cordons, _ := sets(e)
+		switch {
+		case cordons && timeOf(e).IsZero():
+			return ""
+		case cordons:
+			set = append(set, e.Manager+" "+formatTime(timeOf(e)))
 		}
 	}
 	slices.Sort(set)
-	return cmp.Or(strings.Join(set, ", "), "unattributed")
+	return strings.Join(set, ", ")
 }
 
-// CordonedAt returns when somebody last set the cordon of the node, zero if the API server has not noted it.
-func CordonedAt(n *corev1.Node) time.Time {
+// CordonedBy returns until when the cordon of the node was set at the latest, zero if the API server has not noted it.
+func CordonedBy(n *corev1.Node) time.Time {
 	var at time.Time
 	for _, e := range n.ManagedFields {
 		if cordons, _ := sets(e); cordons && timeOf(e).After(at) {
@@ -67,25 +67,25 @@ func timeOf(e metav1.ManagedFieldsEntry) time.Time {
 	return e.Time.Time
 }
 
-// Annotator returns who has set the annotation of the node and when, as the API server has noted it. Both are zero if it has not.
-func Annotator(n *corev1.Node, key string) (manager string, at time.Time) {
+// AnnotationNote is what the API server has noted of an annotation of a node.
+type AnnotationNote struct {
+	// Manager has set it.
+	Manager string
+	// At is when the manager last wrote to the node, be it that annotation or something else.
+	At time.Time
+	// Cordons says that the manager has cordoned the node as well, so that nothing tells which of the two came first.
+	Cordons bool
+}
+
+// NoteOf returns what the API server has noted of the annotation. It is zero if it has noted nothing.
+func NoteOf(n *corev1.Node, key string) AnnotationNote {
 	for _, e := range n.ManagedFields {
-		if e.FieldsV1 == nil {
-			continue
-		}
-		var fields struct {
-			Metadata struct {
-				Annotations map[string]json.RawMessage `json:"f:annotations"`
-			} `json:"f:metadata"`
-		}
-		if json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields) != nil {
-			continue
-		}
+		fields := fieldsOf(e)
 		if _, sets := fields.Metadata.Annotations["f:"+key]; sets {
-			return e.Manager, timeOf(e)
+			return AnnotationNote{Manager: e.Manager, At: timeOf(e), Cordons: fields.Spec.Unschedulable != nil}
 		}
 	}
-	return "", time.Time{}
+	return AnnotationNote{}
 }
 
 // KeepWriters drops from the node what the API server notes of the writers of all fields but the cordon and the ticket. It keeps a
@@ -112,21 +112,26 @@ func KeepWriters(n *corev1.Node) {
 // sets reports whether the entry's writer has set spec.unschedulable, and whether it has set the ticket, and nobody has changed that
 // since.
 func sets(e metav1.ManagedFieldsEntry) (cordon, edit bool) {
-	if e.FieldsV1 == nil {
-		return false, false
-	}
-	var fields struct {
-		Metadata struct {
-			Annotations map[string]json.RawMessage `json:"f:annotations"`
-		} `json:"f:metadata"`
-		Spec struct {
-			Unschedulable *struct{} `json:"f:unschedulable"`
-		} `json:"f:spec"`
-	}
-	// Fields that cannot be read name no writer.
-	if json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields) != nil {
-		return false, false
-	}
+	fields := fieldsOf(e)
 	_, edit = fields.Metadata.Annotations["f:"+Annotation]
 	return fields.Spec.Unschedulable != nil, edit
+}
+
+// managedFields are those of a node whose writers matter.
+type managedFields struct {
+	Metadata struct {
+		Annotations map[string]json.RawMessage `json:"f:annotations"`
+	} `json:"f:metadata"`
+	Spec struct {
+		Unschedulable *struct{} `json:"f:unschedulable"`
+	} `json:"f:spec"`
+}
+
+// fieldsOf returns the fields of the entry. Those that cannot be read name no writer.
+func fieldsOf(e metav1.ManagedFieldsEntry) managedFields {
+	var fields managedFields
+	if e.FieldsV1 == nil || json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields) != nil {
+		return managedFields{}
+	}
+	return fields
 }

@@ -2,6 +2,7 @@ package ticket
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -37,6 +38,36 @@ func TestCordonedByOthers(t *testing.T) {
 			KeepWriters(n)
 			require.Equal(t, tt.want, CordonedByOthers(n), "after what is not needed is dropped")
 			require.NotContains(t, n.ManagedFields, kubelet)
+		})
+	}
+}
+
+// A cordon has the time of the last write of its program, and none where nobody noted it.
+func TestCordonOf(t *testing.T) {
+	t.Parallel()
+	at := func(minute int, e metav1.ManagedFieldsEntry) metav1.ManagedFieldsEntry {
+		e.Time = new(metav1.NewTime(time.Date(2026, 1, 1, 12, minute, 0, 0, time.UTC)))
+		return e
+	}
+	const cordon = `{"f:spec":{"f:unschedulable":{}}}`
+	const both = `{"f:metadata":{"f:annotations":{"f:x":{}}},"f:spec":{"f:unschedulable":{}}}`
+	for name, tt := range map[string]struct {
+		writers []metav1.ManagedFieldsEntry
+		want    string
+		note    AnnotationNote
+	}{
+		"noted":      {[]metav1.ManagedFieldsEntry{at(1, writer("b", cordon)), at(2, writer("a", both))}, "a 2026-01-01T12:02:00Z, b 2026-01-01T12:01:00Z", AnnotationNote{"a", at(2, writer("", both)).Time.Time, true}},
+		"no time":    {[]metav1.ManagedFieldsEntry{writer("b", cordon)}, "", AnnotationNote{}},
+		"nobody":     {nil, "", AnnotationNote{}},
+		"unreadable": {[]metav1.ManagedFieldsEntry{at(1, writer("x", `[`))}, "", AnnotationNote{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{ManagedFields: tt.writers}}
+			require.Empty(t, CordonOf(n), "the node is schedulable")
+			n.Spec.Unschedulable = true
+			require.Equal(t, tt.want, CordonOf(n))
+			require.Equal(t, tt.note, NoteOf(n, "x"))
 		})
 	}
 }

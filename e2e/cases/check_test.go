@@ -39,7 +39,7 @@ func TestCheckedNodeReturns(t *testing.T) {
 	n.eventually("closed", func(r ticket.Record) bool { return r.Ticket == nil && len(r.History.Incidents) > 0 })
 	r := n.record()
 	require.Equal(t, "passed", r.History.Incidents[0].Outcome)
-	require.Equal(t, "alice", r.History.Incidents[0].By)
+	require.Equal(t, "alice (as told by kubectl-annotate)", r.History.Incidents[0].By)
 	require.NotContains(t, r.Node.Annotations, "aegis.io/check")
 	require.Len(t, n.ops("healthcheck"), 1)
 }

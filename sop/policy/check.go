@@ -19,6 +19,9 @@ const (
 	CheckRequested  = "requested"
 	// CheckByAnnotation says who asks. Without it, that is who has set the other one.
 	CheckByAnnotation = "aegis.io/check-by"
+	// CheckCordonAnnotation is a note of Aegis: the cordon that the request lends, or CheckLendsNone.
+	CheckCordonAnnotation = "aegis.io/check-cordon"
+	CheckLendsNone        = "none"
 )
 
 // CheckedCondition is the condition whose procedure checks a node and returns it to service.
@@ -34,9 +37,8 @@ type CheckRequest struct {
 
 // CheckRequestOf reads the request that is on the node, whoever it is of.
 func (s Settings) CheckRequestOf(node *corev1.Node) (r CheckRequest, found bool) {
-	value, annotated := node.Annotations[CheckAnnotation]
-	r = CheckRequest{Value: value, Taints: s.IntakeTaintsOf(node)}
-	return r, annotated || len(r.Taints) > 0
+	r = CheckRequest{Value: node.Annotations[CheckAnnotation], Taints: s.IntakeTaintsOf(node)}
+	return r, r.Value != "" || len(r.Taints) > 0
 }
 
 // IntakeTaint says which taints of new nodes wait for a check of the node.
@@ -97,10 +99,18 @@ func justChecked(s Situation) string {
 	return ""
 }
 
-// RequesterOf returns who asks for a check by the annotation of the node: whom it names, or who has set it.
+// RequesterOf returns who asks for a check by the annotation of the node: whom it names, and who says so.
 func RequesterOf(node *corev1.Node) string {
-	manager, _ := ticket.Annotator(node, CheckAnnotation)
-	return cmp.Or(oneLine(node.Annotations[CheckByAnnotation]), oneLine(manager), "somebody")
+	manager := oneLine(ticket.NoteOf(node, CheckAnnotation).Manager)
+	named := oneLine(node.Annotations[CheckByAnnotation])
+	switch {
+	case named == "":
+		return cmp.Or(manager, "somebody")
+	case manager == ticket.Self:
+		// Aegis has kept the request of a ticket, with who asked.
+		return named
+	}
+	return fmt.Sprintf("%s (as told by %s)", named, cmp.Or(manager, "somebody"))
 }
 
 // maxRequester bounds the name of who asks.
@@ -114,11 +124,45 @@ func oneLine(text string) string {
 	return text
 }
 
-// LentBy returns the cordon that a person lends to Aegis with the request for a check: the one that is there, unless it was set after the
-// request. It is empty when there is none, or when Aegis may undo it anyway.
-func LentBy(node *corev1.Node, asked time.Time) string {
-	if OwnCordon(node) || !asked.IsZero() && ticket.CordonedAt(node).After(asked) {
+// NewRequest reports whether Aegis has yet to note which cordon the request on the node lends.
+func NewRequest(node *corev1.Node) bool {
+	_, noted := node.Annotations[CheckCordonAnnotation]
+	return node.Annotations[CheckAnnotation] == CheckRequested && !noted
+}
+
+// RequestLeftOver reports whether the node has parts of a request that is not there any more.
+func RequestLeftOver(node *corev1.Node) bool {
+	_, noted := node.Annotations[CheckCordonAnnotation]
+	_, named := node.Annotations[CheckByAnnotation]
+	value := node.Annotations[CheckAnnotation]
+	return noted && value != CheckRequested || named && value == ""
+}
+
+// LentNow returns the cordon that a person lends to Aegis who asks for a check now. It is empty when there is none, or when Aegis may undo
+// it anyway.
+func LentNow(node *corev1.Node) string {
+	if OwnCordon(node) {
 		return ""
 	}
 	return ticket.CordonOf(node)
+}
+
+// LentAtSight returns the cordon that the request on the node lends when Aegis first sees it: the one that is there, unless it may be
+// later than the request. Seen says that the node was seen to be cordoned when the request came, which alone can tell it where one
+// program has set both.
+func LentAtSight(node *corev1.Node, seen bool) string {
+	asked := ticket.NoteOf(node, CheckAnnotation)
+	unknown := asked.At.IsZero() || asked.Cordons && !seen
+	if unknown || ticket.CordonedBy(node).After(asked.At) {
+		return ""
+	}
+	return LentNow(node)
+}
+
+// LentByNote returns the cordon that Aegis noted when it first saw the request, if it is still there.
+func LentByNote(node *corev1.Node) string {
+	if noted := node.Annotations[CheckCordonAnnotation]; Lent(node, noted) {
+		return noted
+	}
+	return ""
 }

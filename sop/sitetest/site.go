@@ -49,6 +49,8 @@ const (
 // Site is a cluster in virtual time with one node and its workload, faults that raise alerts, and the real catalogue, queue, tickets,
 // limits and dispatcher with the table of all procedures.
 type Site struct {
+	// changed tells the process that runs what its cache shows. Nil before one runs.
+	changed func(before, after *corev1.Node)
 	// Cluster is what is around Aegis.
 	Cluster *soptest.Cluster
 	// Procedures are those of the product. A test may add its own before it starts Aegis.
@@ -179,6 +181,9 @@ func (w *Site) observer() soptest.Observer {
 		NodeChanged: func(before, after *corev1.Node) {
 			if before == nil || before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] {
 				w.read(ticket.ReadNode(after).Ticket)
+			}
+			if w.changed != nil {
+				w.changed(before, after)
 			}
 			if before != nil && sop.RelevantChange(before, after) {
 				w.Queue.Enqueue(Node)
@@ -325,7 +330,7 @@ func (w *Site) unfold() {
 func (w *Site) process() *sop.Dispatcher {
 	lister := w.Cluster.Live()
 	settings := func() policy.Settings { return w.Settings }
-	return sop.NewDispatcher(sop.Services{
+	d := sop.NewDispatcher(sop.Services{
 		Kube:       w.client,
 		Nodes:      lister,
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}),
@@ -340,6 +345,8 @@ func (w *Site) process() *sop.Dispatcher {
 		Metrics:    sop.NewMetrics(prometheus.NewRegistry()),
 		Logger:     slog.New(slog.DiscardHandler),
 	}, w.Queue, w.store, w.Procedures)
+	w.Cluster.Do(func() { w.changed = d.NodeChanged })
+	return d
 }
 
 // Plan returns the steps that the procedure of the condition takes when each of them goes well.

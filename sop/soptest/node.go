@@ -1,6 +1,7 @@
 package soptest
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,8 +21,9 @@ const GPU = "nvidia.com/gpu"
 
 // The managers of a node's fields.
 const (
-	// ManagerPerson is kubectl, or whoever else is not Aegis.
-	ManagerPerson = "kubectl"
+	// ManagerPerson is kubectl, or whoever else is not Aegis, as it cordons. ManagerAnnotator is kubectl as it annotates.
+	ManagerPerson    = "kubectl"
+	ManagerAnnotator = "kubectl-annotate"
 	// ManagerAegis is the code under test.
 	ManagerAegis = "aegis"
 )
@@ -124,14 +126,27 @@ func (c *Cluster) publish(name string) {
 	}
 }
 
-// Edit changes a node, if it is there, as a person or its kubelet does.
+// Edit changes a node, if it is there, as a person or its kubelet does. A person cordons with one command and annotates with another one.
 func (c *Cluster) Edit(name string, change func(node *corev1.Node)) {
+	c.edit(name, change, ManagerPerson, ManagerAnnotator)
+}
+
+// EditAs changes a node, if it is there, as one program does all that it does.
+func (c *Cluster) EditAs(name, manager string, change func(node *corev1.Node)) {
+	c.edit(name, change, manager, manager)
+}
+
+func (c *Cluster) edit(name string, change func(node *corev1.Node), cordons, annotates string) {
 	if c.Nodes[name] == nil {
 		return
 	}
-	node := c.Nodes[name].DeepCopy()
+	before, node := c.Nodes[name].DeepCopy(), c.Nodes[name].DeepCopy()
 	change(node)
-	manage(c.Nodes[name], node, ManagerPerson)
+	annotated := node.DeepCopy()
+	annotated.Spec.Unschedulable = before.Spec.Unschedulable
+	manage(before, annotated, annotates)
+	node.ManagedFields = annotated.ManagedFields
+	manage(annotated, node, cordons)
 	c.put(node)
 }
 
@@ -173,27 +188,115 @@ func (c *Cluster) DeleteNode(name string) {
 	c.publish(name)
 }
 
-// manage notes on a node who cordoned it, and who asked for a check, and when, as the API server does for every field.
+// manage notes on a node who has set its cordon and its annotations as the API server does: one entry for each manager, with one time for
+// all of its fields.
 func manage(before, after *corev1.Node, manager string) {
-	manageField(after, `{"f:spec":{"f:unschedulable":{}}}`, manager,
-		before.Spec.Unschedulable != after.Spec.Unschedulable, after.Spec.Unschedulable)
-	was, is := before.Annotations[CheckAnnotation], after.Annotations[CheckAnnotation]
-	manageField(after, `{"f:metadata":{"f:annotations":{"f:`+CheckAnnotation+`":{}}}}`, manager, was != is, is != "")
+	taken, lost := []string(nil), map[string]bool{}
+	change := func(field string, was, is *string) {
+		if (was == nil) == (is == nil) && (is == nil || *was == *is) {
+			return
+		}
+		lost[field] = true
+		if is != nil {
+			taken = append(taken, field)
+		}
+	}
+	change(cordonField, cordonOf(before), cordonOf(after))
+	for key := range maps.Keys(merged(before.Annotations, after.Annotations)) {
+		change(key, annotationOf(before, key), annotationOf(after, key))
+	}
+	if len(lost) > 0 {
+		after.ManagedFields = entries(after.ManagedFields, manager, taken, lost)
+	}
 }
 
-// manageField makes the manager the one who has set the field that has changed, if it is there still.
-func manageField(node *corev1.Node, field, manager string, changed, there bool) {
-	if !changed {
-		return
+// cordonField stands for spec.unschedulable among the names of annotations.
+const cordonField = ""
+
+func cordonOf(node *corev1.Node) *string {
+	if !node.Spec.Unschedulable {
+		return nil
 	}
-	of := func(e metav1.ManagedFieldsEntry) bool { return string(e.FieldsV1.GetRawBytes()) == field }
-	node.ManagedFields = slices.DeleteFunc(slices.Clone(node.ManagedFields), of)
-	if there {
-		node.ManagedFields = append(node.ManagedFields, metav1.ManagedFieldsEntry{
-			Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: metav1.NewFieldsV1(field),
+	return new("true")
+}
+
+func annotationOf(node *corev1.Node, key string) *string {
+	if value, found := node.Annotations[key]; found {
+		return &value
+	}
+	return nil
+}
+
+func merged(a, b map[string]string) map[string]string {
+	all := cloned(a)
+	maps.Copy(all, b)
+	return all
+}
+
+// entries returns the entries after the manager has taken fields, and all managers have lost those that have changed.
+func entries(before []metav1.ManagedFieldsEntry, manager string, taken []string, lost map[string]bool) []metav1.ManagedFieldsEntry {
+	var after []metav1.ManagedFieldsEntry
+	for _, e := range before {
+		fields := fieldsOf(e)
+		kept := slices.DeleteFunc(slices.Clone(fields), func(field string) bool { return lost[field] })
+		if e.Manager == manager && len(taken) > 0 {
+			taken = append(taken, kept...)
+			continue
+		}
+		if len(kept) < len(fields) {
+			e.FieldsV1 = fieldsV1(kept)
+		}
+		if len(kept) > 0 {
+			after = append(after, e)
+		}
+	}
+	if len(taken) > 0 {
+		after = append(after, metav1.ManagedFieldsEntry{
+			Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, FieldsV1: fieldsV1(taken),
 			Time: new(metav1.NewTime(time.Now().Truncate(time.Second))),
 		})
 	}
+	return after
+}
+
+// fieldSet is what an entry says of the cordon and the annotations.
+type fieldSet struct {
+	Metadata struct {
+		Annotations map[string]struct{} `json:"f:annotations,omitempty"`
+	} `json:"f:metadata"`
+	Spec map[string]struct{} `json:"f:spec,omitempty"`
+}
+
+func fieldsOf(e metav1.ManagedFieldsEntry) []string {
+	var set fieldSet
+	if err := json.Unmarshal(e.FieldsV1.GetRawBytes(), &set); err != nil {
+		panic(fmt.Sprintf("fields of %s: %v", e.Manager, err))
+	}
+	var fields []string
+	for key := range set.Metadata.Annotations {
+		fields = append(fields, strings.TrimPrefix(key, "f:"))
+	}
+	if _, cordons := set.Spec["f:unschedulable"]; cordons {
+		fields = append(fields, cordonField)
+	}
+	return fields
+}
+
+func fieldsV1(fields []string) *metav1.FieldsV1 {
+	var set fieldSet
+	set.Metadata.Annotations = make(map[string]struct{})
+	for _, field := range fields {
+		if field == cordonField {
+			set.Spec = map[string]struct{}{"f:unschedulable": {}}
+			continue
+		}
+		set.Metadata.Annotations["f:"+field] = struct{}{}
+	}
+	text, err := json.Marshal(set)
+	if err != nil {
+		panic(fmt.Sprintf("fields %q: %v", fields, err))
+	}
+	return metav1.NewFieldsV1(string(text))
 }
 
 // CordonManager returns who has cordoned the node, as the API server has noted it.

@@ -2,6 +2,7 @@ package soptest_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -50,6 +51,33 @@ func TestPatchTestsWhatItWasMadeFor(t *testing.T) {
 	require.Equal(t, soptest.ManagerAegis, got.ManagedFields[0].Manager, "the API server notes who cordoned the node")
 	_, err = nodes.Get(t.Context(), "another", metav1.GetOptions{})
 	require.True(t, apierrors.IsNotFound(err))
+}
+
+// The API server keeps one entry for all fields of a manager, with the time of its last write.
+func TestFieldsOfOneManagerHaveOneTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(soptest.Options{})
+		cordon := func(n *corev1.Node) { n.Spec.Unschedulable = true }
+		note := func(n *corev1.Node) { n.Annotations = map[string]string{"x": time.Now().String()} }
+		managers := func() (found []string) {
+			for _, e := range c.Nodes[node].ManagedFields {
+				found = append(found, fmt.Sprint(e.Manager, " ", time.Since(e.Time.Time), " ", string(e.FieldsV1.GetRawBytes())))
+			}
+			return found
+		}
+		const both = `{"f:metadata":{"f:annotations":{"f:x":{}}},"f:spec":{"f:unschedulable":{}}}`
+		c.Do(func() { c.EditAs(node, "tool", cordon) })
+		time.Sleep(time.Hour)
+		c.Do(func() { c.EditAs(node, "tool", note); require.Equal(t, []string{"tool 0s " + both}, managers()) })
+		time.Sleep(time.Hour)
+		c.Do(func() {
+			c.EditAs(node, "another", note)
+			require.Equal(t, []string{`tool 1h0m0s {"f:metadata":{},"f:spec":{"f:unschedulable":{}}}`, `another 0s {"f:metadata":{"f:annotations":{"f:x":{}}}}`}, managers())
+			c.Uncordon(node)
+			require.Len(t, managers(), 1)
+		})
+	})
 }
 
 func TestEvictionGivesWayToABudget(t *testing.T) {
