@@ -44,12 +44,13 @@ func (d *Dispatcher) Check(ctx context.Context, o policy.NodeOrder) (policy.Heal
 			return policy.HealResult{Ticket: t.ID, Verdict: policy.Verdict{Name: policy.VerdictDuplicate, Reason: "the check runs already, ticket " + t.ID}}, nil
 		}
 	}
-	record, verdict, err := d.considerRequest(status)
+	_, verdict, err := d.considerRequest(status)
 	if err != nil {
 		return policy.HealResult{Verdict: verdict}, err
 	}
 	q := checkRequest{status: status, by: o.By, lends: policy.LentNow}
-	_, id, err := d.openCheck(ctx, record.Node, q)
+	// Whoever has cordoned the node a moment ago lends that cordon, be it in the cache or not.
+	_, id, err := d.openCheck(ctx, q)
 	return policy.HealResult{Ticket: id, Verdict: verdict}, err
 }
 
@@ -93,8 +94,7 @@ func isRequest(s prom.AegisNodeStatus) bool {
 
 // takeUp makes a ticket of the request that is on the node, and returns when the node is looked at again.
 func (d *Dispatcher) takeUp(ctx context.Context, status prom.AegisNodeStatus) time.Duration {
-	// Who has set the annotation is not in the cache.
-	_, id, err := d.openCheck(ctx, nil, checkRequest{status: status, found: true})
+	_, id, err := d.openCheck(ctx, checkRequest{status: status, found: true})
 	switch {
 	case err == nil:
 		d.tell(status, policy.Verdict{Name: policy.VerdictExecute, Reason: "ticket " + id})
@@ -151,10 +151,10 @@ func (q checkRequest) open(i incident, r ticket.Record, now time.Time) *ticket.T
 }
 
 // openCheck writes the ticket of the check and takes the request off the node, in one write, so that it is neither lost nor taken up
-// twice.
-func (d *Dispatcher) openCheck(ctx context.Context, base *corev1.Node, q checkRequest) (ticket.Record, string, error) {
+// twice. It reads the node past the cache, which lags behind, and does not have who has set the annotation.
+func (d *Dispatcher) openCheck(ctx context.Context, q checkRequest) (ticket.Record, string, error) {
 	opened := d.newIncident(q.status, q.status.SOP, "")
-	written, err := d.services.Tickets.Update(ctx, q.status.Node, base, func(r ticket.Record, c *ticket.Change) error {
+	written, err := d.services.Tickets.Update(ctx, q.status.Node, nil, func(r ticket.Record, c *ticket.Change) error {
 		request, _ := d.services.Settings().CheckRequestOf(r.Node)
 		if q.found {
 			if err := q.read(r.Node, request); err != nil {

@@ -576,7 +576,8 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 
 // held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.
 func (r *run) held(ctx context.Context, b *ApiBridge, v policy.Verdict) time.Duration {
-	if !b.healing() && policy.Withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
+	// What a healthcheck has found needs no alert.
+	if !b.healing() && b.gate.suspicion == "" && policy.Withdrawn(b.services.Source.Observe(ctx, r.status.Key())) {
 		return r.withdrawn(ctx, b)
 	}
 	r.dispatcher.services.Metrics.sop(sopRefused)

@@ -3,12 +3,14 @@ package sop
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -69,6 +71,10 @@ func (e *journaled) reopen(ctx context.Context, failure *StepError) error {
 		return failure
 	}
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, _ *ticket.Change) error {
+		if r.Node.Spec.Unschedulable && !policy.OwnCordon(r.Node) && !policy.Lent(r.Node, t.Cordon) {
+			// The repair would wait for the cordon of a person, who would not learn what was found.
+			return failure
+		}
 		t.Past, t.Attended = pastOf(t), attended(t)
 		t.Condition, t.Device, t.SOP, t.Origin, t.Source = found.Condition, "", found.SOP, originHealthcheck, ""
 		// The reason is what makes the node suspect after a restart. The message may have gone with the length of the ticket.
@@ -77,7 +83,10 @@ func (e *journaled) reopen(ctx context.Context, failure *StepError) error {
 		t.BootID = r.Node.Status.NodeInfo.BootID
 		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, failure):
+		return failure
+	case err != nil:
 		return fmt.Errorf("go on with %s: %w", found.Condition, err)
 	}
 	e.event(corev1.EventTypeWarning, "AegisFound", "%s: the healthcheck found %s: %s", e.status.Condition, found.Condition, failure.Message)

@@ -222,6 +222,20 @@ func TestCheckWithdrawn(t *testing.T) {
 	})
 }
 
+// What is found broken has a ticket also where the cordon is not lent, so that the repair cannot begin.
+func TestCheckFindsWhatIsBrokenUnderAForeignCordon(t *testing.T) {
+	catalogue := sitetest.Catalogue(t, "")
+	sitetest.At(t, func(t *testing.T) {
+		w := sitetest.New(t, catalogue, "GpuDown", story{Broken: protocol.ExitGPU, FixedBy: "reboot"})
+		cordonAs(w, tool)
+		time.Sleep(time.Minute)
+		requestAs(w, tool)
+		defer w.Start()()
+		time.Sleep(10 * time.Hour)
+		require.Equal(t, checkpoint{cordoned: true, steps: "healthcheck failed, handover", end: "handed over to gpu", by: tool}, observed(w))
+	})
+}
+
 func observed(w *sitetest.Site) checkpoint {
 	r := w.Record()
 	c := checkpoint{cordoned: r.Node.Spec.Unschedulable, steps: w.Steps()}
