@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
@@ -44,12 +45,11 @@ func (d *Dispatcher) Check(ctx context.Context, o policy.NodeOrder) (policy.Heal
 			return policy.HealResult{Ticket: t.ID, Verdict: policy.Verdict{Name: policy.VerdictDuplicate, Reason: "the check runs already, ticket " + t.ID}}, nil
 		}
 	}
-	_, verdict, err := d.considerRequest(status)
+	record, verdict, err := d.considerRequest(status)
 	if err != nil {
 		return policy.HealResult{Verdict: verdict}, err
 	}
-	q := checkRequest{status: status, by: o.By, lends: policy.LentNow}
-	// Whoever has cordoned the node a moment ago lends that cordon, be it in the cache or not.
+	q := checkRequest{status: status, uid: record.Node.UID, by: o.By, lends: policy.LentTo(record.Node, status.FirstSeen)}
 	_, id, err := d.openCheck(ctx, q)
 	return policy.HealResult{Ticket: id, Verdict: verdict}, err
 }
@@ -93,12 +93,12 @@ func isRequest(s prom.AegisNodeStatus) bool {
 }
 
 // takeUp makes a ticket of the request that is on the node, and returns when the node is looked at again.
-func (d *Dispatcher) takeUp(ctx context.Context, status prom.AegisNodeStatus) time.Duration {
-	_, id, err := d.openCheck(ctx, checkRequest{status: status, found: true})
+func (d *Dispatcher) takeUp(ctx context.Context, node *corev1.Node, status prom.AegisNodeStatus) time.Duration {
+	_, id, err := d.openCheck(ctx, checkRequest{status: status, uid: node.UID, found: true})
 	switch {
 	case err == nil:
 		d.tell(status, policy.Verdict{Name: policy.VerdictExecute, Reason: "ticket " + id})
-	case errors.Is(err, errNothingToDo), errors.Is(err, policy.ErrRefused), errors.Is(err, ticket.ErrNodeGone), ctx.Err() != nil:
+	case errors.Is(err, errNothingToDo), errors.Is(err, policy.ErrRefused), errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated), ctx.Err() != nil:
 	default:
 		d.services.Logger.ErrorContext(ctx, "check not begun, trying again", "node", status.Node, "err", err)
 	}
@@ -108,7 +108,9 @@ func (d *Dispatcher) takeUp(ctx context.Context, status prom.AegisNodeStatus) ti
 // checkRequest is a request for a check that nothing stands against.
 type checkRequest struct {
 	status prom.AegisNodeStatus
-	by     string
+	// uid is that of the node on which it was decided.
+	uid types.UID
+	by  string
 	// lends returns the cordon of the node that may be undone. Nil when none may.
 	lends func(*corev1.Node) string
 	// found says that the request is on the node, as are the other fields then.
@@ -156,6 +158,9 @@ func (d *Dispatcher) openCheck(ctx context.Context, q checkRequest) (ticket.Reco
 	opened := d.newIncident(q.status, q.status.SOP, "")
 	written, err := d.services.Tickets.Update(ctx, q.status.Node, nil, func(r ticket.Record, c *ticket.Change) error {
 		request, _ := d.services.Settings().CheckRequestOf(r.Node)
+		if r.Node.UID != q.uid {
+			return ticket.ErrRecreated
+		}
 		if q.found {
 			if err := q.read(r.Node, request); err != nil {
 				return err
@@ -208,7 +213,7 @@ func (d *Dispatcher) noteLent(seen *corev1.Node) func(ticket.Record, *ticket.Cha
 			return fmt.Errorf("request for a check: %w", errNothingToDo)
 		}
 		lent := ""
-		if ticket.CordonOf(seen) == ticket.CordonOf(r.Node) {
+		if policy.CordonOf(seen) == policy.CordonOf(r.Node) {
 			lent = policy.LentAtSight(r.Node, d.requests.cordoned(r.Node))
 		}
 		c.Unchanged = true
@@ -239,14 +244,14 @@ func (s *sights) changed(before, after *corev1.Node) {
 			s.seen.Delete(before.Name)
 		}
 	case before != nil && before.UID == after.UID && before.Annotations[policy.CheckAnnotation] == "" && before.Spec.Unschedulable:
-		s.seen.Store(after.Name, ticket.CordonOf(after))
+		s.seen.Store(after.Name, policy.CordonOf(after))
 	}
 }
 
 // cordoned reports whether the cordon of the node is the one that was there when the request came.
 func (s *sights) cordoned(node *corev1.Node) bool {
 	cordon, found := s.seen.Load(node.Name)
-	return found && cordon == ticket.CordonOf(node)
+	return found && cordon == policy.CordonOf(node)
 }
 
 // makeRoomForCheck closes the ticket that gives way to the check.

@@ -348,7 +348,7 @@ type visit struct {
 func (v *visit) run(ctx context.Context) time.Duration {
 	for i, c := range v.candidates {
 		if isRequest(v.statuses[c]) {
-			return v.dispatcher.takeUp(ctx, v.statuses[c])
+			return v.dispatcher.takeUp(ctx, v.record.Node, v.statuses[c])
 		}
 		r := &run{
 			dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c],

@@ -324,7 +324,7 @@ func staysOnTheMachine(_ *oracle, m moment) {
 // opensWhatIsCertain judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
 func opensWhatIsCertain(_ *oracle, m moment) {
 	p, t := m.p, m.now.ticket
-	if begun, runs := p.begun[m.node]; runs && begun.machine != m.now.node.UID {
+	if begun, runs := p.begun[m.node]; runs && !asksItself(t) && begun.machine != m.now.node.UID {
 		m.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, m.node)
 	}
 	told := p.tellOf(m.incident.key)
@@ -452,7 +452,7 @@ func letsGo(o *oracle, m moment) {
 	}
 	for name, run := range p.begun {
 		taken := p.seen(name).taken
-		if taken.IsZero() {
+		if taken.IsZero() || p.gaveBack(name, taken) {
 			continue
 		}
 		if since := latest(latest(taken, o.c.Mended), run.at); p.idle(name, since) > simHeard {

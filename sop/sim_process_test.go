@@ -412,6 +412,13 @@ func (p *simProcess) seen(name string) simSight {
 	return simSight{}
 }
 
+// gaveBack reports whether the process itself has written since that the node is in the hands of Aegis, as when it is ordered to release
+// it, which the cache does not show yet.
+func (p *simProcess) gaveBack(name string, since time.Time) bool {
+	last := p.wrote[name]
+	return last.node != nil && last.at.After(since) && !taken(recordOf(last.node))
+}
+
 // sees notes what the cache shows from now on, and tells the queue as the handlers of the informer do.
 func (p *simProcess) sees(name string, before, after *corev1.Node) {
 	if after == nil {

@@ -138,13 +138,24 @@ func RequestLeftOver(node *corev1.Node) bool {
 	return noted && value != CheckRequested || named && value == ""
 }
 
+// LentTo returns which cordon a person lends who asked at that time for a check of the node as it was seen: the one that was seen, or one
+// that the cache did not show yet and that was there before.
+func LentTo(seen *corev1.Node, asked time.Time) func(*corev1.Node) string {
+	return func(node *corev1.Node) string {
+		if CordonOf(node) != CordonOf(seen) && ticket.CordonedBy(node).After(asked) {
+			return ""
+		}
+		return LentNow(node)
+	}
+}
+
 // LentNow returns the cordon that a person lends to Aegis who asks for a check now. It is empty when there is none, or when Aegis may undo
 // it anyway.
 func LentNow(node *corev1.Node) string {
 	if OwnCordon(node) {
 		return ""
 	}
-	return ticket.CordonOf(node)
+	return CordonOf(node)
 }
 
 // LentAtSight returns the cordon that the request on the node lends when Aegis first sees it: the one that is there, unless it may be
@@ -152,8 +163,10 @@ func LentNow(node *corev1.Node) string {
 // program has set both.
 func LentAtSight(node *corev1.Node, seen bool) string {
 	asked := ticket.NoteOf(node, CheckAnnotation)
-	unknown := asked.At.IsZero() || asked.Cordons && !seen
-	if unknown || ticket.CordonedBy(node).After(asked.At) {
+	// The API server notes seconds, so that nothing but the watch tells the order of two writes within one.
+	at := ticket.CordonedBy(node)
+	unknown := asked.At.IsZero() || asked.Cordons && !seen || !at.Before(asked.At) && !seen
+	if unknown || at.After(asked.At) {
 		return ""
 	}
 	return LentNow(node)

@@ -27,7 +27,16 @@ func Uncordoned(node *corev1.Node, lent string) bool {
 
 // Lent reports whether the node still has the cordon of a person that was lent to Aegis with a request for a check. One that was set
 // since is another one.
-func Lent(node *corev1.Node, lent string) bool { return lent != "" && ticket.CordonOf(node) == lent }
+func Lent(node *corev1.Node, lent string) bool { return lent != "" && CordonOf(node) == lent }
+
+// CordonOf names the cordon of the node. Whoever writes on the node that the cordon is theirs makes it another one.
+func CordonOf(node *corev1.Node) string {
+	name, claim := ticket.CordonOf(node), oneLine(node.Annotations[ticket.OwnerAnnotation])
+	if name == "" || claim == "" || strings.HasPrefix(claim, OwnerPrefix) {
+		return name
+	}
+	return name + ", claimed by " + claim
+}
 
 // Reported reports whether the condition is one with which no node passes a check, whether or not Aegis repairs it by itself.
 func Reported(s prom.AegisNodeStatus) bool {

@@ -24,12 +24,12 @@ func Judge(f prom.Finding) Verdict {
 		return Verdict{VerdictUnverifiable, reason("Prometheus gives no reliable answer")}
 	case f.Permission == prom.PermissionUnknown:
 		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no reliable answer")}
-	case f.Permission == prom.PermissionIsolate:
-		return Verdict{VerdictUnverifiable, reason("the node may be isolated and nothing more until Alertmanager answers")}
 	case f.Evidence == prom.EvidencePending:
 		return Verdict{VerdictUnconfirmed, reason("the condition has not held for long enough yet")}
 	case f.Evidence == prom.EvidenceAbsent:
 		return Verdict{VerdictUnconfirmed, reason("Prometheus does not report the condition")}
+	case f.Permission == prom.PermissionIsolate:
+		return Verdict{VerdictUnverifiable, reason("the node may be isolated and nothing more until Alertmanager answers")}
 	case f.Permission == prom.PermissionUnlisted:
 		return Verdict{VerdictUnconfirmed, reason("no Alertmanager lists the alert")}
 	default:

@@ -114,7 +114,7 @@ func people() []mutation {
 		{"ticket written without a look at what it was", theirs, "ticket/patch.go", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n", "	for _, key := range slices.Sorted(maps.Keys(tested)) {\n		if key == Annotation {\n			continue\n		}\n"},
 		{"note that people took in hand gives way", theirs, "sop/dispatcher.go", "	return noted(t, d.catalogue.Status(\"\", t.Condition, \"\", 0).Policy.Team)\n", "	return onlyTold(t)\n"},
 		{"ticket of people taken for an own one", theirs, "sop/journal.go", "	case !t.Owned():", "	case false:"},
-		{"cordon set after the request undone", theirs, "sop/policy/cordon.go", "return lent != \"\" && ticket.CordonOf(node) == lent", "return lent != \"\""},
+		{"cordon set after the request undone", theirs, "sop/policy/cordon.go", "return lent != \"\" && CordonOf(node) == lent", "return lent != \"\""},
 		{"cordon that came while the request waited undone", theirs, "sop/check.go", "policy.RequesterOf(node), policy.LentByNote", "policy.RequesterOf(node), policy.LentNow"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "	case policy.OwnCordon(node), lent && !policy.Excluded(node):", "	case node.Spec.Unschedulable:"},
 		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
