@@ -319,7 +319,13 @@ func (r rule) requireDescription(t *testing.T, ofNode bool) {
 	}
 	page, ok := strings.CutPrefix(r.Annotations["runbook_url"], baseURL)
 	require.True(t, ok, "runbook_url is %q", r.Annotations["runbook_url"])
-	require.FileExists(t, filepath.Join(docs, page))
+	page, section, _ := strings.Cut(page, "#")
+	text, err := os.ReadFile(filepath.Join(docs, page))
+	require.NoError(t, err)
+	if section != "" {
+		heading := "# " + strings.ReplaceAll(section, "-", " ") + "\n"
+		require.Contains(t, strings.ToLower(string(text)), heading, "the section that runbook_url leads to")
+	}
 }
 
 func TestAlertsOnAegisAreTestedBothWays(t *testing.T) {
