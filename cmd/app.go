@@ -330,6 +330,7 @@ func (a *app) term(ctx context.Context) {
 		return
 	}
 	if err := a.rememberSources(ctx); err != nil {
+		a.logger.ErrorContext(ctx, "sources of tickets not remembered", "err", err)
 		return
 	}
 	finished := make(chan struct{})

@@ -3,22 +3,19 @@ package cmd
 import (
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 )
 
-// clocked are the packages that are given a clock, so that a replay can run them in virtual time. How long a request to another
-// server may take is no matter of that clock: context.WithTimeout is allowed.
+// clocked are the packages that are given a clock, so that a replay can run them in virtual time. The deadline of a request to
+// another server does not depend on that clock: context.WithTimeout is allowed.
 func clocked() []string {
 	return []string{"queue", "queue/source", "rules", "rules/prom", "sop", "sop/policy", "sop/playbook", "ticket"}
 }
@@ -70,27 +67,15 @@ func TestWallClockReadingsAreFound(t *testing.T) {
 
 // wallReadings says where a package reads the wall clock outside its tests.
 func wallReadings(root fs.FS, name string) ([]string, error) {
-	files, err := fs.Glob(root, path.Join(name, "*.go"))
+	positions, files, err := parsePackage(root, name)
 	if err != nil {
 		return nil, err
 	}
-	files = slices.DeleteFunc(files, func(file string) bool { return strings.HasSuffix(file, "_test.go") })
-	if len(files) == 0 {
-		return nil, fmt.Errorf("%s: there is no source", name)
-	}
 	var readings []string
 	for _, file := range files {
-		source, err := fs.ReadFile(root, file)
-		if err != nil {
-			return nil, err
-		}
-		positions := token.NewFileSet()
-		parsed, err := parser.ParseFile(positions, file, source, 0)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range wallReadingsOf(parsed) {
-			readings = append(readings, fmt.Sprintf("%s:%d: %s", file, positions.Position(r.at).Line, r.what))
+		for _, r := range wallReadingsOf(file) {
+			at := positions.Position(r.at)
+			readings = append(readings, fmt.Sprintf("%s:%d: %s", at.Filename, at.Line, r.what))
 		}
 	}
 	return readings, nil

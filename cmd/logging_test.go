@@ -3,11 +3,9 @@ package cmd
 import (
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -74,25 +72,13 @@ func TestLogProblemsAreFound(t *testing.T) {
 
 // logProblems says where a package logs in another style than the others, outside its tests.
 func logProblems(root fs.FS, name string) ([]string, error) {
-	files, err := fs.Glob(root, path.Join(name, "*.go"))
+	positions, files, err := parsePackage(root, name)
 	if err != nil {
 		return nil, err
 	}
-	files = slices.DeleteFunc(files, func(file string) bool { return strings.HasSuffix(file, "_test.go") })
-	if len(files) == 0 {
-		return nil, fmt.Errorf("%s: there is no source", name)
-	}
-	s := logStyle{positions: token.NewFileSet()}
+	s := logStyle{positions: positions}
 	for _, file := range files {
-		source, err := fs.ReadFile(root, file)
-		if err != nil {
-			return nil, err
-		}
-		parsed, err := parser.ParseFile(s.positions, file, source, 0)
-		if err != nil {
-			return nil, err
-		}
-		ast.Inspect(parsed, s.look)
+		ast.Inspect(file, s.look)
 	}
 	if s.loggers > s.components {
 		s.problems = append(s.problems, fmt.Sprintf("%s: takes %d loggers and names %d components", name, s.loggers, s.components))

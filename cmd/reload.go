@@ -113,16 +113,22 @@ func (l *liveConfig) load() (bool, error) {
 	return true, nil
 }
 
+// loadAll reads an aegis.yaml and the files that it names. What starts can be reloaded, since both read the same.
+func loadAll(file string, procedures sop.Procedures) (config, *rules.Catalogue, error) {
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return cfg, nil, err
+	}
+	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode, Preset: cfg.Preset}, procedures)
+	if err != nil {
+		return cfg, nil, err
+	}
+	return cfg, catalogue, checkSources(file, cfg, catalogue)
+}
+
 func (l *liveConfig) loadConfig() error {
-	cfg, err := loadConfig(l.file)
+	cfg, catalogue, err := loadAll(l.file, l.procedures)
 	if err != nil {
-		return err
-	}
-	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode, Preset: cfg.Preset}, l.procedures)
-	if err != nil {
-		return err
-	}
-	if err := checkSources(l.file, cfg, catalogue); err != nil {
 		return err
 	}
 	settings, err := cfg.settings()

@@ -180,7 +180,8 @@ func shippedRules(t *testing.T) map[string]shippedRule {
 	return all
 }
 
-// budget is the time of a stage: what to expect, and when it has failed. Text stands for it where there is no time.
+// budget is the time that a stage may take: how long it is expected to take, and the deadline after which it has failed. A stage without a
+// time has a text instead.
 type budget struct {
 	expected, deadline time.Duration
 	text               string

@@ -20,7 +20,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"aegis.io/aegis/handler"
-	"aegis.io/aegis/rules"
 	"aegis.io/aegis/sop"
 )
 
@@ -89,15 +88,8 @@ func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.
 	if err != nil {
 		return err
 	}
-	cfg, err := loadConfig(flags.config)
+	cfg, catalogue, err := loadAll(flags.config, procedures)
 	if err != nil {
-		return &usageError{err}
-	}
-	catalogue, err := loadCatalogue(rules.Options{Files: cfg.Conditions, Mode: cfg.Mode, Preset: cfg.Preset}, procedures)
-	if err != nil {
-		return &usageError{err}
-	}
-	if err := checkSources(flags.config, cfg, catalogue); err != nil {
 		return &usageError{err}
 	}
 	kube, err := restConfig(flags.kubeconfig)

@@ -520,5 +520,11 @@ func TestSourceDisplacesNoLabelsOfAlerts(t *testing.T) {
 		s.am0.hush(nil)
 		passes(1)
 		require.Equal(t, "firing granted", s.says(keyA))
+		s.am0.hush(nil, silence(t, "source", "series"))
+		s.am0.tell(nil, alert("f1", "n1", prom.StateActive))
+		s.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring))
+		s.series.tell(of("n1", 0, "condition", "A"))
+		passes(2)
+		require.Equal(t, "firing granted", s.says(keyA), "the source does not find it any more, so the silence is of nothing")
 	})
 }

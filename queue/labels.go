@@ -39,14 +39,13 @@ func (l alertLabels) with(o prom.Observation) alertLabels {
 	return l
 }
 
-// updated returns what is known once newer labels have been read. Final ones stay until there are newer final ones.
+// updated returns what is known once newer labels have been read. Final ones of alerts stay until there are newer final ones. A source tells
+// those of its findings in every pass, also when it gives no answer.
 func (l alertLabels) updated(newer alertLabels) alertLabels {
 	if len(newer.sets) > 0 && (newer.final || !l.final) {
 		l.sets, l.final = newer.sets, newer.final
 	}
-	if len(newer.findings) > 0 {
-		l.findings = newer.findings
-	}
+	l.findings = newer.findings
 	return l
 }
 

@@ -199,6 +199,8 @@ func (r *Resync) Run(ctx context.Context) error {
 	}
 	defer r.running.Unlock()
 	r.synced.Store(false)
+	// The next term must not take the passes of this one for its own.
+	defer r.synced.Store(false)
 	r.forget()
 	defer r.forget()
 	defer func() { r.orphans = nil }()

@@ -616,9 +616,10 @@ func TestResyncStopsWithItsContext(t *testing.T) {
 					go func() { findings <- w.resync.Observe(t.Context(), keyA) }()
 					synctest.Wait()
 				}
+				require.Equal(t, delay == 0, w.resync.Synced(), "a pass that has not ended is none")
 				cancel(errors.New("lost the lease"))
 				require.NoError(t, <-ended)
-				require.Equal(t, delay == 0, w.resync.Synced(), "an interrupted pass is none")
+				require.False(t, w.resync.Synced(), "an interrupted pass is none, and nobody leads any more")
 				require.Empty(t, w.log.String(), "and no source is to blame")
 				if delay > 0 {
 					require.Equal(t, prom.EvidenceUnknown, (<-findings).Evidence)

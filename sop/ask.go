@@ -16,8 +16,8 @@ func (b *ApiBridge) Confirm(ctx context.Context) bool { return b.executor.confir
 
 func (e *journaled) confirm(ctx context.Context) bool { return e.gate.confirm(ctx) }
 
-// HasCordoned reports whether this incident has cordoned the node, be it for the condition that it was about before a preemption,
-// and whatever became of that cordon. One that a person has lent to it counts as well.
+// HasCordoned reports whether this incident has ever cordoned the node, even for the condition that it had before a preemption, and even if
+// the cordon is gone by now. A cordon that a person has lent to it counts as well.
 func (b *ApiBridge) HasCordoned() bool { return b.executor.hasCordoned() }
 
 func (e *journaled) hasCordoned() bool {

@@ -34,8 +34,8 @@ func (i incident) asked() bool {
 }
 
 // Check accepts or refuses the request of a person for a check of the node. An accepted one is on the node as an open ticket before
-// Check returns; one that is made again meanwhile is the same. The error is policy.ErrRefused, ticket.ErrNodeGone, or one of the API
-// server.
+// Check returns; one that is made again meanwhile is the same. The error is policy.ErrRefused, ticket.ErrNodeGone,
+// ticket.ErrRecreated, or one of the API server.
 func (d *Dispatcher) Check(ctx context.Context, o policy.NodeOrder) (policy.HealResult, error) {
 	status := d.checkStatus(o.Node, prom.OriginCheck)
 	status.Msg = o.Reason
@@ -49,7 +49,12 @@ func (d *Dispatcher) Check(ctx context.Context, o policy.NodeOrder) (policy.Heal
 	if err != nil {
 		return policy.HealResult{Verdict: verdict}, err
 	}
-	q := checkRequest{status: status, uid: record.Node.UID, by: o.By, lends: policy.LentTo(record.Node, status.FirstSeen)}
+	// The cache may not show yet that the person has just cordoned the node.
+	read, err := d.services.Tickets.Get(ctx, o.Node)
+	if err != nil {
+		return policy.HealResult{Verdict: verdict}, err
+	}
+	q := checkRequest{status: status, uid: record.Node.UID, by: o.By, lends: policy.LentTo(record.Node, read.Node, status.FirstSeen)}
 	_, id, err := d.openCheck(ctx, q)
 	return policy.HealResult{Ticket: id, Verdict: verdict}, err
 }
@@ -120,8 +125,11 @@ type checkRequest struct {
 // read completes a request that is on the node.
 func (q *checkRequest) read(node *corev1.Node, request policy.CheckRequest) error {
 	if q.status.Origin == prom.OriginIntake {
-		if len(request.Taints) == 0 {
+		switch {
+		case len(request.Taints) == 0:
 			return fmt.Errorf("the taint is gone: %w", errNothingToDo)
+		case request.Value != "":
+			return fmt.Errorf("a person asks by now: %w", errNothingToDo)
 		}
 		q.by = "taint " + request.Taints[0].Key
 		q.status.Msg = "the node waits for a check before it goes into service"
@@ -243,7 +251,9 @@ func (s *sights) changed(before, after *corev1.Node) {
 		if before != nil {
 			s.seen.Delete(before.Name)
 		}
-	case before != nil && before.UID == after.UID && before.Annotations[policy.CheckAnnotation] == "" && before.Spec.Unschedulable:
+	case before == nil || before.UID != after.UID || before.Annotations[policy.CheckAnnotation] != "" || !before.Spec.Unschedulable:
+	case slices.Equal(ticket.CordonManagers(before), ticket.CordonManagers(after)):
+		// Not the time: it changes when who has cordoned the node asks.
 		s.seen.Store(after.Name, policy.CordonOf(after))
 	}
 }
@@ -277,5 +287,5 @@ func (d *Dispatcher) failedCheck(t *ticket.Ticket) bool {
 		return false
 	}
 	team := d.catalogue.Status("", t.Condition, "", t.XID).Policy.Team
-	return slices.Contains([]string{team, teamKubernetes, teamHost, teamGPU, teamNetwork, teamStorage}, t.Supervisor)
+	return t.Supervisor == team || slices.Contains(teams(), t.Supervisor)
 }

@@ -34,6 +34,9 @@ const (
 	teamStorage    = "storage"
 )
 
+// teams returns the teams that take tickets over whatever the condition is.
+func teams() []string { return []string{teamGPU, teamNetwork, teamStorage, teamHost, teamKubernetes} }
+
 // Queue hands out the nodes on which something is to be decided, the most urgent first, one to one taker at a time.
 type Queue interface {
 	Conditions

@@ -131,7 +131,10 @@ func (c *TicketCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	var ours, theirs float64
-	waiting := map[string]float64{teamGPU: 0, teamNetwork: 0, teamStorage: 0, teamHost: 0, teamKubernetes: 0, otherLabel: 0}
+	waiting := map[string]float64{otherLabel: 0}
+	for _, team := range teams() {
+		waiting[team] = 0
+	}
 	for _, node := range nodes {
 		switch t, broken := c.tickets.Ticket(node); {
 		case broken == nil && (t == nil || !t.Open()):

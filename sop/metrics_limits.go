@@ -41,45 +41,52 @@ func (c *LimitCollector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, u := range uses {
-		for limit, count := range map[policy.Limit][2]int{
-			policy.LimitBudget: {u.pool.Allowed(u.size), u.out}, policy.LimitDestructive: {max(1, u.pool.MaxDestructive), u.busy},
-		} {
-			ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(count[0]), u.pool.Name, string(limit))
-			ch <- prometheus.MustNewConstMetric(c.taken, prometheus.GaugeValue, float64(count[1]), u.pool.Name, string(limit))
+		for _, limit := range policy.Limits() {
+			ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(u.allowed(limit)), u.pool.Name, string(limit))
+			ch <- prometheus.MustNewConstMetric(c.taken, prometheus.GaugeValue, float64(len(u.taken[limit])), u.pool.Name, string(limit))
 		}
 	}
 }
 
-// use says how many nodes a pool has, how many of them are out of service, and on how many a destructive step runs.
+// use says how many nodes a pool has, and which of them have a place in a limit.
 type use struct {
-	pool            policy.Pool
-	size, out, busy int
+	pool  policy.Pool
+	size  int
+	taken map[policy.Limit][]string
+}
+
+// allowed returns how many places the limit has.
+func (u *use) allowed(limit policy.Limit) int {
+	if limit == policy.LimitBudget {
+		return u.pool.Allowed(u.size)
+	}
+	return max(1, u.pool.MaxDestructive)
 }
 
 // uses returns the use of each pool that has nodes, by its name.
 func (l *limits) uses() (map[string]*use, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	nodes, err := l.nodes.List(labels.Everything())
 	if err != nil {
 		return nil, fmt.Errorf("nodes not listed: %w", err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	settings, uses := l.settings(), make(map[string]*use)
 	for _, node := range nodes {
 		node = l.latest(node)
 		pool := settings.PoolOf(node)
 		u := uses[pool.Name]
 		if u == nil {
-			u = &use{pool: pool}
+			u = &use{pool: pool, taken: make(map[policy.Limit][]string)}
 			uses[pool.Name] = u
 		}
 		u.size++
 		if l.outOfService(node) {
-			u.out++
+			u.taken[policy.LimitBudget] = append(u.taken[policy.LimitBudget], node.Name)
 		}
 		_, ours := l.inFlight[node.Name]
 		if _, runs := l.runningDestructive(node); ours || runs {
-			u.busy++
+			u.taken[policy.LimitDestructive] = append(u.taken[policy.LimitDestructive], node.Name)
 		}
 	}
 	return uses, nil

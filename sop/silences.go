@@ -26,11 +26,11 @@ func (d *Dispatcher) Silence(ctx context.Context, s policy.Silence) (policy.Sile
 		if len(active) >= policy.MaxSilences {
 			return fmt.Errorf("%w: %d silences are active, at most %d may be: delete one", policy.ErrRefused, len(active), policy.MaxSilences)
 		}
-		if fitting(append(active, s)) != nil {
+		if !fit(append(active, s)) {
 			return fmt.Errorf("%w: the silences take more than %d bytes together: delete one", policy.ErrRefused, policy.MaxSilenceBytes)
 		}
 		orders.Silences = append(orders.Silences, s)
-		if fitting(orders.Silences) != nil {
+		if !fit(orders.Silences) {
 			// Those that have ended are only there to be shown.
 			orders.Silences = append(active, s)
 		}
@@ -38,13 +38,10 @@ func (d *Dispatcher) Silence(ctx context.Context, s policy.Silence) (policy.Sile
 	})
 }
 
-// fitting says why the silences cannot be written.
-func fitting(all []policy.Silence) error {
+// fit reports whether the silences are small enough to be written.
+func fit(all []policy.Silence) bool {
 	text, err := json.Marshal(all)
-	if err == nil && len(text) > policy.MaxSilenceBytes {
-		err = fmt.Errorf("%d bytes", len(text))
-	}
-	return err
+	return err == nil && len(text) <= policy.MaxSilenceBytes
 }
 
 // EndSilence ends a silence before its time. The error wraps policy.ErrNoSilence if there is none, and policy.ErrRefused if it has ended.
@@ -90,8 +87,8 @@ func (s *OrderStore) Silenced(alert map[string]string) string {
 	s.mu.Unlock()
 	now := s.clock.Now()
 	for _, silence := range silences {
-		matches := func(m *labels.Matcher) bool { return m.Matches(alert[m.Name]) }
-		if silence.Active(now) && !slices.ContainsFunc(silence.matchers, func(m *labels.Matcher) bool { return !matches(m) }) {
+		differs := func(m *labels.Matcher) bool { return !m.Matches(alert[m.Name]) }
+		if silence.Active(now) && !slices.ContainsFunc(silence.matchers, differs) {
 			return silence.String()
 		}
 	}

@@ -147,10 +147,7 @@ func requestReason(t *ticket.Ticket) string {
 	if !(incident{origin: t.Origin}).asked() {
 		return ""
 	}
-	if len(t.Reason) > mostReason {
-		return strings.ToValidUTF8(t.Reason[:mostReason], "")
-	}
-	return t.Reason
+	return ticket.Clip(t.Reason, mostReason)
 }
 
 // destructiveSteps lists the destructive steps of a ticket. One whose time was dropped for size counts as having happened

@@ -169,35 +169,21 @@ func (l *limits) claims(limit policy.Limit, pool string) []policy.Claim {
 
 // states returns the limits of all pools that have nodes, or are configured.
 func (l *limits) states() ([]policy.LimitState, error) {
-	nodes, err := l.nodes.List(labels.Everything())
+	uses, err := l.uses()
 	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	settings := l.settings()
-	size, taken := make(map[string]int), make(map[limitOf][]string)
-	for _, node := range nodes {
-		pool := settings.PoolOf(node).Name
-		size[pool]++
-		node = l.latest(node)
-		if l.outOfService(node) {
-			taken[limitOf{policy.LimitBudget, pool}] = append(taken[limitOf{policy.LimitBudget, pool}], node.Name)
-		}
-		_, ours := l.inFlight[node.Name]
-		if _, runs := l.runningDestructive(node); ours || runs {
-			taken[limitOf{policy.LimitDestructive, pool}] = append(taken[limitOf{policy.LimitDestructive, pool}], node.Name)
-		}
-	}
 	var states []policy.LimitState
-	for _, name := range poolNames(settings, size) {
-		pool := settings.PoolNamed(name)
-		allowed := map[policy.Limit]int{policy.LimitBudget: pool.Allowed(size[name]), policy.LimitDestructive: max(1, pool.MaxDestructive)}
+	for _, name := range poolNames(settings, uses) {
+		u := uses[name]
+		if u == nil {
+			u = &use{pool: settings.PoolNamed(name)}
+		}
 		for _, limit := range policy.Limits() {
-			of := limitOf{limit, name}
-			slices.Sort(taken[of])
+			slices.Sort(u.taken[limit])
 			states = append(states, policy.LimitState{
-				Pool: name, Limit: limit, Allowed: allowed[limit], Taken: taken[of], Waiting: l.waiting.claims(of, l.clock.Now()),
+				Pool: name, Limit: limit, Allowed: u.allowed(limit), Taken: u.taken[limit], Waiting: l.claims(limit, name),
 			})
 		}
 	}
@@ -205,8 +191,8 @@ func (l *limits) states() ([]policy.LimitState, error) {
 }
 
 // poolNames returns the pools of the configuration, and those that have nodes, sorted.
-func poolNames(settings policy.Settings, size map[string]int) []string {
-	names := slices.Collect(maps.Keys(size))
+func poolNames[T any](settings policy.Settings, pools map[string]T) []string {
+	names := slices.Collect(maps.Keys(pools))
 	for _, p := range settings.Pools {
 		names = append(names, p.Name)
 	}

@@ -117,9 +117,12 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *scene, r ticket.Record) 
 			// The cordon is that of this incident, which takes it back itself.
 			continue
 		}
+		if urgencyOf(s) >= urgency || !present(s, r.Node) {
+			continue
+		}
 		situation := d.situation(r.Node, r, statuses, i)
 		situation.Lent = t.Cordon
-		if urgencyOf(s) >= urgency || !present(s, r.Node) || d.consider(situation).Name != policy.VerdictExecute {
+		if d.consider(situation).Name != policy.VerdictExecute {
 			continue
 		}
 		if policy.Judge(d.services.Source.Observe(ctx, s.Key())).Name == policy.VerdictExecute {

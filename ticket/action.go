@@ -106,7 +106,7 @@ func parseStatus(text string) (Status, error) {
 // quote shortens hostile text so that it can stand in an error.
 func quote(text string) string {
 	const most = 40
-	if cut := clip(text, most); cut != text {
+	if cut := Clip(text, most); cut != text {
 		return fmt.Sprintf("%q...", cut)
 	}
 	return fmt.Sprintf("%q", text)

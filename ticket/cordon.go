@@ -2,6 +2,7 @@ package ticket
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -49,6 +50,18 @@ func CordonOf(n *corev1.Node) string {
 	return strings.Join(set, ", ")
 }
 
+// CordonManagers names who has set the cordon of the node, as far as the API server has noted it.
+func CordonManagers(n *corev1.Node) []string {
+	var managers []string
+	for _, e := range n.ManagedFields {
+		if cordons, _ := sets(e); cordons {
+			managers = append(managers, e.Manager)
+		}
+	}
+	slices.Sort(managers)
+	return managers
+}
+
 // CordonedBy returns until when the cordon of the node was set at the latest, zero if the API server has not noted it.
 func CordonedBy(n *corev1.Node) time.Time {
 	var at time.Time
@@ -75,17 +88,37 @@ type AnnotationNote struct {
 	At time.Time
 	// Cordons says that the manager has cordoned the node as well, so that nothing tells which of the two came first.
 	Cordons bool
+	// Others says that the manager has set something else than the annotation and its companions, so that At may be the time of that.
+	Others bool
 }
 
-// NoteOf returns what the API server has noted of the annotation. It is zero if it has noted nothing.
-func NoteOf(n *corev1.Node, key string) AnnotationNote {
+// NoteOf returns what the API server has noted of the annotation. It is zero if it has noted nothing. Companions are annotations that are
+// written together with it.
+func NoteOf(n *corev1.Node, key string, companions ...string) AnnotationNote {
 	for _, e := range n.ManagedFields {
 		fields := fieldsOf(e)
 		if _, sets := fields.Metadata.Annotations["f:"+key]; sets {
-			return AnnotationNote{Manager: e.Manager, At: timeOf(e), Cordons: fields.Spec.Unschedulable != nil}
+			return AnnotationNote{
+				Manager: e.Manager, At: timeOf(e), Cordons: fields.Spec.Unschedulable != nil, Others: setsOthers(e, append(companions, key)),
+			}
 		}
 	}
 	return AnnotationNote{}
+}
+
+// setsOthers reports whether the entry's writer has set anything but the annotations.
+func setsOthers(e metav1.ManagedFieldsEntry, annotations []string) bool {
+	var fields map[string]map[string]map[string]json.RawMessage
+	if json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields) != nil {
+		return true // Other fields are nested in another way.
+	}
+	known := []string{"."}
+	for _, name := range annotations {
+		known = append(known, "f:"+name)
+	}
+	set := fields["f:metadata"]["f:annotations"]
+	return len(fields) != 1 || len(fields["f:metadata"]) != 1 ||
+		slices.ContainsFunc(slices.Collect(maps.Keys(set)), func(name string) bool { return !slices.Contains(known, name) })
 }
 
 // KeepWriters drops from the node what the API server notes of the writers of all fields but the cordon and the ticket. It keeps a

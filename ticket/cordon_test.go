@@ -56,7 +56,7 @@ func TestCordonOf(t *testing.T) {
 		want    string
 		note    AnnotationNote
 	}{
-		"noted":      {[]metav1.ManagedFieldsEntry{at(1, writer("b", cordon)), at(2, writer("a", both))}, "a 2026-01-01T12:02:00Z, b 2026-01-01T12:01:00Z", AnnotationNote{"a", at(2, writer("", both)).Time.Time, true}},
+		"noted":      {[]metav1.ManagedFieldsEntry{at(1, writer("b", cordon)), at(2, writer("a", both))}, "a 2026-01-01T12:02:00Z, b 2026-01-01T12:01:00Z", AnnotationNote{"a", at(2, writer("", both)).Time.Time, true, true}},
 		"no time":    {[]metav1.ManagedFieldsEntry{writer("b", cordon)}, "", AnnotationNote{}},
 		"nobody":     {nil, "", AnnotationNote{}},
 		"unreadable": {[]metav1.ManagedFieldsEntry{at(1, writer("x", `[`))}, "", AnnotationNote{}},

@@ -39,7 +39,7 @@ func (t *Ticket) fit() (string, error) {
 		return text, err
 	}
 	bare := t.Clone()
-	bare.Reason = clip(bare.Reason, shortReason)
+	bare.Reason = Clip(bare.Reason, shortReason)
 	text, err = bare.shortest(bare.reductions())
 	if err == nil && len(text) > MaxBytes {
 		text, err = bare.reduced(bare.reductions()).forgetful()

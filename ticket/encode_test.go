@@ -332,5 +332,5 @@ func randomText(rng *rand.Rand, most int) string {
 	for range rng.IntN(most) {
 		b.WriteRune(letters[rng.IntN(len(letters))])
 	}
-	return clip(b.String(), most)
+	return Clip(b.String(), most)
 }

@@ -27,12 +27,12 @@ const (
 )
 
 // SetRecovery notes what the driver of the GPU asks for, as far as a ticket can hold it.
-func (t *Ticket) SetRecovery(text string) { t.Recovery = clip(text, maxRecovery) }
+func (t *Ticket) SetRecovery(text string) { t.Recovery = Clip(text, maxRecovery) }
 
 // clipped returns the findings as a ticket can hold them.
 func (f Findings) clipped() Findings {
 	f.Code = max(0, min(f.Code, math.MaxInt32))
-	f.Hardware, f.Recovery = clip(f.Hardware, maxHardware), clip(f.Recovery, maxRecovery)
+	f.Hardware, f.Recovery = Clip(f.Hardware, maxHardware), Clip(f.Recovery, maxRecovery)
 	return f
 }
 

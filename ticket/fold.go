@@ -75,7 +75,7 @@ func parseFolded(a Action, text string) (folded, error) {
 }
 
 func badFolded(text string) error {
-	return fmt.Errorf("%s is no list of outcomes, want S, F or C, each with a count of at most %d as in F2S", quote(text),
+	return fmt.Errorf("%s is not a list of outcomes, want S, F or C, each with a count of at most %d as in F2S", quote(text),
 		maxFolded)
 }
 

@@ -71,7 +71,7 @@ type Ticket struct {
 	Attempts   int
 	Hold       string
 	ApprovedBy string // Who allowed the repair in mode approve.
-	Attended   bool   // A person has had a hand in it, be it that they took it over or asked for the repair.
+	Attended   bool   // A person has acted on it: they took it over, or asked for the repair.
 	// RequestedBy is who asked for the check that the incident began with. Cordon names the cordon of theirs that a passed one undoes,
 	// as CordonOf does. Both are empty where nobody asked.
 	RequestedBy, Cordon string
@@ -165,7 +165,7 @@ func (t *Ticket) RecordStep(n int, step Step) error {
 	}
 	next := t.Count(step.Action) + 1
 	step.At = step.At.UTC().Truncate(time.Second)
-	step.Message = clip(step.Message, maxMessage)
+	step.Message = Clip(step.Message, maxMessage)
 	step.Findings = step.clipped()
 	switch {
 	case n == next:
@@ -228,8 +228,8 @@ func (t *Ticket) index(a Action, n int) int {
 	return -1
 }
 
-// clip cuts text to at most that many bytes, at the boundary of a character.
-func clip(text string, most int) string {
+// Clip cuts text to at most that many bytes, at the boundary of a character.
+func Clip(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}

@@ -67,7 +67,7 @@ func readDocument(text string) (*yaml.Node, error) {
 
 // syntaxError shortens an error of the parser, which may quote the text.
 func syntaxError(err error) error {
-	return fmt.Errorf("invalid YAML: %s", clip(strings.TrimPrefix(err.Error(), "yaml: "), 200))
+	return fmt.Errorf("invalid YAML: %s", Clip(strings.TrimPrefix(err.Error(), "yaml: "), 200))
 }
 
 // checkNode refuses what no ticket needs and what makes YAML expensive or ambiguous.
@@ -125,7 +125,7 @@ func decodeFields(n *yaml.Node, set func(key, value *yaml.Node) error) error {
 	}
 	for key, value := range fields(n) {
 		if err := set(key, value); err != nil {
-			return fmt.Errorf("line %d: %s: %w", key.Line, clip(key.Value, 40), err)
+			return fmt.Errorf("line %d: %s: %w", key.Line, Clip(key.Value, 40), err)
 		}
 	}
 	return nil

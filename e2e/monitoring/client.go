@@ -69,11 +69,11 @@ func (m *Monitoring) Query(ctx context.Context, expr string) ([]Sample, error) {
 	}
 	var samples []Sample
 	for _, r := range answer.Data.Result {
-		value, err := strconv.ParseFloat(strings.Trim(string(r.Value[1]), `"`), 64)
+		p, err := point(r.Value)
 		if err != nil {
-			return nil, fmt.Errorf("query: value: %w", err)
+			return nil, fmt.Errorf("query: %w", err)
 		}
-		samples = append(samples, Sample{Labels: r.Metric, Value: value})
+		samples = append(samples, Sample{Labels: r.Metric, Value: p.Value})
 	}
 	return samples, nil
 }

@@ -178,7 +178,7 @@ func TestSiteExecutableMustBelongToItsOwner(t *testing.T) {
 	n.file("/x", "")
 	h := n.open()
 	for mode, ok := range map[os.FileMode]bool{0o755: true, 0o500: true, 0o775: false, 0o757: false, 0o644: false} {
-		require.NoError(t, os.Chmod(n.path("/x"), mode))
+		n.mode("/x", mode)
 		require.Equal(t, ok, h.siteExecutable("/x") == nil, "%o", mode)
 	}
 	require.Error(t, h.siteExecutable("/usr"))

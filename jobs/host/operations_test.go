@@ -421,7 +421,7 @@ func TestSiteOperationsThatAreRefused(t *testing.T) {
 			if tc.mode != 0 {
 				file := map[string]string{"remedy": remediesDir, "repair": repairsDir}[tc.args[0]] + "/" + tc.args[1]
 				n.executable(file, "", answer{Out: "done"})
-				require.NoError(t, os.Chmod(filepath.Join(n.root, file), tc.mode))
+				n.mode(file, tc.mode)
 			}
 			r := n.op(tc.args...)
 			require.Equal(t, tc.code, r.ExitCode)

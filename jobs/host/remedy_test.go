@@ -545,10 +545,7 @@ func TestRepairOfTheSiteWins(t *testing.T) {
 	require.Equal(t, "mounted our way", r.Detail)
 	require.Empty(t, n.calls("mmgetstate"))
 
-	// Not the mode of the stub, which is a link to all the others.
-	n.remove(repairsDir + "/MountGpfs")
-	n.file(repairsDir+"/MountGpfs", "")
-	require.NoError(t, os.Chmod(n.path(repairsDir+"/MountGpfs"), 0o777))
+	n.mode(repairsDir+"/MountGpfs", 0o777)
 	require.Equal(t, protocol.ExitUnknown, n.op("repair", "MountGpfs").ExitCode, "one that must not run hides the built-in one as well")
 }
 

@@ -201,6 +201,15 @@ func (n *node) link(name, target string) {
 	require.NoError(n.t, os.Symlink(target, n.path(name)))
 }
 
+// mode gives the file a mode. A stub is a link to the program of all the others, whose mode must stay, so it becomes a file of its own.
+func (n *node) mode(name string, mode os.FileMode) {
+	data, err := os.ReadFile(n.path(name))
+	require.NoError(n.t, err)
+	n.remove(name)
+	require.NoError(n.t, os.WriteFile(n.path(name), data, mode))
+	require.NoError(n.t, os.Chmod(n.path(name), mode)) // The umask does not count.
+}
+
 // tool sets the answers of a tool to a call, one after the other.
 func (n *node) tool(tool, call string, answers ...answer) {
 	n.executable("/usr/bin/"+tool, call, answers...)

@@ -2,6 +2,7 @@ package source
 
 import (
 	"maps"
+	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -102,7 +103,7 @@ func (e Expression) Loses(label string) (part string, loses bool) {
 		part = by.String()
 	}
 	if len(part) > maxShown {
-		part = part[:maxShown] + "..."
+		part = strings.ToValidUTF8(part[:maxShown], "") + "..."
 	}
 	return part, true
 }

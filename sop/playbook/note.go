@@ -6,8 +6,8 @@ import (
 	"aegis.io/aegis/sop"
 )
 
-// Note writes the condition into the history of a node that stays in service. No ticket is left open, so that it stands in the way
-// of nothing.
+// Note writes the condition into the history of a node that stays in service. It leaves no ticket open, so it keeps no other
+// condition waiting.
 func Note(ctx context.Context, b *sop.ApiBridge) error {
 	if b.HasCordoned() {
 		return VerifyCordoned(ctx, b)

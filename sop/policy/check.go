@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -101,8 +100,11 @@ func justChecked(s Situation) string {
 
 // RequesterOf returns who asks for a check by the annotation of the node: whom it names, and who says so.
 func RequesterOf(node *corev1.Node) string {
-	manager := oneLine(ticket.NoteOf(node, CheckAnnotation).Manager)
-	named := oneLine(node.Annotations[CheckByAnnotation])
+	named, writes := printable(node.Annotations[CheckByAnnotation], maxRequester), CheckByAnnotation
+	if named == "" {
+		writes = CheckAnnotation
+	}
+	manager := printable(ticket.NoteOf(node, writes).Manager, maxRequester)
 	switch {
 	case named == "":
 		return cmp.Or(manager, "somebody")
@@ -115,14 +117,6 @@ func RequesterOf(node *corev1.Node) string {
 
 // maxRequester bounds the name of who asks.
 const maxRequester = 100
-
-func oneLine(text string) string {
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > maxRequester {
-		text = strings.ToValidUTF8(text[:maxRequester], "")
-	}
-	return text
-}
 
 // NewRequest reports whether Aegis has yet to note which cordon the request on the node lends.
 func NewRequest(node *corev1.Node) bool {
@@ -138,11 +132,13 @@ func RequestLeftOver(node *corev1.Node) bool {
 	return noted && value != CheckRequested || named && value == ""
 }
 
-// LentTo returns which cordon a person lends who asked at that time for a check of the node as it was seen: the one that was seen, or one
-// that the cache did not show yet and that was there before.
-func LentTo(seen *corev1.Node, asked time.Time) func(*corev1.Node) string {
+// LentTo returns which cordon a person lends who asked at that time for a check of the node: the one that the API server had when it was
+// asked at once, and none that comes before the request is written. One that the cache did not show yet may have come while the API server
+// did not answer; it counts if it is older than the request.
+func LentTo(cached, read *corev1.Node, asked time.Time) func(*corev1.Node) string {
 	return func(node *corev1.Node) string {
-		if CordonOf(node) != CordonOf(seen) && ticket.CordonedBy(node).After(asked) {
+		late := CordonOf(read) != CordonOf(cached) && ticket.CordonedBy(read).After(asked)
+		if late || CordonOf(node) != CordonOf(read) {
 			return ""
 		}
 		return LentNow(node)
@@ -159,14 +155,13 @@ func LentNow(node *corev1.Node) string {
 }
 
 // LentAtSight returns the cordon that the request on the node lends when Aegis first sees it: the one that is there, unless it may be
-// later than the request. Seen says that the node was seen to be cordoned when the request came, which alone can tell it where one
-// program has set both.
+// later than the request. Seen says that the node was seen to be cordoned when the request came, which alone can tell it where the API
+// server has not noted when the request was made: its writer has written something else, or the cordon, or both came within one second.
 func LentAtSight(node *corev1.Node, seen bool) string {
-	asked := ticket.NoteOf(node, CheckAnnotation)
-	// The API server notes seconds, so that nothing but the watch tells the order of two writes within one.
-	at := ticket.CordonedBy(node)
-	unknown := asked.At.IsZero() || asked.Cordons && !seen || !at.Before(asked.At) && !seen
-	if unknown || at.After(asked.At) {
+	asked, at := ticket.NoteOf(node, CheckAnnotation, CheckByAnnotation), ticket.CordonedBy(node)
+	// The API server notes seconds, and one time for all that a writer has set.
+	doubtful := asked.Cordons || asked.Others || !at.Before(asked.At)
+	if asked.At.IsZero() || at.After(asked.At) || doubtful && !seen {
 		return ""
 	}
 	return LentNow(node)

@@ -31,7 +31,7 @@ func Lent(node *corev1.Node, lent string) bool { return lent != "" && CordonOf(n
 
 // CordonOf names the cordon of the node. Whoever writes on the node that the cordon is theirs makes it another one.
 func CordonOf(node *corev1.Node) string {
-	name, claim := ticket.CordonOf(node), oneLine(node.Annotations[ticket.OwnerAnnotation])
+	name, claim := ticket.CordonOf(node), printable(node.Annotations[ticket.OwnerAnnotation], maxRequester)
 	if name == "" || claim == "" || strings.HasPrefix(claim, OwnerPrefix) {
 		return name
 	}

@@ -294,6 +294,11 @@ func TestConfirm(t *testing.T) {
 		{"fresh alert, gone", alert, prom.EvidenceAbsent, prom.PermissionGranted, VerdictUnconfirmed},
 		{"pending", alert, prom.EvidencePending, prom.PermissionGranted, VerdictUnconfirmed},
 		{"not listed", old, prom.EvidenceFiring, prom.PermissionUnlisted, VerdictUnconfirmed},
+		{"Alertmanager away", polled, prom.EvidenceFiring, prom.PermissionIsolate, ""},
+		{"fresh alert, Alertmanager away, Prometheus silent", alert, prom.EvidenceUnknown, prom.PermissionIsolate, ""},
+		{"old alert, Alertmanager away, Prometheus silent", old, prom.EvidenceUnknown, prom.PermissionIsolate, VerdictUnverifiable},
+		{"fresh alert, gone, Alertmanager away", alert, prom.EvidenceAbsent, prom.PermissionIsolate, VerdictUnconfirmed},
+		{"fresh alert, pending, Alertmanager away", alert, prom.EvidencePending, prom.PermissionIsolate, VerdictUnconfirmed},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -303,5 +308,39 @@ func TestConfirm(t *testing.T) {
 			})
 			require.Equal(t, tt.want, got.Name, got.Reason)
 		})
+	}
+}
+
+// Between the confirmation and the write, only what says that the condition is over takes the confirmation back.
+func TestConfirmationIsTakenBack(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		finding prom.Finding
+		want    VerdictName
+	}{
+		"nobody answers":          {prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionUnknown}, ""},
+		"gone":                    {prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionGranted}, VerdictUnconfirmed},
+		"gone, Alertmanager away": {prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionIsolate}, VerdictUnconfirmed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+			got := Ask(Isolate, Situation{Now: now, Origin: Alert, Confirmed: now.Add(-time.Minute), Finding: &tt.finding})
+			require.Equal(t, tt.want, got.Name, got.Reason)
+		})
+	}
+}
+
+// While only isolation is permitted, what a check of Aegis found on the node permits no step either.
+func TestNoStepWhileAlertmanagerIsAway(t *testing.T) {
+	t.Parallel()
+	for _, evidence := range []prom.Evidence{prom.EvidenceFiring, prom.EvidencePending, prom.EvidenceAbsent, prom.EvidenceUnknown} {
+		finding := prom.Finding{Evidence: evidence, Permission: prom.PermissionIsolate}
+		got := Ask(Step, Situation{Origin: Begun, Suspicion: "a healthcheck failed", Finding: &finding})
+		require.NotEmpty(t, got.Name, evidence)
+		finding.Permission = prom.PermissionGranted
+		if evidence != prom.EvidenceUnknown {
+			require.Empty(t, Ask(Step, Situation{Origin: Begun, Suspicion: "a healthcheck failed", Finding: &finding}), evidence)
+		}
 	}
 }

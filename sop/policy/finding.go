@@ -24,12 +24,12 @@ func Judge(f prom.Finding) Verdict {
 		return Verdict{VerdictUnverifiable, reason("Prometheus gives no reliable answer")}
 	case f.Permission == prom.PermissionUnknown:
 		return Verdict{VerdictUnverifiable, reason("Alertmanager gives no reliable answer")}
-	case f.Permission == prom.PermissionIsolate:
-		return Verdict{VerdictUnverifiable, reason("the node may be isolated and nothing more until Alertmanager answers")}
 	case f.Evidence == prom.EvidencePending:
 		return Verdict{VerdictUnconfirmed, reason("the condition has not held for long enough yet")}
 	case f.Evidence == prom.EvidenceAbsent:
 		return Verdict{VerdictUnconfirmed, reason("Prometheus does not report the condition")}
+	case f.Permission == prom.PermissionIsolate:
+		return Verdict{VerdictUnverifiable, reason("the node may be isolated and nothing more until Alertmanager answers")}
 	case f.Permission == prom.PermissionUnlisted:
 		return Verdict{VerdictUnconfirmed, reason("no Alertmanager lists the alert")}
 	default:
@@ -60,11 +60,10 @@ func says(name VerdictName, s Situation) string {
 func silenced(s Situation) string { return says(VerdictSilenced, s) }
 
 // silentBefore lets a webhook stand for sources that cannot be asked, and Prometheus for an Alertmanager that has been away for as
-// long as people have set. One that is silent later takes back no confirmation. A webhook does not stand for a Prometheus that answers.
+// long as people have set. One that is silent later takes back no confirmation.
 func silentBefore(s Situation) string {
-	isolates := s.Finding.Permission == prom.PermissionIsolate
-	alone := isolates && s.Finding.Evidence == prom.EvidenceFiring
-	if alone || fresh(s) && !isolates || !s.Confirmed.IsZero() {
+	alone := s.Finding.Evidence == prom.EvidenceFiring && s.Finding.Permission == prom.PermissionIsolate
+	if alone || fresh(s) || !s.Confirmed.IsZero() {
 		return ""
 	}
 	return says(VerdictUnverifiable, s)
@@ -80,9 +79,10 @@ func unconfirmedBefore(s Situation) string {
 
 func silentNow(s Situation) string { return says(VerdictUnverifiable, s) }
 
-// unconfirmedNow lets what a check of Aegis found on the node itself outweigh an alert that is gone, but no silence.
+// unconfirmedNow lets what a check of Aegis found on the node itself outweigh an alert that is gone, but no silence, and no Alertmanager
+// that is away.
 func unconfirmedNow(s Situation) string {
-	if s.Suspicion != "" {
+	if s.Suspicion != "" && s.Finding.Permission != prom.PermissionIsolate {
 		return ""
 	}
 	return says(VerdictUnconfirmed, s)

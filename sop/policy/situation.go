@@ -23,7 +23,7 @@ type Situation struct {
 	Others []prom.AegisNodeStatus
 	// HasSOP says whether the procedure of the condition, or of its open ticket, exists, and OnlyNotifies that it never touches the node.
 	HasSOP, OnlyNotifies bool
-	// Note says that the ticket on the node only told people about another condition, and so stands in the way of no repair.
+	// Note says that the ticket on the node only notified people of another condition, so it keeps no repair waiting.
 	Note bool
 	// Check is the request for a check that the status stands for. Lent names the cordon of a person that Aegis may undo, as the ticket
 	// has it.

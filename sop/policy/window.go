@@ -100,7 +100,7 @@ func parseMinute(field, text string) (int, error) {
 	h, errH := strconv.Atoi(hours)
 	m, errM := strconv.Atoi(minutes)
 	if !found || len(hours) != 2 || len(minutes) != 2 || errH != nil || errM != nil || h < 0 || m < 0 || m > 59 || h*60+m > 24*60 {
-		return 0, fmt.Errorf("%s %q is no time of day: use one such as 22:00", field, text)
+		return 0, fmt.Errorf("%s %q is not a time of day: use one such as 22:00", field, text)
 	}
 	return h*60 + m, nil
 }

@@ -51,10 +51,10 @@ func TestBadWindows(t *testing.T) {
 		day, from, to, zone, says string
 	}{
 		{"Montag", "08:00", "10:00", "", `day "Montag" is unknown: use Mon, Tue, Wed, Thu, Fri, Sat or Sun`},
-		{"Mon", "8:00", "10:00", "", `from "8:00" is no time of day: use one such as 22:00`},
-		{"Mon", "08:00", "10h", "", `to "10h" is no time of day`},
-		{"Mon", "08:00", "24:01", "", `to "24:01" is no time of day`},
-		{"Mon", "08:60", "10:00", "", `from "08:60" is no time of day`},
+		{"Mon", "8:00", "10:00", "", `from "8:00" is not a time of day: use one such as 22:00`},
+		{"Mon", "08:00", "10h", "", `to "10h" is not a time of day`},
+		{"Mon", "08:00", "24:01", "", `to "24:01" is not a time of day`},
+		{"Mon", "08:60", "10:00", "", `from "08:60" is not a time of day`},
 		{"Mon", "08:00", "10:00", "Berlin", `timeZone "Berlin" is unknown: use a name such as Europe/Berlin`},
 		{"Mon", "08:00", "10:00", "Local", `timeZone "Local" is unknown`},
 	} {

@@ -61,7 +61,7 @@ func (w *Site) resynced(ctx context.Context) (settled func()) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- w.resync.Run(ctx) }()
-	for !w.resync.Synced() {
+	for ctx.Err() == nil && !w.resync.Synced() {
 		time.Sleep(time.Second)
 	}
 	return func() {

@@ -30,6 +30,7 @@ const scraped = 5 * time.Second
 func checkDashboard(ctx context.Context, l *testenv.Environment, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, dashboardWithin)
 	defer cancel()
+	var missing []string
 	for wait := scraped; ; wait = time.Second {
 		select {
 		case <-ctx.Done():
@@ -39,8 +40,11 @@ func checkDashboard(ctx context.Context, l *testenv.Environment, began time.Time
 		if err == nil && len(empty) == 0 {
 			return nil
 		}
+		if err == nil {
+			missing = empty
+		}
 		if ctx.Err() != nil {
-			return errors.Join(err, fmt.Errorf("panels of the dashboard without data:\n%s", strings.Join(empty, "\n")))
+			return errors.Join(err, fmt.Errorf("panels of the dashboard without data:\n%s", strings.Join(missing, "\n")))
 		}
 	}
 }

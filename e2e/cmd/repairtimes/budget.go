@@ -23,7 +23,7 @@ const (
 // linked is the link that begins the row of a condition.
 var linked = regexp.MustCompile(`^\| \[([A-Za-z0-9]+)\]\(conditions/`)
 
-// publishedBudgets reads from the page how long each stage of the conditions is expected to take. What is no time has no budget.
+// publishedBudgets reads from the page how long each stage of the conditions is expected to take. A cell without a time has no budget.
 func publishedBudgets(repository string) (map[string]map[stage]time.Duration, error) {
 	raw, err := os.ReadFile(filepath.Join(repository, page))
 	if err != nil {

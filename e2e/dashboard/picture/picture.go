@@ -2,6 +2,7 @@
 package picture
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"image"
@@ -185,10 +186,7 @@ func (c *canvas) bars(ctx context.Context, p dashboard.Panel, b box) error {
 		return nil
 	}
 	slices.SortFunc(samples, func(x, y monitoring.Sample) int {
-		if x.Value != y.Value {
-			return int(1 - 2*boolOf(x.Value > y.Value))
-		}
-		return compare(q.Name(x.Labels), q.Name(y.Labels))
+		return cmp.Or(cmp.Compare(y.Value, x.Value), cmp.Compare(q.Name(x.Labels), q.Name(y.Labels)))
 	})
 	most := samples[0].Value
 	if p.Unit == "percentunit" {

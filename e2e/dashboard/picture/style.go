@@ -152,12 +152,3 @@ func niceTime(rough time.Duration) time.Duration {
 	}
 	return 6 * time.Hour
 }
-
-func boolOf(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func compare(a, b string) int { return cmp.Compare(a, b) }
