@@ -38,6 +38,11 @@ test: ## Run all tests: units with the race detector, then end to end against a 
 sim: ## Simulate N (2000) random schedules of faults, crashes and people, and check that nothing is done that must not be.
 	AEGIS_SIM_N=$(or $(N),2000) $(GO) test -count=1 -timeout 60m -run 'TestSimulation$$' ./sop
 
+.PHONY: soak
+soak: ## Simulate schedules of ever new seeds until an interrupt, and tell which failed.
+	$(GO) test -c -o bin/sop.test ./sop
+	cd sop && exec ../bin/sop.test -test.run 'TestSimulation$$' -test.timeout 0 -sim.soak
+
 .PHONY: mutate
 mutate: ## Break one guard after the other on purpose, and show that the simulation notices each. Takes the better part of an hour.
 	cd e2e && $(GO) run ./cmd/mutate

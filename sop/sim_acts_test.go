@@ -324,7 +324,7 @@ func staysOnTheMachine(_ *oracle, m moment) {
 // opensWhatIsCertain judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
 func opensWhatIsCertain(_ *oracle, m moment) {
 	p, t := m.p, m.now.ticket
-	if begun, runs := p.begun[m.node]; runs && !asksItself(t) && begun.machine != m.now.node.UID {
+	if !decidedOn(m) {
 		m.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, m.node)
 	}
 	told := p.tellOf(m.incident.key)
@@ -336,6 +336,20 @@ func opensWhatIsCertain(_ *oracle, m moment) {
 	if !settled && knew {
 		m.violated("p%d opens ticket %s for %s although the alert is contested", p.id, t.ID, t.Condition)
 	}
+}
+
+// decidedOn reports whether the machine is the one that the process decided on: that of the run, or the one that it saw under the name when a
+// person asked it for a repair. The run on the machine before may not have ended then.
+func decidedOn(m moment) bool {
+	p, machine := m.p, m.now.node.UID
+	begun, runs := p.begun[m.node]
+	switch origin := m.now.ticket.Origin; {
+	case strings.HasPrefix(origin, askedFor):
+		return slices.Contains(p.asking[m.node], machine)
+	case strings.HasPrefix(origin, checkAskedFor):
+		return p.met[machine]
+	}
+	return !runs || begun.machine == machine
 }
 
 // opensWhatIsWanted judges the beginning of an incident by the mode of its condition: the process follows what people order.

@@ -55,8 +55,12 @@ type simProcess struct {
 	// heardAlertmanager is when Alertmanager last answered.
 	heardAlertmanager time.Time
 	ordering          map[string]int
-	toldOff           time.Time
-	running           map[string]int
+	// asking are the machines that repairs are being asked for, as the process saw them when it was asked, by their names.
+	asking map[string][]types.UID
+	// met are the machines that its cache has shown.
+	met     map[types.UID]bool
+	toldOff time.Time
+	running map[string]int
 	// interrupted is when a run on the node last ended for another reason than that there was no room.
 	interrupted map[string]time.Time
 	// begun are the running procedures.
@@ -98,6 +102,7 @@ func (c *cluster) startProcess() *simProcess {
 		cluster: c, client: c.Join(), ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
 		running: make(map[string]int), interrupted: make(map[string]time.Time), begun: make(map[string]simRun), wrote: make(map[string]simWrite), sight: make(map[string]*simSight),
 		told: make(map[prom.Key]*simTold), began: time.Now(), ordering: make(map[string]int),
+		asking: make(map[string][]types.UID), met: make(map[types.UID]bool),
 	}
 	p.id = p.client.ID
 	c.take(p)
@@ -274,6 +279,11 @@ func (p *simProcess) tellOf(key prom.Key) *simTold {
 
 // heal asks the process for a repair, as a person does over the API.
 func (p *simProcess) heal(key prom.Key) {
+	var machine types.UID
+	if shown := p.cache.Shown[key.Node]; shown != nil {
+		machine = shown.UID
+		p.asking[key.Node] = append(p.asking[key.Node], machine)
+	}
 	p.requests.Go(func() {
 		result, err := p.dispatcher.Heal(p.ctx, policy.HealRequest{
 			Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), By: "alice", Reason: "it looks sick",
@@ -281,6 +291,9 @@ func (p *simProcess) heal(key prom.Key) {
 		p.Lock()
 		defer p.Unlock()
 		p.Logf("p%d was asked to repair %s of %s: %s %v", p.id, key.Condition, key.Node, result.Ticket, err)
+		if i := slices.Index(p.asking[key.Node], machine); i >= 0 {
+			p.asking[key.Node] = slices.Delete(p.asking[key.Node], i, i+1)
+		}
 		if err == nil {
 			p.oracle.accepted(p, result)
 		}
@@ -375,6 +388,7 @@ type simSight struct{ excluded, foreign, out, destroyed, taken time.Time }
 
 // look notes since when the cache shows what matters.
 func (p *simProcess) look(node *corev1.Node) {
+	p.met[node.UID] = true
 	if p.sight[node.Name] == nil {
 		p.sight[node.Name] = &simSight{}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,6 +17,7 @@ var (
 	simCount = flag.Int("sim.n", 0, "how many schedules to simulate; 0 takes AEGIS_SIM_N, else the default")
 	simFirst = flag.Uint64("sim.first", 1, "the seed of the first schedule")
 	simSeed  = flag.Uint64("sim.seed", 0, "simulate the schedule of this seed only, and print its events")
+	simSoak  = flag.Bool("sim.soak", false, "simulate schedules of ever new seeds until an interrupt; -sim.first names the first one")
 )
 
 // TestSimulation lets the real queue, dispatcher, procedures, journal, ticket store and limits work in worlds that misbehave,
@@ -23,8 +25,12 @@ var (
 // left undone. A failing seed is one command away from its events.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	if *simSeed != 0 {
+	switch {
+	case *simSeed != 0:
 		simulate(t, *simSeed)
+		return
+	case *simSoak:
+		simulateOn(t)
 		return
 	}
 	n, err := schedules()
@@ -51,7 +57,7 @@ func schedules() (uint64, error) {
 
 // simulate runs one schedule, and once more with its events noted if it fails.
 func simulate(t *testing.T, seed uint64) {
-	violations, lines := simulated(t, seed, *simSeed != 0)
+	violations, lines, _ := simulated(t, seed, *simSeed != 0)
 	if *simSeed != 0 {
 		t.Log("events:\n" + strings.Join(lines, "\n"))
 	}
@@ -59,7 +65,7 @@ func simulate(t *testing.T, seed uint64) {
 		return
 	}
 	if *simSeed == 0 {
-		_, lines = simulated(t, seed, true)
+		_, lines, _ = simulated(t, seed, true)
 	}
 	const most = 150
 	t.Fatalf("violated:\n%s\nreplay with:\n  go test ./sop -run 'TestSimulation$' -v -sim.seed=%d\nthe last events:\n%s",
@@ -67,11 +73,11 @@ func simulate(t *testing.T, seed uint64) {
 }
 
 // simulated runs the schedule in a bubble of virtual time, which also finds goroutines that are left behind.
-func simulated(t *testing.T, seed uint64, verbose bool) (violations, lines []string) {
+func simulated(t *testing.T, seed uint64, verbose bool) (violations, lines []string, lasted time.Duration) {
 	synctest.Test(t, func(*testing.T) {
 		s := newSchedule(seed, verbose)
 		violations = s.run()
-		lines = s.Lines()
+		lines, lasted = s.Lines(), time.Since(s.Start())
 	})
-	return violations, lines
+	return violations, lines, lasted
 }
