@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -297,10 +299,6 @@ func (a *app) work(ctx context.Context) error {
 	stop := make(chan struct{})
 	defer close(stop)
 	a.nodes.factory.Start(stop)
-	if !*a.cfg.LeaderElection.Enabled {
-		a.term(ctx)
-		return nil
-	}
 	return a.lead(ctx)
 }
 
@@ -322,33 +320,54 @@ func (a *app) rememberSources(ctx context.Context) error {
 	return nil
 }
 
-// term is the time in which this replica leads. It ends when everything that it started has stopped.
-func (a *app) term(ctx context.Context) {
+// term is the time in which this replica leads. It ends when one of its parts does, and returns when everything that it started has
+// stopped.
+func (a *app) term(term context.Context, end context.CancelCauseFunc) error {
 	a.leading.Store(true)
 	defer a.leading.Store(false)
+	// The steps are told in their own words why they have to stop.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(term))
+	defer cancel(nil)
+	defer context.AfterFunc(term, func() { cancel(causeOf(term)) })()
+	var background sync.WaitGroup
+	defer background.Wait()
+	stop := func(err error) { end(reasonOf(err)) }
+	err := a.decide(ctx, func() { background.Go(func() { stop(a.part(ctx, "resync", a.resync.Run)) }) })
+	stop(err)
+	return reasonOf(err)
+}
+
+// decide decides on nodes, once all is known that decisions rest on.
+func (a *app) decide(ctx context.Context, startResync func()) error {
 	if !cache.WaitForCacheSync(ctx.Done(), a.nodes.synced) {
-		return
+		return context.Cause(ctx)
 	}
 	if err := a.rememberSources(ctx); err != nil {
-		a.logger.ErrorContext(ctx, "sources of tickets not remembered", "err", err)
-		return
+		return err
 	}
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		if err := a.resync.Run(ctx); err != nil {
-			a.logger.ErrorContext(ctx, "resync ended", "err", err)
-		}
-	}()
-	defer func() { <-finished }()
+	startResync()
 	// Nothing is decided before the sources have been asked once.
 	if !cache.WaitForCacheSync(ctx.Done(), a.resync.Synced) {
-		return
+		return context.Cause(ctx)
 	}
 	if err := a.nodes.catchUp(ctx, a.clients.calls, a.logger); err != nil {
-		return
+		return fmt.Errorf("the nodes as they are: %w", err)
 	}
 	a.nodes.enqueueAll()
-	err := a.dispatcher.Run(ctx)
-	a.logger.InfoContext(ctx, "dispatcher ended", "err", err)
+	return a.part(ctx, "dispatcher", a.dispatcher.Run)
+}
+
+// part runs one part of a term, and says why it has ended. A panic ends the term, not the process.
+func (a *app) part(ctx context.Context, name string, run func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.logger.ErrorContext(ctx, "part of the leader panicked", "part", name, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%s panicked: %v", name, p)
+		}
+		a.logger.InfoContext(ctx, "part of the leader ended", "part", name, "err", err)
+	}()
+	if err := run(ctx); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return fmt.Errorf("%s ended", name)
 }

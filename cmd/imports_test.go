@@ -22,6 +22,7 @@ const modulePath = "aegis.io/aegis"
 // exist: whoever adds one decides where it stands.
 func directions() map[string][]string {
 	table := map[string][]string{
+		"election":     {},
 		"handler":      {"rules", "rules/prom", "strict", "ticket", "sop/policy", "web"},
 		"rules":        {"rules/prom", "strict"},
 		"rules/prom":   {},
@@ -59,7 +60,7 @@ func directions() map[string][]string {
 	table["cmd/aegis"] = []string{"cmd", "sop/procedures"}
 	table["cmd"] = []string{
 		"sop", "sop/policy", "handler", "rules", "rules/prom", "strict", "web", "queue", "queue/source", "ticket",
-		"jobs", "jobs/host",
+		"jobs", "jobs/host", "election",
 	}
 	return table
 }

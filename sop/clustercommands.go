@@ -88,11 +88,16 @@ func (d *Dispatcher) order(ctx context.Context, what string, o policy.Order, cha
 		return err
 	}
 	d.services.Logger.InfoContext(ctx, "order accepted", "order", what, "by", o.By, "reason", o.Reason)
+	d.followOrders()
+	return nil
+}
+
+// followOrders has the orders looked at soon.
+func (d *Dispatcher) followOrders() {
 	select {
 	case d.ordered <- struct{}{}:
-	default: // It will be looked at already.
+	default: // They will be looked at already.
 	}
-	return nil
 }
 
 // learnOrders waits until the orders are known: nothing is decided without them.
@@ -117,14 +122,14 @@ func (d *Dispatcher) learnOrders(ctx context.Context) error {
 
 // keepOrders follows the orders, which people may also edit on the Lease, and writes the storms down. When the Lease is another
 // replica's, all work ends at once: the election may notice it only later.
-func (d *Dispatcher) keepOrders(ctx context.Context, end context.CancelCauseFunc) {
+func (d *Dispatcher) keepOrders(ctx context.Context) error {
 	ticker := d.services.Clock.NewTicker(d.services.Timing.Hold)
 	defer ticker.Stop()
 	known := d.services.Orders.Last()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-ticker.C():
 		case <-d.ordered:
 		}
@@ -132,7 +137,7 @@ func (d *Dispatcher) keepOrders(ctx context.Context, end context.CancelCauseFunc
 		switch {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, ErrLeaseLost):
-			end(err)
+			return err
 		default:
 			d.services.Logger.WarnContext(ctx, "orders not followed, trying again", "err", err)
 		}

@@ -101,13 +101,13 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.learnOrders(ctx); err != nil {
 		return err
 	}
-	d.running.Go(func() { d.keepOrders(ctx, cancel) })
-	d.running.Go(func() { d.keepMarks(ctx) })
+	d.part(ctx, cancel, "orders", d.keepOrders)
+	d.part(ctx, cancel, "marks", d.keepMarks)
 	if err := d.services.limits.start(d.mayWait); err != nil {
 		return fmt.Errorf("learn who may wait: %w", err)
 	}
 	defer d.services.limits.stop()
-	d.running.Go(func() { d.keepTurns(ctx) })
+	d.part(ctx, cancel, "turns", d.keepTurns)
 	for {
 		node, statuses, err := d.queue.Next(ctx)
 		if err != nil {
@@ -120,8 +120,26 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 }
 
+// part runs a part of the dispatcher beside the visits. Whatever ends it before the context does, a panic included, ends all of them.
+func (d *Dispatcher) part(ctx context.Context, end context.CancelCauseFunc, name string, work func(context.Context) error) {
+	d.running.Go(func() {
+		err := fmt.Errorf("%w: its part %s ended", ErrStopping, name)
+		defer func() {
+			if p := recover(); p != nil {
+				d.services.Logger.ErrorContext(ctx, "part of the dispatcher panicked", "part", name, "panic", p, "stack", string(debug.Stack()))
+				err = fmt.Errorf("%w: its part %s panicked: %v", ErrStopping, name, p)
+			}
+			end(err)
+		}()
+		if ended := work(ctx); ended != nil {
+			err = ended
+		}
+	})
+}
+
 // visit decides on everything that holds on the node. What takes time runs on a goroutine that gives the node back.
 func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.AegisNodeStatus) {
+	defer d.survive(ctx, name, func() { d.queue.Done(name, d.services.Timing.Hold) })
 	node, err := d.services.Nodes.Get(name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		d.services.Logger.ErrorContext(ctx, "node not read from the cache", "node", name, "err", err)
@@ -140,7 +158,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	d.storms.look(d.services.Orders.Last().Storms)
 	record := d.services.Tickets.Read(node)
 	if cleanup := d.cleanup(node, record, statuses); cleanup != nil {
-		d.spawn(name, func() time.Duration { return d.maintain(ctx, node, cleanup) })
+		d.spawn(ctx, name, func() time.Duration { return d.maintain(ctx, node, cleanup) })
 		return
 	}
 	statuses = d.withRequest(node, record, d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses)))
@@ -151,7 +169,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	visit := &visit{dispatcher: d, record: record, statuses: statuses, verdicts: verdicts, candidates: candidates, waits: waits}
-	d.spawn(name, func() time.Duration { return visit.run(ctx) })
+	d.spawn(ctx, name, func() time.Duration { return visit.run(ctx) })
 }
 
 // Node returns the node as it was last seen or written here.
@@ -168,12 +186,27 @@ func (d *Dispatcher) Node(name string) (*corev1.Node, error) {
 func (d *Dispatcher) Held() (reserved, inFlight []string) { return d.services.limits.held() }
 
 // spawn works on the node until the function returns after which time the node is due again.
-func (d *Dispatcher) spawn(node string, work func() time.Duration) {
+func (d *Dispatcher) spawn(ctx context.Context, node string, work func() time.Duration) {
 	d.running.Go(func() {
 		after := d.services.Timing.Hold
 		defer func() { d.queue.Done(node, after) }()
+		defer d.survive(ctx, node, func() {})
 		after = work()
 	})
+}
+
+// survive has a panic that one node causes concern that node alone, which is looked at again later. Whatever is on the node would else
+// keep all others from being decided on, under every leader anew.
+func (d *Dispatcher) survive(ctx context.Context, node string, after func()) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	defer after()
+	d.services.Logger.ErrorContext(ctx, "decision panicked, trying again later", "node", node, "panic", p, "stack", string(debug.Stack()))
+	if object, err := d.services.Nodes.Get(node); err == nil {
+		d.services.Recorder.Eventf(nodeReference(object), corev1.EventTypeWarning, "AegisFault", "Aegis has a fault, and decides nothing on this node: %v", p)
+	}
 }
 
 // withTicket adds the condition of the own open ticket, should no alert report it any more: the incident has to be ended.
@@ -550,6 +583,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case errors.Is(err, ErrLeaseLost):
 		d.services.Metrics.sop(sopInterrupted)
 		b.logger.WarnContext(ctx, "procedure stopped", "err", err)
+		d.followOrders() // Who finds it out first has all work end.
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
 	case errors.As(err, &reopened):

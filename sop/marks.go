@@ -50,7 +50,7 @@ type marks struct {
 }
 
 // keepMarks keeps the marks of all nodes true. It writes only what has changed, and only while this process leads.
-func (d *Dispatcher) keepMarks(ctx context.Context) {
+func (d *Dispatcher) keepMarks(ctx context.Context) error {
 	var seen knownSince
 	for sleep(ctx, d.services.Clock, d.services.Timing.Hold) == nil {
 		nodes, err := d.services.Nodes.List(labels.Everything())
@@ -65,6 +65,7 @@ func (d *Dispatcher) keepMarks(ctx context.Context) {
 			}
 		}
 	}
+	return nil
 }
 
 // learnStatuses returns since when each condition of the nodes is known, which it was before or is now.

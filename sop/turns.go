@@ -211,7 +211,7 @@ func (d *Dispatcher) NodeChanged(before, after *corev1.Node) {
 func (d *Dispatcher) Limits() ([]policy.LimitState, error) { return d.services.limits.states() }
 
 // keepTurns hands places over as they become free.
-func (d *Dispatcher) keepTurns(ctx context.Context) {
+func (d *Dispatcher) keepTurns(ctx context.Context) error {
 	for ctx.Err() == nil {
 		wait := time.Hour
 		if next := d.services.limits.tend(); !next.IsZero() {
@@ -225,6 +225,7 @@ func (d *Dispatcher) keepTurns(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+	return nil
 }
 
 // mayWait reports whether something is to be decided on the node, so that it may be one that waits.

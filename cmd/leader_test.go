@@ -1,0 +1,311 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	"aegis.io/aegis/queue"
+	"aegis.io/aegis/queue/source"
+	"aegis.io/aegis/rules"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+// leases serves the Lease of the election as the API server does: with versions, conflicts and a UID of each new one. The fake
+// client has none of them.
+type leases struct {
+	mu      sync.Mutex
+	lease   *coordinationv1.Lease
+	version int
+	made    int
+	// before happens before the next read. The elector of a leader reads nothing as long as its writes succeed, but the orders are read.
+	before func(lease *coordinationv1.Lease)
+}
+
+func (l *leases) serve(client *fake.Clientset) {
+	client.PrependReactor("*", "leases", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if happens := l.before; happens != nil && action.GetVerb() == "get" {
+			l.before = nil
+			l.change(happens)
+		}
+		lease, err := l.answer(action)
+		return true, lease, err
+	})
+}
+
+func (l *leases) answer(action clienttesting.Action) (*coordinationv1.Lease, error) {
+	resource := coordinationv1.Resource("leases")
+	switch verb := action.GetVerb(); {
+	case verb == "create" && l.lease != nil:
+		return nil, apierrors.NewAlreadyExists(resource, l.lease.Name)
+	case verb == "create":
+		l.made++
+		wanted := action.(clienttesting.CreateAction).GetObject().(*coordinationv1.Lease).DeepCopy()
+		wanted.UID = types.UID(fmt.Sprint("lease-", l.made))
+		l.put(wanted)
+	case l.lease == nil:
+		return nil, apierrors.NewNotFound(resource, "aegis")
+	case verb == "update":
+		wanted := action.(clienttesting.UpdateAction).GetObject().(*coordinationv1.Lease).DeepCopy()
+		if wanted.ResourceVersion != l.lease.ResourceVersion || wanted.UID != l.lease.UID {
+			return nil, apierrors.NewConflict(resource, wanted.Name, errors.New("it has changed"))
+		}
+		l.put(wanted)
+	case verb != "get":
+		return nil, fmt.Errorf("no %s of leases in this test", verb)
+	}
+	return l.lease.DeepCopy(), nil
+}
+
+// Do calls the function while nobody reads or writes the Lease.
+func (l *leases) Do(do func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	do()
+}
+
+func (l *leases) put(lease *coordinationv1.Lease) {
+	l.version++
+	lease.ResourceVersion = strconv.Itoa(l.version)
+	l.lease = lease
+}
+
+// change has somebody edit the Lease with kubectl. One without a name is deleted.
+func (l *leases) change(how func(lease *coordinationv1.Lease)) {
+	lease := l.lease.DeepCopy()
+	how(lease)
+	if l.put(lease); lease.Name == "" {
+		l.lease = nil
+	}
+}
+
+func (l *leases) holder() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lease == nil || l.lease.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *l.lease.Spec.HolderIdentity
+}
+
+// firing is a Prometheus and an Alertmanager that know of at most one alert.
+type firing struct {
+	mu     sync.Mutex
+	alerts []prom.Alert
+}
+
+// in lists the alert with the state that the source gives it.
+type in struct {
+	*firing
+	state prom.AlertState
+}
+
+func (s in) Alerts(context.Context) ([]prom.Alert, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var alerts []prom.Alert
+	for _, a := range s.alerts {
+		a.State = s.state
+		alerts = append(alerts, a)
+	}
+	return alerts, nil
+}
+
+func (s in) Silences(context.Context) ([]source.Silence, error) { return nil, nil }
+
+// fire has the condition fire on the node, or no longer.
+func (s *firing) fire(node, condition string, fires bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alerts = nil
+	if fires {
+		s.alerts = []prom.Alert{{
+			Labels:      map[string]string{"alertname": condition, "condition": condition, "node": node},
+			Fingerprint: node + condition, StartsAt: time.Now().Add(-time.Hour),
+		}}
+	}
+}
+
+// site is a cluster of one node with its sources, and replicas of Aegis that stand for leader.
+type site struct {
+	t      *testing.T
+	client *fake.Clientset
+	leases *leases
+	alerts *firing
+	repair func(ctx context.Context, b *sop.ApiBridge) error
+}
+
+const (
+	sickNode = "n1"
+	sickness = "HighLoad"
+)
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{t: t, leases: &leases{}, alerts: &firing{}}
+	s.client = fake.NewClientset(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: sickNode, UID: "node-1", ResourceVersion: "1"},
+		Status: corev1.NodeStatus{
+			NodeInfo:   corev1.NodeSystemInfo{BootID: "boot"},
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+		},
+	})
+	s.leases.serve(s.client)
+	s.repair = func(ctx context.Context, b *sop.ApiBridge) error {
+		s.alerts.fire(sickNode, sickness, false)
+		return b.HandOver(ctx, "host", "seen")
+	}
+	return s
+}
+
+// replica is one process of Aegis.
+type replica struct {
+	*app
+	ended chan error
+	stop  context.CancelCauseFunc
+}
+
+// start starts a replica, as aegis serve does.
+func (s *site) start() *replica {
+	s.t.Helper()
+	cfg := config{}.withDefaults()
+	catalogue, err := rules.Load(rules.Options{Mode: prom.ModeAuto})
+	require.NoError(s.t, err)
+	store := rules.NewStore(catalogue)
+	table := make(sop.Table)
+	for _, c := range catalogue.Conditions() {
+		table[c.SOP] = func() sop.SOP {
+			return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error { return s.repair(ctx, b) })
+		}
+	}
+	settings := func() policy.Settings { return policy.Settings{} }
+	clients := clients{calls: s.client, watches: s.client, election: s.client}
+	a := &app{cfg: cfg, clients: clients, logger: slog.New(slog.NewTextHandler(s.t.Output(), nil)), events: record.NewBroadcaster()}
+	a.queue = queue.New(queue.Options{})
+	a.nodes = newNodeCache(informers.NewSharedInformerFactory(s.client, 0), a.queue, settings)
+	a.orders = a.newOrders()
+	classifier := rules.NewClassifier(rules.ClassifierOptions{Store: store, Nodes: a.nodes.index, NodeLabels: []string{"node"}})
+	a.resync, err = queue.NewResync(queue.ResyncOptions{
+		Queue: a.queue, Prometheus: in{s.alerts, prom.StateFiring}, Classifier: classifier, Gone: a.nodes.gone,
+		Alertmanagers: map[string]queue.AlertSource{"am": in{s.alerts, prom.StateActive}},
+	})
+	require.NoError(s.t, err)
+	metrics := sop.NewMetrics(prometheus.NewRegistry())
+	a.dispatcher = sop.NewDispatcher(sop.Services{
+		Kube: s.client, Nodes: a.nodes.lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: s.client.CoreV1()}),
+		Source: a.resync, Conditions: a.queue, Recorder: &record.FakeRecorder{}, Orders: a.orders,
+		Verdicts: sop.NewVerdictCache(metrics, clock.RealClock{}), Settings: settings, Timing: sop.DefaultTiming(), Metrics: metrics, Logger: a.logger,
+	}, a.queue, store, table)
+	a.nodes.changed = a.dispatcher.NodeChanged
+	r := &replica{app: a, ended: make(chan error, 1)}
+	var ctx context.Context
+	ctx, r.stop = context.WithCancelCause(s.t.Context())
+	go func() { r.ended <- a.work(ctx) }()
+	return r
+}
+
+// end stops the replica in order.
+func (s *site) end(r *replica) {
+	s.t.Helper()
+	r.stop(sop.ErrStopping)
+	require.NoError(s.t, <-r.ended)
+}
+
+// record returns what is on the node.
+func (s *site) record() ticket.Record {
+	s.t.Helper()
+	node, err := s.client.CoreV1().Nodes().Get(s.t.Context(), sickNode, metav1.GetOptions{})
+	require.NoError(s.t, err)
+	return ticket.ReadNode(node)
+}
+
+// takeTicket has a person delete the ticket.
+func (s *site) takeTicket() {
+	s.t.Helper()
+	node := s.record().Node.DeepCopy()
+	delete(node.Annotations, ticket.Annotation)
+	_, err := s.client.CoreV1().Nodes().Update(s.t.Context(), node, metav1.UpdateOptions{})
+	require.NoError(s.t, err)
+}
+
+// until waits for something, and returns after which time it was so.
+func (s *site) until(within time.Duration, what string, is func() bool) time.Duration {
+	s.t.Helper()
+	began := time.Now()
+	for !is() {
+		if time.Since(began) > within {
+			require.Fail(s.t, "not within "+within.String(), what)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// handedOver reports whether the sick node has got to people.
+func (s *site) handedOver() bool {
+	t := s.record().Ticket
+	return t != nil && t.Supervisor == "host"
+}
+
+// Whatever happens to the Lease, there is no leader that decides nothing: a node that falls ill afterwards is cared for.
+func TestWhateverHappensToTheLeaseNodesAreDecidedOn(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*coordinationv1.Lease){
+		"nothing happens":                 func(*coordinationv1.Lease) {},
+		"somebody clears the holder":      func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = new("") },
+		"somebody takes the holder away":  func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = nil },
+		"somebody else takes the Lease":   func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = new("thief") },
+		"somebody deletes the Lease":      func(l *coordinationv1.Lease) { l.Name = "" },
+		"a copy of the Lease replaces it": func(l *coordinationv1.Lease) { l.UID = "copy" },
+	}
+	for name, happens := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t)
+				r := s.start()
+				leads := func() bool { ready, _ := r.ready(); return ready }
+				s.until(10*time.Second, "leads", leads)
+				for _, when := range []func(){
+					func() { s.leases.Do(func() { s.leases.change(happens) }) },
+					func() { s.leases.Do(func() { s.leases.before = happens }) },
+				} {
+					when()
+					time.Sleep(15 * time.Second)
+					s.until(time.Minute, "leads again", leads)
+					s.alerts.fire(sickNode, sickness, true)
+					s.until(time.Minute, "the sick node gets to people", s.handedOver)
+					require.Equal(t, r.identity, s.leases.holder())
+					s.takeTicket()
+				}
+				s.end(r)
+				require.Empty(t, s.leases.holder(), "a leader that stops gives the Lease up")
+			})
+		})
+	}
+}
