@@ -59,14 +59,13 @@ func (b *ApiBridge) ClearWorkload(ctx context.Context) error {
 }
 
 func (b *ApiBridge) drain(ctx context.Context, action ticket.Action, wanted func(*corev1.Pod) bool) error {
-	d := drainer{machine: b.operations.machine, action: action, wanted: wanted, refusals: make(map[types.UID]*refusal)}
+	d := drainer{machine: b.operations.machine, wanted: wanted, refusals: make(map[types.UID]*refusal)}
 	return b.do(ctx, step{action: action, gated: true, act: d.run})
 }
 
 // drainer evicts the pods of one node, pass by pass.
 type drainer struct {
 	*machine
-	action  ticket.Action
 	wanted  func(*corev1.Pod) bool
 	evicted int
 	// left are the pods that the last pass found on the node.
@@ -83,26 +82,20 @@ type refusal struct {
 
 // run evicts the pods until none is left, or the deadline has passed.
 func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
-	deadline := c.began.Add(d.status.Policy.DrainDeadline)
 	first := true
-	err := d.poll(ctx, func(ctx context.Context) (bool, error) {
+	err := c.time.poll(ctx, d.status.Policy.DrainDeadline, func(ctx context.Context, late bool) (bool, error) {
 		// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
 		if !first || c.resumed {
-			asked := d.services.Clock.Now()
-			release, err := d.gate.admit(ctx, d.action)
-			release()
-			if err != nil {
+			if err := c.time.admit(ctx); err != nil {
 				return false, err
 			}
-			// What is held does not use up its time.
-			deadline = deadline.Add(d.services.Clock.Since(asked))
 		}
 		first = false
 		left, err := d.pass(ctx)
 		if err == nil && left == 0 {
 			return true, nil
 		}
-		if d.services.Clock.Now().After(deadline) {
+		if late {
 			return false, d.giveUp(ctx, err)
 		}
 		return false, nil

@@ -20,6 +20,8 @@ type call struct {
 	resumed bool
 	// target is the pod that the journal says that the step is applied to.
 	target podTarget
+	// time is for how long the step has been permitted.
+	time *permittedTime
 }
 
 // outcome is how a step ended well.
@@ -72,6 +74,7 @@ type journaled struct {
 func (e *journaled) execute(ctx context.Context, s step) error {
 	e.calls[s.action]++
 	c := call{n: e.calls[s.action]}
+	c.time = &permittedTime{scene: e.scene, action: s.action, n: c.n}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -102,6 +105,7 @@ func (e *journaled) writeDown(ctx context.Context, s step, n int) error {
 func (e *journaled) carryOut(ctx context.Context, s step, c call, prior ticket.Step, known bool) error {
 	defer e.interruptible.Store(false)
 	e.interruptible.Store(!known)
+	defer func() { e.gate.during = nil }()
 	release, err := e.begin(ctx, s, &c, prior, known)
 	defer release()
 	switch {
@@ -111,6 +115,7 @@ func (e *journaled) carryOut(ctx context.Context, s step, c call, prior ticket.S
 		return e.finish(ctx, s, c, outcome{}, err)
 	}
 	e.interruptible.Store(interruptible(s.action))
+	c.time.add()
 	o, err := s.act(ctx, c)
 	return e.finish(ctx, s, c, o, err)
 }
@@ -120,6 +125,8 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	if known {
 		e.begun()
 		c.resumed, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
+		c.time.spent, c.time.kept = prior.Spent, prior.Spent
+		e.gate.during = c.time
 		e.logger.InfoContext(ctx, "step resumed", "action", s.action, "call", c.n)
 		return e.services.limits.resume(e.node, s.action), nil
 	}
@@ -145,6 +152,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	if err := e.journal.begin(ctx, s, *c); err != nil {
 		return release, err
 	}
+	e.gate.during = c.time
 	e.interruptible.Store(interruptible(s.action))
 	if s.gated && e.services.Clock.Since(admitted) > permissionAge {
 		// The write took long; what was permitted before it may be forbidden by now. The slot is taken already.
@@ -157,6 +165,10 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 // finish journals how the step ended and turns the end into the step's error.
 func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err error) error {
 	ended := ticket.Step{Action: s.action, Status: ticket.Succeeded, Message: o.message, Findings: o.findings}
+	if s.action == ticket.Wait {
+		// The next wait of the incident goes on with it.
+		ended.Spent = c.time.spent
+	}
 	var failure *StepError
 	switch {
 	case err == nil:
@@ -171,6 +183,7 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 		}
 		ended.Status, ended.Message, ended.Findings = failure.Status, failure.Message, failure.Findings
 	default:
+		e.interrupted(ctx, c)
 		return err
 	}
 	writeCtx, cancel := e.lastWrite(ctx)
@@ -181,6 +194,19 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 	e.services.Metrics.step(s.action, ended.Status, e.services.Clock.Since(c.began))
 	e.logger.InfoContext(ctx, "step ended", "action", s.action, "call", c.n, "status", ended.Status, "detail", ended.Message)
 	return err
+}
+
+// interrupted journals the time of a step that the next leader goes on with. It is no failure of the step if that does not succeed.
+func (e *journaled) interrupted(ctx context.Context, c call) {
+	if !errors.Is(context.Cause(ctx), ErrStopping) || c.time.last.IsZero() {
+		return
+	}
+	c.time.stop()
+	writeCtx, cancel := e.lastWrite(ctx)
+	defer cancel()
+	if err := c.time.write(writeCtx, false); err != nil {
+		e.logger.WarnContext(ctx, "time of the step not journaled", "action", c.time.action, "err", err)
+	}
 }
 
 // takeBoot makes a boot that Aegis did not order the one that the incident is about from here on.

@@ -47,6 +47,8 @@ type gate struct {
 	booted string
 	// noted is when the ticket was last told in new words why it waits.
 	noted time.Time
+	// during is the time of the step that runs. Nil between steps.
+	during *permittedTime
 }
 
 func newGate(s environment, status prom.AegisNodeStatus, j *journal) *gate {
@@ -229,8 +231,7 @@ func (g *gate) askOrders(ctx context.Context, s *policy.Situation) error {
 		return nil //nolint:nilerr // It is a reason to wait.
 	}
 	s.Orders = &orders
-	s.Status = orders.Apply(g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code))
-	s.Status.FirstSeen = g.status.FirstSeen
+	s.Status = g.ordered(orders)
 	return nil
 }
 
@@ -255,13 +256,29 @@ func (g *gate) ended(ctx context.Context, s *policy.Situation) error {
 	return nil
 }
 
+// standing says what stands against doing anything on the node now, without a question to the cluster or the sources.
+func (g *gate) standing() policy.Verdict {
+	node, err := g.services.Nodes.Get(g.node)
+	if err != nil || !g.journal.opened() {
+		return policy.Verdict{}
+	}
+	r := g.journal.record
+	r.Node = node
+	s, orders := g.situation(r), g.services.Orders.Last()
+	s.Orders, s.Status = &orders, g.ordered(orders)
+	return policy.Ask(policy.Watch, s)
+}
+
+// ordered returns the condition as the catalogue has it now, in the mode that people have ordered.
+func (g *gate) ordered(orders policy.Orders) prom.AegisNodeStatus {
+	status := orders.Apply(g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code))
+	status.FirstSeen = g.status.FirstSeen
+	return status
+}
+
 // hold makes the reason for waiting visible and waits a while, or until it is the node's turn for a slot.
 func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
-	if g.services.Verdicts.Set(g.status.Key(), v) {
-		g.services.Recorder.Eventf(nodeReference(g.journal.record.Node), corev1.EventTypeNormal, "AegisHeld",
-			"%s: held: %s: %s", g.status.Condition, v.Name, v.Reason)
-	}
-	if err := g.noteHold(ctx, v); err != nil {
+	if err := g.tellHold(ctx, v); err != nil {
 		return err
 	}
 	timer := g.services.Clock.NewTimer(g.services.Timing.Hold)
@@ -275,6 +292,15 @@ func (g *gate) hold(ctx context.Context, v policy.Verdict) error {
 	return nil
 }
 
+// tellHold makes the reason for waiting visible.
+func (g *gate) tellHold(ctx context.Context, v policy.Verdict) error {
+	if g.services.Verdicts.Set(g.status.Key(), v) {
+		g.services.Recorder.Eventf(nodeReference(g.journal.record.Node), corev1.EventTypeNormal, "AegisHeld",
+			"%s: held: %s: %s", g.status.Condition, v.Name, v.Reason)
+	}
+	return g.noteHold(ctx, v)
+}
+
 // noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.
 func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
 	t := g.journal.ticket()
@@ -285,11 +311,17 @@ func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
 	}
 	err := g.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
 		t.Hold = text
+		if g.during != nil {
+			g.during.enter(t)
+		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("note on the ticket why it waits: %w", err)
 	}
 	g.noted = g.services.Clock.Now()
+	if g.during != nil {
+		g.during.kept = g.during.spent
+	}
 	return nil
 }

@@ -119,15 +119,15 @@ func (j *journal) disrupted() bool {
 	return t != nil && t.Count(ticket.Reboot)+t.Count(ticket.Reset)+t.Count(ticket.Shutdown) > 0
 }
 
-// firstWait returns when the procedure began to wait for the node.
-func (j *journal) firstWait() time.Time {
+// waited returns for how long the procedure has waited for the node before its n-th wait.
+func (j *journal) waited(n int) time.Duration {
 	t := j.ticket()
-	first, _ := t.Outcome(ticket.Wait, t.Past[ticket.Wait]+1)
-	if first.At.IsZero() {
-		// It was left out for size.
-		return t.CreatedAt
+	var all time.Duration
+	for earlier := t.Past[ticket.Wait] + 1; earlier < n; earlier++ {
+		s, _ := t.Outcome(ticket.Wait, earlier)
+		all += s.Spent
 	}
-	return first.At
+	return all
 }
 
 // bootID returns the boot that the incident is about.
@@ -195,7 +195,7 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 // begin journals the call of the step as Running.
 func (j *journal) begin(ctx context.Context, s step, c call) error {
 	return j.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
-		t.Status = ticket.StatusResolving
+		t.Status, t.Hold = ticket.StatusResolving, ""
 		if s.action.Destructive() {
 			t.Attempts++
 		}

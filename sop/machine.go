@@ -53,12 +53,12 @@ func (m *machine) currentBoot(ctx context.Context) string {
 }
 
 // nodeToWaitFor returns the node as the cache has it. Once the time is up the API server has the last word.
-func (m *machine) nodeToWaitFor(ctx context.Context, until time.Time) (*corev1.Node, error) {
+func (m *machine) nodeToWaitFor(ctx context.Context, late bool) (*corev1.Node, error) {
 	cached, err := m.services.Nodes.Get(m.node)
 	if err != nil {
 		return nil, ticket.ErrNodeGone
 	}
-	if policy.IsReady(cached) || m.services.Clock.Now().Before(until) {
+	if policy.IsReady(cached) || !late {
 		return cached, nil
 	}
 	live, err := m.liveNode(ctx)

@@ -45,23 +45,27 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 	permitted := !c.resumed || gated == ""
 	var last error
 	var refused time.Time
-	deadline := o.services.Clock.Now().Add(req.Deadline)
-	return o.poll(ctx, func(ctx context.Context) (bool, error) {
+	return c.time.poll(ctx, req.Deadline, func(ctx context.Context, late bool) (bool, error) {
 		if !permitted {
 			if done, err := o.ordered(ctx, req, settled); done || err != nil {
 				return done, err
 			}
-			if last != nil && o.services.Clock.Now().After(deadline) {
-				return false, inconclusive("the Job could not be created: %v", last)
-			}
-			// The slot is that of the step, which gives it back at its end.
-			if _, err := o.gate.admit(ctx, gated); err != nil {
+		}
+		if last != nil && late {
+			return false, inconclusive("the Job could not be created: %v", last)
+		}
+		if !permitted {
+			if err := c.time.admit(ctx); err != nil {
 				return false, err
 			}
 		}
 		permitted = gated == ""
-		_, _, err := o.services.Jobs.Ensure(ctx, req)
+		_, created, err := o.services.Jobs.Ensure(ctx, req)
 		switch {
+		case err == nil && created:
+			// A Job that is ordered late has its time from then.
+			c.time.restart()
+			return true, nil
 		case err == nil:
 			return true, nil
 		case ctx.Err() != nil:

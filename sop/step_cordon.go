@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -79,7 +78,7 @@ func (b *ApiBridge) UncordonUnharmed(ctx context.Context) error {
 }
 
 func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
-	if err := i.awaitNoBlocker(ctx, c.began.Add(i.status.Policy.VerifyWithin)); err != nil {
+	if err := i.awaitNoBlocker(ctx, c); err != nil {
 		return outcome{}, err
 	}
 	message := ""
@@ -134,10 +133,10 @@ func (i isolator) intakeTaints(node *corev1.Node) []corev1.Taint {
 }
 
 // awaitNoBlocker waits until no other condition keeps the node out of service.
-func (i isolator) awaitNoBlocker(ctx context.Context, deadline time.Time) error {
-	return i.poll(ctx, func(context.Context) (bool, error) {
+func (i isolator) awaitNoBlocker(ctx context.Context, c call) error {
+	return c.time.watch(ctx, i.status.Policy.VerifyWithin, func(_ context.Context, late bool) (bool, error) {
 		name := i.blocker()
-		late := name != "" && i.services.Clock.Now().After(deadline)
+		late = late && name != ""
 		switch {
 		case late && i.journal.incident.asked():
 			// Somebody waits for the answer, and no ticket but this one tells them.

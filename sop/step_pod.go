@@ -26,12 +26,12 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 	r := podRestart{machine: b.operations.machine, selector: selector, resource: resource}
 	return b.do(ctx, step{action: ticket.RestartPod, detail: selector, gated: true, prepare: r.choose, act: func(ctx context.Context, c call) (outcome, error) {
 		r.chosen = c.target
-		deadline := c.began.Add(b.status.Policy.RemedyDeadline)
+		r.time = c.time
 		var missing string
 		if !c.resumed {
 			r.permitted = b.services.Clock.Now()
 		}
-		err := b.poll(ctx, func(ctx context.Context) (bool, error) {
+		err := c.time.poll(ctx, b.status.Policy.RemedyDeadline, func(ctx context.Context, late bool) (bool, error) {
 			var err error
 			missing, err = r.advance(ctx, c.began)
 			var failure *StepError
@@ -46,7 +46,6 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 			case err != nil:
 				missing = err.Error()
 			}
-			late := b.services.Clock.Now().After(deadline)
 			if missing != "" && late && !r.replaced {
 				return false, failed("not done within the deadline: %s", missing)
 			}
@@ -62,6 +61,7 @@ type deniedError struct{ error }
 // podRestart replaces a pod that a controller keeps on the node.
 type podRestart struct {
 	*machine
+	time     *permittedTime
 	selector string
 	resource corev1.ResourceName
 	// chosen is the pod to replace, as it was journaled before it was touched. Clocks need not agree for telling it from its
@@ -128,7 +128,7 @@ func (r *podRestart) advance(ctx context.Context, began time.Time) (missing stri
 		return "the pod has not ended", nil
 	}
 	if r.services.Clock.Since(r.permitted) > permissionAge {
-		if _, err := r.gate.admit(ctx, ticket.RestartPod); err != nil {
+		if err := r.time.admit(ctx); err != nil {
 			return "", &deniedError{err}
 		}
 	}

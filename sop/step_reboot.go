@@ -26,7 +26,6 @@ func (o *operations) reboot(ctx context.Context, c call) (outcome, error) {
 		operations: o,
 		action:     ticket.Reboot,
 		request:    o.request(protocol.ActionReboot, c.n, o.status.Policy.RebootDeadline, "--boot-id", old),
-		deadline:   c.began.Add(o.status.Policy.RebootDeadline),
 		done: func(_ context.Context, node *corev1.Node) (bool, string) {
 			boot = node.Status.NodeInfo.BootID
 			if boot == old {
@@ -53,7 +52,6 @@ func (o *operations) shutdown(ctx context.Context, c call) (outcome, error) {
 		operations: o,
 		action:     ticket.Shutdown,
 		request:    o.request(protocol.ActionShutdown, c.n, o.status.Policy.RebootDeadline, "--boot-id", o.journal.bootID()),
-		deadline:   c.began.Add(o.status.Policy.RebootDeadline),
 		done: func(ctx context.Context, node *corev1.Node) (bool, string) {
 			if policy.IsReady(node) {
 				return false, "the node is still ready"
@@ -68,9 +66,8 @@ func (o *operations) shutdown(ctx context.Context, c call) (outcome, error) {
 // powerStep is a reboot or a shutdown: an operation whose success shows on the node, while its Job may never report.
 type powerStep struct {
 	*operations
-	action   ticket.Action
-	request  jobs.Request
-	deadline time.Time
+	action  ticket.Action
+	request jobs.Request
 	// done reports whether the node shows that the work is done, else in words what is missing.
 	done func(context.Context, *corev1.Node) (bool, string)
 }
@@ -81,13 +78,13 @@ func (p *powerStep) run(ctx context.Context, c call) (string, error) {
 		return "", err
 	}
 	missing := ""
-	err := p.poll(ctx, func(ctx context.Context) (bool, error) {
+	err := c.time.poll(ctx, p.request.Deadline, func(ctx context.Context, late bool) (bool, error) {
 		var ok bool
 		var err error
 		if ok, missing, err = p.look(ctx); ok || err != nil {
 			return ok, err
 		}
-		if p.services.Clock.Now().After(p.deadline) {
+		if late {
 			return false, failed("not done within the deadline: %s", missing)
 		}
 		return false, p.refused(ctx)
@@ -98,9 +95,8 @@ func (p *powerStep) run(ctx context.Context, c call) (string, error) {
 	return "took " + p.services.Clock.Since(c.began).Round(time.Second).String(), nil
 }
 
-// finished reports whether the step needs no order any more: its work is done. A step that is ordered late has its time from then.
+// finished reports whether the step needs no order any more: its work is done.
 func (p *powerStep) finished(ctx context.Context) (bool, error) {
-	p.deadline = p.services.Clock.Now().Add(p.status.Policy.RebootDeadline)
 	ok, _, err := p.look(ctx)
 	return ok, err
 }

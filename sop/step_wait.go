@@ -28,50 +28,43 @@ func (b *ApiBridge) VerifyWithin(ctx context.Context, within time.Duration) erro
 type verification struct {
 	*scene
 	clearFor, within time.Duration
-	// last is when the source was asked before; zero before the first time and after an answer that was none.
-	last time.Time
 	// clearSince is since when every answer was that the condition is gone.
 	clearSince time.Time
-	// known is the time over which the source gave answers.
-	known time.Duration
 }
 
-// run asks the source until the condition has been gone for long enough, or the time is up.
-func (v *verification) run(ctx context.Context, _ call) (outcome, error) {
-	err := v.poll(ctx, func(ctx context.Context) (bool, error) {
+// run asks the source until the condition has been gone for long enough, or the time is up while it holds. One that is gone may take
+// its clearFor to the end.
+func (v *verification) run(ctx context.Context, c call) (outcome, error) {
+	err := c.time.watch(ctx, v.within, func(ctx context.Context, late bool) (bool, error) {
+		held := c.time.told
 		finding := v.services.Source.Observe(ctx, v.status.Key())
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
 		clear := v.observe(v.services.Clock.Now(), finding)
-		v.show(finding)
-		if v.expired() {
-			return false, failed("still %s after %s", finding.Evidence, v.known.Round(time.Second))
+		switch {
+		case finding.Evidence == prom.EvidenceUnknown:
+			c.time.skip()
+			if held {
+				return false, nil
+			}
+			return false, c.time.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(finding).Reason})
+		case late && v.clearSince.IsZero():
+			return false, failed("still %s after %s", finding.Evidence, c.time.spent.Round(time.Second))
+		case !held:
+			v.services.Verdicts.Set(v.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(finding.Evidence)})
 		}
 		return clear, nil
 	})
 	return outcome{message: "gone for " + v.clearFor.String()}, err
 }
 
-// show says in the verdict cache when verification waits for its source.
-func (v *verification) show(f prom.Finding) {
-	verdict := policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(f.Evidence)}
-	if f.Evidence == prom.EvidenceUnknown {
-		verdict = policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(f).Reason}
-	}
-	v.services.Verdicts.Set(v.status.Key(), verdict)
-}
-
 // observe takes one answer and reports whether the condition has been gone for long enough.
 func (v *verification) observe(now time.Time, f prom.Finding) bool {
 	if f.Evidence == prom.EvidenceUnknown {
-		v.last, v.clearSince = time.Time{}, time.Time{}
+		v.clearSince = time.Time{}
 		return false
 	}
-	if !v.last.IsZero() {
-		v.known += now.Sub(v.last)
-	}
-	v.last = now
 	if f.Evidence != prom.EvidenceAbsent {
 		v.clearSince = time.Time{}
 		return false
@@ -82,12 +75,8 @@ func (v *verification) observe(now time.Time, f prom.Finding) bool {
 	return now.Sub(v.clearSince) >= v.clearFor
 }
 
-// expired reports whether the time is up while the condition still holds. A condition that is gone may take its clearFor
-// to the end.
-func (v *verification) expired() bool { return v.known >= v.within && v.clearSince.IsZero() }
-
 // WaitReady waits until the node has been ready for as long as the policy's ClearFor. It fails when the node is not ready
-// once the time since the first such wait of the incident is up. With stopWhenDown it is inconclusive as soon as the node is proven to be
+// once the time of all such waits of the incident is up. With stopWhenDown it is inconclusive as soon as the node is proven to be
 // powered off, and the policy's PowerOffAfter has passed.
 func (b *ApiBridge) WaitReady(ctx context.Context, within time.Duration, stopWhenDown bool) error {
 	r := readiness{machine: b.operations.machine, within: within, stopWhenDown: stopWhenDown}
@@ -104,19 +93,19 @@ type readiness struct {
 	readySince time.Time
 }
 
-func (r *readiness) run(ctx context.Context, _ call) (outcome, error) {
-	opened := r.journal.firstWait()
-	return outcome{}, r.poll(ctx, func(ctx context.Context) (bool, error) {
-		node, err := r.nodeToWaitFor(ctx, opened.Add(r.within))
+func (r *readiness) run(ctx context.Context, c call) (outcome, error) {
+	before := r.journal.waited(c.n)
+	return outcome{}, c.time.watch(ctx, r.within-before, func(ctx context.Context, late bool) (bool, error) {
+		node, err := r.nodeToWaitFor(ctx, late)
 		if err != nil {
 			return false, err
 		}
-		return r.look(ctx, node, opened)
+		return r.look(ctx, node, before+c.time.spent, late)
 	})
 }
 
-// look reports whether the node has been ready for long enough.
-func (r *readiness) look(ctx context.Context, node *corev1.Node, opened time.Time) (bool, error) {
+// look reports whether the node has been ready for long enough. The incident has waited for that for so long.
+func (r *readiness) look(ctx context.Context, node *corev1.Node, waited time.Duration, late bool) (bool, error) {
 	now := r.services.Clock.Now()
 	if policy.IsReady(node) {
 		if r.readySince.IsZero() {
@@ -125,13 +114,13 @@ func (r *readiness) look(ctx context.Context, node *corev1.Node, opened time.Tim
 		return now.Sub(r.readySince) >= r.status.Policy.ClearFor, nil
 	}
 	r.readySince = time.Time{}
-	if r.stopWhenDown && now.Sub(opened) >= r.status.Policy.PowerOffAfter {
+	if r.stopWhenDown && waited >= r.status.Policy.PowerOffAfter {
 		if down, why := r.provenDown(ctx); down {
 			return false, inconclusive("%s", why)
 		}
 	}
-	if now.Sub(opened) >= r.within {
-		return false, failed("not ready for %s", now.Sub(opened).Round(time.Second))
+	if late {
+		return false, failed("not ready for %s", waited.Round(time.Second))
 	}
 	return false, nil
 }
@@ -142,13 +131,12 @@ func (b *ApiBridge) WaitIdle(ctx context.Context) error {
 }
 
 func (m *machine) waitIdle(ctx context.Context, c call) (outcome, error) {
-	deadline := c.began.Add(m.status.Policy.DrainDeadline)
-	return outcome{}, m.poll(ctx, func(ctx context.Context) (bool, error) {
+	return outcome{}, c.time.watch(ctx, m.status.Policy.DrainDeadline, func(ctx context.Context, late bool) (bool, error) {
 		pods, err := m.workloadPods(ctx, anyPod)
 		if err == nil && len(pods) == 0 {
 			return true, nil
 		}
-		if m.services.Clock.Now().Before(deadline) {
+		if !late {
 			return false, nil
 		}
 		if err != nil {

@@ -1,12 +1,15 @@
 package sop
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 func TestVerification(t *testing.T) {
@@ -19,34 +22,63 @@ func TestVerification(t *testing.T) {
 	)
 	tests := []struct {
 		name string
-		// answers come a minute apart; clear takes three minutes, the whole ten.
-		answers          []prom.Evidence
-		cleared, expired int
+		// answers hold for a minute each, the last one for good; clear takes three minutes, the whole ten.
+		answers []prom.Evidence
+		// status is how the step ends, after so many minutes. Running is that it has not ended after an hour.
+		status ticket.StepStatus
+		after  int
 	}{
-		{"gone at once", []prom.Evidence{a, a, a, a}, 4, 0},
-		{"unknown restarts the clock", []prom.Evidence{a, a, a, u, a, a, a, a}, 8, 0},
-		{"pending is not gone", []prom.Evidence{a, a, a, p, a, a, a, a}, 8, 0},
-		{"never gone", []prom.Evidence{f, f, f, f, f, f, f, f, f, f, f}, 0, 11},
-		{"unknown does not count", []prom.Evidence{f, u, u, u, u, u, u, u, u, u, u, u, u, u, f}, 0, 0},
-		{"gone late is given its time", []prom.Evidence{f, f, f, f, f, f, f, f, f, a, a, a, a}, 13, 0},
+		{"gone at once", []prom.Evidence{a}, ticket.Succeeded, 3},
+		{"unknown restarts the clock", []prom.Evidence{a, a, u, a}, ticket.Succeeded, 6},
+		{"pending is not gone", []prom.Evidence{a, a, p, a}, ticket.Succeeded, 6},
+		{"never gone", []prom.Evidence{f}, ticket.Failed, 10},
+		{"unknown does not count", []prom.Evidence{f, f, u}, ticket.Running, 60},
+		{"unknown for a while does not count", []prom.Evidence{f, f, u, u, u, u, u, u, u, u, u, u, f}, ticket.Failed, 20},
+		{"gone late is given its time", []prom.Evidence{f, f, f, f, f, f, f, f, f, a}, ticket.Succeeded, 12},
+		{"an answer that is none does not end it", []prom.Evidence{f, f, f, f, f, f, f, f, f, a, a, u, a}, ticket.Succeeded, 15},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			v := verification{clearFor: 3 * time.Minute, within: 10 * time.Minute}
-			now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-			cleared, expired := 0, 0
-			for i, answer := range tt.answers {
-				done := v.observe(now.Add(time.Duration(i)*time.Minute), prom.Finding{Evidence: answer})
-				if done && cleared == 0 {
-					cleared = i + 1
+			inBubble(t, func(t *testing.T) {
+				step := testPolicy()
+				step.ClearFor, step.VerifyWithin = 3*time.Minute, 10*time.Minute
+				w := newWorld(t, step)
+				w.table["test/look"] = func() SOP {
+					return NewProcedure(func(ctx context.Context, b *ApiBridge) error {
+						if err := b.Cordon(ctx); err != nil {
+							return err
+						}
+						w.answer(tt.answers)
+						err := b.Verify(ctx)
+						if _, isStep := AsStepError(err); err != nil && !isStep {
+							return err
+						}
+						return b.HandOver(ctx, "gpu", "the end")
+					})
 				}
-				if v.expired() && expired == 0 {
-					expired = i + 1
+				w.raise("Look")
+				stop := w.start()
+				defer stop()
+				w.await("the verification runs", running(ticket.Verify))
+				began := time.Now()
+				for w.stepOf(ticket.Verify).Status == ticket.Running && time.Since(began) < time.Hour {
+					time.Sleep(time.Second)
 				}
-			}
-			require.Equal(t, tt.cleared, cleared, "cleared")
-			require.Equal(t, tt.expired, expired, "expired")
+				require.Equal(t, tt.status, w.stepOf(ticket.Verify).Status)
+				require.InDelta(t, tt.after, time.Since(began).Minutes(), 0.2)
+				if tt.status == ticket.Running {
+					require.Contains(t, w.record().Ticket.Hold, string(policy.VerdictUnverifiable))
+				}
+			})
+		})
+	}
+}
+
+// answer has the sources say one after the other of the answers, each for a minute and the last one for good.
+func (w *world) answer(answers []prom.Evidence) {
+	for i, answer := range answers {
+		time.AfterFunc(time.Duration(i)*time.Minute, func() {
+			w.source.set(prom.Finding{Evidence: answer, Permission: prom.PermissionGranted})
 		})
 	}
 }

@@ -237,6 +237,9 @@ func (t *Ticket) stepNodes() []*yaml.Node {
 		s.write(o)
 		o.text("pod", s.Pod)
 		o.text("uid", s.UID)
+		if seconds := int(s.Spent / time.Second); seconds > 0 {
+			o.add("spent", intNode(seconds))
+		}
 		o.unknown(s.extra)
 		nodes = append(nodes, o.node)
 	}

@@ -25,7 +25,7 @@ func TestEncodeFixedOrder(t *testing.T) {
 			{Action: Healthcheck, Status: Failed, Findings: Findings{Code: 2, Hardware: "gpu", Recovery: "Drain and Reset", Refused: true}},
 			{Action: Repair, Status: Succeeded, Findings: Findings{Unneeded: true}},
 			{Action: Reboot, Status: Running},
-			{Action: RestartPod, Status: Running, Pod: "kube-system/plugin", UID: "u-1"},
+			{Action: RestartPod, Status: Running, Pod: "kube-system/plugin", UID: "u-1", Spent: 95 * time.Second},
 		},
 	}
 	got, err := tk.Encode()
@@ -68,6 +68,7 @@ workflows:
     status: Running
     pod: kube-system/plugin
     uid: u-1
+    spent: 95
 `, got)
 	back, err := Parse(got)
 	require.NoError(t, err)

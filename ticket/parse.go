@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -231,6 +232,10 @@ func (s *Step) set(key, value *yaml.Node) (err error) {
 		s.Pod, err = decodeText(value)
 	case "uid":
 		s.UID, err = decodeText(value)
+	case "spent":
+		var seconds int
+		seconds, err = decodeCount(value, int(maxSpent/time.Second))
+		s.Spent = time.Duration(seconds) * time.Second
 	default:
 		var known bool
 		if known, err = s.Findings.set(key, value); !known {

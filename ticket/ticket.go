@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,8 @@ const (
 	Self = "aegis"
 	// maxMessage bounds one step's message, so that a running step alone never fills a ticket.
 	maxMessage = 512
+	// maxSpent bounds the time of a step, so that no text makes a sum overflow.
+	maxSpent = math.MaxInt32 * time.Second
 )
 
 var (
@@ -51,6 +54,8 @@ type Step struct {
 	Findings
 	Pod string // The pod that is being restarted, as namespace/name.
 	UID string // The UID of that pod.
+	// Spent is for how long it was permitted so far, as far as its deadline counts that. Zero where that is unknown, and in older tickets.
+	Spent time.Duration
 
 	extra []field
 }
@@ -167,6 +172,7 @@ func (t *Ticket) RecordStep(n int, step Step) error {
 	step.At = step.At.UTC().Truncate(time.Second)
 	step.Message = Clip(step.Message, maxMessage)
 	step.Findings = step.clipped()
+	step.Spent = wholeSeconds(step.Spent)
 	switch {
 	case n == next:
 		t.Workflows = append(t.Workflows, step)
@@ -186,6 +192,18 @@ func (t *Ticket) finish(step Step, n int) error {
 	step.extra = old.extra
 	t.Workflows[t.index(step.Action, n)] = step
 	return nil
+}
+
+// Spend notes for how long the running n-th call of the action was permitted so far.
+func (t *Ticket) Spend(a Action, n int, spent time.Duration) {
+	if i := t.index(a, n); i >= 0 && t.Workflows[i].Status == Running {
+		t.Workflows[i].Spent = wholeSeconds(spent)
+	}
+}
+
+// wholeSeconds returns the time as a ticket can hold it.
+func wholeSeconds(d time.Duration) time.Duration {
+	return min(max(0, d), maxSpent).Truncate(time.Second)
 }
 
 // Running returns the steps that were begun and have not ended.

@@ -15,9 +15,13 @@ const (
 	Isolate Stage = "isolate"
 	// Step is the beginning of a step that may disturb workload.
 	Step Stage = "step"
+	// Watch is a look of a step that only looks and waits. What it waits for may happen at any time, but the time that it may take stands
+	// still while Aegis may do nothing at all on the node. No guard has a column of its own for it: what stands against isolating the
+	// node and against disturbing its workload stands against everything.
+	Watch Stage = "watch"
 )
 
-// Stages returns the stages, in their order.
+// Stages returns the stages at which something is done, in their order.
 func Stages() []Stage { return []Stage{Visit, Entry, Isolate, Step} }
 
 // Guard is one thing that may stand against a repair.
@@ -43,6 +47,8 @@ func (g Guard) At(stage Stage) Origins {
 		return g.Entry
 	case Isolate:
 		return g.Isolate
+	case Watch:
+		return g.Isolate & g.Step
 	default:
 		return g.Step
 	}

@@ -147,7 +147,7 @@ func endings() []mutation {
 
 func orders() []mutation {
 	return []mutation{
-		{"change of the mode ignored", obeyed, "sop/gate.go", "	s.Status = orders.Apply(", "	_ = orders.Apply("},
+		{"change of the mode ignored", obeyed, "sop/gate.go", "	s.Status = g.ordered(orders)\n", ""},
 		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Judge: unlessSeldom(approvalMissing)", "Visit: Intake, Judge: unlessSeldom(approvalMissing)"},
 		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Judge: observe,", "Visit: Intake, Judge: observe,"},
 		{"maintenance windows ignored", obeyed, "sop/policy/table.go", "Step: reported, Needs: OrdersFact, Judge: outsideWindows", "Needs: OrdersFact, Judge: outsideWindows"},

@@ -1,0 +1,145 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+const (
+	// journalSpent is the least time after which the ticket is told anew for how long a step was permitted, and spentShare the part of
+	// the step's deadline after which it is. A process that dies takes no more than that with it.
+	journalSpent = 5 * time.Minute
+	spentShare   = 10
+	// mostWatched bounds what counts between two looks: a process that was frozen for longer has watched nothing.
+	mostWatched = time.Minute
+)
+
+// permittedTime is the time in which a step was permitted and a process of Aegis was there to go on with it. It is all that counts
+// against the step's deadline, and it is journaled, so that the next leader goes on with it. Nothing in it depends on a clock of
+// anybody else, nor on when an earlier leader says that the step began.
+type permittedTime struct {
+	*scene
+	action ticket.Action
+	n      int
+	// spent is the time so far, kept what of it the ticket has.
+	spent, kept time.Duration
+	// last is when the time was added up last. Zero while it stands still.
+	last time.Time
+	// told is true once the ticket was told why the step waits, since the last look.
+	told bool
+}
+
+// add adds the time since the last look, and lets time go on.
+func (p *permittedTime) add() {
+	now := p.services.Clock.Now()
+	if !p.last.IsZero() {
+		p.spent += min(now.Sub(p.last), mostWatched)
+	}
+	p.last = now
+}
+
+// stop adds the time since the last look, and lets time stand still.
+func (p *permittedTime) stop() {
+	p.add()
+	p.last = time.Time{}
+}
+
+// skip leaves the time since the last look out, and lets time stand still.
+func (p *permittedTime) skip() { p.last = time.Time{} }
+
+// restart forgets the time so far: what it is measured for begins now.
+func (p *permittedTime) restart() {
+	p.spent, p.last = 0, time.Time{}
+	p.add()
+}
+
+// admit asks for permission to go on with the step. Time stands still until it is given.
+func (p *permittedTime) admit(ctx context.Context) error {
+	p.stop()
+	// The slot is that of the step, which gives it back at its end.
+	_, err := p.gate.admit(ctx, p.action)
+	p.add()
+	return err
+}
+
+// poll calls done until it says true or fails, or the context ends. Done is told whether the time of the step is up.
+func (p *permittedTime) poll(ctx context.Context, within time.Duration, done func(ctx context.Context, late bool) (bool, error)) error {
+	return p.scene.poll(ctx, func(ctx context.Context) (bool, error) {
+		late, err := p.look(ctx, within)
+		if err != nil {
+			return false, err
+		}
+		return done(ctx, late)
+	})
+}
+
+// watch is poll for a step that only looks. While Aegis may do nothing on the node, it goes on looking and its time stands still.
+func (p *permittedTime) watch(ctx context.Context, within time.Duration, done func(ctx context.Context, late bool) (bool, error)) error {
+	return p.scene.poll(ctx, func(ctx context.Context) (bool, error) {
+		if held := p.gate.standing(); held.Name != "" {
+			p.stop()
+			if err := p.tell(ctx, held); err != nil {
+				return false, err
+			}
+			return done(ctx, false)
+		}
+		late, err := p.look(ctx, within)
+		if err != nil {
+			return false, err
+		}
+		return done(ctx, late)
+	})
+}
+
+// tell says on the ticket why the step waits.
+func (p *permittedTime) tell(ctx context.Context, v policy.Verdict) error {
+	p.told = true
+	return p.gate.tellHold(ctx, v)
+}
+
+// look adds the time up, journals it once that is due, and says whether it is up.
+func (p *permittedTime) look(ctx context.Context, within time.Duration) (late bool, err error) {
+	p.add()
+	over := !p.told
+	p.told = false
+	return p.spent >= within, p.keep(ctx, within, over)
+}
+
+// keep journals the time once it differs by enough from what the ticket says, and takes away the reason for a wait that is over.
+func (p *permittedTime) keep(ctx context.Context, within time.Duration, over bool) error {
+	t := p.journal.ticket()
+	over = over && t != nil && t.Hold != ""
+	if t == nil || !over && (p.spent-p.kept).Abs() < max(journalSpent, within/spentShare) {
+		return nil
+	}
+	err := p.write(ctx, over)
+	if errors.Is(err, ErrTakenOver) || errors.Is(err, ticket.ErrNodeGone) || errors.Is(err, ticket.ErrRecreated) || ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		p.logger.DebugContext(ctx, "time of the step not journaled, trying again", "err", err)
+	}
+	return nil
+}
+
+// write journals the time of the step.
+func (p *permittedTime) write(ctx context.Context, over bool) error {
+	err := p.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+		if over {
+			t.Hold = ""
+		}
+		p.enter(t)
+		return nil
+	})
+	if err == nil {
+		p.kept = p.spent
+	}
+	return err
+}
+
+// enter puts the time on the ticket.
+func (p *permittedTime) enter(t *ticket.Ticket) { t.Spend(p.action, p.n, p.spent) }
