@@ -244,3 +244,17 @@ func (s *schedule) bootForeign(name string) {
 	}
 	s.Reboot(name)
 }
+
+// drawJobController draws how badly Jobs are looked after: suspended by a queueing controller, forgotten, given up, without their pods, or
+// by nobody for a while.
+func (s *schedule) drawJobController() {
+	if s.rng.IntN(2) == 0 {
+		s.Weather.PodsCollected, s.Weather.JobsForgotten, s.Weather.JobsGivenUp = s.rng.Float64()*0.2, s.rng.Float64()*0.1, s.rng.Float64()*0.1
+	}
+	switch s.rng.IntN(4) {
+	case 0:
+		s.drawState(soptest.JobControllerDown, time.Hour)
+	case 1:
+		s.drawState(soptest.JobsSuspended, 4*time.Hour)
+	}
+}

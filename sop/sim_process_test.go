@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
+	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
@@ -144,13 +145,29 @@ func (p *simProcess) wire() {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
 	}
 	p.dispatcher = sop.NewDispatcher(sop.Services{
-		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.client.Jobs(),
+		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.runner(logger),
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.verdicts,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
 	}, p.queue, simCatalogue{}, p.table())
 }
+
+// runner is the product's own. Its Jobs are those that the product ships.
+func (p *simProcess) runner(logger *slog.Logger) *jobs.Runner {
+	return jobs.NewRunner(jobs.RunnerOptions{
+		Client: p.client, Templates: simTemplates(), Image: "aegis", PollInterval: 5 * time.Second, Logger: logger,
+	})
+}
+
+// simTemplates are read once: every schedule has the same.
+var simTemplates = sync.OnceValue(func() *jobs.Templates {
+	templates, err := jobs.LoadTemplates("")
+	if err != nil {
+		panic(err)
+	}
+	return templates
+})
 
 // run works until the process ends. Its first resync comes before its first decision, as that of a new leader does.
 func (p *simProcess) run() {

@@ -84,6 +84,8 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawCheck()
 	}
 	s.drawPermission(seed)
+	s.rng = rand.New(rand.NewPCG(seed, 5))
+	s.drawJobController()
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s

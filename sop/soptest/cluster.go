@@ -68,6 +68,10 @@ type Weather struct {
 	Lag time.Duration
 	// BadChecks is the share of Jobs that go wrong for no fault of the node, BadPower that of power operations.
 	BadChecks, BadPower float64
+	// PodsCollected is the share of ended Jobs of the product's own runner whose pod is gone before anybody has read it, JobsForgotten that
+	// of those that are deleted themselves soon after, and JobsGivenUp that of power operations whose Job is called failed before they
+	// happen.
+	PodsCollected, JobsForgotten, JobsGivenUp float64
 }
 
 // Delivery is how reliably webhooks arrive. With its zero value each comes once, at once.

@@ -2,10 +2,14 @@ package soptest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
@@ -18,6 +22,18 @@ type Job struct {
 	// Ended is false while it runs, Result how it ended.
 	Ended  bool
 	Result jobs.Result
+
+	cluster *Cluster
+	// made is the Job as the product's runner has made it, nil for one of the fake Runner, and pod the name of its pod.
+	made *batchv1.Job
+	pod  string
+	// suspended Jobs do not begin, expired ones were ended by their deadline, and adrift ones go on although they were called failed.
+	suspended, expired, adrift bool
+	endedAt                    time.Time
+	// limited is true once its deadline runs.
+	limited bool
+	// machine is the one that its pod runs on.
+	machine types.UID
 }
 
 // Outcome is how an operation ends.
@@ -46,7 +62,10 @@ func Operation(r jobs.Request) string {
 
 // end is how the Job ended by itself, expire how it was ended.
 func (j *Job) end(o Outcome) {
-	j.Ended = true
+	if j.Ended {
+		return // It was called failed already.
+	}
+	j.Ended, j.endedAt = true, time.Now()
 	name := j.Request.Name()
 	if o.Code == 0 {
 		j.Result = jobs.Result{
@@ -66,22 +85,62 @@ func (j *Job) end(o Outcome) {
 
 func (j *Job) expire(why string) {
 	if !j.Ended {
-		j.Ended = true
+		j.Ended, j.endedAt = true, time.Now()
 		j.Result = jobs.Result{Job: j.Request.Name(), Phase: jobs.PhaseFailed, ExitCode: -1, Message: why}
 	}
 }
 
-// begin lets the Job run on its node, which takes a kubelet that works.
+// begin lets the Job run on its node, which takes a kubelet that works, and a Job controller that makes its pod.
 func (c *Cluster) begin(job *Job) {
 	r := job.Request
-	switch node := c.Nodes[r.Node]; {
+	node := c.Nodes[r.Node]
+	switch waits := job.suspended || c.On(JobControllerDown) && job.made != nil; {
 	case job.Ended:
-	case node == nil || !Ready(node):
+		return
+	case waits || node == nil || !Ready(node):
+		job.suspended = job.suspended && c.On(JobsSuspended)
 		c.Later(20*time.Second, func() { c.begin(job) })
-	case r.Action == protocol.ActionReboot, r.Action == protocol.ActionShutdown:
-		c.power(job)
-	default:
+		return
+	}
+	job.machine = node.UID
+	c.startPod(job)
+	c.expireAfter(job)
+	switch {
+	case !isPower(r):
 		c.Later(c.span("take "+r.Node, c.options.Pace.JobRun), func() { c.finish(job) })
+	case c.givenUp(job):
+		job.adrift = true
+		c.dropPod(job)
+		job.expire("the pod was lost")
+		c.Later(c.Between("adrift "+r.Node, time.Second, 3*time.Minute), func() { c.power(job) })
+	default:
+		c.power(job)
+	}
+}
+
+func isPower(r jobs.Request) bool {
+	return r.Action == protocol.ActionReboot || r.Action == protocol.ActionShutdown
+}
+
+// expireAfter ends the Job at its deadline, which counts from when it is not suspended any more.
+func (c *Cluster) expireAfter(job *Job) {
+	if job.Request.Deadline == 0 || job.limited {
+		return
+	}
+	job.limited = true
+	c.Later(job.Request.Deadline, func() { c.overdue(job) })
+}
+
+// overdue ends the Job, once there is somebody who can.
+func (c *Cluster) overdue(job *Job) {
+	switch {
+	case job.Ended:
+	case job.made != nil && c.On(JobControllerDown):
+		c.Later(20*time.Second, func() { c.overdue(job) })
+	default:
+		c.dropPod(job)
+		job.expired = true
+		job.expire("DeadlineExceeded")
 	}
 }
 
@@ -100,16 +159,22 @@ func (c *Cluster) decided(job *Job) (o Outcome, decided bool) {
 // power boots the node or powers it off, unless it is on another boot than it should be.
 func (c *Cluster) power(job *Job) {
 	r := job.Request
+	node := c.Nodes[r.Node]
+	if node == nil || node.UID != job.machine {
+		return
+	}
 	luck := c.Chance("power " + r.Node)
 	o, decided := c.decided(job)
-	switch boot := c.Nodes[r.Node].Status.NodeInfo.BootID; {
-	case job.Ended || decided && o.Stuck:
+	switch boot := node.Status.NodeInfo.BootID; {
+	case job.Ended && !job.adrift || decided && o.Stuck:
 		return
 	case !slices.Contains(r.Args, boot):
 		job.end(Outcome{Code: 1, Message: "the node is on boot " + boot})
+		c.endPod(job)
 		return
 	case luck < c.Weather.BadPower/2:
 		job.end(Outcome{Code: 1, Message: "the kernel refused"})
+		c.endPod(job)
 		return
 	case luck < c.Weather.BadPower:
 		c.Logf("world: %s does not react", r.Node)
@@ -125,9 +190,9 @@ func (c *Cluster) power(job *Job) {
 	}
 }
 
-// boot brings the node up again, if it is there.
+// boot brings the machine up again, if it is there.
 func (c *Cluster) boot(job *Job) {
-	if job.Ended {
+	if node := c.Nodes[job.Request.Node]; node == nil || node.UID != job.machine {
 		return
 	}
 	c.Fix(job.Request.Node, protocol.ActionReboot)
@@ -136,6 +201,7 @@ func (c *Cluster) boot(job *Job) {
 		SetReady(n, true)
 	})
 	c.Logf("world: %s has booted", job.Request.Node)
+	c.dropPod(job)
 	job.expire("the pod was lost")
 	c.ended(job)
 }
@@ -171,20 +237,33 @@ func (c *Cluster) finish(job *Job) {
 }
 
 func (c *Cluster) ended(job *Job) {
+	c.endPod(job)
+	c.misfortunes(job)
 	if c.Observer.JobEnded != nil {
 		c.Observer.JobEnded(job)
 	}
 }
 
 // RunJob puts a Job into the cluster, as one that a process has made before the test.
-func (c *Cluster) RunJob(request jobs.Request) {
+func (c *Cluster) RunJob(request jobs.Request) { c.makeJob(request, nil) }
+
+// makeJob stores a Job, and has it run.
+func (c *Cluster) makeJob(request jobs.Request, made *batchv1.Job) *Job {
 	c.held()
-	job := &Job{Request: request}
+	job := &Job{Request: request, cluster: c}
 	c.Jobs[request.Name()] = job
-	c.Later(c.span("begin "+request.Node, c.options.Pace.JobStart), func() { c.begin(job) })
-	if request.Deadline > 0 {
-		c.Later(request.Deadline, func() { job.expire("DeadlineExceeded") })
+	if made != nil {
+		c.version++
+		job.made = made.DeepCopy()
+		job.made.UID = types.UID(fmt.Sprint("uid-", made.Name, "-", c.version))
+		job.made.CreationTimestamp = metav1.NewTime(time.Now().Truncate(time.Second))
+		job.suspended = c.On(JobsSuspended)
 	}
+	if !job.suspended {
+		c.expireAfter(job)
+	}
+	c.Later(c.span("begin "+request.Node, c.options.Pace.JobStart), func() { c.begin(job) })
+	return job
 }
 
 // Runner makes Jobs as the product's runner does: by their name, at most once each.

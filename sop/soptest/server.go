@@ -9,6 +9,7 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -167,7 +168,11 @@ func (p pods) List(ctx context.Context, o metav1.ListOptions) (list *corev1.PodL
 		return nil, err
 	}
 	node, bound := field.RequiresExactMatch("spec.nodeName")
-	err = p.c.call(ctx, Call{Verb: VerbList, Resource: "pods", Name: node}, func(time.Time) error {
+	about := node
+	if job, ofJob := label.RequiresExactMatch(batchv1.JobNameLabel); ofJob {
+		about = p.c.cluster.aboutJob(job)
+	}
+	err = p.c.call(ctx, Call{Verb: VerbList, Resource: "pods", Name: about}, func(time.Time) error {
 		list = &corev1.PodList{}
 		for _, key := range slices.Sorted(maps.Keys(p.c.cluster.Pods)) {
 			pod := p.c.cluster.Pods[key]
