@@ -227,6 +227,9 @@ func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []tim
 
 // calmed reports whether a person has released the storm.
 func (o *oracle) calmed(condition, pool string) bool {
+	if o.c.Lease == nil {
+		return true
+	}
 	orders, err := ordersOf(o.c.Lease)
 	if err != nil {
 		return true

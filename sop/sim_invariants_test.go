@@ -45,6 +45,7 @@ const (
 	callMade         happening = "a process has made a call"                      //
 	requestAccepted  happening = "a process has accepted a request"               // what
 	worldAtRest      happening = "nothing has happened for hours"                 // reserved, inFlight
+	minutePassed     happening = "a minute has passed"                            // p holds the Lease, nil for nobody; sent is since when all it needs works
 )
 
 // moment is what has happened. Each happening sets the fields that it names.
@@ -78,6 +79,7 @@ const (
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
 	inOrder   = "the most urgent gets the freed place"
+	attended  = "who leads looks at what is due"
 )
 
 // simInvariants lists all invariants.
@@ -140,6 +142,11 @@ func simInvariants() []Invariant {
 			Name:   inOrder,
 			Says:   "No node takes the last place in a limit while a more urgent one that can use it has waited for it for longer.",
 			Checks: map[happening]check{nodeCordoned: cordonsTheMostUrgent, destructionBegun: destroysOnTheMostUrgent},
+		},
+		{
+			Name:   attended,
+			Says:   "Somebody leads, and whoever holds the Lease looks at each node on which a condition is known to hold.",
+			Checks: map[happening]check{minutePassed: visitsWhatIsDue},
 		},
 	}
 }

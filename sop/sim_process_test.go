@@ -46,7 +46,10 @@ type simProcess struct {
 	verdicts   *sop.VerdictCache
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
-	began      time.Time
+	// began is since when it leads.
+	began time.Time
+	// stands is true for a process that stands for leader, leading while it leads, and replaced once another process was started for it.
+	stands, leading, replaced bool
 
 	// sight is since when the cache shows what matters. Guarded by the cluster's lock, as all below.
 	sight map[string]*simSight
@@ -58,6 +61,8 @@ type simProcess struct {
 	ordering          map[string]int
 	// asking are the machines that repairs are being asked for, as the process saw them when it was asked, by their names.
 	asking map[string][]types.UID
+	// visited is when the process last took the node from its queue.
+	visited map[string]time.Time
 	// met are the machines that its cache has shown.
 	met     map[types.UID]bool
 	toldOff time.Time
@@ -96,17 +101,29 @@ type simTold struct {
 	fires, listed, known time.Time
 }
 
-// startProcess starts Aegis.
+// startProcess starts Aegis, which leads at once.
 func (c *cluster) startProcess() *simProcess {
+	p := c.newProcess()
+	c.Do(func() { c.take(p) })
+	go func() {
+		defer close(p.ended)
+		if err := p.work(p.ctx); p.ctx.Err() == nil && !errors.Is(err, sop.ErrLeaseLost) {
+			p.violated("p%d stops by itself: %v", p.id, err)
+		}
+	}()
+	return p
+}
+
+// newProcess returns a process that does nothing yet.
+func (c *cluster) newProcess() *simProcess {
 	c.Lock()
 	p := &simProcess{
 		cluster: c, client: c.Join(), ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
 		running: make(map[string]int), interrupted: make(map[string]time.Time), begun: make(map[string]simRun), wrote: make(map[string]simWrite), sight: make(map[string]*simSight),
 		told: make(map[prom.Key]*simTold), began: time.Now(), ordering: make(map[string]int),
-		asking: make(map[string][]types.UID), met: make(map[types.UID]bool),
+		asking: make(map[string][]types.UID), met: make(map[types.UID]bool), visited: make(map[string]time.Time),
 	}
 	p.id = p.client.ID
-	c.take(p)
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	p.client.Died = func() { p.stop(soptest.ErrDead) }
 	c.processes = append(c.processes, p)
@@ -114,7 +131,6 @@ func (c *cluster) startProcess() *simProcess {
 	c.Logf("p%d starts", p.id)
 	c.Unlock()
 	p.wire()
-	go p.run()
 	return p
 }
 
@@ -124,11 +140,7 @@ func (p *simProcess) identity() string { return fmt.Sprint("p", p.id) }
 func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
 	p.verdicts = sop.NewVerdictCache(metrics, clock.RealClock{})
-	options := &slog.HandlerOptions{ReplaceAttr: dropTime}
-	logger := slog.New(slog.NewTextHandler(p.LogWriter(p.identity()+" "), options))
-	if !p.Verbose() {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger := p.logger()
 	orders := sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
 	away := queue.AwayHold
 	if p.isolates {
@@ -150,7 +162,7 @@ func (p *simProcess) wire() {
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.verdicts,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
-	}, p.queue, simCatalogue{}, p.table())
+	}, watchedQueue{p.queue, p}, simCatalogue{}, p.table())
 }
 
 // runner is the product's own. Its Jobs are those that the product ships.
@@ -169,26 +181,24 @@ var simTemplates = sync.OnceValue(func() *jobs.Templates {
 	return templates
 })
 
-// run works until the process ends. Its first resync comes before its first decision, as that of a new leader does.
-func (p *simProcess) run() {
-	defer close(p.ended)
+// work decides until the context ends, or the dispatcher does. The first resync comes before the first decision.
+func (p *simProcess) work(ctx context.Context) error {
 	var gone sync.WaitGroup
 	defer gone.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	gone.Go(func() {
-		if err := p.resync.Run(p.ctx); err != nil {
+		if err := p.resync.Run(ctx); err != nil {
 			p.violated("p%d: resync ends: %v", p.id, err)
 		}
 	})
 	for !p.resync.Synced() {
-		if sleep(p.ctx, 100*time.Millisecond) != nil {
-			return
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	p.enqueueAll()
-	err := p.dispatcher.Run(p.ctx)
-	if p.ctx.Err() == nil && !errors.Is(err, sop.ErrLeaseLost) {
-		p.violated("p%d stops by itself: %v", p.id, err)
-	}
+	return p.dispatcher.Run(ctx)
 }
 
 func (p *simProcess) violated(format string, args ...any) {
@@ -206,6 +216,14 @@ func (p *simProcess) enqueueAll() {
 			p.queue.Enqueue(name)
 		}
 	}
+}
+
+// logger notes what the process says among the events, where they are kept.
+func (p *simProcess) logger() *slog.Logger {
+	if !p.Verbose() {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(p.LogWriter(p.identity()+" "), &slog.HandlerOptions{ReplaceAttr: dropTime}))
 }
 
 func dropTime(_ []string, a slog.Attr) slog.Attr {
@@ -259,7 +277,7 @@ func (p simPoolSettings) settings() policy.Pool {
 
 // report brings a webhook to the process, which drops what is about a node that it does not know.
 func (p *simProcess) report(key prom.Key, startsAt time.Time, firing bool) {
-	if p.client.Dead || p.cache.Shown[key.Node] == nil || !p.resync.Synced() {
+	if p.client.Dead || p.client.Frozen() || !p.leads() || p.cache.Shown[key.Node] == nil || !p.resync.Synced() {
 		return
 	}
 	p.queue.Observe(prom.Observation{

@@ -86,6 +86,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.drawPermission(seed)
 	s.rng = rand.New(rand.NewPCG(seed, 5))
 	s.drawJobController()
+	s.drawElection(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
@@ -190,8 +191,11 @@ func (s *schedule) drawUpgrade() {
 func (s *schedule) replace(cause error) {
 	s.election.Lock()
 	defer s.election.Unlock()
-	s.leader.end(cause)
-	s.lead(s.startProcess())
+	s.Lock()
+	leader := s.leader
+	s.Unlock()
+	leader.end(cause)
+	s.successor()
 }
 
 func (s *schedule) lead(p *simProcess) {
@@ -200,20 +204,45 @@ func (s *schedule) lead(p *simProcess) {
 	s.leader = p
 }
 
-// elect replaces a leader that has died, after a while.
+// elect replaces a process that has died, after a while.
 func (s *schedule) elect(ctx context.Context) {
 	for sleep(ctx, 10*time.Second) == nil {
 		s.Lock()
-		dead := s.leader.client.Dead
+		dead := s.fallen()
 		vacant := s.Between("vacancy", 0, 2*time.Minute)
 		if s.Chance("long vacancy") < 0.2 {
 			vacant *= 10
 		}
 		s.Unlock()
-		if dead && sleep(ctx, vacant) == nil {
-			s.replace(soptest.ErrDead)
+		if dead != nil && sleep(ctx, vacant) == nil {
+			s.restart(dead)
 		}
 	}
+}
+
+// fallen returns a process that has died and was not replaced, nil if there is none.
+func (s *schedule) fallen() *simProcess {
+	if !s.stands {
+		if s.leader.client.Dead {
+			return s.leader
+		}
+		return nil
+	}
+	for _, p := range s.processes {
+		if p.client.Dead && p.ctx.Err() != nil && !p.replaced {
+			return p
+		}
+	}
+	return nil
+}
+
+// restart starts another process in place of one that has died.
+func (s *schedule) restart(dead *simProcess) {
+	s.election.Lock()
+	defer s.election.Unlock()
+	dead.end(soptest.ErrDead)
+	s.Do(func() { dead.replaced = true })
+	s.successor()
 }
 
 // drawOverlap makes a second leader begin while the first one does not know yet that it is none any more, mostly in the middle of a
@@ -235,6 +264,10 @@ func (s *schedule) drawOverlap() {
 }
 
 func (s *schedule) overlap(lasts time.Duration) {
+	if s.stands { // Who leads finds out by itself.
+		s.Do(s.usurp)
+		return
+	}
 	s.election.Lock()
 	first := s.leader
 	s.lead(s.startProcess())
@@ -245,10 +278,12 @@ func (s *schedule) overlap(lasts time.Duration) {
 
 // run lets everything happen, waits for the world to settle, and returns what was violated.
 func (s *schedule) run() []string {
-	s.leader = s.startProcess()
+	s.start()
 	ctx, cancel := context.WithCancel(context.Background())
-	var election sync.WaitGroup
+	var election, watch sync.WaitGroup
 	election.Go(func() { s.elect(ctx) })
+	watched, unwatch := context.WithCancel(context.Background())
+	watch.Go(func() { s.watch(watched) })
 	for _, e := range s.events {
 		if !s.sleepUntil(e.at) {
 			break
@@ -259,7 +294,13 @@ func (s *schedule) run() []string {
 	election.Wait()
 	s.pacify()
 	violations := s.settle()
-	s.leader.end(sop.ErrStopping)
+	unwatch()
+	watch.Wait()
+	for _, p := range s.processes {
+		if p.ctx.Err() == nil {
+			p.end(sop.ErrStopping)
+		}
+	}
 	return violations
 }
 
@@ -278,7 +319,9 @@ func (s *schedule) pacify() {
 	s.SetOutage(false)
 	s.Weather = soptest.Weather{Lag: time.Second}
 	for _, p := range s.processes {
+		p.client.Thaw()
 		p.cache.Mend()
+		p.client.CrashAt = 0
 	}
 	s.EditLease(pausedAnnotation, "")
 	s.EditLease(silencesAnnotation, "")
@@ -297,11 +340,14 @@ func (s *schedule) pacify() {
 			s.include(name)
 		}
 	}
-	s.leader.client.CrashAt = 0
 	dead := s.leader.client.Dead
 	processes := slices.Clone(s.processes)
 	s.Unlock()
 	s.background.Wait()
+	if s.stands {
+		s.settleElection()
+		return
+	}
 	for _, p := range processes {
 		if p != s.leader && p.ctx.Err() == nil {
 			p.end(sop.ErrLeaseLost)

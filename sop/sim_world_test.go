@@ -2,6 +2,7 @@ package sop_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -53,6 +54,13 @@ type cluster struct {
 	oracle    *oracle
 	// modeSet is when the mode of a condition last became what it is.
 	modeSet map[string]time.Time
+	// holder is who holds the Lease, and heldSince since when. elected is called with the lock held when that is one of the processes.
+	holder    string
+	heldSince time.Time
+	elected   func(p *simProcess)
+	// stands is true where processes stand for leader, and watched the one that led a minute ago.
+	stands  bool
+	watched *simProcess
 }
 
 // simPoolSettings are those of a pool: the product is configured by them, and judged.
@@ -229,8 +237,18 @@ func urgency(condition string) int {
 	return 1
 }
 
-// follow notes since when the orders on the Lease of the election stand.
-func (c *cluster) follow(lease *coordinationv1.Lease) {
+// follow notes who holds the Lease of the election, and since when the orders on it stand. Those of people stand until people change them,
+// whatever becomes of the Lease: one that is deleted, or made anew without them, takes none back.
+func (c *cluster) follow(before, after *coordinationv1.Lease) {
+	c.depose()
+	if after == nil || before == nil || maps.Equal(before.Annotations, after.Annotations) {
+		return
+	}
+	c.obey(after)
+}
+
+// obey notes since when the orders on the Lease stand.
+func (c *cluster) obey(lease *coordinationv1.Lease) {
 	orders, err := ordersOf(lease)
 	c.Set(stateOrdersBroken, err != nil)
 	if err != nil {
@@ -249,11 +267,23 @@ func (c *cluster) follow(lease *coordinationv1.Lease) {
 }
 
 // take makes the process the holder of the Lease.
-func (c *cluster) take(p *simProcess) {
-	c.Elect(p.identity())
-	for _, other := range c.processes {
-		if other.deposed.IsZero() {
-			other.deposed = time.Now()
+func (c *cluster) take(p *simProcess) { c.Elect(p.identity()) }
+
+// depose notes since when each process does not hold the Lease, and since when somebody does.
+func (c *cluster) depose() {
+	holder := c.Holder()
+	if holder != c.holder {
+		c.holder, c.heldSince = holder, time.Now()
+	}
+	for _, p := range c.processes {
+		switch holds := p.identity() == holder; {
+		case holds:
+			p.deposed = time.Time{}
+			if c.elected != nil {
+				c.elected(p)
+			}
+		case p.deposed.IsZero():
+			p.deposed = time.Now()
 		}
 	}
 }

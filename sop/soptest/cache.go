@@ -94,6 +94,9 @@ func (c *Cache) Break() {
 	c.client.cluster.Logf("p%d: its watch breaks", c.client.ID)
 }
 
+// Broken reports whether the watch stands still.
+func (c *Cache) Broken() bool { return c.broken }
+
 // Mend lets the watch work again: what was missed comes at once, as by a new list.
 func (c *Cache) Mend() {
 	c.broken = false

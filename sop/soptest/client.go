@@ -68,8 +68,10 @@ type Client struct {
 
 	cluster *Cluster
 	cache   *Cache
-	meters  map[string]*meter
-	calls   []Call
+	// thaw is closed when a process that is frozen goes on; nil while it is not.
+	thaw   chan struct{}
+	meters map[string]*meter
+	calls  []Call
 }
 
 // NewClient returns a client of one more process.
@@ -100,15 +102,16 @@ func (c *Client) Calls() []Call {
 // Die ends the process at once, in the middle of whatever it does.
 func (c *Client) Die() {
 	c.Dead = true
+	c.Thaw()
 	if c.Died != nil {
 		c.Died()
 	}
 }
 
 // Idle returns for how much of the time since then the process had no call about the node under way, nor one about the Lease of
-// the election: what happens during a call, it cannot know before the answer.
+// the election, and was not frozen: what happens during a call, it cannot know before the answer.
 func (c *Client) Idle(node string, since time.Time) time.Duration {
-	return time.Since(since) - c.meter(node).spent(since) - c.meter(c.cluster.options.Election).spent(since)
+	return time.Since(since) - c.meter(node).spent(since) - c.meter(c.cluster.options.Election).spent(since) - c.meter(frozen).spent(since)
 }
 
 // call makes one call to the API server, with all that can happen to it on its way. apply learns when it was sent.
@@ -124,6 +127,8 @@ func (c *Client) call(ctx context.Context, call Call, apply func(sent time.Time)
 	}
 	refused, lost := w.Chance("fail "+kind) < w.Weather.Failing, w.Chance("lose "+kind) < w.Weather.Losing
 	w.mu.Unlock()
+	c.awake()
+	defer c.awake() // An answer is not seen before.
 	ended := c.travel(ctx, delay)
 	if ended == nil && c.Before != nil {
 		ended = c.Before(call)
@@ -152,6 +157,50 @@ func (c *Client) call(ctx context.Context, call Call, apply func(sent time.Time)
 		return cmp.Or(ended, ErrLost)
 	}
 	return err
+}
+
+// Freeze stops the process for a while in the middle of whatever it does, as SIGSTOP does: it sends nothing, sees no answer, and its cache
+// stands still.
+func (c *Client) Freeze(lasts time.Duration) {
+	c.cluster.held()
+	if c.thaw != nil || c.Dead {
+		return
+	}
+	c.cluster.Logf("p%d is frozen for %s", c.ID, lasts)
+	thaw := make(chan struct{})
+	c.thaw = thaw
+	c.meter(frozen).enter()
+	if c.cache != nil {
+		c.cache.Break()
+	}
+	c.cluster.Later(lasts, func() { c.Thaw() })
+}
+
+// Thaw lets a frozen process go on.
+func (c *Client) Thaw() {
+	if c.thaw == nil {
+		return
+	}
+	c.cluster.Logf("p%d goes on", c.ID)
+	close(c.thaw)
+	c.thaw = nil
+	c.meter(frozen).leave()
+	if c.cache != nil {
+		c.cache.Mend()
+	}
+}
+
+// Frozen reports whether the process is stopped.
+func (c *Client) Frozen() bool { return c.thaw != nil }
+
+// awake waits until the process is not frozen. Nothing that it waits for itself, such as a context, wakes it.
+func (c *Client) awake() {
+	c.cluster.mu.Lock()
+	thaw := c.thaw
+	c.cluster.mu.Unlock()
+	if thaw != nil {
+		<-thaw
+	}
 }
 
 // travel lets the time of a call pass.
@@ -191,6 +240,9 @@ func (c *Client) Measure(node string) (answered func()) {
 	meter.enter()
 	return func() { c.cluster.Do(meter.leave) }
 }
+
+// frozen is what the meter of a process that is stopped is called.
+const frozen = "frozen"
 
 // meter returns that of the calls about the node.
 func (c *Client) meter(node string) *meter {

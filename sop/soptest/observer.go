@@ -29,8 +29,9 @@ type Observer struct {
 	// JobOrdered is told of a Job that a client makes, before it is there; JobEnded how one ended by itself.
 	JobOrdered func(by *Client, r jobs.Request)
 	JobEnded   func(job *Job)
-	// LeaseChanged is told what the Lease of the election has become; LeaseRead what a client has read of it.
-	LeaseChanged func(lease *coordinationv1.Lease)
+	// LeaseChanged is told what the Lease of the election was and has become, nil where there is none; LeaseRead what a client has read of
+	// it, other than an elector.
+	LeaseChanged func(before, after *coordinationv1.Lease)
 	LeaseRead    func(by *Client, lease *coordinationv1.Lease)
 	// Called is told of every call of a client that has taken effect.
 	Called func(by *Client)

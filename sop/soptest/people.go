@@ -3,9 +3,11 @@ package soptest
 import (
 	"maps"
 	"regexp"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // What the product writes on a Node, as people see it.
@@ -155,8 +157,11 @@ func (c *Cluster) Reboot(name string) {
 	c.Edit(name, func(n *corev1.Node) { n.Status.NodeInfo.BootID = BootAfter(n) })
 }
 
-// EditLease has a person set an annotation of the Lease of the election with kubectl. Empty removes it.
+// EditLease has a person set an annotation of the Lease of the election with kubectl, if there is one. Empty removes it.
 func (c *Cluster) EditLease(key, value string) {
+	if c.Lease == nil {
+		return
+	}
 	lease := c.Lease.DeepCopy()
 	lease.Annotations = cloned(lease.Annotations)
 	if lease.Annotations[key] = value; value == "" {
@@ -165,19 +170,47 @@ func (c *Cluster) EditLease(key, value string) {
 	c.putLease(lease)
 }
 
-// Elect makes the identity the holder of the Lease of the election.
+// Elect makes the identity the holder of the Lease of the election, if there is one, as whoever may write it can. Empty clears the holder.
 func (c *Cluster) Elect(identity string) {
+	if c.Lease == nil {
+		return
+	}
 	lease := c.Lease.DeepCopy()
 	lease.Spec.HolderIdentity = &identity
+	if lease.Spec.RenewTime != nil {
+		lease.Spec.RenewTime = new(metav1.NewMicroTime(time.Now()))
+	}
 	c.putLease(lease)
+}
+
+// DeleteLease has a person delete the Lease of the election, with the orders on it.
+func (c *Cluster) DeleteLease() {
+	c.held()
+	before := c.Lease
+	if c.Lease = nil; before == nil {
+		return
+	}
+	c.Logf("person deletes the Lease")
+	if c.Observer.LeaseChanged != nil {
+		c.Observer.LeaseChanged(before, nil)
+	}
+}
+
+// Holder returns who holds the Lease of the election, empty if nobody does.
+func (c *Cluster) Holder() string {
+	if c.Lease == nil || c.Lease.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *c.Lease.Spec.HolderIdentity
 }
 
 func (c *Cluster) putLease(lease *coordinationv1.Lease) {
 	c.held()
 	c.version++
 	lease.ResourceVersion = versionText(c.version)
+	before := c.Lease
 	c.Lease = lease
 	if c.Observer.LeaseChanged != nil {
-		c.Observer.LeaseChanged(lease)
+		c.Observer.LeaseChanged(before, lease)
 	}
 }

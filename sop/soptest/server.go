@@ -296,27 +296,44 @@ func (b budgets) List(ctx context.Context, _ metav1.ListOptions) (list *policyv1
 
 type coordination struct {
 	coordinationclient.CoordinationV1Interface
-	c *Client
+	c        *Client
+	election bool
 }
 
-func (c coordination) Leases(string) coordinationclient.LeaseInterface { return leases{c: c.c} }
+func (c coordination) Leases(string) coordinationclient.LeaseInterface {
+	return leases{c: c.c, election: c.election}
+}
+
+// Election reaches the Leases as an elector does. What it reads of orders there, nobody learns.
+func (c *Client) Election() coordinationclient.LeasesGetter {
+	return coordination{c: c, election: true}
+}
 
 type leases struct {
 	coordinationclient.LeaseInterface
-	c *Client
+	c        *Client
+	election bool
 }
 
 // Get returns the Lease of the election, or that of a node, which its kubelet renews while it is ready.
 func (l leases) Get(ctx context.Context, name string, _ metav1.GetOptions) (lease *coordinationv1.Lease, err error) {
 	c := l.c.cluster
-	err = l.c.call(ctx, Call{Verb: VerbGet, Resource: "leases", Name: name}, func(time.Time) error {
+	err = l.c.call(ctx, Call{Verb: VerbGet, Resource: "leases", Name: l.about(name)}, func(time.Time) error {
 		lease, err = c.lease(name)
 		return err
 	})
-	if err == nil && name == c.options.Election && c.Observer.LeaseRead != nil {
+	if err == nil && name == c.options.Election && !l.election && c.Observer.LeaseRead != nil {
 		c.Do(func() { c.Observer.LeaseRead(l.c, lease) })
 	}
 	return lease, err
+}
+
+// about names the calls about a Lease. Those of an elector are of a kind of their own: it may be cut off for itself.
+func (l leases) about(name string) string {
+	if l.election {
+		return "election"
+	}
+	return name
 }
 
 func (c *Cluster) lease(name string) (*coordinationv1.Lease, error) {
@@ -340,9 +357,28 @@ func (c *Cluster) lease(name string) (*coordinationv1.Lease, error) {
 // Create makes the Lease of the election, where nobody has.
 func (l leases) Create(ctx context.Context, want *coordinationv1.Lease, _ metav1.CreateOptions) (lease *coordinationv1.Lease, err error) {
 	c := l.c.cluster
-	err = l.c.call(ctx, Call{Verb: VerbCreate, Resource: "leases", Name: want.Name}, func(time.Time) error {
+	err = l.c.call(ctx, Call{Verb: VerbCreate, Resource: "leases", Name: l.about(want.Name)}, func(time.Time) error {
 		if c.Lease != nil {
 			return apierrors.NewAlreadyExists(coordinationv1.Resource("leases"), want.Name)
+		}
+		made := want.DeepCopy()
+		made.UID = types.UID("lease-" + versionText(c.version))
+		c.putLease(made)
+		lease = c.Lease.DeepCopy()
+		return nil
+	})
+	return lease, err
+}
+
+// Update writes the Lease of the election, if it is meant for the present version.
+func (l leases) Update(ctx context.Context, want *coordinationv1.Lease, _ metav1.UpdateOptions) (lease *coordinationv1.Lease, err error) {
+	c := l.c.cluster
+	err = l.c.call(ctx, Call{Verb: VerbUpdate, Resource: "leases", Name: l.about(want.Name)}, func(time.Time) error {
+		switch {
+		case c.Lease == nil:
+			return apierrors.NewNotFound(coordinationv1.Resource("leases"), want.Name)
+		case want.ResourceVersion != c.Lease.ResourceVersion, want.UID != c.Lease.UID:
+			return apierrors.NewConflict(coordinationv1.Resource("leases"), want.Name, errors.New("it has changed"))
 		}
 		c.putLease(want.DeepCopy())
 		lease = c.Lease.DeepCopy()
@@ -364,6 +400,9 @@ func (l leases) Patch(ctx context.Context, name string, kind types.PatchType, bo
 
 // patchLease applies a merge patch to the Lease of the election, if it is meant for the present version.
 func (c *Cluster) patchLease(body []byte) (*coordinationv1.Lease, error) {
+	if c.Lease == nil {
+		return nil, apierrors.NewNotFound(coordinationv1.Resource("leases"), c.options.Election)
+	}
 	var patch coordinationv1.Lease
 	if err := json.Unmarshal(body, &patch); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())

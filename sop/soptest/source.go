@@ -49,6 +49,8 @@ func (s Source) Alerts(ctx context.Context) (alerts []prom.Alert, err error) {
 	c := s.client.cluster
 	var delay time.Duration
 	c.Do(func() { delay = c.span(fmt.Sprint("alerts ", s.kind == Prometheus), c.options.Pace.Answer) })
+	s.client.awake()
+	defer s.client.awake()
 	if err := s.client.travel(ctx, delay); err != nil {
 		return nil, err
 	}
