@@ -22,8 +22,10 @@ func (m moment) isolates() bool {
 // handed to them again.
 func takesNoCordonOfTheirs(o *oracle, m moment) {
 	p, name := m.p, m.node
-	foreign := p.seen(name).foreign
-	if by := o.cordoner[name]; m.isolates() && by.person && !by.lent() && !foreign.IsZero() && p.idle(name, foreign) > simThought {
+	foreign, by := p.seen(name).foreign, o.cordoner[name]
+	// What it sees may be the cordon of a person that came before this one.
+	sees := !foreign.IsZero() && !foreign.Before(by.at)
+	if m.isolates() && by.person && !by.lent() && sees && p.idle(name, foreign) > simThought {
 		m.violated("p%d takes the cordon of a person on %s for its own", p.id, name)
 	}
 	if m.begins {

@@ -20,18 +20,19 @@ const (
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
 	inOrder   = "the most urgent gets the freed place"
+	attended  = "who leads looks at what is due"
 )
 
 // invariants returns the names of all invariants.
 func invariants() []string {
-	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder}
+	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, attended}
 }
 
 // mutations lists the guards by what they protect.
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{
-		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(),
+		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(), attention(),
 	} {
 		all = append(all, list...)
 	}
@@ -161,5 +162,12 @@ func leadership() []mutation {
 		{"node handed out twice", single, "queue/node.go", "	if n.inFlight {\n		n.changed = true\n		return\n	}\n", ""},
 		{"reboot left in the middle", single, "sop/watch.go", "	case ticket.Wait, ticket.WaitIdle,", "	case ticket.Reboot, ticket.Wait, ticket.WaitIdle,"},
 		{"preempted by what is less urgent", single, "sop/watch.go", "if urgencyOf(s) >= urgency || ", "if urgencyOf(s) == urgency || "},
+	}
+}
+
+func attention() []mutation {
+	return []mutation{
+		{"who lost the Lease never stands again", attended, "election/election.go", "		if err != nil || ctx.Err() != nil {\n			return err", "		if true {\n			return err"},
+		{"node that was looked at not given back", attended, "sop/dispatcher.go", "		d.queue.Done(name, d.requeueAfter(verdicts))\n", ""},
 	}
 }
