@@ -271,7 +271,7 @@ func (d *Dispatcher) makeRoomForCheck(r ticket.Record, c *ticket.Change) {
 		if d.failedCheck(t) {
 			how = outcomeReleased
 		}
-		c.History = entered(r.History, t, how, d.services.Clock.Now())
+		c.History = enteredIf(r, how, d.services.Clock.Now())
 	}
 }
 

@@ -22,6 +22,10 @@ type cleanup struct {
 	why string
 	// absent is a condition that has to be gone at its source first. Nil when there is none.
 	absent *prom.Key
+	// after are Jobs that have to have ended first.
+	after []string
+	// event tells people what was done. Empty tells them nothing.
+	event string
 	// fresh says that the node of the cache does not do.
 	fresh  bool
 	change func(r ticket.Record, c *ticket.Change) error
@@ -37,8 +41,10 @@ func (d *Dispatcher) cleanup(node *corev1.Node, r ticket.Record, statuses []prom
 	switch {
 	case r.Broken != nil:
 		return nil
-	case ours && t.ID == "":
-		return &cleanup{why: "ticket of a person was given to Aegis", change: d.resume}
+	case unproven(r):
+		return d.startsAnew(r)
+	case t == nil && node.Annotations[ticket.RecordAnnotation] != "":
+		return &cleanup{why: "ticket was removed", change: dropRecord}
 	case released(t):
 		return &cleanup{why: "ticket was given back", change: d.closeIncident(t.ID, released, outcomeReleased)}
 	case t != nil && d.gone(t, statuses):
@@ -72,6 +78,10 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup
 	if u.absent != nil && !policy.Withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
 		return d.services.Timing.Hold
 	}
+	if left := d.runningOf(ctx, u.after); left != "" {
+		logger.InfoContext(ctx, "node not cleaned up while a Job runs", "job", left)
+		return d.services.Timing.Hold
+	}
 	base := node
 	if u.fresh {
 		base = nil
@@ -81,6 +91,9 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup
 	case err == nil:
 		d.wrote(record.Node)
 		logger.InfoContext(ctx, "node cleaned up")
+		if u.event != "" {
+			d.services.Recorder.Event(nodeReference(record.Node), corev1.EventTypeWarning, "AegisTicketNotProven", u.event)
+		}
 		d.queue.Enqueue(node.Name)
 	case errors.Is(err, errNothingToDo), ctx.Err() != nil:
 	default:
@@ -96,7 +109,7 @@ func (d *Dispatcher) closeIncident(id string, still func(*ticket.Ticket) bool, h
 			return fmt.Errorf("ticket %s has changed: %w", id, errNothingToDo)
 		}
 		c.RemoveTicket = true
-		c.History = entered(r.History, r.Ticket, how, d.services.Clock.Now())
+		c.History = enteredIf(r, how, d.services.Clock.Now())
 		askAgain(r, r.Ticket, c)
 		return nil
 	}
@@ -114,21 +127,12 @@ func askAgain(r ticket.Record, t *ticket.Ticket, c *ticket.Change) {
 	}
 }
 
-// resume completes a ticket that a person wrote and gave to Aegis: its steps and Jobs are identified by its ID.
-func (d *Dispatcher) resume(r ticket.Record, c *ticket.Change) error {
-	if r.Ticket == nil || r.Ticket.ID != "" || !r.Ticket.Owned() {
-		return fmt.Errorf("ticket has changed: %w", errNothingToDo)
+// dropRecord removes the record of a ticket that somebody has removed. What it says was done goes into the history with that write.
+func dropRecord(r ticket.Record, c *ticket.Change) error {
+	if r.Ticket != nil || r.Broken != nil || r.Node.Annotations[ticket.RecordAnnotation] == "" {
+		return fmt.Errorf("record: %w", errNothingToDo)
 	}
-	now := d.services.Clock.Now()
-	c.Ticket = r.Ticket.Clone()
-	c.Ticket.ID = ticket.NewID(now)
-	c.Ticket.BootID = r.Node.Status.NodeInfo.BootID
-	if c.Ticket.ApprovedBy == "" {
-		c.Ticket.ApprovedBy = "the author of the ticket"
-	}
-	if c.Ticket.CreatedAt.IsZero() {
-		c.Ticket.CreatedAt = now
-	}
+	c.RemoveTicket = true
 	return nil
 }
 
@@ -155,6 +159,7 @@ func RelevantChange(before, after *corev1.Node) bool {
 	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
 		ticket.CordonedByOthers(before) != ticket.CordonedByOthers(after) ||
 		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
+		before.Annotations[ticket.RecordAnnotation] != after.Annotations[ticket.RecordAnnotation] ||
 		before.Annotations[ticket.OwnerAnnotation] != after.Annotations[ticket.OwnerAnnotation] ||
 		before.Annotations[policy.CheckAnnotation] != after.Annotations[policy.CheckAnnotation] ||
 		policy.NewRequest(before) != policy.NewRequest(after) ||
@@ -179,5 +184,6 @@ func taintsOf(node *corev1.Node) []string {
 func NeedsVisit(node *corev1.Node, settings policy.Settings) bool {
 	_, asked := settings.CheckRequestOf(node)
 	return asked || policy.RequestLeftOver(node) || node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
+		node.Annotations[ticket.RecordAnnotation] != "" ||
 		node.Annotations[ticket.OwnerAnnotation] != "" && !node.Spec.Unschedulable
 }

@@ -360,27 +360,6 @@ func TestReleasedTicketBeginsAnew(t *testing.T) {
 	})
 }
 
-// A ticket that a person wrote, in the documented format, and gave to Aegis is worked on from where its steps end.
-func TestTicketOfAPersonIsResumed(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := newWorld(t, testPolicy())
-		w.edit(func(n *corev1.Node) {
-			n.Annotations = map[string]string{ticket.Annotation: "|\n  condition: Reboot\n  reason: looked at it\n  supervisor: aegis\n" +
-				"  status: resolving\n  workflows:\n    - action: diagnose\n      status: Succeeded"}
-		})
-		w.jobs.effect = func(r jobs.Request) {
-			if r.Action == protocol.ActionReboot {
-				w.source.gone()
-			}
-		}
-		w.queue.Enqueue(nodeA)
-		w.run("resolved", resolved)
-		require.Zero(t, w.jobs.count(protocol.ActionDiagnose), "it was done already")
-		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
-		require.NotEmpty(t, w.record().History.Incidents[0].ID)
-	})
-}
-
 // The note of a cordon that a person has undone goes, also where nothing notes who sets the next one.
 func TestOwnerNoteOfAnUndoneCordonGoes(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

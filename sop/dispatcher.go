@@ -502,10 +502,7 @@ func (r *run) assignment() assignment {
 // incident returns the incident of the open ticket, or a new one.
 func (r *run) incident() incident {
 	if t := r.record.Ticket; t != nil && t.Open() && !r.dispatcher.givesWay(t, r.status) {
-		return incident{
-			id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, source: t.Source, reason: t.Reason, xid: t.XID,
-			requestedBy: t.RequestedBy, lent: t.Cordon,
-		}
+		return incidentOf(t)
 	}
 	incident := r.dispatcher.newIncident(r.status, r.sopName(), string(r.status.Origin))
 	if r.verdict.Name == policy.VerdictAttemptsExhausted {

@@ -37,7 +37,7 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 			return refused(v)
 		}
 		if note := current.Ticket; note != nil && note.Open() {
-			c.History = entered(current.History, note, outcomeSuperseded, d.services.Clock.Now())
+			c.History = enteredIf(current, outcomeSuperseded, d.services.Clock.Now())
 		}
 		c.Ticket = opened.open(d.services.Clock.Now(), current.Node.Status.NodeInfo.BootID)
 		c.Ticket.Status = ticket.StatusCreated

@@ -28,6 +28,14 @@ type incident struct {
 	requestedBy, lent string
 }
 
+// incidentOf returns what the ticket was opened with.
+func incidentOf(t *ticket.Ticket) incident {
+	return incident{
+		id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, source: t.Source, reason: t.Reason, xid: t.XID,
+		requestedBy: t.RequestedBy, lent: t.Cordon,
+	}
+}
+
 func (i incident) requested() bool { return strings.HasPrefix(i.origin, requestedPrefix) || i.asked() }
 
 // open returns the ticket of an incident that begins now.
@@ -149,7 +157,7 @@ func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ti
 		}
 		c.Ticket = t
 		if j.supersedes(r) {
-			r.History = entered(r.History, r.Ticket, outcomeSuperseded, j.clock.Now())
+			r.History = enteredIf(r, outcomeSuperseded, j.clock.Now())
 			c.History = r.History
 		}
 		return change(t, r, c)
@@ -186,6 +194,8 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 		return nil, fmt.Errorf("%w: somebody set ticket %s to %s", ErrTakenOver, t.ID, t.Status)
 	case !t.Owned():
 		return nil, fmt.Errorf("%w: ticket %s belongs to %q", ErrTakenOver, t.ID, t.Supervisor)
+	case !r.Proven.Whole():
+		return nil, fmt.Errorf("%w: ticket %s is not as Aegis has written it", ErrTakenOver, t.ID)
 	}
 	ours := t.Clone()
 	ours.Attended = ours.Attended || ticket.EditedByOthers(r.Node)

@@ -87,7 +87,7 @@ func (w *world) dieAtEveryWrite(ended func(ticket.Record) bool, shorten func(*te
 		if r := w.record(); r.Ticket != nil && !ended(r) && !slices.Equal(steps(r), seen) {
 			seen = steps(r)
 			w.edit(func(n *corev1.Node) {
-				n.Annotations[ticket.Annotation] = shorten(w.t, n.Annotations[ticket.Annotation])
+				annotateAsAegis(w.t, n, shorten(w.t, n.Annotations[ticket.Annotation]))
 			})
 		}
 		w.queue.Enqueue(nodeA)

@@ -134,7 +134,7 @@ func entered(h *ticket.History, t *ticket.Ticket, how string, now time.Time) *ti
 		XID:         t.XID,
 		By:          t.RequestedBy,
 		Reason:      requestReason(t),
-		Destructive: destructiveSteps(t, now),
+		Destructive: t.Destructive(now),
 	})
 	return history
 }
@@ -148,24 +148,4 @@ func requestReason(t *ticket.Ticket) string {
 		return ""
 	}
 	return ticket.Clip(t.Reason, mostReason)
-}
-
-// destructiveSteps lists the destructive steps of a ticket. One whose time was dropped for size counts as having happened
-// now, because forgetting it too early would allow one more.
-func destructiveSteps(t *ticket.Ticket, now time.Time) []ticket.Destructive {
-	var steps []ticket.Destructive
-	for _, action := range []ticket.Action{ticket.Reset, ticket.Reboot, ticket.Shutdown, ticket.Taint} {
-		for n := 1; n <= t.Count(action); n++ {
-			s, _ := t.Outcome(action, n)
-			if s.Status == ticket.Canceled {
-				continue
-			}
-			at := s.At
-			if at.IsZero() {
-				at = now
-			}
-			steps = append(steps, ticket.Destructive{Action: action, At: at})
-		}
-	}
-	return steps
 }

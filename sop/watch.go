@@ -98,7 +98,10 @@ func (s *scene) lostSight(r ticket.Record) bool {
 		return true
 	}
 	t := r.Ticket
-	return t != nil && t.ID == s.journal.incident.id && t.Open() && !t.Owned() && t.Status != ticket.StatusAssigned
+	if t == nil || t.ID != s.journal.incident.id || !t.Open() {
+		return false
+	}
+	return unproven(r) || !t.Owned() && t.Status != ticket.StatusAssigned
 }
 
 // moreUrgent returns a condition of a strictly more urgent band that would be repaired now if the node had no ticket. Until the
@@ -154,6 +157,8 @@ func (j *journal) yield(ctx context.Context, e *preemptedError) error {
 		t.Condition, t.Device, t.SOP, t.Origin, t.Source = next.Condition, next.ID, next.SOP, string(next.Origin), next.Source
 		t.Reason = next.Msg
 		t.XID, t.Recovery = next.XID.Code, ""
+		// Who approved one repair has not approved another.
+		t.ApprovedBy = ""
 		t.BootID = r.Node.Status.NodeInfo.BootID
 		t.Hold = ""
 		return nil

@@ -346,6 +346,17 @@ func (w *world) editNode(name string, change func(*corev1.Node)) {
 	})
 }
 
+// annotateAsAegis puts a ticket on the node with the record that Aegis would write beside it.
+func annotateAsAegis(t *testing.T, n *corev1.Node, text string) {
+	t.Helper()
+	record, err := ticket.RecordOf(n, text, time.Now())
+	require.NoError(t, err)
+	if n.Annotations == nil {
+		n.Annotations = make(map[string]string)
+	}
+	n.Annotations[ticket.Annotation], n.Annotations[ticket.RecordAnnotation] = text, record
+}
+
 // boot gives a node another boot.
 func (w *world) boot(node string) { w.cluster.Do(func() { w.cluster.Reboot(node) }) }
 

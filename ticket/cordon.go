@@ -16,16 +16,14 @@ import (
 // nobody looked. Without such a note, as on a node restored from a backup, the answer is false and the owner note alone counts.
 func CordonedByOthers(n *corev1.Node) bool {
 	return n.Spec.Unschedulable && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		cordons, _ := sets(e)
-		return e.Manager != fieldManager && cordons
+		return e.Manager != fieldManager && writesOf(e).cordon
 	})
 }
 
 // EditedByOthers reports whether somebody else than Aegis has written the ticket last.
 func EditedByOthers(n *corev1.Node) bool {
 	return n.Annotations[Annotation] != "" && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		_, edits := sets(e)
-		return edits && e.Manager != fieldManager
+		return e.Manager != fieldManager && writesOf(e).ticket
 	})
 }
 
@@ -38,8 +36,7 @@ func CordonOf(n *corev1.Node) string {
 	}
 	var set []string
 	for _, e := range n.ManagedFields {
-		cordons, _ := sets(e)
-		switch {
+		switch cordons := writesOf(e).cordon; {
 		case cordons && timeOf(e).IsZero():
 			return ""
 		case cordons:
@@ -54,7 +51,7 @@ func CordonOf(n *corev1.Node) string {
 func CordonManagers(n *corev1.Node) []string {
 	var managers []string
 	for _, e := range n.ManagedFields {
-		if cordons, _ := sets(e); cordons {
+		if writesOf(e).cordon {
 			managers = append(managers, e.Manager)
 		}
 	}
@@ -66,7 +63,7 @@ func CordonManagers(n *corev1.Node) []string {
 func CordonedBy(n *corev1.Node) time.Time {
 	var at time.Time
 	for _, e := range n.ManagedFields {
-		if cordons, _ := sets(e); cordons && timeOf(e).After(at) {
+		if writesOf(e).cordon && timeOf(e).After(at) {
 			at = timeOf(e)
 		}
 	}
@@ -121,33 +118,48 @@ func setsOthers(e metav1.ManagedFieldsEntry, annotations []string) bool {
 		slices.ContainsFunc(slices.Collect(maps.Keys(set)), func(name string) bool { return !slices.Contains(known, name) })
 }
 
-// KeepWriters drops from the node what the API server notes of the writers of all fields but the cordon and the ticket. It keeps a
+// KeepWriters drops from the node what the API server notes of the writers of all fields but the cordon, the ticket and its record. It keeps a
 // cache of thousands of nodes small.
 func KeepWriters(n *corev1.Node) {
 	var kept []metav1.ManagedFieldsEntry
 	for _, e := range n.ManagedFields {
-		cordons, edits := sets(e)
-		switch {
-		case cordons && edits:
-			e.FieldsV1 = metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:` + Annotation + `":{}}},"f:spec":{"f:unschedulable":{}}}`)
-		case cordons:
-			e.FieldsV1 = metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)
-		case edits:
-			e.FieldsV1 = metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:` + Annotation + `":{}}}}`)
-		default:
-			continue
+		if w := writesOf(e); w != (writes{}) {
+			e.FieldsV1 = w.fields()
+			kept = append(kept, e)
 		}
-		kept = append(kept, e)
 	}
 	n.ManagedFields = kept
 }
 
-// sets reports whether the entry's writer has set spec.unschedulable, and whether it has set the ticket, and nobody has changed that
-// since.
-func sets(e metav1.ManagedFieldsEntry) (cordon, edit bool) {
+// writes says which of the fields whose writers matter an entry's writer has set, and nobody has changed since.
+type writes struct{ cordon, ticket, record bool }
+
+func writesOf(e metav1.ManagedFieldsEntry) writes {
 	fields := fieldsOf(e)
-	_, edit = fields.Metadata.Annotations["f:"+Annotation]
-	return fields.Spec.Unschedulable != nil, edit
+	w := writes{cordon: fields.Spec.Unschedulable != nil}
+	_, w.ticket = fields.Metadata.Annotations["f:"+Annotation]
+	_, w.record = fields.Metadata.Annotations["f:"+RecordAnnotation]
+	return w
+}
+
+// fields returns an entry of these fields alone.
+func (w writes) fields() *metav1.FieldsV1 {
+	var annotations, parts []string
+	for _, a := range []struct {
+		key string
+		set bool
+	}{{Annotation, w.ticket}, {RecordAnnotation, w.record}} {
+		if a.set {
+			annotations = append(annotations, `"f:`+a.key+`":{}`)
+		}
+	}
+	if len(annotations) > 0 {
+		parts = append(parts, `"f:metadata":{"f:annotations":{`+strings.Join(annotations, ",")+`}}`)
+	}
+	if w.cordon {
+		parts = append(parts, `"f:spec":{"f:unschedulable":{}}`)
+	}
+	return metav1.NewFieldsV1("{" + strings.Join(parts, ",") + "}")
 }
 
 // managedFields are those of a node whose writers matter.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -52,10 +53,11 @@ func newOperation[T any](op, path string, value T) (operation, error) {
 
 // newWrite returns the patch that makes the change to the node of the record, provided that what it depends on is
 // still as it is there.
-func newWrite(r Record, c *Change) (*write, error) {
+func newWrite(r Record, c *Change, now time.Time) (*write, error) {
+	settle(r, c, now)
 	w := &write{unschedulable: c.Unschedulable, addTaint: c.AddTaint, removeTaint: c.RemoveTaint, removeTaints: c.RemoveTaints}
 	var err error
-	if w.annotations, err = wantedAnnotations(r, c); err != nil {
+	if w.annotations, err = wantedAnnotations(r, c, now); err != nil {
 		return nil, err
 	}
 	w.texts = changesText(r.Node, w.annotations)
@@ -98,16 +100,37 @@ func (w *write) holds(n *corev1.Node) bool {
 }
 
 // wantedAnnotations returns the annotations that the change sets or removes.
-func wantedAnnotations(r Record, c *Change) (map[string]*string, error) {
+func wantedAnnotations(r Record, c *Change, now time.Time) (map[string]*string, error) {
 	want := map[string]*string{}
 	for key, value := range c.Annotations {
 		switch key {
-		case Annotation, HistoryAnnotation, HistoryBrokenAnnotation:
+		case Annotation, HistoryAnnotation, HistoryBrokenAnnotation, RecordAnnotation:
 			return nil, fmt.Errorf("annotation %s is not written as text, set Ticket or History of the change", key)
 		}
 		want[key] = value
 	}
-	return want, errors.Join(wantTicket(want, r, c), wantHistory(want, r, c))
+	if err := errors.Join(wantTicket(want, r, c), wantHistory(want, r, c)); err != nil {
+		return nil, err
+	}
+	return want, wantRecord(want, r, c, now)
+}
+
+// wantRecord adds the record of the ticket. One that goes on from what is not proven stays unproven: nobody's words become those of Aegis
+// by being written again.
+func wantRecord(want map[string]*string, r Record, c *Change, now time.Time) error {
+	text, written := want[Annotation]
+	switch {
+	case !written:
+		return nil
+	case text == nil:
+		want[RecordAnnotation] = nil
+		return nil
+	case r.Ticket != nil && r.Ticket.ID == c.Ticket.ID && !r.Proven.Whole():
+		return nil
+	}
+	record, err := RecordOf(r.Node, *text, now)
+	want[RecordAnnotation] = &record
+	return err
 }
 
 // wantTicket adds the ticket. One that cannot be read may say that people are at work, so it stays.

@@ -65,6 +65,7 @@ func (r *Reader) History(n *corev1.Node) (*History, error) {
 func (r *Reader) Node(n *corev1.Node) Record {
 	record := Record{Node: n}
 	record.Ticket, record.Broken = r.Ticket(n)
+	record.Proven = prove(n, record.Ticket)
 	record.History, record.HistoryBroken = r.History(n)
 	return record
 }

@@ -9,6 +9,7 @@ type Record struct {
 	Node          *corev1.Node // Read-only: it may be shared with a cache.
 	Ticket        *Ticket      // Nil when there is none, or when it is broken.
 	Broken        error        // Why the ticket cannot be read. It is never overwritten then.
+	Proven        Proof        // What of the ticket is as Aegis has written it.
 	History       *History     // Never nil; empty when there is none, or when it is broken.
 	HistoryBroken error        // Why the history cannot be read. A new one is written beside it then.
 }
@@ -19,6 +20,7 @@ func ReadNode(n *corev1.Node) Record {
 	r := Record{Node: n, History: &History{}}
 	if text, ok := n.Annotations[Annotation]; ok {
 		r.Ticket, r.Broken = Parse(text)
+		r.Proven = prove(n, r.Ticket)
 	}
 	if text, ok := n.Annotations[HistoryAnnotation]; ok {
 		h, err := ParseHistory(text)

