@@ -43,30 +43,46 @@ func manifestOf(t *testing.T, file string) []byte {
 	return text
 }
 
+// admissionFiles are the policies, by name, with their bindings.
+func admissionFiles() map[string][2]string {
+	return map[string][2]string{
+		"aegis-nodes":   {"policy.yaml", "binding.yaml"},
+		"aegis-records": {"records-policy.yaml", "records-binding.yaml"},
+	}
+}
+
 // The environment of the tests applies the files, so the tests of the service run under what the chart installs.
 func TestAdmissionPolicyIsTheOneOfTheFiles(t *testing.T) {
 	t.Parallel()
 	manifests := rendered(t, "monitoring", noRules)
 	const policy, binding = "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"
-	wantPolicy := one[admissionregistrationv1.ValidatingAdmissionPolicy](t, manifestOf(t, "policy.yaml"), policy)
-	gotPolicy := one[admissionregistrationv1.ValidatingAdmissionPolicy](t, manifests, policy)
-	require.Equal(t, wantPolicy.Name, gotPolicy.Name)
-	require.Equal(t, wantPolicy.Spec, gotPolicy.Spec)
-	wantBinding := one[admissionregistrationv1.ValidatingAdmissionPolicyBinding](t, manifestOf(t, "binding.yaml"), binding)
-	gotBinding := one[admissionregistrationv1.ValidatingAdmissionPolicyBinding](t, manifests, binding)
-	require.Equal(t, wantBinding.Name, gotBinding.Name)
-	require.Equal(t, wantBinding.Spec, gotBinding.Spec)
-	require.Equal(t, gotPolicy.Name, gotBinding.Spec.PolicyName)
+	policies := all[admissionregistrationv1.ValidatingAdmissionPolicy](t, manifests, policy)
+	bindings := all[admissionregistrationv1.ValidatingAdmissionPolicyBinding](t, manifests, binding)
+	require.Len(t, policies, len(admissionFiles()))
+	require.Len(t, bindings, len(admissionFiles()))
+	for i, got := range policies {
+		files, known := admissionFiles()[got.Name]
+		require.True(t, known, got.Name)
+		want := one[admissionregistrationv1.ValidatingAdmissionPolicy](t, manifestOf(t, files[0]), policy)
+		require.Equal(t, want.Name, got.Name)
+		require.Equal(t, want.Spec, got.Spec)
+		wantBinding := one[admissionregistrationv1.ValidatingAdmissionPolicyBinding](t, manifestOf(t, files[1]), binding)
+		require.Equal(t, wantBinding.Name, bindings[i].Name)
+		require.Equal(t, wantBinding.Spec, bindings[i].Spec)
+		require.Equal(t, got.Name, bindings[i].Spec.PolicyName)
+	}
 }
 
 // Whatever is not understood is refused, and for a reason on which Aegis does not try again.
 func TestAdmissionPolicyFailsClosed(t *testing.T) {
 	t.Parallel()
-	p := one[admissionregistrationv1.ValidatingAdmissionPolicy](t, manifestOf(t, "policy.yaml"), "ValidatingAdmissionPolicy")
-	require.Equal(t, admissionregistrationv1.Fail, *p.Spec.FailurePolicy)
-	for _, v := range p.Spec.Validations {
-		require.Equal(t, metav1.StatusReasonForbidden, *v.Reason, v.Expression)
-		require.Contains(t, v.MessageExpression, "'"+v.Message+": '")
+	for _, files := range admissionFiles() {
+		p := one[admissionregistrationv1.ValidatingAdmissionPolicy](t, manifestOf(t, files[0]), "ValidatingAdmissionPolicy")
+		require.Equal(t, admissionregistrationv1.Fail, *p.Spec.FailurePolicy)
+		for _, v := range p.Spec.Validations {
+			require.Equal(t, metav1.StatusReasonForbidden, *v.Reason, v.Expression)
+			require.Contains(t, v.MessageExpression, "'"+v.Message+": ")
+		}
 	}
 }
 
@@ -77,7 +93,7 @@ func TestAdmissionPolicyCanBeLeftOut(t *testing.T) {
 	require.NotContains(t, manifests, "ValidatingAdmissionPolicy")
 	page, err := os.ReadFile(filepath.Join(docs, "security.md"))
 	require.NoError(t, err)
-	for _, text := range []string{"admissionPolicy.enabled", disable, powerState} {
+	for _, text := range []string{"admissionPolicy.enabled", disable, powerState, ticket.RecordAnnotation, "aegis-records"} {
 		require.Contains(t, string(page), text)
 	}
 }
@@ -106,6 +122,9 @@ func TestAdmissionOnTheAPIServer(t *testing.T) {
 	t.Run("the rest is denied", g.restIsDenied)
 	t.Run("new keys are denied", g.newKeysAreDenied)
 	t.Run("others are not affected", g.othersAreNotAffected)
+	t.Run("records are of Aegis alone", g.recordsAreOfAegisAlone)
+	t.Run("tickets are of people as well", g.ticketsAreOfPeopleAsWell)
+	t.Run("nobody writes as Aegis", g.nobodyWritesAsAegis)
 	t.Run("from the files", g.fromTheFiles)
 }
 
@@ -126,6 +145,10 @@ func (g guarded) awaitPolicy(t *testing.T, client kubernetes.Interface) {
 	require.Eventually(t, func() bool {
 		err := write(t, client, name, func(n *corev1.Node) { n.Annotations["example.com/probe"] = "x" }, metav1.DryRunAll)
 		return err != nil && strings.Contains(err.Error(), "'aegis-nodes'")
+	}, within, tick)
+	require.Eventually(t, func() bool {
+		err := write(t, g.admin, name, func(n *corev1.Node) { n.Annotations[ticket.RecordAnnotation] = "x" }, metav1.DryRunAll)
+		return err != nil && strings.Contains(err.Error(), "'aegis-records'")
 	}, within, tick)
 }
 
@@ -181,15 +204,17 @@ func write(t *testing.T, client kubernetes.Interface, name string, change func(*
 
 // The expressions fit the type of a Node, which the API server finds out without being asked.
 func (g guarded) typesAreRight(t *testing.T) {
-	require.Eventually(t, func() bool {
-		p, err := g.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(t.Context(), "aegis-nodes", metav1.GetOptions{})
-		require.NoError(t, err)
-		if p.Status.TypeChecking == nil {
-			return false
-		}
-		require.Empty(t, p.Status.TypeChecking.ExpressionWarnings)
-		return true
-	}, within, tick)
+	for name := range admissionFiles() {
+		require.Eventually(t, func() bool {
+			p, err := g.admin.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(t.Context(), name, metav1.GetOptions{})
+			require.NoError(t, err)
+			if p.Status.TypeChecking == nil {
+				return false
+			}
+			require.Empty(t, p.Status.TypeChecking.ExpressionWarnings)
+			return true
+		}, within, tick)
+	}
 }
 
 func outOfService() *corev1.Taint {

@@ -119,7 +119,7 @@ func people() []mutation {
 		{"cordon that came while the request waited undone", theirs, "sop/check.go", "policy.RequesterOf(node), policy.LentByNote", "policy.RequesterOf(node), policy.LentNow"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "	case policy.OwnCordon(node), lent && !policy.Excluded(node):", "	case node.Spec.Unschedulable:"},
 		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
-		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && ", "		return false && "},
+		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && writesOf(e).cordon", "		return false && writesOf(e).cordon"},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
 		{"stale owner note kept", theirs, "sop/cleanup.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
 	}
