@@ -32,11 +32,12 @@ type healAnswer struct {
 	Verdict   policy.VerdictName `json:"verdict"`
 	Reason    string             `json:"reason,omitempty"`
 	Plan      []string           `json:"plan,omitempty"`
+	Skipped   []string           `json:"skipped,omitempty"`
 }
 
 func newHealAnswer(node, condition string, r policy.HealResult) healAnswer {
 	return healAnswer{
-		Node: node, Condition: condition, Ticket: r.Ticket, Verdict: r.Verdict.Name, Reason: r.Verdict.Reason, Plan: r.Plan,
+		Node: node, Condition: condition, Ticket: r.Ticket, Verdict: r.Verdict.Name, Reason: r.Verdict.Reason, Plan: r.Plan, Skipped: r.Skipped,
 	}
 }
 

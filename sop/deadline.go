@@ -80,7 +80,11 @@ func (p *permittedTime) poll(ctx context.Context, within time.Duration, done fun
 // watch is poll for a step that only looks. While Aegis may do nothing on the node, it goes on looking and its time stands still.
 func (p *permittedTime) watch(ctx context.Context, within time.Duration, done func(ctx context.Context, late bool) (bool, error)) error {
 	return p.scene.poll(ctx, func(ctx context.Context) (bool, error) {
-		if held := p.gate.standing(); held.Name != "" {
+		held := p.gate.standing()
+		if held.Name == policy.VerdictUnknownCondition {
+			return false, &heldError{held}
+		}
+		if held.Name != "" {
 			p.stop()
 			if err := p.tell(ctx, held); err != nil {
 				return false, err

@@ -537,6 +537,19 @@ func (r *run) sopName() string {
 	return policy.ProcedureOf(r.status, t)
 }
 
+// orphanError ends an incident that nobody says any more how to repair.
+type orphanError struct{ team, why string }
+
+func (e *orphanError) Error() string { return e.why }
+
+// errRemoved ends an incident whose condition has been removed from the catalogue, and its team and its deadlines with it.
+func errRemoved(s prom.AegisNodeStatus) *orphanError {
+	return &orphanError{team: teamHost, why: fmt.Sprintf("no catalogue names the condition %s any more", s.Condition)}
+}
+
+// unknown reports whether no catalogue names the condition.
+func unknown(s prom.AegisNodeStatus) bool { return s.Policy.Mode == "" }
+
 // errRefused says that Evaluate found no reason to act, or no permission.
 var errRefused = errors.New("not confirmed")
 
@@ -549,7 +562,12 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 		}
 	}()
 	factory, found := r.dispatcher.table.Lookup(r.sopName())
-	if !found {
+	switch {
+	case b.journal.opened() && unknown(r.status):
+		return errRemoved(r.status)
+	case b.journal.opened() && !found:
+		return &orphanError{team: r.status.Policy.Team, why: fmt.Sprintf("there is no procedure %q any more", r.sopName())}
+	case !found:
 		return fmt.Errorf("there is no procedure %q", r.sopName())
 	}
 	sop := factory()
@@ -567,6 +585,7 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration {
 	d := r.dispatcher
 	var held *heldError
+	var orphan *orphanError
 	var preempted *preemptedError
 	var reopened *reopenedError
 	failure, isStep := AsStepError(err)
@@ -586,6 +605,11 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case errors.As(err, &reopened):
 		d.services.Metrics.sop(sopPreempted)
 		d.queue.Enqueue(b.node)
+	case errors.As(err, &orphan):
+		return r.handOver(ctx, b, orphan.team, orphan.why)
+	case errors.As(err, &held) && held.verdict.Name == policy.VerdictUnknownCondition:
+		orphan = errRemoved(r.status)
+		return r.handOver(ctx, b, orphan.team, orphan.why)
 	case errors.As(err, &held):
 		return r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):

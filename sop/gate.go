@@ -115,10 +115,19 @@ func (g *gate) isolation(r ticket.Record) policy.Verdict {
 func (g *gate) situation(r ticket.Record) policy.Situation {
 	settings := g.services.Settings()
 	return policy.Situation{
-		Now: g.services.Clock.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.status, Settings: settings, Suspicion: g.suspicion,
+		Now: g.services.Clock.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.current(g.services.Orders.Last()),
+		Settings: settings, Suspicion: g.suspicion,
 		Lent:  g.journal.incident.lent,
 		Storm: g.services.storms.holds(g.status.Condition, settings.PoolOf(r.Node).Name),
 	}
+}
+
+// current returns the condition as the catalogue and the orders have it now, which may have changed since the repair began.
+func (g *gate) current(orders policy.Orders) prom.AegisNodeStatus {
+	now := g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code)
+	current := g.status
+	current.Condition, current.Priority, current.XID, current.Policy = now.Condition, now.Priority, now.XID, now.Policy
+	return orders.Apply(current)
 }
 
 // toldSince returns what the sources have said since they confirmed the condition, nil if nothing: a pass over them may have come in
@@ -150,7 +159,7 @@ func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(),
 			g.services.Verdicts.Set(g.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: string(action)})
 			return release, nil
 		}
-		if !g.journal.opened() {
+		if !g.journal.opened() || blocked.Name == policy.VerdictUnknownCondition {
 			return func() {}, &heldError{blocked}
 		}
 		if err := g.hold(ctx, blocked); err != nil {
@@ -231,7 +240,7 @@ func (g *gate) askOrders(ctx context.Context, s *policy.Situation) error {
 		return nil //nolint:nilerr // It is a reason to wait.
 	}
 	s.Orders = &orders
-	s.Status = g.ordered(orders)
+	s.Status = g.current(orders)
 	return nil
 }
 
@@ -265,15 +274,8 @@ func (g *gate) standing() policy.Verdict {
 	r := g.journal.record
 	r.Node = node
 	s, orders := g.situation(r), g.services.Orders.Last()
-	s.Orders, s.Status = &orders, g.ordered(orders)
+	s.Orders = &orders
 	return policy.Ask(policy.Watch, s)
-}
-
-// ordered returns the condition as the catalogue has it now, in the mode that people have ordered.
-func (g *gate) ordered(orders policy.Orders) prom.AegisNodeStatus {
-	status := orders.Apply(g.services.catalogue.Status(g.node, g.status.Condition, g.status.ID, g.status.XID.Code))
-	status.FirstSeen = g.status.FirstSeen
-	return status
 }
 
 // hold makes the reason for waiting visible and waits a while, or until it is the node's turn for a slot.

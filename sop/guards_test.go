@@ -31,6 +31,8 @@ type trial struct {
 	ticket  *ticket.Ticket
 	history *ticket.History
 	cache   *laggingCache
+	// before is the node as it was when nothing stood in the way.
+	before *corev1.Node
 	// later is what happens once the ticket is written and the sources have confirmed the condition.
 	later func()
 }
@@ -83,7 +85,6 @@ func ownershipObstacles() map[string]obstacle {
 		},
 		"requested before":            func(w *trial) { w.open() },
 		"busy for a request":          otherCondition,
-		"busy for an approval":        otherDevice,
 		"excluded":                    func(w *trial) { w.label(policy.DisableLabel, "true") },
 		"busy with another condition": otherCondition,
 		"busy with another device":    otherDevice,
@@ -92,10 +93,15 @@ func ownershipObstacles() map[string]obstacle {
 
 func configuredObstacles() map[string]obstacle {
 	return map[string]obstacle{
-		"unknown condition": func(w *trial) { w.policy = prom.Policy{} },
-		"band MustIgnore":   func(w *trial) { w.status.Priority = 1000 },
-		"mode off":          func(w *trial) { w.policy.Mode = prom.ModeOff },
-		"harmless XID":      func(w *trial) { w.status.XID = prom.XID{Code: 43, Class: prom.XIDIgnore} },
+		"unknown condition": func(w *trial) { w.policy.Mode = "" },
+		"band MustIgnore": func(w *trial) {
+			w.status.Priority, w.priorities = 1000, map[string]int{w.status.Condition: 1000}
+		},
+		"mode off": func(w *trial) { w.policy.Mode = prom.ModeOff },
+		"harmless XID": func(w *trial) {
+			w.xid = prom.XID{Code: 43, Class: prom.XIDIgnore}
+			w.status.XID = w.xid
+		},
 		"no procedure": func(w *trial) {
 			delete(w.table, "test/reboot")
 			delete(w.table, "test/nodecordon")
@@ -175,11 +181,8 @@ func historyObstacles() map[string]obstacle {
 func modeObstacles() map[string]obstacle {
 	set := func(m prom.Mode) obstacle { return func(w *trial) { w.policy.Mode = m } }
 	return map[string]obstacle{
-		"mode observe":            set(prom.ModeObserve),
-		"mode approve":            set(prom.ModeApprove),
-		"observe became the mode": set(prom.ModeObserve),
-		"approve became the mode": set(prom.ModeApprove),
-		"off became the mode":     set(prom.ModeOff),
+		"mode observe": set(prom.ModeObserve),
+		"mode approve": set(prom.ModeApprove),
 	}
 }
 
@@ -195,7 +198,6 @@ func sourceObstacles() map[string]obstacle {
 	pending := say(prom.EvidencePending, prom.PermissionGranted)
 	return map[string]obstacle{
 		"confirmed long ago":      func(w *trial) { w.later = func() { time.Sleep(3 * time.Minute) } },
-		"silenced at first":       silenced,
 		"sources silent at first": silent,
 		"not reported at first":   pending,
 		"silenced":                silenced,
@@ -277,6 +279,7 @@ func newTrial(t *testing.T, stage policy.Stage, origin policy.Origins, put obsta
 		w.open()
 	}
 	w.attribute(origin)
+	w.before = w.node()
 	put(w)
 	w.status.Policy = w.policy
 	return w
@@ -354,10 +357,8 @@ func (w *trial) enter(origin policy.Origins) policy.Verdict {
 		return refusedAs(err)
 	}
 	w.raise(w.status.Condition)
-	stale := w.node()
-	delete(stale.Annotations, ticket.Annotation)
 	w.write()
-	w.cache.once = stale
+	w.cache.once = w.before
 	if origin == policy.Check {
 		_, err := w.d.Check(w.t.Context(), order)
 		return refusedAs(err)

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 	if err != nil {
 		return policy.HealResult{Verdict: verdict}, err
 	}
-	result := policy.HealResult{Verdict: verdict, Plan: plan}
+	result := policy.HealResult{Verdict: verdict, Plan: plan, Skipped: d.skipped(record, status)}
 	if r.DryRun {
 		return result, nil
 	}
@@ -41,6 +42,8 @@ func (d *Dispatcher) Heal(ctx context.Context, r policy.HealRequest) (policy.Hea
 		}
 		c.Ticket = opened.open(d.services.Clock.Now(), current.Node.Status.NodeInfo.BootID)
 		c.Ticket.Status = ticket.StatusCreated
+		// The cache may not show yet what stands against it.
+		c.Unchanged = true
 		return nil
 	})
 	if err != nil {
@@ -82,16 +85,42 @@ func (d *Dispatcher) considerRequest(status prom.AegisNodeStatus) (ticket.Record
 	return record, verdict, nil
 }
 
+// skipped says what the request goes ahead in spite of.
+func (d *Dispatcher) skipped(r ticket.Record, status prom.AegisNodeStatus) []string {
+	if status.FirstSeen.IsZero() {
+		status.FirstSeen = d.services.Clock.Now()
+	}
+	statuses := []prom.AegisNodeStatus{d.services.Orders.Last().Apply(status)}
+	for _, s := range d.services.statuses(status.Node) {
+		if s.Key() != status.Key() {
+			statuses = append(statuses, s)
+		}
+	}
+	s := d.situation(r.Node, r, statuses, 0)
+	if last := d.services.Source.Last(status.Key()); !last.At.IsZero() {
+		s.Finding = &last
+	}
+	return policy.Skipped(s)
+}
+
 // blocked says what stands against the ticket of a request when it is written.
 func (d *Dispatcher) blocked(r ticket.Record, status prom.AegisNodeStatus) policy.Verdict {
 	if d.makesRoom(r.Ticket, status) {
-		return policy.Verdict{}
+		r.Ticket = nil
 	}
-	origin := policy.Requested
-	if isRequest(status) {
-		origin = policy.Check
+	return policy.Ask(policy.Entry, d.entry(r, status))
+}
+
+// entry sums up what is known when a ticket that somebody asks for is written.
+func (d *Dispatcher) entry(r ticket.Record, status prom.AegisNodeStatus) policy.Situation {
+	orders := d.services.Orders.Last()
+	origin := map[prom.Origin]policy.Origins{
+		prom.OriginHeal: policy.Requested, prom.OriginCheck: policy.Check, prom.OriginIntake: policy.Intake,
+	}[status.Origin]
+	return policy.Situation{
+		Now: d.services.Clock.Now(), Origin: cmp.Or(origin, policy.Approved), Node: r.Node, Record: r, Status: status,
+		Settings: d.services.Settings(), Orders: &orders,
 	}
-	return policy.Ask(policy.Entry, policy.Situation{Origin: origin, Record: r, Status: status})
 }
 
 // makesRoom reports whether the ticket gives way to the repair that is asked for.

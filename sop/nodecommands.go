@@ -28,7 +28,7 @@ func (d *Dispatcher) Approve(ctx context.Context, o policy.NodeOrder) (policy.He
 	}
 	opened := d.newIncident(status, status.SOP, string(status.Origin))
 	record, err = d.services.Tickets.Update(ctx, o.Node, record.Node, func(r ticket.Record, c *ticket.Change) error {
-		if v := policy.Ask(policy.Entry, policy.Situation{Origin: policy.Approved, Record: r, Status: status}); v.Name != "" {
+		if v := policy.Ask(policy.Entry, d.entry(r, status)); v.Name != "" {
 			return refused(v)
 		}
 		switch t := r.Ticket; {
@@ -39,6 +39,8 @@ func (d *Dispatcher) Approve(ctx context.Context, o policy.NodeOrder) (policy.He
 			c.Ticket = t.Clone()
 		}
 		c.Ticket.ApprovedBy = o.By
+		// The cache may not show yet what stands against it.
+		c.Unchanged = true
 		result.Ticket = c.Ticket.ID
 		return nil
 	})

@@ -33,12 +33,16 @@ func (b *ApiBridge) HandOver(ctx context.Context, team, why string) error {
 }
 
 func (e ending) handOver(ctx context.Context, team, why string) error {
+	team = someTeam(team)
 	var last ended
 	err := e.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error {
 		if err := e.journal.leavesNote(r); err != nil {
 			return err
 		}
 		now := e.services.Clock.Now()
+		if err := t.CancelRunning(now, why); err != nil {
+			return err
+		}
 		if err := t.Record(ticket.HandOver, t.Count(ticket.HandOver)+1, ticket.Succeeded, now, why); err != nil {
 			return err
 		}
@@ -57,6 +61,16 @@ func (e ending) handOver(ctx context.Context, team, why string) error {
 	e.ended(ctx, outcomeHandedOver)
 	e.event(corev1.EventTypeWarning, "AegisHandedOver", "%s: handed over to team %s: %s", e.status.Condition, team, why)
 	return nil
+}
+
+// someTeam returns the team, or the one for what nobody looks after: a ticket without a supervisor would be nobody's, and one of Aegis
+// would begin anew.
+func someTeam(team string) string {
+	t := ticket.Ticket{Supervisor: team}
+	if len(t.Supervisors()) == 0 || t.Owned() {
+		return teamHost
+	}
+	return team
 }
 
 // Resolve closes the incident: a summary goes into the history and the ticket is removed, in one write.

@@ -45,6 +45,8 @@ func (i isolator) cordon(ctx context.Context, n int) error {
 		}
 		t.Status = ticket.StatusResolving
 		t.Hold = ""
+		// The guards have judged the node as it was read, which a cache may show late.
+		c.Unchanged = true
 		return t.Record(ticket.Cordon, n, ticket.Succeeded, i.services.Clock.Now(), message)
 	})
 	if err != nil {

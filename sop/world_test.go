@@ -71,6 +71,8 @@ type world struct {
 	d *Dispatcher
 	// priorities are those of conditions that are no emergencies.
 	priorities map[string]int
+	// xid is the one that every condition is about.
+	xid prom.XID
 	// inhibits names the condition that a condition explains.
 	inhibits map[string]string
 	// unknown names the conditions that the catalogue does not have. Nil means none.
@@ -182,7 +184,7 @@ func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStat
 		priority = 3
 	}
 	return prom.AegisNodeStatus{
-		Node: node, Condition: condition, ID: device, Type: "gpu", Priority: priority, Policy: w.policy,
+		Node: node, Condition: condition, ID: device, Type: "gpu", Priority: priority, Policy: w.policy, XID: w.xid,
 		SOP: "test/" + strings.ToLower(condition), FirstSeen: time.Now(), LastSeen: time.Now(), Origin: prom.OriginAlert,
 	}
 }

@@ -217,14 +217,19 @@ func (t *Ticket) Running() []Step {
 	return steps
 }
 
-// CancelRunning ends the steps that run as Canceled.
+// CancelRunning ends the steps that run as Canceled. A destructive one, which may have been carried out, ends as Failed, so that it
+// counts.
 func (t *Ticket) CancelRunning(now time.Time, message string) error {
 	for _, a := range Actions() {
 		for n := 1; n <= t.Count(a); n++ {
 			if s, _ := t.Outcome(a, n); s.Status != Running {
 				continue
 			}
-			if err := t.Record(a, n, Canceled, now, message); err != nil {
+			ended := Canceled
+			if a.Destructive() {
+				ended = Failed
+			}
+			if err := t.Record(a, n, ended, now, message); err != nil {
 				return err
 			}
 		}

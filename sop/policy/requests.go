@@ -32,6 +32,8 @@ type HealResult struct {
 	Verdict Verdict
 	// Plan lists the steps if all goes well.
 	Plan []string
+	// Skipped says what would stand against the repair if nobody had asked for it.
+	Skipped []string
 }
 
 // NodeOrder is an order for one node.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,6 +69,24 @@ const (
 	Intake
 )
 
+// String names the reasons to act, as a table does.
+func (o Origins) String() string {
+	names := []struct {
+		of   Origins
+		name string
+	}{
+		{anyone, "anyone"}, {requests, "requests"}, {reported, "alerts"}, {Alert, "alert"}, {Begun, "begun"}, {Requested, "request"},
+		{Approved, "approved"}, {Check, "check"}, {Intake, "intake"},
+	}
+	var parts []string
+	for _, n := range names {
+		if o&n.of == n.of {
+			parts, o = append(parts, n.name), o&^n.of
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 const (
 	// anew is all for which there is no ticket at a visit, takenUp all for which there is one.
 	anew    = Alert | Requested | Check | Intake
@@ -77,6 +96,8 @@ const (
 	anyone   = Alert | Begun | Requested | Approved | Check | Intake
 	// requests is all that asks for something that no alert has to vouch for.
 	requests = Requested | Check | Intake
+	// asks is all for which somebody has a ticket written.
+	asks = requests | Approved
 )
 
 // visited returns why Aegis would act at a visit.

@@ -1,6 +1,9 @@
 package policy
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // Stage is a point at which the guards are asked.
 type Stage string
@@ -34,8 +37,10 @@ type Guard struct {
 	Needs Fact
 	// Judge says what stands against the repair. Empty is nothing.
 	Judge func(Situation) (reason string)
-	// Differs says where stages or origins disagree about the guard. Empty when they agree.
-	Differs string
+	// RequestsSkip says that a request to heal goes ahead in spite of the guard.
+	RequestsSkip bool
+	// Because says why not every stage and reason to act asks the guard, where that is not plain.
+	Because string
 }
 
 // At returns the reasons to act for which the guard is asked at the stage.
@@ -67,6 +72,22 @@ func Ask(stage Stage, s Situation) Verdict {
 	return Verdict{}
 }
 
+// Skipped says what would stand against the repair if it were that of an alert, and does not because somebody asks for it.
+func Skipped(s Situation) []string {
+	s.Origin = Alert
+	var skipped []string
+	for _, g := range table() {
+		if !g.RequestsSkip || !s.knows(g.Needs) {
+			continue
+		}
+		text := string(g.Verdict) + ": "
+		if reason := g.Judge(s); reason != "" && !slices.Contains(skipped, text+reason) {
+			skipped = append(skipped, text+reason)
+		}
+	}
+	return skipped
+}
+
 // table is made once: the guards are asked for every condition at every look.
 var table = sync.OnceValue(Guards)
 
@@ -83,62 +104,64 @@ func Guards() []Guard {
 
 // ownership asks whose the node is, and what is being done on it already.
 func ownership() []Guard {
+	const first = "Who asks for a repair is told first that one is under way."
 	return []Guard{
 		{
 			Name: "no such node", Verdict: VerdictNodeGone, Visit: anyone, Judge: nodeGone,
+			Because: "Every write names the UID of the node, so no later stage can act on another one.",
 		},
 		{
-			Name: "ticket of people", Verdict: VerdictHumanOwned, Visit: anyone, Entry: Begun | Requested | Approved | Check, Judge: OwnedByPeople,
+			Name: "ticket of people", Verdict: VerdictHumanOwned, Visit: anyone, Entry: Begun | Requested | Approved | Check | Intake, Judge: OwnedByPeople,
+			Because: "Every write is made on the condition that the ticket is still that of Aegis.",
 		},
 		{
-			Name: "requested before", Verdict: VerdictDuplicate, Visit: requests, Entry: Requested | Check, Judge: askedBefore,
-			Differs: "A request is told of the open ticket before it is told that the node is excluded, an alert the other way round.",
+			Name: "requested before", Verdict: VerdictDuplicate, Visit: requests, Entry: requests, Judge: askedBefore, Because: first,
 		},
 		{
-			Name: "busy for a request", Verdict: VerdictInProgress, Visit: requests, Entry: Requested | Check, Judge: otherCondition,
-			Differs: "A request is told of the open ticket before it is told that the node is excluded, an alert the other way round.",
+			Name: "busy for a request", Verdict: VerdictInProgress, Visit: requests, Entry: requests, Judge: otherCondition, Because: first,
 		},
 		{
-			Name: "busy for an approval", Verdict: VerdictInProgress, Entry: Approved, Judge: otherTicket,
-			Differs: "A ticket for another device of the condition is a duplicate for an alert and in progress for an approval.",
+			Name: "excluded", Verdict: VerdictExcluded, Visit: anew, Entry: asks, Isolate: anyone, Step: anyone, Needs: NodeFact, Judge: excluded,
+			Because: returns,
 		},
 		{
-			Name: "excluded", Verdict: VerdictExcluded, Visit: anyone, Isolate: anyone, Step: anyone, Needs: NodeFact, Judge: excluded,
-			Differs: "It is not asked when the ticket of a request or of an approval is written.",
+			Name: "busy with another condition", Verdict: VerdictInProgress, Visit: takenUp, Entry: Approved, Judge: otherCondition,
 		},
 		{
-			Name: "busy with another condition", Verdict: VerdictInProgress, Visit: takenUp, Judge: otherCondition,
-		},
-		{
-			Name: "busy with another device", Verdict: VerdictDuplicate, Visit: takenUp, Judge: otherDevice,
-			Differs: "A ticket for another device of the condition is a duplicate for an alert and in progress for an approval.",
+			Name: "busy with another device", Verdict: VerdictDuplicate, Visit: takenUp, Entry: Approved, Judge: otherDevice,
 		},
 	}
 }
 
+// returns is why a visit goes on with an incident that has begun, whatever forbids to disturb its node.
+const returns = "What has begun goes on at a visit, so that a repaired node returns; each cordon and each step asks."
+
 // configuration asks whether there is a repair at all.
 func configuration() []Guard {
-	const onlyBefore = "It is asked before the ticket is opened only: a reload of the configuration does not reach a repair that has begun."
 	return []Guard{
 		{
-			Name: "unknown condition", Verdict: VerdictUnknownCondition, Visit: anew, Judge: unknownCondition, Differs: onlyBefore,
+			Name: "unknown condition", Verdict: VerdictUnknownCondition, Visit: anew, Isolate: anyone, Step: anyone, Needs: NodeFact, Judge: unknownCondition,
+			Because: "What has begun is handed over to the team host.",
 		},
 		{
-			Name: "band MustIgnore", Verdict: VerdictIgnored, Visit: anew, Judge: mustIgnore, Differs: onlyBefore,
+			Name: "band MustIgnore", Verdict: VerdictIgnored, Visit: anew, Isolate: reported, Step: reported, Judge: mustIgnore,
+			Because: returns + " A request that was accepted stands.",
 		},
 		{
-			Name: "mode off", Verdict: VerdictIgnored, Visit: Alert | Intake, Judge: modeOff,
-			Differs: "It comes before pauses at a visit and after them at a step, and no cordon asks it.",
+			Name: "mode off", Verdict: VerdictIgnored, Visit: Alert | Intake, Isolate: reported, Step: reported, Needs: OrdersFact, Judge: modeOff,
+			RequestsSkip: true, Because: returns,
 		},
 		{
-			Name: "harmless XID", Verdict: VerdictIgnored, Visit: Alert, Judge: harmlessXID, Differs: onlyBefore,
+			Name: "harmless XID", Verdict: VerdictIgnored, Visit: Alert, Isolate: reported, Step: reported, Judge: harmlessXID,
+			RequestsSkip: true, Because: returns,
 		},
 		{
-			Name: "no procedure", Verdict: VerdictNoSOP, Visit: anyone, Judge: noProcedure,
+			Name: "no procedure", Verdict: VerdictNoSOP, Visit: anew, Judge: noProcedure,
+			Because: "What has begun is handed over, and a procedure that runs is at hand.",
 		},
 		{
-			Name: "control plane", Verdict: VerdictControlPlane, Visit: anew, Needs: NodeFact, Judge: controlPlane,
-			Differs: "It is asked before the ticket is opened only: neither a cordon nor a step asks it.",
+			Name: "control plane", Verdict: VerdictControlPlane, Visit: anew, Entry: asks, Isolate: anyone, Step: anyone, Needs: NodeFact, Judge: controlPlane,
+			Because: returns,
 		},
 	}
 }
@@ -148,15 +171,15 @@ func orders() []Guard {
 	return []Guard{
 		{
 			Name: "node not read", Verdict: VerdictUnverifiable, Step: anyone, Judge: unread,
-			Differs: "Only a step reads the node anew; a visit goes by the cache, and a cordon waits until its write is taken.",
+			Because: "A visit disturbs nothing, and a cordon waits until the API server takes its write, which fails on a node that is not as it was read.",
 		},
 		{
 			Name: "orders not read", Verdict: VerdictUnverifiable, Step: anyone, Judge: ordersLost,
-			Differs: "Only a step reads the orders anew; a visit and a cordon go by those that were read last.",
+			Because: "A cordon disturbs no workload and can be undone, so orders that were read a moment ago are good enough for it.",
 		},
 		{
-			Name: "paused", Verdict: VerdictPaused, Visit: anew, Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused,
-			Differs: "A visit does not ask it for an incident that has begun, and a cordon goes by the orders that were read last.",
+			Name: "paused", Verdict: VerdictPaused, Visit: anew, Entry: asks, Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused,
+			Because: returns,
 		},
 	}
 }
@@ -172,44 +195,45 @@ func checks() []Guard {
 		},
 		{
 			Name: "checked a moment ago", Verdict: VerdictCooldown, Visit: Intake, Judge: justChecked,
-			Differs: "Only a taint waits: it asks again as long as it is there, and a person does not.",
+			Because: "A taint asks again as long as it is there, a person does not.",
 		},
 	}
 }
 
 // doubts asks whether an alert is about a fault that the node has now.
 func doubts() []Guard {
-	const onlyBefore = "It is asked before the ticket is opened only; a cordon and a step go by what the sources say."
+	const onlyBefore = "Once the incident is open, a cordon and a step go by what the sources say now."
 	return []Guard{
 		{
-			Name: "contested", Verdict: VerdictContested, Visit: Alert, Judge: contested, Differs: onlyBefore,
+			Name: "contested", Verdict: VerdictContested, Visit: Alert, Judge: contested, RequestsSkip: true, Because: onlyBefore,
 		},
 		{
-			Name: "older than its node", Verdict: VerdictContested, Visit: Alert, Needs: NodeFact, Judge: olderThanNode, Differs: onlyBefore,
+			Name: "older than its node", Verdict: VerdictContested, Visit: Alert, Needs: NodeFact, Judge: olderThanNode, RequestsSkip: true, Because: onlyBefore,
 		},
 		{
-			Name: "dealt with", Verdict: VerdictTolerated, Visit: Alert, Judge: settled, Differs: onlyBefore,
+			Name: "dealt with", Verdict: VerdictTolerated, Visit: Alert, Judge: settled, RequestsSkip: true, Because: onlyBefore,
 		},
 	}
 }
 
 // before asks the sources before anything is done for the condition.
 func before() []Guard {
-	const webhook = "A webhook that has just come in stands for sources that cannot be asked, at a cordon but at no step."
+	const webhook = "A webhook that has just come in stands for sources that cannot be asked at the first cordon, which keeps new work off a sick node and can be undone."
 	return []Guard{
 		{
-			Name: "confirmed long ago", Verdict: VerdictUnverifiable, Isolate: Alert, Needs: NodeFact, Judge: confirmedLongAgo,
-			Differs: "A cordon goes by a confirmation of two minutes, a step by one of five seconds.",
+			Name: "confirmed long ago", Verdict: VerdictUnverifiable, Isolate: Alert, Needs: NodeFact, Judge: confirmedLongAgo, RequestsSkip: true,
+			Because: "Every step asks the sources anew, so only the first cordon can rest on an answer that has become old.",
 		},
 		{
-			Name: "silenced at first", Verdict: VerdictSilenced, Isolate: Alert, Needs: FindingFact, Judge: silenced,
-			Differs: "A cordon of an incident that has begun asks no source, a step does.",
+			Name: "silenced", Verdict: VerdictSilenced, Isolate: reported, Step: reported, Needs: FindingFact, Judge: silenced, RequestsSkip: true,
 		},
 		{
-			Name: "sources silent at first", Verdict: VerdictUnverifiable, Isolate: Alert, Needs: FindingFact, Judge: silentBefore, Differs: webhook,
+			Name: "sources silent at first", Verdict: VerdictUnverifiable, Isolate: Alert, Needs: FindingFact, Judge: silentBefore, RequestsSkip: true,
+			Because: webhook,
 		},
 		{
-			Name: "not reported at first", Verdict: VerdictUnconfirmed, Isolate: Alert, Needs: FindingFact, Judge: unconfirmedBefore, Differs: webhook,
+			Name: "not reported at first", Verdict: VerdictUnconfirmed, Isolate: Alert, Needs: FindingFact, Judge: unconfirmedBefore, RequestsSkip: true,
+			Because: webhook,
 		},
 	}
 }
@@ -218,12 +242,12 @@ func before() []Guard {
 func pools() []Guard {
 	return []Guard{
 		{
-			Name: "maintenance window", Verdict: VerdictPaused, Step: reported, Needs: OrdersFact, Judge: outsideWindows,
-			Differs: "Only a step asks it: outside the windows a repair begins, and isolates the node, all the same.",
+			Name: "maintenance window", Verdict: VerdictPaused, Step: reported, Needs: OrdersFact, Judge: outsideWindows, RequestsSkip: true,
+			Because: "Windows are about workload that is disturbed; a cordon disturbs none, and without it a sick node takes new work until the window opens.",
 		},
 		{
-			Name: "storm", Verdict: VerdictStorm, Visit: Alert, Isolate: Alert, Step: Alert | Begun, Needs: OrdersFact, Judge: storm,
-			Differs: "It holds each step of a repair that has begun, but no cordon of one.",
+			Name: "storm", Verdict: VerdictStorm, Visit: Alert, Isolate: Alert | Begun, Step: Alert | Begun, Needs: OrdersFact, Judge: storm, RequestsSkip: true,
+			Because: returns + " A person who approves a repair has seen the storm.",
 		},
 	}
 }
@@ -232,12 +256,12 @@ func pools() []Guard {
 func cordons() []Guard {
 	return []Guard{
 		{
-			Name: "cordon of a person", Verdict: VerdictHumanCordoned, Visit: Alert | Requested, Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople,
-			Differs: "No step asks it: a step only asks whether the cordon of the incident is still there. A check begins on a node that a person has cordoned.",
+			Name: "cordon of a person", Verdict: VerdictHumanCordoned, Visit: Alert | Requested, Isolate: anyone, Step: reported | Requested, Needs: NodeFact, Judge: cordonedByPeople,
+			Because: returns + " A check is of a node that a person has cordoned.",
 		},
 		{
 			Name: "no cordon", Verdict: VerdictUnconfirmed, Visit: Alert | Requested, Needs: NodeFact, Judge: notCordoned,
-			Differs: "A node that is in service may be checked as well, but is not repaired for a cordon that it does not have.",
+			Because: "A node in service may be checked, but is not repaired for a cordon that it does not have.",
 		},
 	}
 }
@@ -246,17 +270,20 @@ func cordons() []Guard {
 func priorities() []Guard {
 	return []Guard{
 		{
-			Name: "more urgent condition", Verdict: VerdictTolerated, Visit: Alert, Judge: moreUrgent,
-			Differs: "A request is accepted whatever else holds on the node, and no step asks it: the more urgent condition takes the ticket over.",
+			Name: "more urgent condition", Verdict: VerdictTolerated, Visit: Alert, Judge: moreUrgent, RequestsSkip: true,
+			Because: "A more urgent condition takes over the ticket of what has begun.",
 		},
 		{
-			Name: "explained", Verdict: VerdictTolerated, Visit: Alert, Judge: explained,
+			Name: "explained", Verdict: VerdictTolerated, Visit: Alert, Judge: explained, RequestsSkip: true,
+			Because: "What has begun may be repairing the cause.",
 		},
 		{
-			Name: "own boot", Verdict: VerdictTolerated, Visit: Alert, Judge: ownBoot,
+			Name: "own boot", Verdict: VerdictTolerated, Visit: Alert, Judge: ownBoot, RequestsSkip: true,
+			Because: "What has begun was not an echo of a boot.",
 		},
 		{
 			Name: "node in use", Verdict: VerdictTolerated, Visit: anew, Judge: inUse,
+			Because: "What has begun under another priority is brought to its end.",
 		},
 	}
 }
@@ -265,12 +292,12 @@ func priorities() []Guard {
 func pauses() []Guard {
 	return []Guard{
 		{
-			Name: "cooldown", Verdict: VerdictCooldown, Visit: Alert, Judge: cooldown,
-			Differs: "It is asked before the ticket is opened only: neither a request nor a further boot of the same incident waits.",
+			Name: "cooldown", Verdict: VerdictCooldown, Visit: Alert, Judge: cooldown, RequestsSkip: true,
+			Because: "It keeps incidents apart; a further boot of the same incident is bounded by its own number.",
 		},
 		{
 			Name: "budget at a visit", Verdict: VerdictBudget, Visit: Alert, Needs: RoomFact, Judge: noRoomToBegin,
-			Differs: "A request is accepted without room and waits for it at the cordon, while an alert does not begin.",
+			Because: "A request is accepted without room and waits for it at the cordon, while an alert does not begin.",
 		},
 	}
 }
@@ -279,40 +306,28 @@ func pauses() []Guard {
 func modes() []Guard {
 	return []Guard{
 		{
-			Name: "approve became the mode", Verdict: VerdictAwaitingApproval, Step: Alert | Begun, Needs: OrdersFact, Judge: approvalMissing,
-			Differs: "No cordon asks it: a repair whose mode changes after the visit isolates the node all the same.",
+			Name: "mode observe", Verdict: VerdictObserve, Visit: Alert | Intake, Isolate: reported, Step: reported, Needs: OrdersFact, Judge: observe,
+			RequestsSkip: true, Because: returns,
 		},
 		{
-			Name: "observe became the mode", Verdict: VerdictObserve, Step: reported, Needs: OrdersFact, Judge: observeNow,
-			Differs: "No cordon asks it: a repair whose mode changes after the visit isolates the node all the same.",
-		},
-		{
-			Name: "off became the mode", Verdict: VerdictIgnored, Step: reported, Needs: OrdersFact, Judge: offNow,
-			Differs: "It comes before pauses at a visit and after them at a step, and no cordon asks it.",
-		},
-		{
-			Name: "mode observe", Verdict: VerdictObserve, Visit: Alert | Intake, Judge: observe,
-			Differs: "A visit asks it last but for exhausted attempts, a step right after storms, and no cordon asks it.",
-		},
-		{
-			Name: "mode approve", Verdict: VerdictAwaitingApproval, Visit: Alert | Intake, Judge: unlessSeldom(approvalMissing),
-			Differs: "A visit does not ask it for an event that is only noted, and no cordon asks it.",
+			Name: "mode approve", Verdict: VerdictAwaitingApproval, Visit: Alert | Intake, Isolate: Alert | Begun, Step: Alert | Begun, Needs: OrdersFact, Judge: approvalMissing,
+			RequestsSkip: true, Because: returns + " Who asks for a repair approves it.",
 		},
 	}
 }
 
 // attempts give the node to people instead of repairing it once more.
 func attempts() []Guard {
-	const onlyBefore = "It is asked before the ticket is opened only; a procedure counts its reboots by itself."
+	const onlyBefore = "It is about incidents that have ended; a procedure counts its own reboots."
 	return []Guard{
 		{
-			Name: "reboots used up", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(rebootsUsedUp), Differs: onlyBefore,
+			Name: "reboots used up", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(rebootsUsedUp), RequestsSkip: true, Because: onlyBefore,
 		},
 		{
-			Name: "suspected hardware", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(suspect), Differs: onlyBefore,
+			Name: "suspected hardware", Verdict: VerdictAttemptsExhausted, Visit: Alert, Judge: unlessSeldom(suspect), RequestsSkip: true, Because: onlyBefore,
 		},
 		{
-			Name: "repeat offender", Verdict: VerdictAttemptsExhausted, Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender), Differs: onlyBefore,
+			Name: "repeat offender", Verdict: VerdictAttemptsExhausted, Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender), RequestsSkip: true, Because: onlyBefore,
 		},
 	}
 }
@@ -321,22 +336,20 @@ func attempts() []Guard {
 func now() []Guard {
 	return []Guard{
 		{
-			Name: "silenced", Verdict: VerdictSilenced, Step: reported, Needs: FindingFact, Judge: silenced,
+			Name: "sources silent", Verdict: VerdictUnverifiable, Step: reported, Needs: FindingFact, Judge: silentNow, RequestsSkip: true,
+			Because: "A cordon of what has begun disturbs no workload, and keeps new work off a node about which nothing is known.",
 		},
 		{
-			Name: "sources silent", Verdict: VerdictUnverifiable, Step: reported, Needs: FindingFact, Judge: silentNow,
+			Name: "not reported", Verdict: VerdictUnconfirmed, Step: reported, Needs: FindingFact, Judge: unconfirmedNow, RequestsSkip: true,
+			Because: "What a check of Aegis has found outweighs an alert that is gone, and a node that it found broken is cordoned whatever the sources say.",
 		},
 		{
-			Name: "not reported", Verdict: VerdictUnconfirmed, Step: reported, Needs: FindingFact, Judge: unconfirmedNow,
-			Differs: "What a check of Aegis found outweighs an alert that is gone at a step; a cordon does not know of it.",
-		},
-		{
-			Name: "reported too briefly", Verdict: VerdictUnconfirmed, Step: Alert | Begun, Needs: FindingFact, Judge: tooBrief,
-			Differs: "A cordon does not ask it: it is cheap and comes first, and the fault is confirmed while the node is isolated.",
+			Name: "reported too briefly", Verdict: VerdictUnconfirmed, Step: Alert | Begun, Needs: FindingFact, Judge: tooBrief, RequestsSkip: true,
+			Because: "A cordon comes first and can be undone, and the fault is confirmed while the node is isolated.",
 		},
 		{
 			Name: "budget", Verdict: VerdictBudget, Isolate: anyone, Step: anyone, Needs: RoomFact, Judge: noRoom,
-			Differs: "At a cordon it is the pool's budget of nodes, at a step that of destructive steps in flight.",
+			Because: "At a cordon it is the pool's budget of nodes, at a step that of destructive steps in flight.",
 		},
 	}
 }

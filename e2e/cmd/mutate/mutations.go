@@ -118,7 +118,7 @@ func people() []mutation {
 		{"cordon set after the request undone", theirs, "sop/policy/cordon.go", "return lent != \"\" && CordonOf(node) == lent", "return lent != \"\""},
 		{"cordon that came while the request waited undone", theirs, "sop/check.go", "policy.RequesterOf(node), policy.LentByNote", "policy.RequesterOf(node), policy.LentNow"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "	case policy.OwnCordon(node), lent && !policy.Excluded(node):", "	case node.Spec.Unschedulable:"},
-		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
+		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Step: reported | Requested, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
 		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && writesOf(e).cordon", "		return false && writesOf(e).cordon"},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
 		{"stale owner note kept", theirs, "sop/cleanup.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
@@ -148,9 +148,9 @@ func endings() []mutation {
 
 func orders() []mutation {
 	return []mutation{
-		{"change of the mode ignored", obeyed, "sop/gate.go", "	s.Status = g.ordered(orders)\n", ""},
-		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Judge: unlessSeldom(approvalMissing)", "Visit: Intake, Judge: unlessSeldom(approvalMissing)"},
-		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Judge: observe,", "Visit: Intake, Judge: observe,"},
+		{"change of the mode ignored", obeyed, "sop/gate.go", "	return orders.Apply(current)", "	return current"},
+		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: Alert | Begun, Step: Alert | Begun, Needs: OrdersFact, Judge: approvalMissing", "Needs: OrdersFact, Judge: approvalMissing"},
+		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: reported, Step: reported, Needs: OrdersFact, Judge: observe", "Needs: OrdersFact, Judge: observe"},
 		{"maintenance windows ignored", obeyed, "sop/policy/table.go", "Step: reported, Needs: OrdersFact, Judge: outsideWindows", "Needs: OrdersFact, Judge: outsideWindows"},
 		{"pause not known to a cordon", obeyed, "sop/policy/table.go", "Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused", "Step: anyone, Needs: OrdersFact, Judge: paused"},
 	}
