@@ -141,6 +141,9 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Metrics:  metrics,
 		Logger:   slog.New(slog.DiscardHandler),
 	}, q, store, procedures.Table())
+	for _, node := range apiNodes(t) {
+		d.NodeChanged(nil, node)
+	}
 	h, err := handler.New(handler.Options{
 		Sink:       q,
 		Classifier: classifier,

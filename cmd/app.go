@@ -128,7 +128,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	}
 	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures)
 	a.nodes.changed = a.dispatcher.NodeChanged
-	a.telemetry(registry, services.Tickets)
+	a.telemetry(registry)
 	auth, err := newAuth(cfg)
 	if err != nil {
 		return nil, err
@@ -262,8 +262,8 @@ func (a *app) newOrders() *sop.OrderStore {
 }
 
 // telemetry registers the metrics of the process itself.
-func (a *app) telemetry(reg prometheus.Registerer, tickets *ticket.Store) {
-	reg.MustRegister(sop.NewTicketCollector(a.nodes.lister, tickets, a.config.rules), sop.NewStormCollector(a.dispatcher),
+func (a *app) telemetry(reg prometheus.Registerer) {
+	reg.MustRegister(sop.NewTicketCollector(a.dispatcher), sop.NewStormCollector(a.dispatcher),
 		sop.NewLimitCollector(a.dispatcher), sop.NewWaitingCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
@@ -312,8 +312,9 @@ func (a *app) rememberSources(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the sources of tickets: %w", err)
 	}
+	reader := ticket.NewReader()
 	for _, node := range nodes {
-		if t := ticket.ReadNode(node).Ticket; t != nil && t.Open() && t.Source != "" {
+		if t, err := reader.Ticket(node); err == nil && t != nil && t.Open() && t.Source != "" {
 			a.resync.Remember(prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}, t.Source)
 		}
 	}

@@ -62,8 +62,17 @@ func (q *Queue) Enqueue(node string) {
 	q.change(q.node(node))
 }
 
+// Subscribe has the function told of each node whose conditions have changed, instead of the one before it. It is called while the queue
+// is locked, so it must be quick and must not call the queue.
+func (q *Queue) Subscribe(changed func(node string)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.changed = changed
+}
+
 // change notes that something has happened to the node: it is due now, or as soon as it is given back.
 func (q *Queue) change(n *node) {
+	q.changed(n.name)
 	if n.inFlight {
 		n.changed = true
 		return

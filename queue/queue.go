@@ -45,6 +45,7 @@ type Queue struct {
 	waiting  *heap[string, *node] // Due later and not in flight, the earliest first.
 	fed      map[string]prom.Key  // Which condition an alert feeds, by fingerprint.
 	resolved *lru.Cache[string, resolution]
+	changed  func(node string)
 	timer    clock.Timer // Fires when the first of waiting is due.
 	moreDue  *sync.Cond
 }
@@ -90,6 +91,7 @@ func New(o Options) *Queue {
 		waiting:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
 		fed:      make(map[string]prom.Key),
 		resolved: resolved,
+		changed:  func(string) {},
 	}
 	q.moreDue = sync.NewCond(&q.mu)
 	q.metrics = newMetrics(o.Registerer, q, o.KnownCondition)

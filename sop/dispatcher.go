@@ -46,6 +46,8 @@ type Queue interface {
 	Done(node string, after time.Duration)
 	// Enqueue makes the node due.
 	Enqueue(node string)
+	// Subscribe has the function told of each node whose conditions have changed. It must not call the queue.
+	Subscribe(changed func(node string))
 }
 
 // Catalogue knows the conditions.
@@ -79,12 +81,14 @@ type Dispatcher struct {
 func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 	s.Clock = cmp.Or[clock.WithTicker](s.Clock, clock.RealClock{})
 	s.Logger = cmp.Or(s.Logger, slog.New(slog.DiscardHandler)).With("component", "sop")
-	storms := &stormWatch{clock: s.Clock, nodes: s.Nodes, tickets: s.Tickets, settings: s.Settings, statuses: s.statuses}
-	written := newOwnWrites()
+	census := newCensus(s.Nodes, s.Tickets, s.Settings)
+	storms := newStormWatch(s, census)
+	written := newOwnWrites(census.wrote)
 	return &Dispatcher{
 		services: environment{
 			Services: s, catalogue: c, table: t, storms: storms,
-			isolation: newCordonPriority(s.Clock), limits: newLimits(s, written.latest, func(node string) { q.Enqueue(node) }),
+			isolation: newCordonPriority(s.Clock), census: census,
+			limits: newLimits(s, census, func(node string) { q.Enqueue(node) }),
 		},
 		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,
 		ordered: make(chan struct{}, 1), active: make(map[string]context.CancelCauseFunc),
@@ -101,11 +105,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.learnOrders(ctx); err != nil {
 		return err
 	}
+	if err := d.services.census.load(); err != nil {
+		return fmt.Errorf("count the nodes: %w", err)
+	}
+	d.queue.Subscribe(d.storms.stir)
+	d.storms.learn()
 	d.part(ctx, cancel, "orders", d.keepOrders)
 	d.part(ctx, cancel, "marks", d.keepMarks)
-	if err := d.services.limits.start(d.mayWait); err != nil {
-		return fmt.Errorf("learn who may wait: %w", err)
-	}
+	d.services.limits.start(d.mayWait)
 	defer d.services.limits.stop()
 	d.part(ctx, cancel, "turns", d.keepTurns)
 	for {

@@ -13,8 +13,6 @@ import (
 	"k8s.io/utils/clock"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"aegis.io/aegis/ticket"
 
@@ -29,14 +27,10 @@ const reservationGrace = time.Minute
 // reservations here only bridge the time until the cache shows a write. Where there is no place, nodes wait in a list, the most
 // urgent first. It is safe for concurrent use.
 type limits struct {
-	clock    clock.PassiveClock
-	nodes    corelisters.NodeLister
-	tickets  *ticket.Store
-	settings func() policy.Settings
-	metrics  *Metrics
-	hold     time.Duration
-	// latest returns a node as it was last written here, if the cache does not show that yet.
-	latest func(*corev1.Node) *corev1.Node
+	clock   clock.PassiveClock
+	census  *census
+	metrics *Metrics
+	hold    time.Duration
 	// freed says of which limits the cache shows that a place may have become free, changed wakes who tends the waiting lists.
 	freed   map[policy.Limit]*atomic.Bool
 	changed chan struct{}
@@ -61,17 +55,13 @@ type reservation struct {
 	cordoned bool
 }
 
-// newLimits returns limits over the nodes of the services, each as latest has it. A node that waits for its turn is visited when it
-// comes.
-func newLimits(s Services, latest func(*corev1.Node) *corev1.Node, visit func(node string)) *limits {
+// newLimits returns limits over the nodes of the census. A node that waits for its turn is visited when it comes.
+func newLimits(s Services, c *census, visit func(node string)) *limits {
 	l := &limits{
 		clock:    s.Clock,
-		nodes:    s.Nodes,
-		tickets:  s.Tickets,
-		settings: s.Settings,
+		census:   c,
 		metrics:  s.Metrics,
 		hold:     s.Timing.Hold,
-		latest:   latest,
 		freed:    make(map[policy.Limit]*atomic.Bool),
 		changed:  make(chan struct{}, 1),
 		reserved: make(map[string]reservation),
@@ -98,6 +88,7 @@ const (
 // reserve takes the node into the budget of its pool. The reason says why there is no room; empty means that there is. The
 // node's own reservation, if it has one already, makes no room: others may have filled the budget since.
 func (l *limits) reserve(c policy.Claim) (reason string) {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before, held := l.reserved[c.Node]
@@ -106,7 +97,7 @@ func (l *limits) reserve(c policy.Claim) (reason string) {
 	if held && before.released.IsZero() {
 		how = stays
 	}
-	if reason := l.room(c, how); reason != "" {
+	if reason := l.room(c, how, settings); reason != "" {
 		if held {
 			l.reserved[c.Node] = before
 		}
@@ -119,12 +110,13 @@ func (l *limits) reserve(c policy.Claim) (reason string) {
 // vacancy says why the node could not be taken out of service now; empty means that it could. A node that would be, if only it could,
 // waits for that from now on.
 func (l *limits) vacancy(c policy.Claim, would bool) (reason string) {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if would {
-		return l.room(c, comes)
+		return l.room(c, comes, settings)
 	}
-	return l.room(c, looks)
+	return l.room(c, looks, settings)
 }
 
 // held returns the nodes whose place in the budget is reserved by a procedure that runs, and those on which a destructive step of
@@ -151,22 +143,18 @@ func (l *limits) release(name string, cordoned bool) {
 	}
 }
 
-func (l *limits) room(c policy.Claim, how manner) (reason string) {
-	node, err := l.nodes.Get(c.Node)
-	if err != nil {
-		return fmt.Sprintf("the pool of the node is unknown: %v", err)
+func (l *limits) room(c policy.Claim, how manner, settings policy.Settings) (reason string) {
+	e := l.census.of(c.Node)
+	if e == nil {
+		return "the pool of the node is unknown: no node " + c.Node + " is in the cache"
 	}
-	node = l.latest(node)
-	if l.outOfService(node) {
+	if e.out() || l.holds(c.Node, e) {
 		l.waiting.leave(policy.LimitBudget, c.Node)
 		l.heard(policy.LimitBudget, c.Node)
 		return ""
 	}
-	pool := l.settings().PoolOf(node)
-	size, out, err := l.census(pool)
-	if err != nil {
-		return err.Error()
-	}
+	pool := settings.PoolNamed(e.pool)
+	size, out := l.outOfService(e.pool)
 	limit := pool.Allowed(size)
 	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, how, limit-len(out),
 		fmt.Sprintf("%d of %d nodes of pool %s are out of service, %d allowed%s", len(out), size, pool.Name, limit, someOf(out)))
@@ -211,41 +199,29 @@ func (l *limits) turn(of limitOf, c policy.Claim, how manner, free int, words st
 	return ""
 }
 
-// census counts the nodes of the pool and names those that are out of service.
-func (l *limits) census(pool policy.Pool) (size int, out []string, err error) {
-	nodes, err := l.nodes.List(labels.Everything())
-	if err != nil {
-		return 0, nil, fmt.Errorf("the nodes of pool %s are unknown: %w", pool.Name, err)
-	}
-	settings := l.settings()
-	for _, node := range nodes {
-		if settings.PoolOf(node).Name != pool.Name {
-			continue
-		}
-		size++
-		if l.outOfService(l.latest(node)) {
-			out = append(out, node.Name)
+// outOfService returns how many nodes the pool has, and names those that are out of service or about to be.
+func (l *limits) outOfService(pool string) (size int, out []string) {
+	sum := l.census.sumOf(pool)
+	out = sum.out
+	for name := range l.reserved {
+		if e := l.census.of(name); e != nil && e.pool == pool && l.holds(name, e) {
+			out = with(out, name)
 		}
 	}
-	slices.Sort(out)
-	return size, out, nil
-}
-
-func (l *limits) outOfService(node *corev1.Node) bool {
-	return node.Spec.Unschedulable || !policy.IsReady(node) || l.holds(node)
+	return sum.size, out
 }
 
 // holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.
-func (l *limits) holds(node *corev1.Node) bool {
-	r, found := l.reserved[node.Name]
+func (l *limits) holds(node string, e *entry) bool {
+	r, found := l.reserved[node]
 	if !found {
 		return false
 	}
 	if r.released.IsZero() {
 		return true
 	}
-	if node.Spec.Unschedulable == r.cordoned || l.clock.Since(r.released) > reservationGrace {
-		delete(l.reserved, node.Name)
+	if e.node.Spec.Unschedulable == r.cordoned || l.clock.Since(r.released) > reservationGrace {
+		delete(l.reserved, node)
 		return false
 	}
 	return r.cordoned
@@ -256,13 +232,11 @@ func (l *limits) begin(node *corev1.Node, action ticket.Action, c policy.Claim, 
 	if !action.Destructive() {
 		return func() {}, ""
 	}
+	settings, own := l.census.catchUp(), l.census.read(node)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	pool := l.settings().PoolOf(node)
-	busy, err := l.destructive(pool, node)
-	if err != nil {
-		return func() {}, err.Error()
-	}
+	pool := settings.PoolOf(node)
+	busy := l.destructive(pool.Name, node.Name, own)
 	limit := max(1, pool.MaxDestructive)
 	if _, has := l.inFlight[node.Name]; has {
 		how = stays
@@ -297,41 +271,24 @@ func (l *limits) end(name string) {
 
 // destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
 // steps in the journals that both wait for their order, as two leaders may leave them behind, the one that began earlier goes first.
-func (l *limits) destructive(pool policy.Pool, node *corev1.Node) ([]string, error) {
-	nodes, err := l.nodes.List(labels.Everything())
-	if err != nil {
-		return nil, fmt.Errorf("the nodes of pool %s are unknown: %w", pool.Name, err)
-	}
-	settings := l.settings()
-	own, waits := l.runningDestructive(node)
-	var busy []string
-	for _, other := range nodes {
-		if other.Name == node.Name || settings.PoolOf(other).Name != pool.Name {
-			continue
-		}
-		_, ours := l.inFlight[other.Name]
-		step, runs := l.runningDestructive(l.latest(other))
-		behind := waits && runs && cmp.Or(own.At.Compare(step.At), cmp.Compare(node.Name, other.Name)) < 0
-		if (ours || runs) && !behind {
-			busy = append(busy, other.Name)
-		}
-	}
-	slices.Sort(busy)
-	return busy, nil
+func (l *limits) destructive(pool, node string, own holding) []string {
+	busy := l.destroying(pool)
+	return slices.DeleteFunc(busy, func(other string) bool {
+		e := l.census.of(other)
+		both := own.destroys && e != nil && e.held.destroys
+		return other == node || both && cmp.Or(own.step.At.Compare(e.held.step.At), cmp.Compare(node, other)) < 0
+	})
 }
 
-// runningDestructive returns the destructive step that the ticket of the node shows as Running under Aegis, if there is one.
-func (l *limits) runningDestructive(node *corev1.Node) (ticket.Step, bool) {
-	t, err := l.tickets.Ticket(node)
-	if err != nil || t == nil || !t.Open() || !t.Owned() {
-		return ticket.Step{}, false
+// destroying names the nodes of the pool on which a destructive step runs.
+func (l *limits) destroying(pool string) []string {
+	busy := l.census.sumOf(pool).destroying
+	for name := range l.inFlight {
+		if e := l.census.of(name); e != nil && e.pool == pool {
+			busy = with(busy, name)
+		}
 	}
-	running := t.Running()
-	i := slices.IndexFunc(running, func(s ticket.Step) bool { return s.Action.Destructive() })
-	if i < 0 {
-		return ticket.Step{}, false
-	}
-	return running[i], true
+	return busy
 }
 
 // someOf names the nodes that have the places, after a colon.

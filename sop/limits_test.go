@@ -33,14 +33,12 @@ func fleet(size int, pool policy.Pool, change func(i int, n *corev1.Node)) *limi
 		nodes = append(nodes, node)
 	}
 	pool.Name, pool.Selector = "p", labels.Everything()
-	return newLimits(Services{
-		Nodes:    nodesOf(nodes...),
-		Tickets:  ticket.NewStore(ticket.StoreOptions{}),
-		Settings: func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} },
-		Clock:    clock.RealClock{},
-		Timing:   DefaultTiming(),
-		Metrics:  NewMetrics(prometheus.NewRegistry()),
-	}, newOwnWrites().latest, func(string) {})
+	settings := func() policy.Settings { return policy.Settings{Pools: []policy.Pool{pool}} }
+	census := newCensus(nodesOf(nodes...), ticket.NewStore(ticket.StoreOptions{}), settings)
+	if err := census.load(); err != nil {
+		panic(err)
+	}
+	return newLimits(Services{Clock: clock.RealClock{}, Timing: DefaultTiming(), Metrics: NewMetrics(prometheus.NewRegistry())}, census, func(string) {})
 }
 
 func TestBudgetCountsWhateverIsOutOfService(t *testing.T) {
@@ -136,7 +134,9 @@ func TestMetricsAreLintClean(t *testing.T) {
 		}
 		nodes = append(nodes, node)
 	}
-	reg.MustRegister(NewTicketCollector(nodesOf(nodes...), ticket.NewStore(ticket.StoreOptions{}), &world{policy: testPolicy()}))
+	census := newCensus(nodesOf(nodes...), ticket.NewStore(ticket.StoreOptions{}), func() policy.Settings { return policy.Settings{} })
+	require.NoError(t, census.load())
+	reg.MustRegister(NewTicketCollector(&Dispatcher{services: environment{census: census, catalogue: &world{policy: testPolicy()}}}))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Len(t, problems, 1)
@@ -217,7 +217,7 @@ func TestOwnWriteIsNewerThanALaggingCache(t *testing.T) {
 		n.ResourceVersion, n.Status.NodeInfo.BootID = v, boot
 		return n
 	}
-	w := newOwnWrites()
+	w := newOwnWrites(func(*corev1.Node) {})
 	w.wrote(version("100", "ours"))
 	require.Equal(t, "ours", w.latest(version("99", "cached")).Status.NodeInfo.BootID)
 	require.Equal(t, "cached", w.latest(version("101", "cached")).Status.NodeInfo.BootID)

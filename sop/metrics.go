@@ -5,12 +5,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"k8s.io/apimachinery/pkg/labels"
-	corelisters "k8s.io/client-go/listers/core/v1"
-
-	"aegis.io/aegis/ticket"
 
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 // The values of the label status of aegis_sop_total.
@@ -94,17 +91,15 @@ func durations(name, help string) prometheus.HistogramOpts {
 // TicketCollector counts nodes and open tickets from the nodes themselves whenever it is scraped, so that the numbers are right after
 // a restart and on every replica.
 type TicketCollector struct {
-	nodes                       corelisters.NodeLister
-	tickets                     *ticket.Store
+	census                      *census
 	catalogue                   Catalogue
 	fleet, open, total, waiting *prometheus.Desc
 }
 
-// NewTicketCollector returns a collector over the nodes of the lister, whose tickets the store has read lately for the most part. The
-// catalogue knows the teams of the conditions.
-func NewTicketCollector(nodes corelisters.NodeLister, tickets *ticket.Store, c Catalogue) *TicketCollector {
+// NewTicketCollector returns a collector over the nodes that the dispatcher has counted, whose catalogue knows the teams of the conditions.
+func NewTicketCollector(d *Dispatcher) *TicketCollector {
 	return &TicketCollector{
-		nodes: nodes, tickets: tickets, catalogue: c,
+		census: d.services.census, catalogue: d.services.catalogue,
 		fleet: prometheus.NewDesc("aegis_nodes", "Nodes of the cluster.", nil, nil),
 		open: prometheus.NewDesc("aegis_tickets_open",
 			"Nodes with an open ticket, by who owns it: aegis, or people.", []string{"supervisor"}, nil),
@@ -125,20 +120,17 @@ func (c *TicketCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect counts the tickets. A ticket that cannot be read is people's.
 func (c *TicketCollector) Collect(ch chan<- prometheus.Metric) {
-	nodes, err := c.nodes.List(labels.Everything())
-	if err != nil {
-		ch <- prometheus.NewInvalidMetric(c.open, err)
-		return
-	}
+	c.census.catchUp()
+	nodes := c.census.all()
 	var ours, theirs float64
 	waiting := map[string]float64{otherLabel: 0}
 	for _, team := range teams() {
 		waiting[team] = 0
 	}
 	for _, node := range nodes {
-		switch t, broken := c.tickets.Ticket(node); {
-		case broken == nil && (t == nil || !t.Open()):
-		case broken == nil && t.Owned():
+		switch t := node.held.ticket; {
+		case node.held.broken == nil && t == nil:
+		case node.held.broken == nil && t.Owned():
 			ours++
 		default:
 			theirs++
@@ -219,7 +211,7 @@ func (c *WaitingCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.waitin
 // Collect counts who waits in the pools that are configured, and in the default one.
 func (c *WaitingCollector) Collect(ch chan<- prometheus.Metric) {
 	limits := c.dispatcher.services.limits
-	for _, pool := range poolNames(limits.settings(), map[string]int{policy.DefaultPool().Name: 0}) {
+	for _, pool := range poolNames(limits.census.settings(), map[string]int{policy.DefaultPool().Name: 0}) {
 		for _, limit := range policy.Limits() {
 			waiting := float64(len(limits.claims(limit, pool)))
 			ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, waiting, pool, string(limit))

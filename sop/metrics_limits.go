@@ -1,10 +1,7 @@
 package sop
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/sop/policy"
 )
@@ -35,11 +32,7 @@ func (c *LimitCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect counts the places of all pools that have nodes.
 func (c *LimitCollector) Collect(ch chan<- prometheus.Metric) {
-	uses, err := c.dispatcher.services.limits.uses()
-	if err != nil {
-		ch <- prometheus.NewInvalidMetric(c.taken, err)
-		return
-	}
+	_, uses := c.dispatcher.services.limits.uses()
 	for _, u := range uses {
 		for _, limit := range policy.Limits() {
 			ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(u.allowed(limit)), u.pool.Name, string(limit))
@@ -63,31 +56,17 @@ func (u *use) allowed(limit policy.Limit) int {
 	return max(1, u.pool.MaxDestructive)
 }
 
-// uses returns the use of each pool that has nodes, by its name.
-func (l *limits) uses() (map[string]*use, error) {
-	nodes, err := l.nodes.List(labels.Everything())
-	if err != nil {
-		return nil, fmt.Errorf("nodes not listed: %w", err)
-	}
+// uses returns the use of each pool that has nodes, by its name, and the settings.
+func (l *limits) uses() (policy.Settings, map[string]*use) {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	settings, uses := l.settings(), make(map[string]*use)
-	for _, node := range nodes {
-		node = l.latest(node)
-		pool := settings.PoolOf(node)
-		u := uses[pool.Name]
-		if u == nil {
-			u = &use{pool: pool, taken: make(map[policy.Limit][]string)}
-			uses[pool.Name] = u
-		}
-		u.size++
-		if l.outOfService(node) {
-			u.taken[policy.LimitBudget] = append(u.taken[policy.LimitBudget], node.Name)
-		}
-		_, ours := l.inFlight[node.Name]
-		if _, runs := l.runningDestructive(node); ours || runs {
-			u.taken[policy.LimitDestructive] = append(u.taken[policy.LimitDestructive], node.Name)
-		}
+	uses := make(map[string]*use)
+	for _, name := range l.census.inhabited() {
+		size, out := l.outOfService(name)
+		uses[name] = &use{pool: settings.PoolNamed(name), size: size, taken: map[policy.Limit][]string{
+			policy.LimitBudget: out, policy.LimitDestructive: l.destroying(name),
+		}}
 	}
-	return uses, nil
+	return settings, uses
 }

@@ -78,6 +78,7 @@ type environment struct {
 	catalogue Catalogue
 	table     Procedures
 	isolation *cordonPriority
+	census    *census
 	storms    *stormWatch
 	limits    *limits
 }

@@ -44,6 +44,7 @@ const (
 	procedureBegun   happening = "a process begins a procedure"                   // node, before
 	callMade         happening = "a process has made a call"                      //
 	requestAccepted  happening = "a process has accepted a request"               // what
+	nodesRecounted   happening = "a process has counted all nodes anew"           // miscounted
 	worldAtRest      happening = "nothing has happened for hours"                 // reserved, inFlight
 	minutePassed     happening = "a minute has passed"                            // p holds the Lease, nil for nobody; sent is since when all it needs works
 )
@@ -63,6 +64,8 @@ type moment struct {
 	job    jobs.Request
 	// what says what is done, in a word or two.
 	what string
+	// miscounted is what the limits go by, where it differs from a count of all nodes.
+	miscounted []string
 	// reserved and inFlight are the nodes that the process holds in its limits.
 	reserved, inFlight []string
 	// violated reports that the invariant does not hold.
@@ -80,6 +83,7 @@ const (
 	single    = "one procedure per node, by the one who leads"
 	inOrder   = "the most urgent gets the freed place"
 	attended  = "who leads looks at what is due"
+	counted   = "the counts are those of a recount"
 )
 
 // simInvariants lists all invariants.
@@ -147,6 +151,11 @@ func simInvariants() []Invariant {
 			Name:   attended,
 			Says:   "Somebody leads, and whoever holds the Lease looks at each node on which a condition is known to hold.",
 			Checks: map[happening]check{minutePassed: visitsWhatIsDue},
+		},
+		{
+			Name:   counted,
+			Says:   "What the limits go by is what a count of all nodes, as the process has seen or written them, would give.",
+			Checks: map[happening]check{nodesRecounted: countsAsARecount},
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package sop_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -180,4 +181,24 @@ func (o *oracle) busy(p *simProcess, node string, pool simPoolSettings) (busy []
 		}
 	}
 	return busy
+}
+
+// simRecount is how often a process is asked for a count of all nodes.
+const simRecount = 90 * time.Second
+
+// recount has all nodes counted from time to time while the process runs.
+func (p *simProcess) recount(ctx context.Context) {
+	for sleep(ctx, simRecount) == nil {
+		miscounted := p.dispatcher.Miscounted()
+		p.Lock()
+		p.oracle.judge(nodesRecounted, moment{p: p, miscounted: miscounted})
+		p.Unlock()
+	}
+}
+
+// countsAsARecount judges what the limits go by.
+func countsAsARecount(_ *oracle, m moment) {
+	for _, difference := range m.miscounted {
+		m.violated("p%d: %s", m.p.id, difference)
+	}
 }

@@ -198,6 +198,7 @@ func (p *simProcess) work(ctx context.Context) error {
 		}
 	}
 	p.enqueueAll()
+	gone.Go(func() { p.recount(ctx) })
 	return p.dispatcher.Run(ctx)
 }
 

@@ -2,19 +2,15 @@ package sop
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	corelisters "k8s.io/client-go/listers/core/v1"
-
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
-	"aegis.io/aegis/ticket"
 )
 
 // front is one condition in one pool.
@@ -37,47 +33,6 @@ func (f front) surge() int {
 		most = max(most, last-first+1)
 	}
 	return most
-}
-
-// fronts sums up where conditions hold that Aegis would act on. Nodes that people look after do not count: they may be waiting
-// for spare parts since long ago.
-func (w *stormWatch) fronts(nodes []*corev1.Node, settings policy.Settings) []front {
-	sizes := make(map[string]int)
-	found := make(map[[2]string]*front)
-	for _, node := range nodes {
-		pool := settings.PoolOf(node)
-		sizes[pool.Name]++
-		statuses := w.statuses(node.Name)
-		if len(statuses) == 0 || w.peopleLookAfter(node) {
-			continue
-		}
-		seen := make(map[string]bool)
-		for _, s := range statuses {
-			if seen[s.Condition] || !canStorm(s) {
-				continue
-			}
-			seen[s.Condition] = true
-			key := [2]string{s.Condition, pool.Name}
-			if found[key] == nil {
-				found[key] = &front{condition: s.Condition, pool: pool}
-			}
-			found[key].onsets = append(found[key].onsets, s.FirstSeen)
-		}
-	}
-	var list []front
-	for _, f := range found {
-		f.size = sizes[f.pool.Name]
-		list = append(list, *f)
-	}
-	slices.SortFunc(list, func(a, b front) int {
-		return cmp.Or(cmp.Compare(a.condition, b.condition), cmp.Compare(a.pool.Name, b.pool.Name))
-	})
-	return list
-}
-
-func (w *stormWatch) peopleLookAfter(node *corev1.Node) bool {
-	t, broken := w.tickets.Ticket(node)
-	return policy.Excluded(node) || policy.OwnedByPeople(policy.Situation{Record: ticket.Record{Ticket: t, Broken: broken}}) != ""
 }
 
 // canStorm leaves out what is not acted on, and the return of nodes to service, which nothing holds.
@@ -152,42 +107,166 @@ func joined(ours, written []policy.Storm) []policy.Storm {
 // stormEvery is the least time between two looks for storms. Webhooks may bring hundreds of alerts in a second.
 const stormEvery = time.Second
 
-// stormWatch knows the storms that go on. It is safe for concurrent use.
+// stormWatch knows the storms that go on. It keeps count of where conditions hold, and looks again only at nodes on which something has
+// changed. It is safe for concurrent use.
 type stormWatch struct {
 	clock    clock.PassiveClock
-	nodes    corelisters.NodeLister
-	tickets  *ticket.Store
-	settings func() policy.Settings
+	census   *census
+	orders   func() policy.Orders
 	statuses func(node string) []prom.AegisNodeStatus
+
+	// stirred are the nodes to look at again.
+	stirring sync.Mutex
+	stirred  map[string]bool
+
+	// looking is held by the one who looks. It guards what follows.
+	looking sync.Mutex
+	looked  time.Time
+	// sick is what holds on the nodes on which something does, spread when each condition began in a pool, by node. Modes are those
+	// that were ordered when the nodes were looked at.
+	sick   map[string]sickness
+	spread map[frontOf]map[string]time.Time
+	modes  map[string]policy.ModeOrder
 
 	mu       sync.Mutex
 	forecast forecast
 	active   []policy.Storm
-	looked   time.Time
+}
+
+// frontOf is a condition in a pool.
+type frontOf struct{ condition, pool string }
+
+// sickness is what holds on a node that counts for storms: since when, by condition.
+type sickness struct {
+	pool   string
+	onsets map[string]time.Time
+}
+
+func newStormWatch(s Services, c *census) *stormWatch {
+	w := &stormWatch{clock: s.Clock, census: c, orders: s.Orders.Last, statuses: s.statuses}
+	w.clear()
+	c.changed = w.stir
+	return w
+}
+
+func (w *stormWatch) clear() {
+	w.sick, w.spread = make(map[string]sickness), make(map[frontOf]map[string]time.Time)
+	w.stirred = make(map[string]bool)
+}
+
+// stir has a node looked at again.
+func (w *stormWatch) stir(node string) {
+	w.stirring.Lock()
+	defer w.stirring.Unlock()
+	w.stirred[node] = true
+}
+
+// stirredNodes returns the nodes to look at again, once each.
+func (w *stormWatch) stirredNodes() map[string]bool {
+	w.stirring.Lock()
+	defer w.stirring.Unlock()
+	nodes := w.stirred
+	w.stirred = make(map[string]bool)
+	return nodes
+}
+
+// learn begins a term: all nodes are looked at.
+func (w *stormWatch) learn() {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	w.stirring.Lock()
+	w.clear()
+	w.stirring.Unlock()
+	for _, e := range w.census.all() {
+		w.stir(e.node.Name)
+	}
 }
 
 // look looks for storms, given those that are written down.
 func (w *stormWatch) look(written []policy.Storm) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.looking.Lock()
+	defer w.looking.Unlock()
 	now := w.clock.Now()
 	if now.Sub(w.looked) < stormEvery {
 		return
 	}
-	nodes, err := w.nodes.List(labels.Everything())
-	if err != nil {
+	w.looked = now
+	settings := w.census.catchUp()
+	w.weighAll()
+	fronts := w.fronts(settings)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.active = w.forecast.next(now, joined(w.active, written), fronts, settings)
+}
+
+// weighAll looks at the nodes on which something has changed. The mode of a condition may have changed on every one.
+func (w *stormWatch) weighAll() {
+	nodes := w.stirredNodes()
+	if modes := w.orders().Modes; !maps.Equal(modes, w.modes) {
+		w.modes = modes
+		for name := range w.sick {
+			nodes[name] = true
+		}
+	}
+	for name := range nodes {
+		w.weigh(name)
+	}
+}
+
+// weigh counts what holds on the node. Nodes that people look after do not count: they may be waiting for spare parts since long ago.
+func (w *stormWatch) weigh(node string) {
+	before := w.sick[node]
+	for condition := range before.onsets {
+		of := frontOf{condition, before.pool}
+		if delete(w.spread[of], node); len(w.spread[of]) == 0 {
+			delete(w.spread, of)
+		}
+	}
+	e, statuses := w.census.of(node), w.statuses(node)
+	if e == nil || len(statuses) == 0 {
+		delete(w.sick, node)
 		return
 	}
-	w.looked = now
-	settings := w.settings()
-	w.active = w.forecast.next(now, joined(w.active, written), w.fronts(nodes, settings), settings)
+	now := sickness{pool: e.pool, onsets: make(map[string]time.Time)}
+	w.sick[node] = now
+	if e.inCareOfPeople() {
+		return
+	}
+	for _, s := range statuses {
+		if _, counted := now.onsets[s.Condition]; counted || !canStorm(s) {
+			continue
+		}
+		now.onsets[s.Condition] = s.FirstSeen
+		of := frontOf{s.Condition, e.pool}
+		if w.spread[of] == nil {
+			w.spread[of] = make(map[string]time.Time)
+		}
+		w.spread[of][node] = s.FirstSeen
+	}
+}
+
+// fronts sums up where conditions hold that Aegis would act on.
+func (w *stormWatch) fronts(settings policy.Settings) []front {
+	var list []front
+	for of, onsets := range w.spread {
+		list = append(list, front{
+			condition: of.condition, pool: settings.PoolNamed(of.pool), size: w.census.size(of.pool), onsets: slices.Collect(maps.Values(onsets)),
+		})
+	}
+	slices.SortFunc(list, func(a, b front) int {
+		return cmp.Or(cmp.Compare(a.condition, b.condition), cmp.Compare(a.pool.Name, b.pool.Name))
+	})
+	return list
 }
 
 // forget drops what is known: a new term learns from the Lease what goes on.
 func (w *stormWatch) forget() {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	w.looked = time.Time{}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.active, w.forecast, w.looked = nil, forecast{}, time.Time{}
+	w.active, w.forecast = nil, forecast{}
 }
 
 // current returns the storms that go on.

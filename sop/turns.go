@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -17,30 +16,23 @@ import (
 
 // start begins a term: nobody waits yet. Nodes on which something is to be decided may have waited under the leader before, so that for
 // a while no place is given that one of them may be the first to have.
-func (l *limits) start(open func(*corev1.Node) bool) error {
-	nodes, err := l.nodes.List(labels.Everything())
-	if err != nil {
-		return err
-	}
+func (l *limits) start(open func(*entry) bool) {
+	l.census.catchUp()
+	entries := slices.DeleteFunc(l.census.all(), func(e *entry) bool { return !open(e) })
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.forget()
 	l.settled = l.clock.Now().Add(l.hold)
-	settings := l.settings()
-	for _, node := range nodes {
-		if !open(node) {
-			continue
+	for _, e := range entries {
+		name := e.node.Name
+		if !e.out() && !l.holds(name, e) {
+			l.expect(limitOf{policy.LimitBudget, e.pool}, name)
 		}
-		pool := settings.PoolOf(node).Name
-		if node = l.latest(node); !l.outOfService(node) {
-			l.expect(limitOf{policy.LimitBudget, pool}, node.Name)
-		}
-		if _, runs := l.runningDestructive(node); !runs {
-			l.expect(limitOf{policy.LimitDestructive, pool}, node.Name)
+		if !e.held.destroys {
+			l.expect(limitOf{policy.LimitDestructive, e.pool}, name)
 		}
 	}
 	l.wake()
-	return nil
 }
 
 func (l *limits) expect(of limitOf, node string) {
@@ -169,11 +161,7 @@ func (l *limits) claims(limit policy.Limit, pool string) []policy.Claim {
 
 // states returns the limits of all pools that have nodes, or are configured.
 func (l *limits) states() ([]policy.LimitState, error) {
-	uses, err := l.uses()
-	if err != nil {
-		return nil, err
-	}
-	settings := l.settings()
+	settings, uses := l.uses()
 	var states []policy.LimitState
 	for _, name := range poolNames(settings, uses) {
 		u := uses[name]
@@ -181,7 +169,6 @@ func (l *limits) states() ([]policy.LimitState, error) {
 			u = &use{pool: settings.PoolNamed(name)}
 		}
 		for _, limit := range policy.Limits() {
-			slices.Sort(u.taken[limit])
 			states = append(states, policy.LimitState{
 				Pool: name, Limit: limit, Allowed: u.allowed(limit), Taken: u.taken[limit], Waiting: l.claims(limit, name),
 			})
@@ -203,6 +190,7 @@ func poolNames[T any](settings policy.Settings, pools map[string]T) []string {
 // NodeChanged notes that the cache shows a node differently from now on; before is nil for a new one, after for one that is gone. It
 // neither waits nor asks anything.
 func (d *Dispatcher) NodeChanged(before, after *corev1.Node) {
+	d.services.census.see(before, after)
 	d.services.limits.nodeChanged(before, after)
 	d.requests.changed(before, after)
 }
@@ -229,10 +217,7 @@ func (d *Dispatcher) keepTurns(ctx context.Context) error {
 }
 
 // mayWait reports whether something is to be decided on the node, so that it may be one that waits.
-func (d *Dispatcher) mayWait(node *corev1.Node) bool {
-	if len(d.services.Conditions.Statuses(node.Name)) > 0 {
-		return true
-	}
-	t, err := d.services.Tickets.Ticket(node)
-	return err == nil && t != nil && t.Open() && t.Owned()
+func (d *Dispatcher) mayWait(e *entry) bool {
+	t := e.held.ticket
+	return t != nil && t.Owned() || len(d.services.Conditions.Statuses(e.node.Name)) > 0
 }

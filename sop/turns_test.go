@@ -247,7 +247,7 @@ func TestAFreshLeaderLearnsWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newLine(4)
 		sick := map[string]bool{"n1": true, "n2": true}
-		require.NoError(t, w.start(func(n *corev1.Node) bool { return sick[n.Name] }))
+		w.start(func(e *entry) bool { return sick[e.node.Name] })
 		require.Contains(t, w.reserve(claimed("n1", 99)), "0 of 4 nodes of pool p are out of service, 1 allowed; Aegis has just begun to lead")
 		require.Empty(t, w.reserve(claimed("n2", 2)), "all have been heard")
 
@@ -260,7 +260,7 @@ func TestAFreshLeaderLearnsWhoWaits(t *testing.T) {
 		_, reason = w.slot(claimed("n1", 99))
 		require.Empty(t, reason)
 
-		require.NoError(t, w.start(func(n *corev1.Node) bool { return sick[n.Name] }))
+		w.start(func(e *entry) bool { return sick[e.node.Name] })
 		_, reason = w.slot(claimed("n3", 50))
 		require.NotEmpty(t, reason)
 		w.stop()

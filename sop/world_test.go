@@ -69,6 +69,8 @@ type world struct {
 	onWrite func(n int) error
 	// d is the process that was started last.
 	d *Dispatcher
+	// processes are all that were made. The lock of the cluster guards them.
+	processes []*Dispatcher
 	// priorities are those of conditions that are no emergencies.
 	priorities map[string]int
 	// xid is the one that every condition is about.
@@ -104,6 +106,8 @@ func newWorld(t *testing.T, p prom.Policy, objects ...runtime.Object) *world {
 		NodeWritten: func(_ *soptest.Client, _, after *corev1.Node, _ time.Time) { w.written(after) },
 		JobOrdered:  func(_ *soptest.Client, r jobs.Request) { w.jobs.ordered(r) },
 		JobEnded:    func(job *soptest.Job) { w.jobs.ended(job.Request) },
+		NodeChanged: func(before, after *corev1.Node) { w.tell(before, after) },
+		NodeDeleted: func(node *corev1.Node) { w.tell(node, nil) },
 	}
 	w.nodes = w.cluster.Live()
 	w.registry = prometheus.NewRegistry()
@@ -142,6 +146,13 @@ func (w *world) add(objects ...runtime.Object) {
 		default:
 			w.t.Errorf("the cluster has no %T", o)
 		}
+	}
+}
+
+// tell has the processes know of a change as their caches do. The lock of the cluster is held.
+func (w *world) tell(before, after *corev1.Node) {
+	for _, d := range w.processes {
+		d.services.census.see(before, after)
 	}
 }
 
@@ -271,12 +282,15 @@ func (w *world) dispatcher() *Dispatcher {
 	orders := NewOrderStore(OrderStoreOptions{
 		Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return w.identity },
 	})
-	return NewDispatcher(Services{
+	d := NewDispatcher(Services{
 		Orders: orders,
 		Kube:   w.client, Nodes: w.nodes, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.client.Jobs(),
 		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.verdicts,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: w.metrics, Logger: slog.New(slog.DiscardHandler),
 	}, w.queue, w, w.table)
+	w.cluster.Do(func() { w.processes = append(w.processes, d) })
+	require.NoError(w.t, d.services.census.load())
+	return d
 }
 
 // run works until the condition on node A holds, in virtual time.

@@ -10,11 +10,16 @@ import (
 // ownWrites remembers the nodes as our own last write left them, until the cache shows that. Without it a run could begin again from
 // a ticket that was just closed. It is safe for concurrent use.
 type ownWrites struct {
+	// heard is told of each write.
+	heard func(*corev1.Node)
+
 	mu    sync.Mutex
 	nodes map[string]*corev1.Node
 }
 
-func newOwnWrites() *ownWrites { return &ownWrites{nodes: make(map[string]*corev1.Node)} }
+func newOwnWrites(heard func(*corev1.Node)) *ownWrites {
+	return &ownWrites{heard: heard, nodes: make(map[string]*corev1.Node)}
+}
 
 // latest returns the node as the cache has it, or as our own last write left it if the cache does not show that yet.
 func (w *ownWrites) latest(cached *corev1.Node) *corev1.Node {
@@ -33,6 +38,7 @@ func (w *ownWrites) latest(cached *corev1.Node) *corev1.Node {
 
 // wrote takes the node as a write has left it.
 func (w *ownWrites) wrote(node *corev1.Node) {
+	w.heard(node)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if last := w.nodes[node.Name]; last == nil || last.UID != node.UID || newer(node.ResourceVersion, last.ResourceVersion) {

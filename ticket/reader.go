@@ -1,6 +1,8 @@
 package ticket
 
 import (
+	"sync/atomic"
+
 	lru "github.com/hashicorp/golang-lru/v2"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -8,8 +10,14 @@ import (
 // Reader reads the records of nodes as ReadNode does, and parses no text twice that it has read lately: the same nodes are
 // looked at again and again, and most of their tickets stay as they are for minutes. It is safe for concurrent use.
 type Reader struct {
-	tickets   *lru.Cache[string, parsed[*Ticket]]
-	histories *lru.Cache[string, parsed[*History]]
+	tickets   memory[*Ticket]
+	histories memory[*History]
+}
+
+// memory knows what texts say that were parsed lately, and how often it had to parse one.
+type memory[T any] struct {
+	known  *lru.Cache[string, parsed[T]]
+	parsed *atomic.Uint64
 }
 
 // parsed is what a text says, or why it cannot be read.
@@ -26,13 +34,18 @@ func NewReader() *Reader {
 	return &Reader{tickets: newMemory[*Ticket](), histories: newMemory[*History]()}
 }
 
-// newMemory returns nil for a size that is not positive, which is the only error there is.
-func newMemory[T any]() *lru.Cache[string, parsed[T]] {
+// newMemory returns one without a cache for a size that is not positive, which is the only error there is.
+func newMemory[T any]() memory[T] {
 	cache, err := lru.New[string, parsed[T]](remembered)
 	if err != nil {
-		return nil
+		cache = nil
 	}
-	return cache
+	return memory[T]{known: cache, parsed: new(atomic.Uint64)}
+}
+
+// Parsed returns how many tickets and histories were parsed so far.
+func (r *Reader) Parsed() (tickets, histories uint64) {
+	return r.tickets.parsed.Load(), r.histories.parsed.Load()
 }
 
 // Ticket returns the ticket on the node, nil if there is none, and why it cannot be read. It is the caller's own.
@@ -41,7 +54,7 @@ func (r *Reader) Ticket(n *corev1.Node) (*Ticket, error) {
 	if !found {
 		return nil, nil //nolint:nilnil // No ticket is no error.
 	}
-	p := remember(r.tickets, text, Parse)
+	p := r.tickets.read(text, Parse)
 	if p.value == nil {
 		return nil, p.err
 	}
@@ -54,7 +67,7 @@ func (r *Reader) History(n *corev1.Node) (*History, error) {
 	if !found {
 		return &History{}, nil
 	}
-	p := remember(r.histories, text, ParseHistory)
+	p := r.histories.read(text, ParseHistory)
 	if p.err != nil {
 		return &History{}, p.err
 	}
@@ -70,17 +83,18 @@ func (r *Reader) Node(n *corev1.Node) Record {
 	return record
 }
 
-// remember parses the text unless the memory knows what it says. Without a memory it parses every text.
-func remember[T any](memory *lru.Cache[string, parsed[T]], text string, parse func(string) (T, error)) parsed[T] {
-	if memory != nil {
-		if p, known := memory.Get(text); known {
+// read parses the text unless the memory knows what it says. Without a cache it parses every text.
+func (m memory[T]) read(text string, parse func(string) (T, error)) parsed[T] {
+	if m.known != nil {
+		if p, known := m.known.Get(text); known {
 			return p
 		}
 	}
+	m.parsed.Add(1)
 	value, err := parse(text)
 	p := parsed[T]{value, err}
-	if memory != nil {
-		memory.Add(text, p)
+	if m.known != nil {
+		m.known.Add(text, p)
 	}
 	return p
 }

@@ -67,6 +67,9 @@ func (s *Store) Read(n *corev1.Node) Record { return s.reader.Node(n) }
 // Ticket returns the ticket of a node that is at hand, nil if there is none, and why it cannot be read.
 func (s *Store) Ticket(n *corev1.Node) (*Ticket, error) { return s.reader.Ticket(n) }
 
+// Parsed returns how many tickets and histories the store has parsed so far.
+func (s *Store) Parsed() (tickets, histories uint64) { return s.reader.Parsed() }
+
 // Get reads the record of a node from the API server, once.
 func (s *Store) Get(ctx context.Context, node string) (Record, error) {
 	n, err := s.client.Nodes().Get(ctx, node, metav1.GetOptions{})

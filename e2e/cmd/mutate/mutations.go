@@ -21,11 +21,12 @@ const (
 	single    = "one procedure per node, by the one who leads"
 	inOrder   = "the most urgent gets the freed place"
 	attended  = "who leads looks at what is due"
+	counted   = "the counts are those of a recount"
 )
 
 // invariants returns the names of all invariants.
 func invariants() []string {
-	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, attended}
+	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, attended, counted}
 }
 
 // mutations lists the guards by what they protect.
@@ -87,10 +88,10 @@ func repetitions() []mutation {
 
 func limits() []mutation {
 	return []mutation{
-		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(c, how); reason != \"\" {", "	if reason := l.room(c, how); false {"},
-		{"cordons of others not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !policy.IsReady(node)", "	return !policy.IsReady(node)"},
-		{"nodes that are not ready not counted", bounded, "sop/limits.go", "	return node.Spec.Unschedulable || !policy.IsReady(node)", "	return node.Spec.Unschedulable"},
-		{"own reservations not counted", bounded, "sop/limits.go", "!policy.IsReady(node) || l.holds(node)", "!policy.IsReady(node)"},
+		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(c, how, settings); reason != \"\" {", "	if reason := l.room(c, how, settings); false {"},
+		{"cordons of others not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return !policy.IsReady(e.node)"},
+		{"nodes that are not ready not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return e.node.Spec.Unschedulable"},
+		{"own reservations not counted", bounded, "sop/limits.go", "e.pool == pool && l.holds(name, e) {", "false {"},
 		{"no slot needed to destroy", bounded, "sop/limits.go", "words); reason != \"\" {\n		return func() {}, reason", "words); false {\n		return func() {}, reason"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
@@ -107,6 +108,8 @@ func waiting() []mutation {
 			"	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, stays,",
 		},
 		{"slot given to the first to ask", inOrder, "sop/limits.go", "	if _, has := l.inFlight[node.Name]; has {", "	if true {"},
+		{"uncordon not counted", counted, "sop/census.go", "		t.out = without(t.out, name)\n", ""},
+		{"own write not counted", counted, "sop/census.go", "		node = w\n", ""},
 	}
 }
 
