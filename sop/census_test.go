@@ -272,9 +272,9 @@ func TestParsesDoNotGrowWithTheNodes(t *testing.T) {
 			})
 		})
 	}
-	require.InDelta(t, costs[10].tickets, costs[1000].tickets, 2)
-	require.InDelta(t, costs[10].histories, costs[1000].histories, 2)
-	require.InDelta(t, costs[10].lists, costs[1000].lists, 2, "the marks are kept by themselves")
+	require.InDelta(t, costs[10].tickets, costs[1000].tickets, 12)
+	require.InDelta(t, costs[10].histories, costs[1000].histories, 12, "runs of one node may parse a text at the same time")
+	require.InDelta(t, costs[10].lists, costs[1000].lists, 5, "the marks are kept by themselves")
 }
 
 // BenchmarkAdmission takes the time of a look for storms and of a destructive admission beside nodes with full histories.
