@@ -119,7 +119,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
 	})
 	a.orders = a.newOrders()
-	if a.resync, err = newResync(cfg, a.queue, classifier, a.orders.Silenced, a.nodes.gone, registry, logger); err != nil {
+	if a.resync, err = a.newResync(classifier, registry, logger); err != nil {
 		return nil, err
 	}
 	services, err := a.services(registry, logger)
@@ -175,18 +175,20 @@ func newFront(file string, cfg config, reg prometheus.Registerer, logger *slog.L
 	return front, nil
 }
 
-func newResync(
-	cfg config, q *queue.Queue, classifier *rules.Classifier, silenced func(map[string]string) string, gone func(string) bool,
-	reg prometheus.Registerer, logger *slog.Logger,
-) (*queue.Resync, error) {
+// newResync returns what asks Prometheus, Alertmanager and the sources.
+func (a *app) newResync(classifier *rules.Classifier, reg prometheus.Registerer, logger *slog.Logger) (*queue.Resync, error) {
+	cfg := a.cfg
 	o := queue.ResyncOptions{
-		Queue:         q,
+		Queue:         a.queue,
+		MaxAge:        cfg.Prometheus.MaxAge,
+		Evidence:      a.evidence,
+		Names:         a.nodes.index.Names,
 		Permission:    cfg.Permission,
 		Alertmanagers: make(map[string]queue.AlertSource),
 		Away:          cfg.WhenAway,
 		AwayAfter:     cfg.AwayAfter,
-		Silenced:      silenced,
-		Gone:          gone,
+		Silenced:      a.orders.Silenced,
+		Gone:          a.nodes.gone,
 		Classifier:    classifier,
 		Interval:      cfg.ResyncInterval,
 		Registerer:    reg,
@@ -214,6 +216,12 @@ func newResync(
 		return nil, err
 	}
 	return queue.NewResync(o)
+}
+
+// evidence returns what shows that a node is seen by those who would report the condition.
+func (a *app) evidence(condition string) []string {
+	c, _ := a.config.rules.Current().Lookup(condition)
+	return c.Evidence
 }
 
 // services returns what the steps of procedures work with.

@@ -317,7 +317,7 @@ func TestSourceThatIsNotConfiguredAnyMore(t *testing.T) {
 		passes(1)
 		require.Equal(t, "firing unlisted", s.says(keyA))
 		s.prometheus.tell(nil)
-		passes(1)
+		s.resync.Observe(t.Context(), keyA)
 		require.Equal(t, "absent unlisted", s.says(keyA))
 	})
 }

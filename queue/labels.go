@@ -115,6 +115,13 @@ func (m *labelMemory) needs(key prom.Key) bool {
 	return ok
 }
 
+// keys returns the statuses that are remembered.
+func (m *labelMemory) keys() []prom.Key {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.known))
+}
+
 // of returns the labels of the status, given those that a pass has read, and whether there have been alerts of it.
 func (m *labelMemory) of(key prom.Key, p *pass) (labels alertLabels, alerted bool) {
 	m.mu.Lock()

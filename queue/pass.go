@@ -27,7 +27,8 @@ type namedSource struct {
 	name     string
 	kind     sourceKind
 	alerts   AlertSource
-	silences SilenceSource // Nil for Prometheus.
+	silences SilenceSource  // Nil for Prometheus.
+	evidence EvidenceSource // Nil for Alertmanager.
 }
 
 // reading is the answer of a source.
@@ -36,12 +37,18 @@ type reading struct {
 	alerts   []prom.Alert
 	silences []source.Silence
 	err      error
+
+	sightings []source.Sighting
+	blind     error // Why there are no sightings.
 }
 
-// read asks the source. Half an answer is none.
-func (s namedSource) read(ctx context.Context) reading {
+// read asks the source. Half an answer is none, but a Prometheus that does not tell which nodes it sees still tells what fires.
+func (s namedSource) read(ctx context.Context, wanted source.EvidenceRequest) reading {
 	r := reading{source: s}
 	r.alerts, r.err = s.alerts.Alerts(ctx)
+	if r.err == nil && s.evidence != nil && len(wanted.Names) > 0 {
+		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted)
+	}
 	if r.err == nil && s.silences != nil {
 		// After the alerts: a silence that begins in between is not applied to them.
 		r.silences, r.err = s.silences.Silences(ctx)
@@ -56,9 +63,15 @@ type pass struct {
 	terms   terms
 	aborted error // Why it found nothing.
 
-	prometheusErr error // Nil when Prometheus answered.
-	evidence      map[prom.Key]prom.Evidence
-	firing        map[prom.Key][]prom.Observation // What fires at Prometheus.
+	prometheis, seeing int // How many are asked, and how many answered.
+	prometheusErrs     []error
+	evidence           map[prom.Key]prom.Evidence
+	firing             map[prom.Key][]prom.Observation // What fires at Prometheus.
+
+	sightings []source.Sighting
+	blind     []error
+	eyes      *eyes // Nil before the sightings have been taken.
+	sights    map[string]sights
 
 	replicas, answered int
 	replicaErrs        []error
@@ -89,15 +102,14 @@ type listing struct {
 // newPass returns a pass that has not begun.
 func newPass(t terms) *pass {
 	return &pass{
-		done:          make(chan struct{}),
-		terms:         t,
-		prometheusErr: errors.New("no Prometheus is configured"),
-		evidence:      make(map[prom.Key]prom.Evidence),
-		firing:        make(map[prom.Key][]prom.Observation),
-		listed:        make(map[prom.Key]*listing),
-		fingerprints:  make(map[string]struct{}),
-		labels:        make(map[prom.Key]alertLabels),
-		judged:        make(map[prom.Key][]judgement),
+		done:         make(chan struct{}),
+		terms:        t,
+		evidence:     make(map[prom.Key]prom.Evidence),
+		firing:       make(map[prom.Key][]prom.Observation),
+		listed:       make(map[prom.Key]*listing),
+		fingerprints: make(map[string]struct{}),
+		labels:       make(map[prom.Key]alertLabels),
+		judged:       make(map[prom.Key][]judgement),
 	}
 }
 
@@ -109,7 +121,7 @@ func (p *pass) abort(reason error) {
 
 // known reports whether there is evidence and permission to go by.
 func (p *pass) known() bool {
-	return p.prometheusErr == nil && (p.answered > 0 || p.terms.by == PermitPrometheus)
+	return p.seeing > 0 && (p.answered > 0 || p.terms.by == PermitPrometheus)
 }
 
 // complete reports whether every source answered, so that what is missing is absent.
@@ -119,9 +131,16 @@ func (p *pass) complete() bool { return p.known() && p.answered == p.replicas }
 func (p *pass) add(r reading, classifier Classifier) {
 	switch r.source.kind {
 	case sourcePrometheus:
-		p.prometheusErr = r.err
-		if r.err == nil {
-			p.addEvidence(r.alerts, classifier)
+		p.prometheis++
+		if r.err != nil {
+			p.prometheusErrs = append(p.prometheusErrs, r.err)
+			return
+		}
+		p.seeing++
+		p.addEvidence(r.alerts, classifier)
+		p.sightings = append(p.sightings, r.sightings...)
+		if r.blind != nil {
+			p.blind = append(p.blind, r.blind)
 		}
 	case sourceAlertmanager:
 		p.replicas++
@@ -246,7 +265,7 @@ func (p *pass) absent(queued []item) []prom.AegisNodeStatus {
 	var absent []prom.AegisNodeStatus
 	for _, item := range queued {
 		for _, s := range item.Statuses {
-			if s.LastSeen.Before(p.began) && (p.complete() || p.judgedAlone(s)) && !p.has(s) {
+			if s.LastSeen.Before(p.began) && !p.has(s) && (p.judgedAlone(s) || p.complete() && p.over(s.Key())) {
 				absent = append(absent, s)
 			}
 		}
@@ -264,12 +283,12 @@ func (p *pass) finding(key prom.Key, labels alertLabels, alerted bool) prom.Find
 	if p.aborted != nil {
 		return unknownFinding(p.began, p.aborted.Error())
 	}
-	evidence, whyEvidence := p.evidenceOf(key, alerted)
+	evidence, whyEvidence, seen := p.evidenceOf(key, alerted)
 	permission, whyPermission := p.permissionOf(key, labels)
 	reasons := slices.DeleteFunc([]string{whyEvidence, whyPermission}, func(s string) bool { return s == "" })
 	return prom.Finding{
 		Evidence: evidence, Permission: permission, Unlisted: p.unlisted(key), Reason: strings.Join(reasons, "; "), At: p.began,
-		Since: p.since(key),
+		Since: p.since(key), Seen: seen,
 	}
 }
 
@@ -300,35 +319,77 @@ func (p *pass) unlisted(key prom.Key) bool {
 	return p.answered > 0 && (l == nil || !l.active && !l.suppressed)
 }
 
-// evidenceOf returns what is said of a status by those who have found it, and why it is not firing.
-func (p *pass) evidenceOf(key prom.Key, alerted bool) (prom.Evidence, string) {
-	judged := slices.Clone(p.judged[key])
+// evidenceOf returns what is said of a status by those who have found it, why it is not firing, and if it is absent, when its node was seen.
+func (p *pass) evidenceOf(key prom.Key, alerted bool) (prom.Evidence, string, time.Time) {
+	judged, seen := slices.Clone(p.judged[key]), p.began
 	if name, ok := p.orphans[key]; ok {
 		judged = append(judged, judgement{evidence: prom.EvidenceUnknown, why: fmt.Sprintf(
 			"source %s, which found it, is not configured: configure it again, or cancel the ticket", name)})
 	}
 	if len(judged) == 0 || alerted {
-		evidence, why := p.evidenceOfAlerts(key)
-		judged = append(judged, judgement{evidence: evidence, why: why})
+		evidence, why, at := p.evidenceOfAlerts(key)
+		judged, seen = append(judged, judgement{evidence: evidence, why: why}), at
 	}
-	return combine(judged)
+	evidence, why := combine(judged)
+	if evidence != prom.EvidenceAbsent {
+		return evidence, why, time.Time{}
+	}
+	if who := p.stillListed(key); who != "" {
+		return prom.EvidenceUnknown, who, time.Time{}
+	}
+	return evidence, why, seen
 }
 
-// evidenceOfAlerts returns what the alerts of Prometheus say of a status, and why none fires.
-func (p *pass) evidenceOfAlerts(key prom.Key) (prom.Evidence, string) {
-	if p.prometheusErr != nil {
-		return prom.EvidenceUnknown, fmt.Sprintf("evidence unknown: %v", p.prometheusErr)
-	}
+// evidenceOfAlerts returns what the alerts of Prometheus say of a status, why none fires, and if none is there, when its node was seen. An alert
+// that is not there is absent only if its exporters see the node: that nobody looks proves nothing.
+func (p *pass) evidenceOfAlerts(key prom.Key) (prom.Evidence, string, time.Time) {
 	switch p.evidence[key] {
 	case prom.EvidenceFiring:
-		return prom.EvidenceFiring, ""
-	case prom.EvidencePending:
-		return prom.EvidencePending, "the alert is pending, it does not fire yet"
+		return prom.EvidenceFiring, "", time.Time{}
 	case prom.EvidenceUnknown:
-		return prom.EvidenceUnknown, "evidence unknown: Prometheus has only an old sample of the alert"
-	default:
-		return prom.EvidenceAbsent, "Prometheus has no such alert"
+		return prom.EvidenceUnknown, "evidence unknown: Prometheus has only an old sample of the alert", time.Time{}
+	case prom.EvidencePending:
+		return prom.EvidencePending, "the alert is pending, it does not fire yet", time.Time{}
 	}
+	if p.seeing == 0 {
+		return prom.EvidenceUnknown, "evidence unknown: " + p.whyNotSeeing(), time.Time{}
+	}
+	seen, why := p.sees(key)
+	if why != "" && len(p.blind) > 0 {
+		why += ": " + errors.Join(p.blind...).Error()
+	}
+	if why != "" {
+		return prom.EvidenceUnknown, "evidence unknown: Prometheus has no such alert, but " + why, time.Time{}
+	}
+	return prom.EvidenceAbsent, "Prometheus has no such alert", seen
+}
+
+// whyNotSeeing says why no Prometheus answers.
+func (p *pass) whyNotSeeing() string {
+	if p.prometheis == 0 {
+		return "no Prometheus is configured"
+	}
+	return errors.Join(p.prometheusErrs...).Error()
+}
+
+// over reports whether the alerts of the status prove that it has ended.
+func (p *pass) over(key prom.Key) bool {
+	evidence, _, _ := p.evidenceOfAlerts(key)
+	return evidence == prom.EvidenceAbsent && p.stillListed(key) == ""
+}
+
+// stillListed says why the status may exist although no Prometheus that was asked has it: another one, which nobody asks, may report it. A
+// silence hides an alert, and does not end it.
+func (p *pass) stillListed(key prom.Key) string {
+	switch l := p.listed[key]; {
+	case p.terms.by == PermitPrometheus, p.replicas == 0:
+		return ""
+	case l != nil && len(l.firing) > 0:
+		return "evidence unknown: no Prometheus that is asked has the alert, but an Alertmanager still lists it"
+	case p.answered == 0:
+		return "evidence unknown: no Alertmanager tells whether it still lists the alert"
+	}
+	return ""
 }
 
 // permissionOf returns what Alertmanager says about acting on a status, and why it is not granted. A silence counts also

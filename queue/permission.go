@@ -99,7 +99,7 @@ func (r *Resync) away() time.Duration {
 // entering returns what the pass puts into the queue: what fires at Prometheus, as far as it may be acted on or may be told why not.
 // Where Alertmanager lists it, suppressed or not, its own alerts enter, so that a later webhook is about the same ones.
 func (p *pass) entering(queued func(prom.Key) bool) []prom.Observation {
-	if p.prometheusErr != nil {
+	if p.seeing == 0 {
 		return nil
 	}
 	var entering []prom.Observation

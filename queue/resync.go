@@ -22,6 +22,7 @@ import (
 const (
 	defaultInterval = 30 * time.Second
 	defaultTimeout  = 15 * time.Second
+	defaultMaxAge   = 2 * time.Minute
 	// maxRest bounds the rest after a pass, so that an answer is late by no more than that.
 	maxRest = 200 * time.Millisecond
 	// absentPasses is how many passes in a row must miss a condition before it is withdrawn.
@@ -47,8 +48,16 @@ type Classifier interface {
 type ResyncOptions struct {
 	// Queue is kept true to the sources.
 	Queue *Queue
-	// Prometheus says whether a condition exists. Without it that is unknown.
+	// Prometheus says whether a condition exists. Without it that is unknown. It must be an EvidenceSource too.
 	Prometheus AlertSource
+	// Prometheis are more of them, by their URL, which must not hold credentials. Each sees some of the nodes, or all.
+	Prometheis map[string]AlertSource
+	// MaxAge is the age from which a sample of a node proves nothing. 0 means 2 minutes.
+	MaxAge time.Duration
+	// Evidence returns what shows that a node is seen, for the condition. None, and nil, stand for anything that is known of the node.
+	Evidence func(condition string) []string
+	// Names returns what a node is called in labels. Nil means by its name alone.
+	Names func(node string) []string
 	// Permission says who permits to act on what fires at Prometheus. Empty means PermitAlertmanager.
 	Permission Permitter
 	// Alertmanagers say whether a condition may be acted on: every replica, by its URL, which must not hold
@@ -91,6 +100,7 @@ type Resync struct {
 	metrics    *resyncMetrics
 	findings   *sourceMetrics
 	labels     *labelMemory
+	eyes       *eyes
 	terms      terms
 	silenced   func(map[string]string) string
 
@@ -145,6 +155,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		logger:     cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "resync"),
 		findings:   newSourceMetrics(o.Registerer, names),
 		labels:     newLabelMemory(),
+		eyes:       newEyes(o),
 		terms:      terms,
 		silenced:   o.Silenced,
 		trigger:    make(chan struct{}, 1),
@@ -163,8 +174,17 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 // sourcesOf lists the sources in a fixed order.
 func sourcesOf(o ResyncOptions) ([]namedSource, error) {
 	var sources []namedSource
+	prometheis := make(map[string]AlertSource, len(o.Prometheis)+1)
+	maps.Copy(prometheis, o.Prometheis)
 	if o.Prometheus != nil {
-		sources = append(sources, namedSource{name: string(sourcePrometheus), kind: sourcePrometheus, alerts: o.Prometheus})
+		prometheis[string(sourcePrometheus)] = o.Prometheus
+	}
+	for _, name := range slices.Sorted(maps.Keys(prometheis)) {
+		evidence, ok := prometheis[name].(EvidenceSource)
+		if !ok {
+			return nil, fmt.Errorf("resync: prometheus %s does not tell which nodes it sees", name)
+		}
+		sources = append(sources, namedSource{name: name, kind: sourcePrometheus, alerts: prometheis[name], evidence: evidence})
 	}
 	for _, address := range slices.Sorted(maps.Keys(o.Alertmanagers)) {
 		alerts := o.Alertmanagers[address]
@@ -327,7 +347,8 @@ func (r *Resync) begin() *pass {
 // pass makes one pass.
 func (r *Resync) pass(ctx context.Context) {
 	p := r.begin()
-	readings, answers := r.read(ctx)
+	needed := r.needed()
+	readings, answers := r.read(ctx, r.eyes.request(needed))
 	if ctx.Err() != nil {
 		p.abort(fmt.Errorf("the pass was interrupted: %w", context.Cause(ctx)))
 		return
@@ -336,6 +357,7 @@ func (r *Resync) pass(ctx context.Context) {
 		r.report(reading)
 		p.add(reading, r.classifier)
 	}
+	r.eyes.look(p, r.classifier, needed)
 	r.inspect(p, answers)
 	r.adopt(p)
 	r.hear(p)
@@ -355,15 +377,26 @@ func (r *Resync) pass(ctx context.Context) {
 	close(p.done)
 }
 
+// needed returns the statuses that somebody may want to know the end of: those in the queue, and those that were asked for lately.
+func (r *Resync) needed() []prom.Key {
+	keys := r.labels.keys()
+	for _, item := range r.queue.items() {
+		for _, s := range item.Statuses {
+			keys = append(keys, s.Key())
+		}
+	}
+	return keys
+}
+
 // read asks all sources at once.
-func (r *Resync) read(ctx context.Context) ([]reading, []sampled) {
+func (r *Resync) read(ctx context.Context, wanted source.EvidenceRequest) ([]reading, []sampled) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	readings := make([]reading, len(r.sources))
 	answers := make([]sampled, len(r.inspectors))
 	var group sync.WaitGroup
 	for i, s := range r.sources {
-		group.Go(func() { readings[i] = s.read(ctx) })
+		group.Go(func() { readings[i] = s.read(ctx, wanted) })
 	}
 	for i, s := range r.inspectors {
 		group.Go(func() { answers[i] = s.read(ctx) })

@@ -25,6 +25,9 @@ type byLabels struct{}
 var _ Classifier = byLabels{}
 
 func (byLabels) Classify(a prom.Alert) (prom.Observation, error) {
+	if a.Subject != nil && a.Subject.Condition == "Evidence" { // Of what is seen, only the node matters.
+		return prom.Observation{Status: prom.AegisNodeStatus{Node: a.Labels["node"]}}, nil
+	}
 	if a.Labels["condition"] == "" {
 		return prom.Observation{}, errors.New("not a condition")
 	}
@@ -47,10 +50,13 @@ type fakeSource struct {
 	err        error
 	silences   []source.Silence
 	silenceErr error
-	delay      time.Duration
-	calls      int
-	active     int // How many calls run now.
-	most       int // How many have run at once.
+	// sightings are what it has seen of nodes. Nil means all that is asked for, just now.
+	sightings []source.Sighting
+	blindErr  error
+	delay     time.Duration
+	calls     int
+	active    int // How many calls run now.
+	most      int // How many have run at once.
 }
 
 var (
@@ -95,6 +101,32 @@ func (f *fakeSource) Silences(context.Context) ([]source.Silence, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.silences, f.silenceErr
+}
+
+// Evidence tells which nodes are seen.
+func (f *fakeSource) Evidence(_ context.Context, r source.EvidenceRequest) ([]source.Sighting, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sightings != nil || f.blindErr != nil {
+		return f.sightings, f.blindErr
+	}
+	var all []source.Sighting
+	for _, name := range r.Names {
+		all = append(all, seenBy(name, "", 0))
+	}
+	return all, nil
+}
+
+// see sets what is seen of nodes.
+func (f *fakeSource) see(err error, sightings ...source.Sighting) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sightings, f.blindErr = append([]source.Sighting{}, sightings...), err
+}
+
+// seenBy is a sighting of a node.
+func seenBy(node, kind string, age time.Duration) source.Sighting {
+	return source.Sighting{Labels: map[string]string{"node": node}, Source: kind, Age: age}
 }
 
 // hush sets the silences.
@@ -391,9 +423,13 @@ func TestResyncFindings(t *testing.T) {
 				w.resync, err = NewResync(o)
 				require.NoError(t, err)
 				w.run(t)
+				var seen time.Time
+				if tt.evidence == prom.EvidenceAbsent {
+					seen = time.Now()
+				}
 				require.Equal(t, prom.Finding{
 					Evidence: tt.evidence, Permission: tt.permission, Unlisted: tt.permission == prom.PermissionUnlisted,
-					Reason: tt.reason, At: time.Now(), Since: since,
+					Reason: tt.reason, At: time.Now(), Since: since, Seen: seen,
 				}, w.resync.Observe(t.Context(), keyA))
 				if tt.evidence == "unknown" || tt.permission == "unknown" {
 					require.Empty(t, w.queue.Snapshot(), "an unknown pass changes nothing")

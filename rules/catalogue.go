@@ -31,6 +31,9 @@ type Condition struct {
 	Aliases []string
 	// Inhibits says which other conditions of the node this one explains.
 	Inhibits []Inhibition
+	// Evidence says what shows that a node is seen by those who would report the condition: values of the label source of aegis:evidence,
+	// or selectors. Empty stands for anything that is known of the node.
+	Evidence []string
 	// Policy is complete: the defaults are merged into it.
 	Policy prom.Policy
 }
@@ -39,6 +42,7 @@ func (c Condition) clone() Condition {
 	c.Match = maps.Clone(c.Match)
 	c.Aliases = slices.Clone(c.Aliases)
 	c.Inhibits = slices.Clone(c.Inhibits)
+	c.Evidence = slices.Clone(c.Evidence)
 	return c
 }
 

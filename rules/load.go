@@ -13,6 +13,8 @@ import (
 	"time"
 
 	amlabels "github.com/prometheus/alertmanager/pkg/labels"
+	promlabels "github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
@@ -47,10 +49,12 @@ const (
 
 // The fields of a condition whose lines are needed after it has been read.
 const (
-	fieldName    = "name"
-	fieldIDLabel = "idLabel"
-	fieldSOP     = "sop"
-	fieldPolicy  = "policy"
+	fieldName     = "name"
+	fieldIDLabel  = "idLabel"
+	fieldSOP      = "sop"
+	fieldPolicy   = "policy"
+	fieldMatch    = "match"
+	fieldEvidence = "evidence"
 	// fieldDefaults is the policy of conditions that set none.
 	fieldDefaults = "defaults"
 )
@@ -63,7 +67,9 @@ var (
 	typePattern = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	// operationPattern is that of the operations on a host, which take their names from files.
 	operationPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
-	teamPattern      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+	// evidencePattern is that of the label source of recorded evidence.
+	evidencePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`)
+	teamPattern     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 )
 
 func knownTypes() []string {
@@ -338,8 +344,9 @@ func (d decoder) entry(n *yaml.Node, e *entry) {
 		"priority":    func(n *yaml.Node) { d.Integer(n, "priority", math.MaxInt32, &e.Priority) },
 		"device":      func(n *yaml.Node) { strict.Choice(d.Decoder, n, "device", knownDevices(), &e.Device) },
 		"affectsLoad": func(n *yaml.Node) { d.Boolean(n, "affectsLoad", &e.AffectsLoad) },
-		"match":       func(n *yaml.Node) { d.match(n, e) },
+		fieldMatch:    func(n *yaml.Node) { d.match(n, e) },
 		"aliases":     func(n *yaml.Node) { d.aliases(n, e) },
+		fieldEvidence: func(n *yaml.Node) { d.evidence(n, e) },
 		fieldInhibits: inhibits,
 		fieldHides:    hides,
 		fieldPolicy:   func(n *yaml.Node) { d.policy(n, fieldPolicy, &e.Policy); mark(fieldPolicy, n) },
@@ -349,6 +356,9 @@ func (d decoder) entry(n *yaml.Node, e *entry) {
 		},
 		fieldSOP: func(n *yaml.Node) { d.Pattern(n, fieldSOP, checkSOP, &e.SOP); mark(fieldSOP, n) },
 	})
+	if strict.Field(n, fieldMatch) != nil && strict.Field(n, fieldEvidence) == nil {
+		e.Evidence = nil // What shows one alert says nothing of another.
+	}
 }
 
 // ownTypes reads the domains that a site lists because their names are close to those of the product, as npu is to gpu.
@@ -446,6 +456,38 @@ func (d decoder) aliases(n *yaml.Node, e *entry) {
 		e.Aliases = append(e.Aliases, alias)
 		e.aliasLines = append(e.aliasLines, d.Position(item))
 	})
+}
+
+// evidence reads what shows that a node is seen. An empty list goes back to the default.
+func (d decoder) evidence(n *yaml.Node, e *entry) {
+	e.Evidence = nil
+	d.List(n, fieldEvidence, func(item *yaml.Node) {
+		var kind string
+		if d.Pattern(item, fieldEvidence, checkEvidence, &kind); kind != "" {
+			e.Evidence = append(e.Evidence, kind)
+		}
+	})
+}
+
+// checkEvidence takes a value of the label source of aegis:evidence, or a selector with the name of its metric.
+func checkEvidence(text string) error {
+	if !prom.IsSelector(text) {
+		if !evidencePattern.MatchString(text) {
+			return errors.New("must be the label source of a series aegis:evidence, such as gpu/dcgm-exporter, or a selector, such as up{job=\"fans\"}")
+		}
+		return nil
+	}
+	matchers, err := parser.NewParser(parser.Options{}).ParseMetricSelector(text)
+	if err != nil {
+		return fmt.Errorf("must be a selector, such as up{job=\"fans\"}: %s", strict.Clean(err.Error(), maxMessageRunes))
+	}
+	named := slices.ContainsFunc(matchers, func(m *promlabels.Matcher) bool {
+		return m.Name == promlabels.MetricName && m.Type == promlabels.MatchEqual
+	})
+	if !named {
+		return errors.New("must name its metric, such as up{job=\"fans\"}")
+	}
+	return nil
 }
 
 // policy reads the fields of a policy over p.

@@ -83,6 +83,19 @@ func (i *NodeIndex) remove(name string) {
 	delete(i.keys, name)
 }
 
+// Names returns what a node is called: its name first, then its host name and addresses, in the form in which they are compared.
+func (i *NodeIndex) Names(name string) []string {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	names := []string{name}
+	for _, key := range i.keys[name] {
+		if key != name {
+			names = append(names, key)
+		}
+	}
+	return names
+}
+
 // Lookup returns the name of the one node that has the value as its name, host name or address, with or without a port.
 // The error wraps ErrUnknownNode or ErrAmbiguousNode.
 func (i *NodeIndex) Lookup(value string) (string, error) {

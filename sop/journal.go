@@ -127,6 +127,26 @@ func (j *journal) disrupted() bool {
 	return t != nil && t.Count(ticket.Reboot)+t.Count(ticket.Reset)+t.Count(ticket.Shutdown) > 0
 }
 
+// lastRepair returns when the last step of the incident ended that may have mended the node, by no clock that is ahead of this one. Zero when
+// there has been none.
+func (j *journal) lastRepair() time.Time {
+	t := j.ticket()
+	if t == nil {
+		return time.Time{}
+	}
+	var last time.Time
+	for _, s := range t.Workflows {
+		mends := s.Action.Destructive() || s.Action == ticket.Remedy || s.Action == ticket.Repair || s.Action == ticket.RestartPod
+		if mends && s.At.After(last) {
+			last = s.At
+		}
+	}
+	if now := j.clock.Now(); last.After(now) {
+		return now
+	}
+	return last
+}
+
 // waited returns for how long the procedure has waited for the node before its n-th wait.
 func (j *journal) waited(n int) time.Duration {
 	t := j.ticket()

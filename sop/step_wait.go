@@ -28,20 +28,23 @@ func (b *ApiBridge) VerifyWithin(ctx context.Context, within time.Duration) erro
 type verification struct {
 	*scene
 	clearFor, within time.Duration
-	// clearSince is since when every answer was that the condition is gone.
+	// repaired is when the last step that may have mended the node ended. What was seen before proves nothing.
+	repaired time.Time
+	// clearSince is when the node was seen first in the row of answers that the condition is gone.
 	clearSince time.Time
 }
 
 // run asks the source until the condition has been gone for long enough, or the time is up while it holds. One that is gone may take
 // its clearFor to the end.
 func (v *verification) run(ctx context.Context, c call) (outcome, error) {
+	v.repaired = v.journal.lastRepair()
 	err := c.time.watch(ctx, v.within, func(ctx context.Context, late bool) (bool, error) {
 		held := c.time.told
-		finding := v.services.Source.Observe(ctx, v.status.Key())
+		finding := v.since(v.services.Source.Observe(ctx, v.status.Key()))
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		clear := v.observe(v.services.Clock.Now(), finding)
+		clear := v.observe(finding)
 		switch {
 		case finding.Evidence == prom.EvidenceUnknown:
 			c.time.skip()
@@ -59,8 +62,17 @@ func (v *verification) run(ctx context.Context, c call) (outcome, error) {
 	return outcome{message: "gone for " + v.clearFor.String()}, err
 }
 
-// observe takes one answer and reports whether the condition has been gone for long enough.
-func (v *verification) observe(now time.Time, f prom.Finding) bool {
+// since doubts an answer that rests on what was seen before the repair.
+func (v *verification) since(f prom.Finding) prom.Finding {
+	if f.Evidence == prom.EvidenceAbsent && f.Seen.Before(v.repaired) {
+		f.Evidence = prom.EvidenceUnknown
+		f.Reason = "the node was seen last at " + f.Seen.UTC().Format(time.RFC3339) + ", before the repair ended"
+	}
+	return f
+}
+
+// observe takes one answer and reports whether the condition has been gone for long enough, by when the node was seen.
+func (v *verification) observe(f prom.Finding) bool {
 	if f.Evidence == prom.EvidenceUnknown {
 		v.clearSince = time.Time{}
 		return false
@@ -70,9 +82,9 @@ func (v *verification) observe(now time.Time, f prom.Finding) bool {
 		return false
 	}
 	if v.clearSince.IsZero() {
-		v.clearSince = now
+		v.clearSince = f.Seen
 	}
-	return now.Sub(v.clearSince) >= v.clearFor
+	return f.Seen.Sub(v.clearSince) >= v.clearFor
 }
 
 // WaitReady waits until the node has been ready for as long as the policy's ClearFor. It fails when the node is not ready

@@ -444,11 +444,15 @@ func (s *fakeSource) gone() {
 	s.set(prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted})
 }
 
-// Last has the answer of the last pass, which is old, so that every question is asked.
+// Last has the answer of the last pass, which is old, so that every question is asked. The node is seen while the condition is absent.
 func (s *fakeSource) Last(prom.Key) prom.Finding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.finding
+	f := s.finding
+	if f.Evidence == prom.EvidenceAbsent && f.Seen.IsZero() {
+		f.Seen = time.Now()
+	}
+	return f
 }
 
 func (s *fakeSource) Observe(_ context.Context, key prom.Key) prom.Finding { return s.Last(key) }

@@ -177,15 +177,29 @@ func (h *host) collectNode(e *exposition) {
 	h.collectFilesystems(node)
 	h.collectLinks(node, count)
 	h.collectAdapters(node, count)
-	for _, f := range h.faults {
-		if condition, ok := siteConditionOf(f.Fault); ok {
-			node("aegis_site_condition", 1, "condition", condition)
-		}
-	}
+	h.collectReports(node)
 	for _, unit := range []string{"kubelet", "containerd", "nvidia-fabricmanager", "gpfs"} {
 		if h.gpus > 0 || unit == "kubelet" || unit == "containerd" {
 			node("node_systemd_unit_state", one(h.activeLocked(unit) == "active"), "name", unit+".service", "state", "active")
 		}
+	}
+}
+
+// collectReports writes what the site's own checks found: 0 for what is over, as long as their file is there.
+func (h *host) collectReports(node func(string, float64, ...string)) {
+	for condition := range h.reported {
+		h.reported[condition] = 0
+	}
+	for _, f := range h.faults {
+		if condition, ok := siteConditionOf(f.Fault); ok {
+			if h.reported == nil {
+				h.reported = make(map[string]float64)
+			}
+			h.reported[condition] = 1
+		}
+	}
+	for _, condition := range sortedKeys(h.reported) {
+		node("aegis_site_condition", h.reported[condition], "condition", condition)
 	}
 }
 

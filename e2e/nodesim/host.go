@@ -110,6 +110,8 @@ type host struct {
 	faults []ActiveFault
 	// counters start at zero with every boot, as those of the kernel and of the exporters do.
 	counters map[string]float64
+	// reported is what the checks of the site have written, by condition. Their file outlives a boot.
+	reported map[string]float64
 	kmsg     []string
 	pids     map[string]int
 	stopped  map[string]bool

@@ -240,7 +240,7 @@ type Evidence string
 // The kinds of evidence. Unknown is not healthy.
 const (
 	EvidenceUnknown Evidence = "unknown" // No answer that can be relied on.
-	EvidenceAbsent  Evidence = "absent"  // The alert neither fires nor is pending.
+	EvidenceAbsent  Evidence = "absent"  // The alert neither fires nor is pending, nobody lists it, and its exporter sees the node.
 	EvidencePending Evidence = "pending" // The alert's expression holds, its `for` has not passed yet.
 	EvidenceFiring  Evidence = "firing"  // The alert fires.
 )
@@ -269,6 +269,8 @@ type Finding struct {
 	Reason string
 	// Since is since when Prometheus sees the condition hold without a break. Zero when it does not tell.
 	Since time.Time
+	// Seen is when the exporters that would show the condition had a sample of the node last. It is set where the evidence is absent.
+	Seen time.Time
 	// At is when the sources were asked.
 	At time.Time
 }

@@ -101,6 +101,22 @@ func (s Source) alert(key prom.Key, f *Fault) *prom.Alert {
 	return a
 }
 
+// Evidence tells which nodes Prometheus sees: all that exist.
+func (s Source) Evidence(_ context.Context, r source.EvidenceRequest) (seen []source.Sighting, err error) {
+	s.client.cluster.Do(func() {
+		if s.down() {
+			err = ErrOutage
+			return
+		}
+		for _, name := range r.Names {
+			if s.client.cluster.Nodes[name] != nil {
+				seen = append(seen, source.Sighting{Labels: map[string]string{"node": name}})
+			}
+		}
+	})
+	return seen, err
+}
+
 // Silences lists the active silences of Alertmanager.
 func (s Source) Silences(context.Context) (silences []source.Silence, err error) {
 	s.client.cluster.Do(func() { silences, err = s.silences() })
@@ -130,7 +146,7 @@ func (s Source) silences() ([]source.Silence, error) {
 // Finding returns what both sources say of a condition, for code that asks them about one.
 func (c *Cluster) Finding(key prom.Key) prom.Finding {
 	c.held()
-	found := prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted, Unlisted: true, At: time.Now()}
+	found := prom.Finding{Evidence: prom.EvidenceAbsent, Permission: prom.PermissionUnlisted, Unlisted: true, At: time.Now(), Seen: time.Now()}
 	f := c.Faults[key]
 	if f != nil && !f.Firing().IsZero() {
 		found.Evidence, found.Since = prom.EvidenceFiring, f.Changed
