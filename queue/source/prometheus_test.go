@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -312,4 +313,43 @@ func FuzzDecodeVector(f *testing.F) {
 		}
 		require.LessOrEqual(t, len(freshest(samples)), len(samples))
 	})
+}
+
+func TestEvidence(t *testing.T) {
+	t.Parallel()
+	server, asked := recorded(t, `{"status":"success","data":{"resultType":"vector","result":[
+		{"metric":{"node":"n1","source":"gpu/dcgm-exporter"},"value":[1000,"990"]},
+		{"metric":{"node":"n1"},"value":[1000,"940.5"]},
+		{"metric":{"node":"n2","source":"gpu/sichek"},"value":[1000,"NaN"]}]}}`)
+	p, err := NewPrometheus(PrometheusOptions{URL: server})
+	require.NoError(t, err)
+	seen, err := p.Evidence(t.Context(), EvidenceRequest{Names: []string{"10.0.0.1", `n"1`}, Selectors: []string{`up{job="fans"}`}})
+	require.NoError(t, err)
+	labels := map[string]string{"node": "n1", "source": "gpu/dcgm-exporter"}
+	require.Equal(t, Sighting{Labels: labels, Source: "gpu/dcgm-exporter", Age: 10 * time.Second}, seen[0])
+	require.Equal(t, Sighting{Labels: map[string]string{"node": "n1"}, Age: 59500 * time.Millisecond}, seen[1])
+	require.Equal(t, Sighting{Labels: labels, Source: `up{job="fans"}`, Age: 10 * time.Second}, seen[2], "of a selector every series counts")
+	require.Len(t, seen, 4, "a value that is no time is no sign of anything")
+	require.Len(t, *asked, 2)
+	for _, query := range *asked {
+		_, err := ParseExpression(query)
+		require.NoError(t, err, query)
+	}
+	require.Contains(t, (*asked)[0], `node=~"(?i:10\\.0\\.0\\.1|n\"1)(:[0-9]+)?"`)
+	require.Equal(t, `timestamp(up{job="fans"})`, (*asked)[1])
+}
+
+// recorded answers each query with the body, and notes the queries.
+func recorded(t *testing.T, body string) (address string, asked *[]string) {
+	t.Helper()
+	var mu sync.Mutex
+	asked = new([]string)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		*asked = append(*asked, r.FormValue("query"))
+		_, _ = w.Write([]byte(body))
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, asked
 }
