@@ -125,6 +125,15 @@ type in struct {
 	state prom.AlertState
 }
 
+// Evidence tells that every node is seen.
+func (s in) Evidence(_ context.Context, r source.EvidenceRequest) ([]source.Sighting, error) {
+	var seen []source.Sighting
+	for _, name := range r.Names {
+		seen = append(seen, source.Sighting{Labels: map[string]string{"node": name}})
+	}
+	return seen, nil
+}
+
 func (s in) Alerts(context.Context) ([]prom.Alert, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
