@@ -173,17 +173,18 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 }
 
 // closed returns since when the windows of the pool are closed, zero while one is open. Those of the simulation open and close
-// on the same day, as all of it happens on one.
+// on the same day.
 func (o *oracle) closed(pool simPoolSettings) time.Time {
-	since := o.c.Start()
-	opens, closes := since.Add(time.Duration(pool.opens)*time.Minute), since.Add(time.Duration(pool.closes)*time.Minute)
-	switch now := time.Now(); {
+	now, start := time.Now(), o.c.Start()
+	midnight := start.Add(now.Sub(start).Truncate(24 * time.Hour))
+	opens, closes := midnight.Add(time.Duration(pool.opens)*time.Minute), midnight.Add(time.Duration(pool.closes)*time.Minute)
+	switch {
 	case pool.closes == 0, !now.Before(opens) && now.Before(closes):
 		return time.Time{}
-	case !now.Before(closes):
-		return closes
+	case now.Before(opens):
+		closes = closes.Add(-24 * time.Hour)
 	}
-	return since
+	return latest(start, closes)
 }
 
 // stormy judges whether the condition has come over so many nodes at once that it is held. The nodes count of which the process

@@ -45,8 +45,7 @@ func (q watchedQueue) Next(ctx context.Context) (node string, statuses []prom.Ae
 func (c *cluster) standProcess() *simProcess {
 	p := c.newProcess()
 	c.Do(func() {
-		p.stands = true
-		p.deposed = time.Now()
+		p.stands, p.first, p.deposed = true, time.Time{}, time.Now()
 	})
 	candidate := election.New(election.Options{
 		Client: p.client.Election(), Namespace: "monitoring", Name: simLease, Identity: p.identity(),
@@ -69,6 +68,9 @@ func (p *simProcess) term(term context.Context, _ context.CancelCauseFunc) error
 	p.Do(func() {
 		p.Logf("p%d leads", p.id)
 		p.began, p.leading = time.Now(), true
+		if p.first.IsZero() {
+			p.first = p.began
+		}
 	})
 	defer p.Do(func() { p.leading = false })
 	err := p.work(ctx)
@@ -205,10 +207,11 @@ func visitsWhatIsDue(o *oracle, m moment) {
 		return
 	}
 	for key, f := range o.c.Faults {
-		since := latest(latest(f.Firing(), f.Listed()), latest(whole, o.c.heldSince))
-		due := !f.Firing().IsZero() && p.cache.Shown[key.Node] != nil && p.running[key.Node] == 0
-		if due && time.Since(since) > simUnvisited && p.visited[key.Node].Before(since) {
-			m.violated("p%d has held the Lease for %s, and not looked at %s since %s", p.id, time.Since(o.c.heldSince), key.Node, p.visited[key.Node])
+		// What it has looked at in an earlier term is due again when something changes.
+		due := latest(latest(f.Firing(), f.Listed()), p.first)
+		fires := !f.Firing().IsZero() && p.cache.Shown[key.Node] != nil && p.running[key.Node] == 0
+		if fires && time.Since(latest(due, whole)) > simUnvisited && p.visited[key.Node].Before(due) {
+			m.violated("p%d has held the Lease for %s, and not looked at %s for %s", p.id, time.Since(o.c.heldSince), key.Node, time.Since(p.visited[key.Node]))
 		}
 	}
 }

@@ -46,8 +46,8 @@ type simProcess struct {
 	verdicts   *sop.VerdictCache
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
-	// began is since when it leads.
-	began time.Time
+	// began is since when it leads, first when it first did.
+	began, first time.Time
 	// stands is true for a process that stands for leader, leading while it leads, and replaced once another process was started for it.
 	stands, leading, replaced bool
 
@@ -120,7 +120,7 @@ func (c *cluster) newProcess() *simProcess {
 	p := &simProcess{
 		cluster: c, client: c.Join(), ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
 		running: make(map[string]int), interrupted: make(map[string]time.Time), begun: make(map[string]simRun), wrote: make(map[string]simWrite), sight: make(map[string]*simSight),
-		told: make(map[prom.Key]*simTold), began: time.Now(), ordering: make(map[string]int),
+		told: make(map[prom.Key]*simTold), began: time.Now(), first: time.Now(), ordering: make(map[string]int),
 		asking: make(map[string][]types.UID), met: make(map[types.UID]bool), visited: make(map[string]time.Time),
 	}
 	p.id = p.client.ID

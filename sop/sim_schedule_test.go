@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// simHours is how long misfortune lasts, simSettle how long the world then has to come to rest.
+	// simHours is how long misfortune lasts, simDays in a large schedule, and simSettle how long the world then has to come to rest.
 	simHours  = 3 * time.Hour
+	simDays   = 48 * time.Hour
 	simSettle = 5 * time.Hour
 )
 
@@ -25,6 +26,10 @@ type schedule struct {
 	*cluster
 	rng   *rand.Rand
 	names []string
+	// large is true for a large cluster over days.
+	large bool
+	// lasts is how long misfortune lasts.
+	lasts time.Duration
 	// sick are the nodes that have faults, at the time at which they get them.
 	sick   []simOutbreak
 	events []simEvent
@@ -49,13 +54,19 @@ type simOutbreak struct {
 
 // newSchedule draws a cluster and its misfortunes.
 func newSchedule(seed uint64, verbose bool) *schedule {
-	s := &schedule{cluster: newCluster(seed, verbose), rng: rand.New(rand.NewPCG(seed, 1))}
+	s := &schedule{cluster: newCluster(seed, verbose), rng: rand.New(rand.NewPCG(seed, 1)), lasts: simHours}
 	s.Weather = soptest.Weather{
 		Failing: s.rng.Float64() * 0.08, Losing: s.rng.Float64() * 0.06, Slow: s.rng.Float64() * 0.04,
 		Lag: time.Duration(s.rng.Int64N(int64(simMaxLag))), BadChecks: s.rng.Float64() * 0.3, BadPower: s.rng.Float64() * 0.2,
 	}
-	s.drawNodes()
-	for range 1 + s.rng.IntN(6) {
+	faults, mishaps := 6, 12
+	if s.large = seed%simLargeEvery == 0; s.large {
+		s.lasts, faults, mishaps = simDays, 80, 60
+		s.drawLargeCluster()
+	} else {
+		s.drawNodes()
+	}
+	for range 1 + s.rng.IntN(faults) {
 		s.drawFault()
 	}
 	if s.rng.IntN(5) == 0 {
@@ -69,7 +80,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawMode, s.drawMode, s.drawOrderedPause, s.drawBrokenOrders, s.drawPersonalOrder, s.drawPersonalOrder,
 		s.drawEcho, s.drawEcho, s.drawStaleAct, s.drawStaleAct, s.drawChangeOfMind, s.drawChangeOfMind, s.drawUnseen, s.drawUnseen,
 	}
-	for range s.rng.IntN(12) {
+	for range s.rng.IntN(mishaps) {
 		misfortunes[s.rng.IntN(len(misfortunes))]()
 	}
 	if s.rng.IntN(6) == 0 {
@@ -95,6 +106,13 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 // drawNodes draws 3 to 8 nodes in one or two pools.
 func (s *schedule) drawNodes() {
 	pools := 1 + s.rng.IntN(2)
+	s.drawPools(pools)
+	for i := range 3 + s.rng.IntN(6) {
+		s.drawNode(fmt.Sprint("n", i), pools)
+	}
+}
+
+func (s *schedule) drawPools(pools int) {
 	for i := range pools {
 		name := fmt.Sprint("pool-", i)
 		pool := simPoolSettings{
@@ -105,16 +123,17 @@ func (s *schedule) drawNodes() {
 		pool.opens, pool.closes = s.window()
 		s.pools = append(s.pools, pool)
 	}
-	for i := range 3 + s.rng.IntN(6) {
-		name := fmt.Sprint("n", i)
-		s.names = append(s.names, name)
-		daemon := []soptest.Daemon{{Pods: 1}, {Pods: 1}, {Pods: 1}, {}, {Pods: 2}, {Pods: 1, Unready: true}, {Pods: 1, Late: true}}[s.rng.IntN(7)]
-		daemon.Labels = map[string]string{simPlugin: "plugin"}
-		s.Daemons[name] = daemon
-		s.Do(func() { s.AddMachine(name, map[string]string{simPool: fmt.Sprint("pool-", s.rng.IntN(pools))}) })
-		for k := range s.rng.IntN(3) {
-			s.drawPod(fmt.Sprint(name, "-pod-", k), name)
-		}
+}
+
+// drawNode draws a node with what runs on it.
+func (s *schedule) drawNode(name string, pools int) {
+	s.names = append(s.names, name)
+	daemon := []soptest.Daemon{{Pods: 1}, {Pods: 1}, {Pods: 1}, {}, {Pods: 2}, {Pods: 1, Unready: true}, {Pods: 1, Late: true}}[s.rng.IntN(7)]
+	daemon.Labels = map[string]string{simPlugin: "plugin"}
+	s.Daemons[name] = daemon
+	s.Do(func() { s.AddMachine(name, map[string]string{simPool: fmt.Sprint("pool-", s.rng.IntN(pools))}) })
+	for k := range s.rng.IntN(3) {
+		s.drawPod(fmt.Sprint(name, "-pod-", k), name)
 	}
 }
 
@@ -150,7 +169,7 @@ func (s *schedule) at(at time.Duration, do func()) {
 	}})
 }
 
-func (s *schedule) instant() time.Duration { return time.Duration(s.rng.Int64N(int64(simHours))) }
+func (s *schedule) instant() time.Duration { return time.Duration(s.rng.Int64N(int64(s.lasts))) }
 
 // trouble draws a node and an instant, mostly of a repair that is probably going on.
 func (s *schedule) trouble() (node string, at time.Duration) {

@@ -32,7 +32,7 @@ type contest struct {
 
 // newContest returns a cluster of one pool in which everything works, with n0 in the way of n1, which is urgent, and of n2, which is not.
 func newContest(seed uint64, pool simPoolSettings) *contest {
-	s := &schedule{cluster: newCluster(seed, false), rng: rand.New(rand.NewPCG(seed, 3))}
+	s := &schedule{cluster: newCluster(seed, false), rng: rand.New(rand.NewPCG(seed, 3)), lasts: simHours}
 	s.Weather = soptest.Weather{Lag: time.Second}
 	pool.name = "pool-0"
 	s.pools = []simPoolSettings{pool}
