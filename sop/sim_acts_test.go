@@ -17,7 +17,11 @@ import (
 // ordersOnce judges the creation of a Job: the journal said so before, and says so once.
 func ordersOnce(o *oracle, m moment) {
 	p, r, order := m.p, m.job, m.what
-	if o.orders[order] > 1 {
+	most := 1
+	if !disturbs(r) { // Nobody knows any more what it has found.
+		most += o.forgotten[order]
+	}
+	if o.orders[order] > most {
 		m.violated("p%d orders %s on %s again", p.id, order, r.Node)
 	}
 	if owner := o.owned[r.Node]; owner.id == r.Incident && !o.runs(r) && p.idle(r.Node, owner.at) > simThought {
@@ -76,7 +80,7 @@ func keepsTheReboots(o *oracle, m moment) {
 
 // lookedAt reports whether an incident of the node went to people after that, who have given the node back since.
 func (o *oracle) lookedAt(node string, after time.Time) bool {
-	return slices.ContainsFunc(recordOf(o.c.Nodes[node]).history, func(in simIncidentPast) bool {
+	return slices.ContainsFunc(recordOf(o.c.Nodes[node]).history(), func(in simIncidentPast) bool {
 		return in.Outcome != closedWell && in.repaired() && in.closed().After(after)
 	})
 }
@@ -382,7 +386,7 @@ func leavesRepeatOffenders(o *oracle, m moment) {
 	if m.incident.requested || status.Policy.Workload == prom.WorkloadKeep || status.Priority == 1 || t.SOP == sop.ExhaustedSOP || t.ApprovedBy != "" {
 		return
 	}
-	all, same := repairsOf(r.history, t.Condition, pool.incidentWindow)
+	all, same := repairsOf(r.history(), t.Condition, pool.incidentWindow)
 	if pool.maxIncidents > 0 && all >= pool.maxIncidents || pool.maxRepeats > 0 && same >= pool.maxRepeats {
 		m.violated("p%d repairs the repeat offender %s again, %d times before, %d for %s", p.id, r.node.Name, all, same, t.Condition)
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"aegis.io/aegis/election"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
 )
 
@@ -210,10 +212,15 @@ func visitsWhatIsDue(o *oracle, m moment) {
 		// What it has looked at in an earlier term is due again when something changes.
 		due := latest(latest(f.Firing(), f.Listed()), p.first)
 		fires := !f.Firing().IsZero() && p.cache.Shown[key.Node] != nil && p.running[key.Node] == 0
-		if fires && time.Since(latest(due, whole)) > simUnvisited && p.visited[key.Node].Before(due) {
+		if fires && time.Since(latest(due, whole)) > simUnvisited && p.visited[key.Node].Before(due) && !p.judged(key) {
 			m.violated("p%d has held the Lease for %s, and not looked at %s for %s", p.id, time.Since(o.c.heldSince), key.Node, time.Since(p.visited[key.Node]))
 		}
 	}
+}
+
+// judged reports whether the process says what it thinks of the condition. One that was gone for a moment only is still the same to it.
+func (p *simProcess) judged(key prom.Key) bool {
+	return slices.ContainsFunc(p.verdicts.Node(key.Node), func(d policy.Decision) bool { return d.Condition == key.Condition && d.ID == key.ID })
 }
 
 // settleElection starts the processes that are missing, and waits until one of them leads.

@@ -102,7 +102,7 @@ func (o *oracle) lost() []string {
 			continue
 		}
 		r := recordOf(node)
-		closed := slices.ContainsFunc(r.history, func(in simIncidentPast) bool { return in.ID == id })
+		closed := slices.ContainsFunc(r.history(), func(in simIncidentPast) bool { return in.ID == id })
 		open := r.ticket != nil && r.ticket.ID == id && r.ticket.open()
 		if !closed && !open {
 			lost = append(lost, fmt.Sprintf("ticket %s on %s was lost", id, incident.key.Node))

@@ -18,6 +18,8 @@ const (
 	simLargeNodes = 40
 	// simPast is how many incidents the history of each node of a large cluster has: as many as it keeps.
 	simPast = 20
+	// simRecountLarge is how often the account of a large cluster is compared with the nodes.
+	simRecountLarge = 30 * time.Minute
 )
 
 // drawLargeCluster draws many nodes in up to ten pools.

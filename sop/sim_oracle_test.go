@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -80,27 +81,54 @@ type simIncidentPast struct {
 
 // simRecord is what a node says.
 type simRecord struct {
-	node    *corev1.Node
-	ticket  *simTicket // Nil if there is none, or none that can be read.
-	broken  bool
-	history []simIncidentPast
+	node   *corev1.Node
+	ticket *simTicket // Nil if there is none, or none that can be read.
+	broken bool
 }
 
-// recordOf reads the annotations of a node.
+// recordOf reads the ticket on a node.
 func recordOf(node *corev1.Node) simRecord {
-	r := simRecord{node: node}
-	if text, found := node.Annotations[soptest.TicketAnnotation]; found {
-		t := new(simTicket)
-		if err := yaml.Unmarshal([]byte(text), t); err != nil || text == "" {
-			r.broken = true
-		} else {
-			r.ticket = t
-		}
+	text, found := node.Annotations[soptest.TicketAnnotation]
+	if !found {
+		return simRecord{node: node}
 	}
-	if err := yaml.Unmarshal([]byte(node.Annotations[soptest.HistoryAnnotation]), &r.history); err != nil {
-		r.history = nil
+	t := tickets.read(text)
+	return simRecord{node: node, ticket: t, broken: t == nil}
+}
+
+// history returns the closed incidents of the node.
+func (r simRecord) history() (past []simIncidentPast) {
+	if err := yaml.Unmarshal([]byte(r.node.Annotations[soptest.HistoryAnnotation]), &past); err != nil {
+		return nil
 	}
-	return r
+	return past
+}
+
+// tickets are those that were read last, by their texts: the oracle looks at each again and again.
+var tickets = ticketTexts{known: make(map[string]*simTicket)}
+
+type ticketTexts struct {
+	mu    sync.Mutex
+	known map[string]*simTicket
+}
+
+// read returns the ticket of the text, which nobody may change, nil if it cannot be read.
+func (k *ticketTexts) read(text string) *simTicket {
+	const most = 1000
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if t, known := k.known[text]; known {
+		return t
+	}
+	t := new(simTicket)
+	if err := yaml.Unmarshal([]byte(text), t); err != nil || text == "" {
+		t = nil
+	}
+	if len(k.known) >= most {
+		clear(k.known)
+	}
+	k.known[text] = t
+	return t
 }
 
 // open reports whether the incident goes on.

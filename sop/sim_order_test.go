@@ -188,7 +188,11 @@ const simRecount = 90 * time.Second
 
 // recount has all nodes counted from time to time while the process runs.
 func (p *simProcess) recount(ctx context.Context) {
-	for sleep(ctx, simRecount) == nil {
+	every := simRecount
+	if p.large { // It parses what every node has.
+		every = simRecountLarge
+	}
+	for sleep(ctx, every) == nil {
 		miscounted := p.dispatcher.Miscounted()
 		p.Lock()
 		p.oracle.judge(nodesRecounted, moment{p: p, miscounted: miscounted})

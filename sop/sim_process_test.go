@@ -256,11 +256,13 @@ func (p *simProcess) settings() policy.Settings {
 }
 
 func (p *simProcess) configured() policy.Settings {
-	s := policy.Settings{Paused: p.halted}
-	for _, pool := range p.pools {
-		s.Pools = append(s.Pools, pool.settings())
+	if !slices.Equal(p.pools, p.settingsOf) {
+		p.settingsOf, p.productPools = slices.Clone(p.pools), nil
+		for _, pool := range p.pools {
+			p.productPools = append(p.productPools, pool.settings())
+		}
 	}
-	return s
+	return policy.Settings{Paused: p.halted, Pools: slices.Clone(p.productPools)}
 }
 
 func (p simPoolSettings) settings() policy.Pool {

@@ -26,8 +26,6 @@ type schedule struct {
 	*cluster
 	rng   *rand.Rand
 	names []string
-	// large is true for a large cluster over days.
-	large bool
 	// lasts is how long misfortune lasts.
 	lasts time.Duration
 	// sick are the nodes that have faults, at the time at which they get them.
@@ -61,7 +59,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	}
 	faults, mishaps := 6, 12
 	if s.large = seed%simLargeEvery == 0; s.large {
-		s.lasts, faults, mishaps = simDays, 80, 60
+		s.lasts, faults, mishaps = simDays, 40, 30
 		s.drawLargeCluster()
 	} else {
 		s.drawNodes()

@@ -45,6 +45,8 @@ type oracle struct {
 	asked     map[string]time.Time
 	incidents map[string]*simIncident
 	orders    map[string]int
+	// forgotten is how often the Job of an order was taken away.
+	forgotten map[string]int
 	boots     map[string]string
 	reboots   map[string][]simBoot
 	// destroying is which process journaled that a destructive step runs on the node, and when.
@@ -96,7 +98,7 @@ func newOracle(c *cluster) *oracle {
 		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
 		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
 		asked:  make(map[string]time.Time),
-		orders: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
+		orders: make(map[string]int), forgotten: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
 		destroying: make(map[string]simDestroying), journaledAt: make(map[string]time.Time),
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
 )
 
@@ -48,6 +49,11 @@ type cluster struct {
 	*soptest.Cluster
 	pools  []simPoolSettings
 	halted bool
+	// large is true for many nodes over days.
+	large bool
+	// productPools are the pools as the product is configured by them, made for settingsOf.
+	productPools []policy.Pool
+	settingsOf   []simPoolSettings
 	// isolates is true where nodes are isolated while Alertmanager is away.
 	isolates  bool
 	processes []*simProcess
@@ -126,6 +132,9 @@ func (c *cluster) observer() soptest.Observer {
 		PodEvicted:   func(p *soptest.Client, pod *corev1.Pod) { o.evicted(by(p), pod) },
 		JobOrdered:   func(p *soptest.Client, r jobs.Request) { o.ordered(by(p), r) },
 		JobEnded:     o.jobEnded,
+		JobForgotten: func(job *soptest.Job) {
+			o.forgotten[orderOf(job.Request.Action, job.Request.Attempt, job.Request.Incident)]++
+		},
 		LeaseChanged: c.follow,
 		LeaseRead:    func(p *soptest.Client, lease *coordinationv1.Lease) { by(p).learned(lease) },
 		Called:       func(p *soptest.Client) { o.called(by(p)) },

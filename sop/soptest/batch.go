@@ -137,6 +137,9 @@ func (c *Cluster) ForgetJob(name string) {
 	c.Logf("world: Job %s on %s is forgotten", job.Request.Action, job.Request.Node)
 	c.dropPod(job)
 	job.expire("it was deleted")
+	if c.Observer.JobForgotten != nil {
+		c.Observer.JobForgotten(job)
+	}
 	delete(c.Jobs, name)
 }
 

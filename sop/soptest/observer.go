@@ -29,6 +29,8 @@ type Observer struct {
 	// JobOrdered is told of a Job that a client makes, before it is there; JobEnded how one ended by itself.
 	JobOrdered func(by *Client, r jobs.Request)
 	JobEnded   func(job *Job)
+	// JobForgotten is told of a Job of the product's own runner that is gone, with what was known of it.
+	JobForgotten func(job *Job)
 	// LeaseChanged is told what the Lease of the election was and has become, nil where there is none; LeaseRead what a client has read of
 	// it, other than an elector.
 	LeaseChanged func(before, after *coordinationv1.Lease)
