@@ -131,6 +131,7 @@ func newAPIWorld(t *testing.T) *apiWorld {
 		Nodes:      lister,
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: client.CoreV1()}),
 		Conditions: q,
+		Source:     unasked{},
 		Recorder:   &record.FakeRecorder{},
 		Orders: sop.NewOrderStore(sop.OrderStoreOptions{
 			Client: client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return "" },
@@ -380,3 +381,9 @@ func (w *apiWorld) giveGeneralOrders() {
 	w.ask("GET", "/api/v1/pause", "")
 	w.ask("DELETE", "/api/v1/pause", "")
 }
+
+// unasked is a source that nobody has asked yet.
+type unasked struct{}
+
+func (unasked) Observe(context.Context, prom.Key) prom.Finding { return prom.Finding{} }
+func (unasked) Last(prom.Key) prom.Finding                     { return prom.Finding{} }

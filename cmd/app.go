@@ -320,7 +320,7 @@ func (a *app) rememberSources(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the sources of tickets: %w", err)
 	}
-	reader := ticket.NewReader()
+	reader := ticket.NewReader().Named(a.config.rules.Names)
 	for _, node := range nodes {
 		if t, err := reader.Ticket(node); err == nil && t != nil && t.Open() && t.Source != "" {
 			a.resync.Remember(prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}, t.Source)

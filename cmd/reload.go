@@ -150,6 +150,7 @@ func (a *app) reload() error {
 	a.queue.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
 		current := a.config.rules.Current().StatusOfXID(s.Node, s.Condition, s.ID, s.XID.Code)
 		s.Type, s.Priority, s.AffectsLoad, s.DeviceMode = current.Type, current.Priority, current.AffectsLoad, current.DeviceMode
+		s.Condition, s.ID = current.Condition, current.ID
 		s.SOP, s.Policy, s.XID = current.SOP, current.Policy, current.XID
 		return s
 	})

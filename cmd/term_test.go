@@ -48,7 +48,7 @@ func TestSourcesOfTicketsAreRememberedFromACacheThatIsNotBehind(t *testing.T) {
 	classifier := rules.NewClassifier(rules.ClassifierOptions{Store: rules.NewStore(nil), Nodes: nodes.index})
 	resync, err := queue.NewResync(queue.ResyncOptions{Queue: q, Classifier: classifier, Gone: nodes.gone})
 	require.NoError(t, err)
-	a := &app{nodes: nodes, resync: resync, clients: clients{calls: live}, logger: slog.New(slog.DiscardHandler)}
+	a := &app{nodes: nodes, resync: resync, clients: clients{calls: live}, config: &liveConfig{rules: rules.NewStore(&rules.Catalogue{})}, logger: slog.New(slog.DiscardHandler)}
 	require.NoError(t, a.rememberSources(ctx))
 	require.False(t, nodes.gone("n1"))
 	require.True(t, nodes.gone("n2"))

@@ -96,7 +96,7 @@ type DestructiveView struct {
 
 // viewOf returns what is known of the node.
 func (h *Handler) viewOf(node *corev1.Node) NodeView {
-	record := ticket.ReadNode(node)
+	record := ticket.Names(h.catalogue.Names).Record(ticket.ReadNode(node))
 	view := NodeView{
 		Name:          node.Name,
 		Pool:          h.settings().PoolOf(node).Name,

@@ -51,6 +51,7 @@ func (c *condition) merge(seen prom.AegisNodeStatus, now time.Time) {
 
 // reclassify takes the fields that the catalogue decides.
 func reclassify(s *prom.AegisNodeStatus, from prom.AegisNodeStatus) {
+	s.Condition, s.ID = from.Condition, from.ID
 	s.Type = from.Type
 	s.Priority = from.Priority
 	s.AffectsLoad = from.AffectsLoad

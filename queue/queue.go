@@ -5,6 +5,7 @@ package queue
 import (
 	"cmp"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -291,8 +292,13 @@ func (q *Queue) Reprioritise(classify func(prom.AegisNodeStatus) prom.AegisNodeS
 func (q *Queue) reprioritiseNode(n *node, classify func(prom.AegisNodeStatus) prom.AegisNodeStatus) {
 	changed := false
 	for _, c := range n.list() {
-		before := essenceOf(c.status)
+		before, old := essenceOf(c.status), c.status.Key()
 		reclassify(&c.status, classify(c.status.Clone()))
+		if c.status.Key() != old {
+			q.rename(n, c, old)
+			changed = true
+			continue
+		}
 		if essenceOf(c.status) != before {
 			n.conditions.Fix(c.status.Key())
 			changed = true
@@ -301,6 +307,20 @@ func (q *Queue) reprioritiseNode(n *node, classify func(prom.AegisNodeStatus) pr
 	if changed {
 		q.change(n)
 	}
+}
+
+// rename puts a condition in the place of its new name, together with what is there already.
+func (q *Queue) rename(n *node, c *condition, old prom.Key) {
+	n.conditions.Delete(old)
+	if there, taken := n.conditions.Get(c.status.Key()); taken {
+		maps.Copy(there.feeds, c.feeds)
+		c = there
+	}
+	for fingerprint := range c.feeds {
+		q.fed[fingerprint] = c.status.Key()
+	}
+	c.derive()
+	n.conditions.Set(c.status.Key(), c)
 }
 
 // has reports whether the condition is in the queue.

@@ -524,7 +524,7 @@ func TestReprioritise(t *testing.T) {
 		q.Observe(o, firing("2", "n1", "B"), with(firing("3", "n2", "A"), 5))
 		require.Equal(t, []string{"n2", "n1"}, nodesOf(q.Snapshot()))
 		q.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
-			hostile := prom.AegisNodeStatus{Node: "x", Condition: "x", Origin: prom.OriginHeal, Contested: true}
+			hostile := prom.AegisNodeStatus{Node: "x", Condition: s.Condition, ID: s.ID, Origin: prom.OriginHeal, Contested: true}
 			hostile.Priority, hostile.SOP = 100, "node/new"
 			if s.Condition == "B" {
 				hostile.Priority = 0
@@ -652,5 +652,32 @@ func BenchmarkObserve(b *testing.B) {
 			}
 			q.Observe(alerts[i%nodes])
 		}
+	})
+}
+
+// A catalogue that renames a condition, or takes its device away, moves it, together with what is under the new name already.
+func TestReprioritiseRenames(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := New(Options{})
+		q.Observe(firing("1", "n1", "Old"), firing("2", "n1", "New"), firing("3", "n2", "Old"))
+		q.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
+			s.Condition = "New"
+			return s
+		})
+		for node, alerts := range map[string][]string{"n1": {"1", "2"}, "n2": {"3"}} {
+			statuses := q.Statuses(node)
+			require.Len(t, statuses, 1)
+			require.Equal(t, "New", statuses[0].Condition)
+			require.Equal(t, alerts, statuses[0].Alerts)
+		}
+		// The alerts still end what they had begun.
+		for n, node := range []string{"n1", "n1", "n2"} {
+			o := firing(fmt.Sprint(n+1), node, "New")
+			o.Firing = false
+			q.Observe(o)
+		}
+		require.Empty(t, q.Statuses("n1"))
+		require.Empty(t, q.Statuses("n2"))
 	})
 }

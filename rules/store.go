@@ -27,6 +27,12 @@ func (s *Store) Status(node, condition, device string, code int) prom.AegisNodeS
 	return s.Current().StatusOfXID(node, condition, device, code)
 }
 
+// Names returns how the catalogue in use calls a condition and its device, given by any name of the condition.
+func (s *Store) Names(condition, device string) (canonicalCondition, canonicalDevice string) {
+	status := s.Current().Status("", condition, device)
+	return status.Condition, status.ID
+}
+
 // InhibitedBy is InhibitedBy of the catalogue in use.
 func (s *Store) InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
 	return s.Current().InhibitedBy(now, status, others)

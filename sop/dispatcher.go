@@ -81,6 +81,7 @@ type Dispatcher struct {
 func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 	s.Clock = cmp.Or[clock.WithTicker](s.Clock, clock.RealClock{})
 	s.Logger = cmp.Or(s.Logger, slog.New(slog.DiscardHandler)).With("component", "sop")
+	s = s.renamed(c)
 	census := newCensus(s.Nodes, s.Tickets, s.Settings)
 	storms := newStormWatch(s, census)
 	written := newOwnWrites(census.wrote)
@@ -609,6 +610,9 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		d.followOrders() // Who finds it out first has all work end.
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
+	case errors.Is(err, errRenamed):
+		d.services.Metrics.sop(sopInterrupted)
+		d.queue.Enqueue(b.node)
 	case errors.As(err, &reopened):
 		d.services.Metrics.sop(sopPreempted)
 		d.queue.Enqueue(b.node)

@@ -344,7 +344,7 @@ func (w *trial) visit() policy.Verdict {
 	case err != nil:
 		return policy.Verdict{}
 	}
-	_, verdicts, _ := w.d.choose(node, ticket.ReadNode(node), slices.Concat([]prom.AegisNodeStatus{w.status}, w.others))
+	_, verdicts, _ := w.d.choose(node, w.d.services.Tickets.Read(node), slices.Concat([]prom.AegisNodeStatus{w.status}, w.others))
 	return verdicts[0]
 }
 

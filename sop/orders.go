@@ -20,6 +20,7 @@ import (
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 // The annotations of the Lease of Aegis that hold the orders. People may edit them with kubectl.
@@ -58,6 +59,7 @@ type OrderStore struct {
 	mu       sync.Mutex
 	last     policy.Orders
 	silences []parsedSilence // Those of last.
+	names    ticket.Names    // Nil while nobody knows the catalogue.
 	read     time.Time
 }
 
@@ -85,6 +87,7 @@ func (s *OrderStore) Read(ctx context.Context) (policy.Orders, error) {
 // take remembers the orders on the Lease. Those that cannot be read are a pause: what holds nothing up goes on.
 func (s *OrderStore) take(lease *coordinationv1.Lease) policy.Orders {
 	orders, err := parseOrders(lease.Annotations)
+	orders = s.named(orders)
 	if err != nil {
 		orders = policy.Orders{Pause: &policy.Order{Reason: err.Error()}}
 	}
@@ -134,6 +137,7 @@ func (s *OrderStore) update(ctx context.Context, change func(*policy.Orders) err
 	if err != nil {
 		return err
 	}
+	orders = s.named(orders)
 	if err := change(&orders); err != nil {
 		return err
 	}

@@ -50,10 +50,13 @@ func (e *reopenedError) Error() string { return "the healthcheck found " + e.con
 // foundBy returns the condition that a failed healthcheck has found, if Aegis may repair it.
 func (e *journaled) foundBy(failure *StepError) (prom.AegisNodeStatus, bool) {
 	condition := foundByHealthcheck()[failure.Code]
-	if condition == "" || failure.Hardware == "" || condition == e.status.Condition {
+	if condition == "" || failure.Hardware == "" {
 		return prom.AegisNodeStatus{}, false
 	}
 	status := e.services.Orders.Last().Apply(e.services.catalogue.Status(e.node, condition, "", 0))
+	if status.Condition == e.status.Condition {
+		return prom.AegisNodeStatus{}, false
+	}
 	_, known := e.services.table.Lookup(status.SOP)
 	// A note would close itself: no alert reports what only a healthcheck has found.
 	return status, status.Policy.Mode.Acts() && known && !onlyNotifies(e.services.table, status.SOP)

@@ -36,6 +36,10 @@ func (d *Dispatcher) watch(ctx context.Context, b *scene, cancel context.CancelC
 		if err != nil {
 			continue
 		}
+		if d.renamedSince(b) {
+			cancel(errRenamed)
+			return
+		}
 		record := b.services.Tickets.Read(node)
 		d.judgeNew(b, record)
 		if u := d.requestCleanup(node); u != nil && u.fresh {

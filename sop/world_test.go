@@ -75,6 +75,8 @@ type world struct {
 	priorities map[string]int
 	// xid is the one that every condition is about.
 	xid prom.XID
+	// aliases has other names of conditions.
+	aliases map[string]string
 	// inhibits names the condition that a condition explains.
 	inhibits map[string]string
 	// unknown names the conditions that the catalogue does not have. Nil means none.
@@ -187,6 +189,9 @@ func testPolicy() prom.Policy {
 func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if name, alias := w.aliases[condition]; alias {
+		condition = name
+	}
 	if w.unknown != nil && w.unknown(condition) {
 		return prom.AegisNodeStatus{Node: node, Condition: condition, ID: device}
 	}

@@ -10,6 +10,7 @@ import (
 // Reader reads the records of nodes as ReadNode does, and parses no text twice that it has read lately: the same nodes are
 // looked at again and again, and most of their tickets stay as they are for minutes. It is safe for concurrent use.
 type Reader struct {
+	names     Names
 	tickets   memory[*Ticket]
 	histories memory[*History]
 }
@@ -50,6 +51,12 @@ func (r *Reader) Parsed() (tickets, histories uint64) {
 
 // Ticket returns the ticket on the node, nil if there is none, and why it cannot be read. It is the caller's own.
 func (r *Reader) Ticket(n *corev1.Node) (*Ticket, error) {
+	t, err := r.written(n)
+	return r.names.ticket(t), err
+}
+
+// written returns the ticket with the names that are on the node.
+func (r *Reader) written(n *corev1.Node) (*Ticket, error) {
 	text, found := n.Annotations[Annotation]
 	if !found {
 		return nil, nil //nolint:nilnil // No ticket is no error.
@@ -71,14 +78,15 @@ func (r *Reader) History(n *corev1.Node) (*History, error) {
 	if p.err != nil {
 		return &History{}, p.err
 	}
-	return p.value.Clone(), nil
+	return r.names.history(p.value.Clone()), nil
 }
 
 // Node returns the record of the node. It never fails: what cannot be read is reported in the record.
 func (r *Reader) Node(n *corev1.Node) Record {
 	record := Record{Node: n}
-	record.Ticket, record.Broken = r.Ticket(n)
+	record.Ticket, record.Broken = r.written(n)
 	record.Proven = prove(n, record.Ticket)
+	record.Ticket = r.names.ticket(record.Ticket)
 	record.History, record.HistoryBroken = r.History(n)
 	return record
 }

@@ -61,6 +61,13 @@ func NewStore(o StoreOptions) *Store {
 	}
 }
 
+// Named returns the store with the names of conditions that tickets and histories are read with.
+func (s *Store) Named(names Names) *Store {
+	named := *s
+	named.reader = s.reader.Named(names)
+	return &named
+}
+
 // Read returns the record of a node that is at hand, such as one from a cache.
 func (s *Store) Read(n *corev1.Node) Record { return s.reader.Node(n) }
 

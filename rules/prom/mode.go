@@ -10,3 +10,6 @@ func (m Mode) Known() bool { return slices.Contains(Modes(), m) }
 
 // Acts reports whether repairs are carried out in the mode, after an approval or without one.
 func (m Mode) Acts() bool { return m == ModeApprove || m == ModeAuto }
+
+// Lower reports whether Aegis does less in the mode than in the other one.
+func (m Mode) Lower(other Mode) bool { return slices.Index(Modes(), m) < slices.Index(Modes(), other) }

@@ -155,6 +155,7 @@ func orders() []mutation {
 		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: Alert | Begun, Step: Alert | Begun, Needs: OrdersFact, Judge: approvalMissing", "Needs: OrdersFact, Judge: approvalMissing"},
 		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: reported, Step: reported, Needs: OrdersFact, Judge: observe", "Needs: OrdersFact, Judge: observe"},
 		{"maintenance windows ignored", obeyed, "sop/policy/table.go", "Step: reported, Needs: OrdersFact, Judge: outsideWindows", "Needs: OrdersFact, Judge: outsideWindows"},
+		{"mode not known to a cordon", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: reported, Step: reported, Needs: OrdersFact, Judge: modeOff", "Visit: Alert | Intake, Step: reported, Needs: OrdersFact, Judge: modeOff"},
 		{"pause not known to a cordon", obeyed, "sop/policy/table.go", "Isolate: anyone, Step: anyone, Needs: OrdersFact, Judge: paused", "Step: anyone, Needs: OrdersFact, Judge: paused"},
 	}
 }
