@@ -203,6 +203,7 @@ func apiNodes(t *testing.T) []*corev1.Node {
 		ticket.Annotation: busyTicket, ticket.HistoryAnnotation: busyHistory(t), ticket.OwnerAnnotation: "aegis/19991231t235000-4f2a91",
 	})
 	busy.Spec.Unschedulable = true
+	busy.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "aegis", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)}}
 	well := node("cpu-1", corev1.ConditionTrue, map[string]string{ticket.HistoryAnnotation: busyHistory(t)})
 	well.Labels = nil
 	return []*corev1.Node{

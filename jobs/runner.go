@@ -196,11 +196,8 @@ func (r *Runner) newestPod(ctx context.Context, job *batchv1.Job) (*corev1.Pod, 
 	if err != nil {
 		return nil, err
 	}
-	// A deleted Job of the same name may have left a pod behind.
-	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
-		owner := metav1.GetControllerOfNoCopy(&p)
-		return owner != nil && owner.UID != job.UID
-	})
+	// A deleted Job of the same name may have left a pod behind, and anybody may have given a pod the label.
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !isPodOf(job, &p) })
 	if len(pods) == 0 {
 		return nil, nil
 	}
@@ -208,6 +205,30 @@ func (r *Runner) newestPod(ctx context.Context, job *batchv1.Job) (*corev1.Pod, 
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
 	return &newest, nil
+}
+
+// isPodOf reports whether the pod is the one that the Job controls, for the same operation on the same node and the same boot of it.
+func isPodOf(job *batchv1.Job, pod *corev1.Pod) bool {
+	owner := metav1.GetControllerOfNoCopy(pod)
+	if owner == nil || owner.UID != job.UID || pod.Spec.NodeName != job.Spec.Template.Spec.NodeName {
+		return false
+	}
+	for _, key := range []string{labelAction, labelNode, labelIncident, labelAttempt} {
+		if pod.Labels[key] != job.Spec.Template.Labels[key] {
+			return false
+		}
+	}
+	return bootOf(&pod.Spec) == bootOf(&job.Spec.Template.Spec)
+}
+
+// bootOf returns the boot that the operation of the pod is for, empty for any.
+func bootOf(pod *corev1.PodSpec) string {
+	for _, c := range pod.Containers {
+		if i := slices.Index(c.Args, "--boot-id"); c.Name == containerName && i >= 0 && i+1 < len(c.Args) {
+			return c.Args[i+1]
+		}
+	}
+	return ""
 }
 
 // Follow waits until the Job has finished or is gone. Errors of the API server are retried. When ctx ends, the error wraps that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,11 +54,14 @@ func conditions(list ...batchv1.JobConditionType) func(*batchv1.Job) {
 
 // podOf returns the pod of a Job, in whose op container the operation has the state.
 func podOf(job *batchv1.Job, name string, state corev1.ContainerState) *corev1.Pod {
+	labels := map[string]string{batchv1.JobNameLabel: job.Name}
+	maps.Copy(labels, job.Spec.Template.Labels)
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: name, Namespace: healing, Labels: map[string]string{batchv1.JobNameLabel: job.Name},
+			Name: name, Namespace: healing, Labels: labels,
 			OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: job.Name, UID: job.UID, Controller: new(true)}},
 		},
+		Spec:   *job.Spec.Template.Spec.DeepCopy(),
 		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: containerName, State: state}}},
 	}
 }
@@ -222,6 +226,36 @@ func TestStatusReadsTheNewestPodOfTheJob(t *testing.T) {
 	res, err := r.Status(t.Context(), job.Name)
 	require.NoError(t, err)
 	require.EqualValues(t, 23, res.ExitCode)
+}
+
+// A pod that has the label of the Job and is not its own reports nothing.
+func TestReportOfAnotherPod(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(p *corev1.Pod){
+		"nobody controls it":  func(p *corev1.Pod) { p.OwnerReferences = nil },
+		"another controller":  func(p *corev1.Pod) { p.OwnerReferences[0].UID = "another" },
+		"an owner, no more":   func(p *corev1.Pod) { p.OwnerReferences[0].Controller = nil },
+		"on another node":     func(p *corev1.Pod) { p.Spec.NodeName = "another" },
+		"of another action":   func(p *corev1.Pod) { p.Labels[labelAction] = protocol.ActionHealthcheck },
+		"of another incident": func(p *corev1.Pod) { p.Labels[labelIncident] = "another" },
+		"for another boot":    func(p *corev1.Pod) { p.Spec.Containers[0].Args = []string{"reboot", "--boot-id", "another"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			job := rendered(t, nil)
+			pod := podOf(job, "p", ended(0, "Completed", encode(t, protocol.Report{Result: protocol.ResultPassed})))
+			r, _ := newRunner(t, job, pod)
+			res, err := r.Status(t.Context(), job.Name)
+			require.NoError(t, err)
+			require.NotNil(t, res.Report, "its own pod reports")
+			change(pod)
+			r, _ = newRunner(t, job, pod)
+			res, err = r.Status(t.Context(), job.Name)
+			require.NoError(t, err)
+			require.Nil(t, res.Report)
+			require.EqualValues(t, -1, res.ExitCode)
+		})
+	}
 }
 
 // ensured makes or resumes the Job, and follows it.

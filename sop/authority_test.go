@@ -11,6 +11,7 @@ import (
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -110,5 +111,149 @@ func TestForgedApprovalIsNone(t *testing.T) {
 		require.Equal(t, "awaiting_approval", string(w.verdict("Reboot")))
 		require.Empty(t, w.jobs.order)
 		require.False(t, w.node().Spec.Unschedulable)
+	})
+}
+
+// replaceInTicket edits the ticket on the node as a person does.
+func (w *world) replaceInTicket(from, to string) {
+	w.t.Helper()
+	w.edit(func(n *corev1.Node) {
+		text := n.Annotations[ticket.Annotation]
+		require.Contains(w.t, text, from)
+		n.Annotations[ticket.Annotation] = strings.Replace(text, from, to, 1)
+	})
+}
+
+// A ticket that a person takes over and gives back is proven all the while, and goes on from where it was.
+func TestTakenOverTicketGoesOn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		workload(w)
+		w.raise("Reboot")
+		stop := w.start()
+		defer stop()
+		w.awaitRunning(ticket.Diagnose)
+		id := w.record().Ticket.ID
+		w.replaceInTicket("supervisor: aegis", "supervisor: alice")
+		time.Sleep(time.Hour)
+		require.Equal(t, "human_owned", string(w.verdict("Reboot")))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
+		w.replaceInTicket("supervisor: alice", "supervisor: aegis")
+		w.queue.Enqueue(nodeA)
+		w.awaitRunning(ticket.Reboot)
+		require.Equal(t, id, w.record().Ticket.ID)
+		require.Equal(t, 1, w.jobs.count(protocol.ActionDiagnose))
+	})
+}
+
+// A hand-over that a person writes is none: what was tried on the node is not forgotten for it.
+func TestForgedHandOverForgetsNoAttempts(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		text, err := (&ticket.History{Incidents: []ticket.Incident{{
+			ID: "a", Condition: "Reboot", Outcome: ticket.Resolved, Isolated: true, Opened: time.Now().Add(-2 * time.Hour), Closed: time.Now().Add(-time.Hour),
+			Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: time.Now().Add(-2 * time.Hour)}, {Action: ticket.Reboot, At: time.Now().Add(-time.Hour)}},
+		}}}).Encode()
+		require.NoError(t, err)
+		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.HistoryAnnotation: text} })
+		w.annotate("id: 20260101t000000-aaaaaa\n" + forged + "- {action: handover, status: Succeeded}\n")
+		w.raise("Reboot")
+		w.run("handed over", handedTo("gpu"))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
+		require.Contains(t, w.record().Ticket.Reason, "2 reboots")
+	})
+}
+
+// Steps that a person edits are taken again. The repair that somebody asked for over the API begins again, the one that an alert began is
+// decided anew, and a boot that may have been ordered counts and is waited for.
+func TestEditedStepsAreTakenAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		workload(w)
+		stop := w.start()
+		defer stop()
+		_, err := w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(nodeA, "Reboot", "", 0), By: "alice", Reason: "hangs"})
+		require.NoError(t, err)
+		w.awaitRunning(ticket.Diagnose)
+		id := w.record().Ticket.ID
+		w.replaceInTicket("workflows:\n", "workflows:\n  - {action: drain, status: Succeeded}\n")
+		w.queue.Enqueue(nodeA)
+		w.await("begun again", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.ID != id })
+		require.Equal(t, "heal:alice", w.record().Ticket.Origin)
+		w.awaitRunning(ticket.Reboot)
+		require.Empty(t, w.pods())
+		id = w.record().Ticket.ID
+		w.replaceInTicket("action: drain\n    status: Succeeded", "action: drain\n    status: Failed")
+		w.queue.Enqueue(nodeA)
+		w.await("begun again", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.ID != id })
+		require.Contains(t, w.node().Status.NodeInfo.BootID, "+", "the boot that was ordered is waited for")
+		past := w.record().History.Incidents
+		require.Equal(t, ticket.Unproven, past[len(past)-1].Outcome)
+		require.Len(t, past[len(past)-1].Destructive, 1)
+	})
+}
+
+// Many tickets of people drive nothing out of the history.
+func TestForgedTicketsDriveNothingOutOfTheHistory(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.source.gone()
+		text, err := (&ticket.History{Incidents: []ticket.Incident{{ID: "a", Condition: "Reboot", Outcome: ticket.Resolved}}}).Encode()
+		require.NoError(t, err)
+		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.HistoryAnnotation: text} })
+		stop := w.start()
+		defer stop()
+		for range 2 * ticket.MaxIncidents {
+			w.annotate("id: " + ticket.NewID(time.Now()) + "\n" + forged + "- {action: reset, status: Succeeded, at: 2000-01-01T00:00:00Z}\n")
+			w.queue.Enqueue(nodeA)
+			w.await("closed", func(r ticket.Record) bool { return r.Ticket == nil })
+		}
+		require.Len(t, w.record().History.Incidents, 2)
+		require.Equal(t, "a", w.record().History.Incidents[0].ID)
+		require.Len(t, w.record().History.Incidents[1].Destructive, mostUnproven)
+	})
+}
+
+// An approval of one repair is none of the more urgent one that takes the ticket over.
+func TestApprovalDoesNotOutliveAPreemption(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		p := testPolicy()
+		p.Mode = prom.ModeApprove
+		w := newWorld(t, p)
+		w.priorities = map[string]int{"Reboot": 0}
+		workload(w)
+		busy(w)
+		w.raise("Isolate")
+		stop := w.start()
+		defer stop()
+		w.await("waits", func(ticket.Record) bool { return w.verdict("Isolate") == policy.VerdictAwaitingApproval })
+		_, err := w.d.Approve(t.Context(), policy.NodeOrder{Node: nodeA, Condition: "Isolate", By: "alice"})
+		require.NoError(t, err)
+		w.awaitRunning(ticket.Drain)
+		w.mu.Lock()
+		w.policy.Mode = prom.ModeAuto
+		w.mu.Unlock()
+		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionFalse) })
+		w.raise("Reboot")
+		w.await("taken over", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Condition == "Reboot" })
+		require.Empty(t, w.record().Ticket.ApprovedBy)
+	})
+}
+
+// A cordon that nobody is noted to have set is not one of Aegis, whatever the note on the node says.
+func TestCordonThatNobodyNotedIsNotOurs(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.edit(func(n *corev1.Node) {
+			n.Spec.Unschedulable = true
+			n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+		})
+		w.raise("Cordon")
+		stop := w.start()
+		defer stop()
+		w.await("left alone", func(ticket.Record) bool { return w.verdict("Cordon") == policy.VerdictHumanCordoned })
+		time.Sleep(time.Hour)
+		require.True(t, w.node().Spec.Unschedulable)
+		require.Empty(t, w.jobs.order)
 	})
 }

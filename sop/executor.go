@@ -88,7 +88,13 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 	case s.write != nil:
 		return e.writeDown(ctx, s, c.n)
 	}
-	return e.carryOut(ctx, s, c, prior, known)
+	err := e.carryOut(ctx, s, c, prior, known)
+	var occupied *occupiedError
+	if errors.As(err, &occupied) {
+		// The same call is made again.
+		e.calls[s.action]--
+	}
+	return err
 }
 
 // writeDown carries out a step that is one write.
@@ -139,6 +145,9 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	}
 	e.begun()
 	admitted := e.services.Clock.Now()
+	if err := e.empty(ctx, s.action); err != nil {
+		return release, err
+	}
 	if s.prepare != nil {
 		var err error
 		if c.target, err = s.prepare(ctx); err != nil {

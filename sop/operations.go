@@ -58,6 +58,9 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 			if err := c.time.admit(ctx); err != nil {
 				return false, err
 			}
+			if err := o.empty(ctx, gated); err != nil {
+				return false, err
+			}
 		}
 		permitted = gated == ""
 		_, created, err := o.services.Jobs.Ensure(ctx, req)

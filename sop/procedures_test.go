@@ -347,10 +347,7 @@ func TestHealthcheckNamesTheTeam(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				w := newWorld(t, testPolicy())
 				w.jobs.result = func(r jobs.Request, _ int) (jobs.Result, bool) { return failedJob(r, 2, hardware), true }
-				w.edit(func(n *corev1.Node) {
-					n.Spec.Unschedulable = true
-					n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
-				})
+				w.cordonAsAegis("aegis/t0")
 				w.raise("Cordon")
 				w.run("handed over", handedTo(team))
 				require.True(t, w.node().Spec.Unschedulable)

@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
@@ -14,10 +13,7 @@ import (
 
 // cordonedByUs leaves the node with a cordon of Aegis that nobody works on.
 func (w *world) cordonedByUs() {
-	w.edit(func(n *corev1.Node) {
-		n.Spec.Unschedulable = true
-		n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
-	})
+	w.cordonAsAegis("aegis/t0")
 }
 
 // What a healthcheck finds on a cordoned node is repaired as that condition, on the same ticket, although no alert reports it.

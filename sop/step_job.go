@@ -85,7 +85,7 @@ func (b *ApiBridge) ResetGPU(ctx context.Context) error {
 		args = append(args, "--device", b.status.ID)
 		detail = "GPU " + b.status.ID
 	}
-	return b.do(ctx, step{action: ticket.Reset, detail: detail, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
+	return b.destroy(ctx, step{action: ticket.Reset, detail: detail, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
 		return b.operations.runJob(ctx, c, ticket.Reset, b.operations.request(protocol.ActionRemedy, resetAttempts+c.n, b.status.Policy.RemedyDeadline, args...))
 	}})
 }

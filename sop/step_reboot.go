@@ -16,7 +16,7 @@ import (
 // Reboot boots the node anew. The proof is the node's boot ID and its readiness, not the end of the Job, whose pod dies
 // with the old boot.
 func (b *ApiBridge) Reboot(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Reboot, gated: true, act: b.operations.reboot})
+	return b.destroy(ctx, step{action: ticket.Reboot, gated: true, act: b.operations.reboot})
 }
 
 func (o *operations) reboot(ctx context.Context, c call) (outcome, error) {
@@ -44,7 +44,7 @@ func (o *operations) reboot(ctx context.Context, c call) (outcome, error) {
 // Shutdown powers the node off, so that nothing is scheduled or running on broken hardware. The proof is a Lease that is
 // no longer renewed on a node that is not ready; an API server that gives no answer proves nothing.
 func (b *ApiBridge) Shutdown(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.Shutdown, gated: true, act: b.operations.shutdown})
+	return b.destroy(ctx, step{action: ticket.Shutdown, gated: true, act: b.operations.shutdown})
 }
 
 func (o *operations) shutdown(ctx context.Context, c call) (outcome, error) {

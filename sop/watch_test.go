@@ -179,10 +179,7 @@ func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		w.priorities = map[string]int{"Cordon": 1}
-		w.edit(func(n *corev1.Node) {
-			n.Spec.Unschedulable = true
-			n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/earlier"}
-		})
+		w.cordonAsAegis("aegis/earlier")
 		w.raise("Cordon")
 		stop := w.start()
 		w.awaitRunning(ticket.Healthcheck)
@@ -206,10 +203,7 @@ func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
 func TestPressureDoesNotReturnAnotherIncidentsNode(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		w.edit(func(n *corev1.Node) {
-			n.Spec.Unschedulable = true
-			n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/earlier"}
-		})
+		w.cordonAsAegis("aegis/earlier")
 		w.raise("Relieve")
 		stop := w.start()
 		w.awaitRunning(ticket.Verify)

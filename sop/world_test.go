@@ -367,6 +367,16 @@ func (w *world) editNode(name string, change func(*corev1.Node)) {
 	})
 }
 
+// cordonAsAegis cordons node A as Aegis does, with the note.
+func (w *world) cordonAsAegis(note string) {
+	w.cluster.Do(func() {
+		w.cluster.EditAs(nodeA, soptest.ManagerAegis, func(n *corev1.Node) {
+			n.Spec.Unschedulable = true
+			n.Annotations = map[string]string{ticket.OwnerAnnotation: note}
+		})
+	})
+}
+
 // annotateAsAegis puts a ticket on the node with the record that Aegis would write beside it.
 func annotateAsAegis(t *testing.T, n *corev1.Node, text string) {
 	t.Helper()

@@ -13,10 +13,18 @@ import (
 
 // CordonedByOthers reports whether somebody else than Aegis has said that the node is unschedulable. The API server notes
 // for every field who set it, so a cordon of a person is told from an own one even where they undid that one first and
-// nobody looked. Without such a note, as on a node restored from a backup, the answer is false and the owner note alone counts.
+// nobody looked. Without such a note, as on a node restored from a backup, the answer is false.
 func CordonedByOthers(n *corev1.Node) bool {
 	return n.Spec.Unschedulable && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
 		return e.Manager != fieldManager && writesOf(e).cordon
+	})
+}
+
+// CordonedByAegis reports whether the API server has noted that Aegis, and nobody else, has said that the node is unschedulable. A note on
+// the node that the cordon is one of Aegis does not do: anybody may write that.
+func CordonedByAegis(n *corev1.Node) bool {
+	return n.Spec.Unschedulable && !CordonedByOthers(n) && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
+		return e.Manager == fieldManager && writesOf(e).cordon
 	})
 }
 

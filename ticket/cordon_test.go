@@ -21,12 +21,13 @@ func TestCordonedByOthers(t *testing.T) {
 		name    string
 		writers []metav1.ManagedFieldsEntry
 		want    bool
+		ours    bool
 	}{
-		{"nobody is noted", nil, false},
-		{"others wrote other fields", []metav1.ManagedFieldsEntry{kubelet, writer("aegis", cordon)}, false},
-		{"a person", []metav1.ManagedFieldsEntry{kubelet, writer("kubectl-cordon", cordon)}, true},
-		{"a person says so too", []metav1.ManagedFieldsEntry{writer("aegis", cordon), writer("argocd", cordon)}, true},
-		{"fields that nobody can read", []metav1.ManagedFieldsEntry{writer("x", `[`), {Manager: "y"}}, false},
+		{"nobody is noted", nil, false, false},
+		{"others wrote other fields", []metav1.ManagedFieldsEntry{kubelet, writer("aegis", cordon)}, false, true},
+		{"a person", []metav1.ManagedFieldsEntry{kubelet, writer("kubectl-cordon", cordon)}, true, false},
+		{"a person says so too", []metav1.ManagedFieldsEntry{writer("aegis", cordon), writer("argocd", cordon)}, true, false},
+		{"fields that nobody can read", []metav1.ManagedFieldsEntry{writer("x", `[`), {Manager: "y"}}, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -35,7 +36,9 @@ func TestCordonedByOthers(t *testing.T) {
 			require.False(t, CordonedByOthers(n), "the node is schedulable")
 			n.Spec.Unschedulable = true
 			require.Equal(t, tt.want, CordonedByOthers(n))
+			require.Equal(t, tt.ours, CordonedByAegis(n))
 			KeepWriters(n)
+			require.Equal(t, tt.ours, CordonedByAegis(n))
 			require.Equal(t, tt.want, CordonedByOthers(n), "after what is not needed is dropped")
 			require.NotContains(t, n.ManagedFields, kubelet)
 		})

@@ -15,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"aegis.io/aegis/e2e/nodesim"
 	"aegis.io/aegis/ticket"
@@ -280,7 +282,12 @@ func TestOwnCordonIsVerified(t *testing.T) {
 	t.Parallel()
 	n := nodeOf(t, poolNotReady, 1)
 	cordon := []byte(`{"metadata": {"annotations": {"aegis.io/cordoned-by": "aegis/20260101t000000-abc123"}}, "spec": {"unschedulable": true}}`)
-	_, err := n.env.Cluster.Client().CoreV1().Nodes().Patch(t.Context(), n.name, types.MergePatchType, cordon, metav1.PatchOptions{FieldManager: "aegis"})
+	// Nobody else may write as Aegis.
+	config, err := clientcmd.BuildConfigFromFlags("", n.env.Cluster.KubeconfigAegis)
+	require.NoError(t, err)
+	client, err := kubernetes.NewForConfig(config)
+	require.NoError(t, err)
+	_, err = client.CoreV1().Nodes().Patch(t.Context(), n.name, types.MergePatchType, cordon, metav1.PatchOptions{FieldManager: "aegis"})
 	require.NoError(t, err)
 	n.resolved("NodeCordon")
 	require.Len(t, n.ops("healthcheck"), 1)

@@ -13,10 +13,11 @@ import (
 // OwnerPrefix begins the owner note of a node that Aegis cordoned.
 const OwnerPrefix = ticket.Self + "/"
 
-// OwnCordon reports whether the node is cordoned by Aegis.
+// OwnCordon reports whether the node is cordoned by Aegis: both the note on it and the API server have to say so. Whoever has cordoned it
+// unnoted is somebody else.
 func OwnCordon(node *corev1.Node) bool {
 	noted := strings.HasPrefix(node.Annotations[ticket.OwnerAnnotation], OwnerPrefix)
-	return node.Spec.Unschedulable && noted && !ticket.CordonedByOthers(node)
+	return noted && ticket.CordonedByAegis(node)
 }
 
 // Uncordoned reports whether a person has undone the cordon of Aegis, or the one that was lent to it, though they may have set one of

@@ -193,8 +193,8 @@ func TestDecide(t *testing.T) {
 		}, VerdictExecute, ""},
 		{"a repeat offender's cordon is looked at all the same", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
-			s.Status.Priority, s.Node.Spec.Unschedulable = 1, true
-			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			s.Status.Priority = 1
+			cordonedByAegis(s.Node)
 		}, VerdictExecute, ""},
 		{"a repeat offender is relieved all the same", func(s *Situation) {
 			s.Record.History = repaired("A", "B", "C")
@@ -205,14 +205,16 @@ func TestDecide(t *testing.T) {
 		{"contested", func(s *Situation) { s.Status.Contested = true }, VerdictContested, ""},
 		{"cordoned by a person", func(s *Situation) { s.Node.Spec.Unschedulable = true }, VerdictHumanCordoned, ""},
 		{"cordoned by Aegis", func(s *Situation) {
-			s.Node.Spec.Unschedulable = true
-			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			cordonedByAegis(s.Node)
 		}, VerdictExecute, ""},
 		{"cordoned by a person after Aegis", func(s *Situation) {
-			s.Node.Spec.Unschedulable = true
-			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			cordonedByAegis(s.Node)
 			fields := metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)
 			s.Node.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl-cordon", FieldsV1: fields}}
+		}, VerdictHumanCordoned, ""},
+		{"cordoned by nobody knows whom", func(s *Situation) {
+			s.Node.Spec.Unschedulable = true
+			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
 		}, VerdictHumanCordoned, ""},
 		{"cordoned by another tool", func(s *Situation) {
 			s.Node.Spec.Unschedulable = true
@@ -222,8 +224,7 @@ func TestDecide(t *testing.T) {
 		{"hidden by a node that is not ready", func(s *Situation) { s.Others = []prom.AegisNodeStatus{notReady} }, VerdictTolerated, "NodeNotReady"},
 		{"cordon while an emergency holds", func(s *Situation) {
 			s.Status.Priority = 1
-			s.Node.Spec.Unschedulable = true
-			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			cordonedByAegis(s.Node)
 			s.Others = []prom.AegisNodeStatus{emergency}
 		}, VerdictTolerated, "Xid79GPULost"},
 		{"can be ignored", func(s *Situation) { s.Status.Priority = 150 }, VerdictTolerated, ""},
@@ -231,8 +232,7 @@ func TestDecide(t *testing.T) {
 		{"a cordoned node is looked at in spite of the cooldown", func(s *Situation) {
 			s.Record.History = rebooted(10 * time.Minute)
 			s.Status.Priority, s.Status.Policy.MaxReboots = 1, 0
-			s.Node.Spec.Unschedulable = true
-			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+			cordonedByAegis(s.Node)
 		}, VerdictExecute, ""},
 		{"cooldown over", func(s *Situation) { s.Record.History = rebooted(30 * time.Minute) }, VerdictExecute, ""},
 		{"attempts used up", func(s *Situation) { s.Record.History = rebooted(2*time.Hour, time.Hour) }, VerdictAttemptsExhausted, "2 reboots"},
@@ -343,4 +343,11 @@ func TestNoStepWhileAlertmanagerIsAway(t *testing.T) {
 			require.Empty(t, Ask(Step, Situation{Origin: Begun, Suspicion: "a healthcheck failed", Finding: &finding}), evidence)
 		}
 	}
+}
+
+// cordonedByAegis gives the node a cordon of Aegis.
+func cordonedByAegis(n *corev1.Node) {
+	n.Spec.Unschedulable = true
+	n.Annotations = map[string]string{ticket.OwnerAnnotation: "aegis/t0"}
+	n.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "aegis", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:unschedulable":{}}}`)}}
 }

@@ -146,10 +146,6 @@ func (w *Site) furnish(c rules.Condition) {
 	node := soptest.NewNode(Node)
 	node.Annotations = make(map[string]string)
 	node.Status.Capacity, node.Status.Allocatable = soptest.GPUs(8), soptest.GPUs(8)
-	if c.Name == "NodeCordon" {
-		node.Spec.Unschedulable = true
-		node.Annotations[ticket.OwnerAnnotation] = ticket.Self + "/earlier"
-	}
 	if len(w.story.History) > 0 {
 		text, err := (&ticket.History{Incidents: w.story.History}).Encode()
 		require.NoError(w.t, err)
@@ -165,6 +161,9 @@ func (w *Site) furnish(c rules.Condition) {
 		w.Cluster.Daemons[Node] = daemon
 	}
 	w.Cluster.AddNode(node)
+	if c.Name == "NodeCordon" {
+		w.cordonAsAegis()
+	}
 	used := int64(4)
 	if w.story.Full {
 		used = 8
@@ -173,6 +172,14 @@ func (w *Site) furnish(c rules.Condition) {
 		w.Cluster.AddPod(soptest.NewPod("site", name, Node, gpus))
 		w.Cluster.HoldPod("site", name, w.story.Held)
 	}
+}
+
+// cordonAsAegis gives the node a cordon of an incident that has ended.
+func (w *Site) cordonAsAegis() {
+	w.Cluster.EditAs(Node, soptest.ManagerAegis, func(n *corev1.Node) {
+		n.Spec.Unschedulable = true
+		n.Annotations[ticket.OwnerAnnotation] = ticket.Self + "/earlier"
+	})
 }
 
 // observer follows what happens in the cluster.

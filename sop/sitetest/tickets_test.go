@@ -516,7 +516,14 @@ func (d death) restore(w *Site, left remains) {
 	open := ticket.ReadNode(left.node).Ticket
 	w.Cluster.Do(func() {
 		before := w.Cluster.PodsOn(Node)
-		w.Cluster.AddNode(left.node.DeepCopy())
+		node := left.node.DeepCopy()
+		cordoned := node.Spec.Unschedulable
+		node.Spec.Unschedulable = false
+		w.Cluster.AddNode(node)
+		if cordoned {
+			// The excerpt does not say who has cordoned it.
+			w.Cluster.EditAs(Node, soptest.ManagerAegis, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+		}
 		for _, p := range w.Cluster.PodsOn(Node) {
 			w.Cluster.DeletePod(p.Namespace, p.Name)
 		}

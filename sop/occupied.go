@@ -1,0 +1,94 @@
+package sop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/ticket"
+)
+
+// A drain says that a node was empty when it ended. Whether it is so when something is destroyed is asked right before that, whoever has
+// drained it and whenever.
+
+// occupiedError says that a destructive step would meet workload that the policy wants to be gone.
+type occupiedError struct{ pods []corev1.Pod }
+
+func (e *occupiedError) Error() string { return "workload is on the node: " + podNames(e.pods) }
+
+// maxDrains is how often a node is drained again for one step.
+const maxDrains = 3
+
+// destroy carries out a destructive step, and drains the node again first if workload is on it.
+func (b *ApiBridge) destroy(ctx context.Context, s step) error {
+	for drains := 0; ; drains++ {
+		err := b.do(ctx, s)
+		var occupied *occupiedError
+		switch {
+		case !errors.As(err, &occupied):
+			return err
+		case drains == maxDrains:
+			return &StepError{
+				Action: ticket.Drain, Status: ticket.Failed,
+				Message: fmt.Sprintf("workload comes back however often the node is drained: %s", podNames(occupied.pods)),
+			}
+		}
+		b.logger.WarnContext(ctx, "node is drained again", "action", s.action, "pods", podNames(occupied.pods))
+		if err := b.drainAgain(ctx, s.action); err != nil {
+			return err
+		}
+	}
+}
+
+func (b *ApiBridge) drainAgain(ctx context.Context, before ticket.Action) error {
+	if before == ticket.Reset {
+		return b.DrainGPU(ctx)
+	}
+	b.drained = false
+	return b.ClearWorkload(ctx)
+}
+
+// empty returns an occupiedError while workload is on the node that has to be gone before the action. It does not return before the API
+// server has answered.
+func (m *machine) empty(ctx context.Context, action ticket.Action) error {
+	wanted := m.mustBeGone(action)
+	if wanted == nil {
+		return nil
+	}
+	return m.poll(ctx, func(ctx context.Context) (bool, error) {
+		pods, err := m.workloadPods(ctx, wanted)
+		switch {
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case err != nil:
+			m.logger.WarnContext(ctx, "pods not listed, trying again", "err", err)
+			return false, nil
+		case len(pods) > 0:
+			return false, &occupiedError{pods}
+		}
+		return true, nil
+	})
+}
+
+// mustBeGone says which pods have to be gone before the action. Nil stands for none.
+func (m *machine) mustBeGone(action ticket.Action) func(*corev1.Pod) bool {
+	workload := m.status.Policy.Workload
+	switch action {
+	case ticket.Reboot, ticket.Shutdown:
+		switch workload {
+		case prom.WorkloadDrain, prom.WorkloadWaitIdle:
+			return anyPod
+		case prom.WorkloadDrainGPU:
+			return holdsGPU
+		case prom.WorkloadKeep:
+		}
+	case ticket.Reset:
+		if workload != prom.WorkloadKeep {
+			return holdsGPU
+		}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package sop
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/soptest"
+	"aegis.io/aegis/ticket"
+)
+
+// dieAfter runs a process until the ticket has the step, and leaves what it did.
+func (w *world) dieAfter(step string) {
+	w.t.Helper()
+	ctx, die := context.WithCancelCause(w.t.Context())
+	w.onWrite = func(int) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if slices.Contains(w.journaled(), step) {
+			die(ErrLeaseLost)
+			return ErrLeaseLost
+		}
+		return nil
+	}
+	gone := w.process(ctx)
+	require.ErrorIs(w.t, <-gone, ErrLeaseLost)
+	w.onWrite = nil
+}
+
+// A drain is not believed when something is destroyed: workload that has come since is evicted first, whoever drained the node.
+func TestDrainIsCheckedBeforeADestructiveStep(t *testing.T) {
+	for name, tt := range map[string]struct {
+		condition, drain, operation string
+		workload                    prom.Workload
+	}{
+		"reboot":   {"Reboot", "drain Succeeded", protocol.ActionReboot, prom.WorkloadDrain},
+		"of GPUs":  {"Reboot", "draingpu Succeeded", protocol.ActionReboot, prom.WorkloadDrainGPU},
+		"reset":    {"Reset", "draingpu Succeeded", protocol.ActionRemedy, prom.WorkloadDrain},
+		"shutdown": {"Isolate", "drain Succeeded", protocol.ActionShutdown, prom.WorkloadDrain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				p := testPolicy()
+				p.Workload, p.Shutdown = tt.workload, true
+				w := newWorld(t, p)
+				w.raise(tt.condition)
+				w.dieAfter(tt.drain)
+				w.cluster.Do(func() {
+					w.cluster.AddPod(testPod("train", func(p *corev1.Pod) {
+						p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}}}}
+					}))
+				})
+				under, asked := 0, false
+				ordered := w.cluster.Observer.JobOrdered
+				w.cluster.Observer.JobOrdered = func(c *soptest.Client, r jobs.Request) {
+					ordered(c, r)
+					if r.Action == tt.operation {
+						under, asked = len(w.cluster.PodsOn(nodeA)), true
+					}
+				}
+				w.queue.Enqueue(nodeA)
+				w.run("ordered", func(ticket.Record) bool { return w.jobs.count(tt.operation) > 0 })
+				require.True(t, asked)
+				require.Zero(t, under)
+			})
+		})
+	}
+}
+
+// Workload that comes back however often it is evicted is a matter for people, and nothing is destroyed under it.
+func TestWorkloadThatComesBackKeepsTheNodeUp(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		written := w.cluster.Observer.NodeWritten
+		w.cluster.Observer.NodeWritten = func(c *soptest.Client, before, after *corev1.Node, at time.Time) {
+			written(c, before, after, at)
+			if was, is := ticket.ReadNode(before).Ticket, ticket.ReadNode(after).Ticket; was != nil && is != nil && drains(is) > drains(was) {
+				w.cluster.AddPod(testPod("train", func(*corev1.Pod) {}))
+			}
+		}
+		w.raise("Reboot")
+		w.run("handed over", handedTo("k8s"))
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
+	})
+}
+
+// drains counts the drains that went well.
+func drains(t *ticket.Ticket) (n int) {
+	for _, s := range t.Workflows {
+		if s.Action == ticket.Drain && s.Status == ticket.Succeeded {
+			n++
+		}
+	}
+	return n
+}
