@@ -53,6 +53,7 @@ type app struct {
 	resync     *queue.Resync
 	orders     *sop.OrderStore
 	dispatcher *sop.Dispatcher
+	duty       *duty
 	handler    *handler.Handler
 	web        *web.Front
 	events     record.EventBroadcaster
@@ -128,6 +129,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	}
 	a.dispatcher = sop.NewDispatcher(services, a.queue, live.rules, procedures)
 	a.nodes.changed = a.dispatcher.NodeChanged
+	a.duty = a.newDuty()
 	a.telemetry(registry)
 	auth, err := newAuth(cfg)
 	if err != nil {
@@ -269,6 +271,11 @@ func (a *app) newOrders() *sop.OrderStore {
 	})
 }
 
+// newDuty returns what watches the decisions of this process.
+func (a *app) newDuty() *duty {
+	return &duty{clock: clock.RealClock{}, most: a.cfg.LeaderElection.MaxDueAge, oldest: a.queue.OldestDue, busy: a.dispatcher.Busy}
+}
+
 // telemetry registers the metrics of the process itself.
 func (a *app) telemetry(reg prometheus.Registerer) {
 	reg.MustRegister(sop.NewTicketCollector(a.dispatcher), sop.NewStormCollector(a.dispatcher),
@@ -283,6 +290,11 @@ func (a *app) telemetry(reg prometheus.Registerer) {
 		}
 		return 0
 	})
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "aegis_queue_oldest_due_seconds",
+		Help: "For how long the oldest decision of the leader has been due: on a node that nobody has taken from the queue, in a visit that " +
+			"does not end, or since the term began. 0 on a replica that does not lead.",
+	}, func() float64 { return a.duty.overdue().Seconds() })
 }
 
 // ready says whether this replica takes alerts, and else why not.
@@ -297,7 +309,8 @@ func (a *app) ready() (bool, string) {
 	case !a.resync.Synced():
 		return false, "not synced yet"
 	}
-	return true, ""
+	neglected := a.duty.neglected()
+	return neglected == "", neglected
 }
 
 // work runs until the context ends: the cache of nodes always, the rest while this replica leads.
@@ -334,6 +347,7 @@ func (a *app) rememberSources(ctx context.Context) error {
 func (a *app) term(term context.Context, end context.CancelCauseFunc) error {
 	a.leading.Store(true)
 	defer a.leading.Store(false)
+	defer a.duty.begin()()
 	// The steps are told in their own words why they have to stop.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(term))
 	defer cancel(nil)
@@ -341,6 +355,7 @@ func (a *app) term(term context.Context, end context.CancelCauseFunc) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	stop := func(err error) { end(reasonOf(err)) }
+	background.Go(func() { stop(a.part(ctx, "watch", a.duty.watch)) })
 	err := a.decide(ctx, func() { background.Go(func() { stop(a.part(ctx, "resync", a.resync.Run)) }) })
 	stop(err)
 	return reasonOf(err)
@@ -363,7 +378,10 @@ func (a *app) decide(ctx context.Context, startResync func()) error {
 		return fmt.Errorf("the nodes as they are: %w", err)
 	}
 	a.nodes.enqueueAll()
-	return a.part(ctx, "dispatcher", a.dispatcher.Run)
+	return a.part(ctx, "dispatcher", func(ctx context.Context) error {
+		a.duty.decides.Store(true)
+		return a.dispatcher.Run(ctx)
+	})
 }
 
 // part runs one part of a term, and says why it has ended. A panic ends the term, not the process.

@@ -81,6 +81,7 @@ type leaderConfig struct {
 	LeaseDuration time.Duration `yaml:"leaseDuration"`
 	RenewDeadline time.Duration `yaml:"renewDeadline"`
 	RetryPeriod   time.Duration `yaml:"retryPeriod"`
+	MaxDueAge     time.Duration `yaml:"maxDueAge"`
 }
 
 type poolConfig struct {
@@ -136,6 +137,9 @@ type tokenConfig struct {
 	File  string         `yaml:"file"`
 	Roles []handler.Role `yaml:"roles"`
 }
+
+// leastDueAge is how long a decision may be due at the least until the leader resigns.
+const leastDueAge = 20 * time.Second
 
 // mistake is what is wrong with a field, such as pools[1].selector, for a reason that the field's type does not know.
 type mistake struct{ field, text string }
@@ -236,6 +240,7 @@ func (c config) withDefaults() config {
 	c.LeaderElection.LeaseDuration = cmp.Or(c.LeaderElection.LeaseDuration, 15*time.Second)
 	c.LeaderElection.RenewDeadline = cmp.Or(c.LeaderElection.RenewDeadline, 10*time.Second)
 	c.LeaderElection.RetryPeriod = cmp.Or(c.LeaderElection.RetryPeriod, 2*time.Second)
+	c.LeaderElection.MaxDueAge = cmp.Or(c.LeaderElection.MaxDueAge, time.Minute)
 	if c.LeaderElection.Enabled == nil {
 		c.LeaderElection.Enabled = new(true)
 	}
@@ -273,6 +278,9 @@ func (c config) validate() error {
 	if l.LeaseDuration <= l.RenewDeadline || l.RenewDeadline <= l.RetryPeriod*6/5 || l.RetryPeriod <= 0 {
 		errs = append(errs, mistakef("leaderElection.leaseDuration", "%s must exceed renewDeadline %s, and that 1.2 times retryPeriod %s",
 			l.LeaseDuration, l.RenewDeadline, l.RetryPeriod))
+	}
+	if l.MaxDueAge < leastDueAge {
+		errs = append(errs, mistakef("leaderElection.maxDueAge", "%s is less than %s: the first pass over the sources alone may take 15s", l.MaxDueAge, leastDueAge))
 	}
 	_, err := c.settings()
 	return errors.Join(append(errs, c.validateSources(), c.Auth.validate(), err)...)

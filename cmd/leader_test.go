@@ -1,12 +1,15 @@
 package cmd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,11 +23,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 
+	"aegis.io/aegis/election"
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
@@ -166,7 +173,9 @@ type site struct {
 	client *fake.Clientset
 	leases *leases
 	alerts *firing
-	repair func(ctx context.Context, b *sop.ApiBridge) error
+	// unlisted has the API server fail lists of nodes.
+	unlisted atomic.Bool
+	repair   func(ctx context.Context, b *sop.ApiBridge) error
 }
 
 const (
@@ -185,6 +194,9 @@ func newSite(t *testing.T) *site {
 		},
 	})
 	s.leases.serve(s.client)
+	s.client.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return s.unlisted.Load(), nil, apierrors.NewInternalError(errors.New("etcdserver: leader changed"))
+	})
 	s.repair = func(ctx context.Context, b *sop.ApiBridge) error {
 		s.alerts.fire(sickNode, sickness, false)
 		return b.HandOver(ctx, "host", "seen")
@@ -195,8 +207,68 @@ func newSite(t *testing.T) *site {
 // replica is one process of Aegis.
 type replica struct {
 	*app
-	ended chan error
-	stop  context.CancelCauseFunc
+	log *bytes.Buffer
+	// Each hook is called when the replica does what it is called for, unless it is nil.
+	looks, classifies, identifies, reaches atomic.Pointer[func()]
+	ended                                  chan error
+	stop                                   context.CancelCauseFunc
+}
+
+// call calls the hook, if there is one.
+func call(hook *atomic.Pointer[func()]) {
+	if f := hook.Load(); f != nil {
+		(*f)()
+	}
+}
+
+// once has the hook do something once.
+func once(hook *atomic.Pointer[func()], do func()) {
+	hook.Store(new(func() {
+		hook.Store(nil)
+		do()
+	}))
+}
+
+// hooked is a classifier with a hook.
+type hooked struct {
+	queue.Classifier
+	hook *atomic.Pointer[func()]
+}
+
+func (c hooked) Classify(a prom.Alert) (prom.Observation, error) {
+	call(c.hook)
+	return c.Classifier.Classify(a)
+}
+
+// hookedClient is a client with a hook in front of every call about Leases.
+type hookedClient struct {
+	kubernetes.Interface
+	hook *atomic.Pointer[func()]
+}
+
+func (c hookedClient) CoordinationV1() coordinationclient.CoordinationV1Interface {
+	return hookedCoordination{c.Interface.CoordinationV1(), c.hook}
+}
+
+type hookedCoordination struct {
+	coordinationclient.CoordinationV1Interface
+	hook *atomic.Pointer[func()]
+}
+
+func (c hookedCoordination) Leases(namespace string) coordinationclient.LeaseInterface {
+	call(c.hook)
+	return c.CoordinationV1Interface.Leases(namespace)
+}
+
+// hookedLister is a cache of nodes with a hook. A visit looks into it before it takes any lock.
+type hookedLister struct {
+	corelisters.NodeLister
+	hook *atomic.Pointer[func()]
+}
+
+func (l hookedLister) Get(name string) (*corev1.Node, error) {
+	call(l.hook)
+	return l.NodeLister.Get(name)
 }
 
 // start starts a replica, as aegis serve does.
@@ -212,26 +284,33 @@ func (s *site) start() *replica {
 			return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error { return s.repair(ctx, b) })
 		}
 	}
+	r := &replica{log: new(bytes.Buffer), ended: make(chan error, 1)}
 	settings := func() policy.Settings { return policy.Settings{} }
-	clients := clients{calls: s.client, watches: s.client, election: s.client}
-	a := &app{cfg: cfg, clients: clients, logger: slog.New(slog.NewTextHandler(s.t.Output(), nil)), events: record.NewBroadcaster()}
+	reached := hookedClient{s.client, &r.reaches}
+	clients := clients{calls: s.client, watches: s.client, election: reached}
+	logger := slog.New(slog.NewTextHandler(io.MultiWriter(s.t.Output(), r.log), nil))
+	a := &app{cfg: cfg, clients: clients, logger: logger, events: record.NewBroadcaster()}
 	a.queue = queue.New(queue.Options{})
 	a.nodes = newNodeCache(informers.NewSharedInformerFactory(s.client, 0), a.queue, settings)
-	a.orders = a.newOrders()
+	a.orders = sop.NewOrderStore(sop.OrderStoreOptions{
+		Client: reached.CoordinationV1(), Namespace: cfg.LeaderElection.Namespace, Name: cfg.LeaderElection.Name,
+		Identity: func() string { call(&r.identifies); return a.identity },
+	})
 	classifier := rules.NewClassifier(rules.ClassifierOptions{Store: store, Nodes: a.nodes.index, NodeLabels: []string{"node"}})
 	a.resync, err = queue.NewResync(queue.ResyncOptions{
-		Queue: a.queue, Prometheus: in{s.alerts, prom.StateFiring}, Classifier: classifier, Gone: a.nodes.gone,
+		Queue: a.queue, Prometheus: in{s.alerts, prom.StateFiring}, Classifier: hooked{classifier, &r.classifies}, Gone: a.nodes.gone,
 		Alertmanagers: map[string]queue.AlertSource{"am": in{s.alerts, prom.StateActive}},
 	})
 	require.NoError(s.t, err)
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
 	a.dispatcher = sop.NewDispatcher(sop.Services{
-		Kube: s.client, Nodes: a.nodes.lister, Tickets: ticket.NewStore(ticket.StoreOptions{Client: s.client.CoreV1()}),
+		Kube: s.client, Nodes: hookedLister{a.nodes.lister, &r.looks}, Tickets: ticket.NewStore(ticket.StoreOptions{Client: s.client.CoreV1()}),
 		Source: a.resync, Conditions: a.queue, Recorder: &record.FakeRecorder{}, Orders: a.orders,
 		Verdicts: sop.NewVerdictCache(metrics, clock.RealClock{}), Settings: settings, Timing: sop.DefaultTiming(), Metrics: metrics, Logger: a.logger,
 	}, a.queue, store, table)
 	a.nodes.changed = a.dispatcher.NodeChanged
-	r := &replica{app: a, ended: make(chan error, 1)}
+	a.duty = a.newDuty()
+	r.app = a
 	var ctx context.Context
 	ctx, r.stop = context.WithCancelCause(s.t.Context())
 	go func() { r.ended <- a.work(ctx) }()
@@ -317,4 +396,105 @@ func TestWhateverHappensToTheLeaseNodesAreDecidedOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// isLeader reports whether the replica leads, as its readiness says.
+func (r *replica) isLeader() bool {
+	ready, _ := r.ready()
+	return ready
+}
+
+// Whatever ends one part of a term ends all of it, and another replica leads at once. Alone, the replica leads again after a pause. A leader
+// that does not decide on what is due is as good as one that has ended.
+func TestWhateverEndsAPartOfATermEndsTheTerm(t *testing.T) {
+	t.Parallel()
+	boom := func() { panic("boom") }
+	tests := map[string]struct {
+		happens func(s *site, r *replica)
+		said    string
+		// within is how long it takes at most until somebody leads who decides.
+		within time.Duration
+	}{
+		"resync panics":    {func(_ *site, r *replica) { once(&r.classifies, boom) }, "resync panicked: boom", 45 * time.Second},
+		"the orders panic": {func(_ *site, r *replica) { once(&r.identifies, boom) }, "its part orders panicked: boom", 20 * time.Second},
+		"a visit hangs":    {func(_ *site, r *replica) { once(&r.looks, func() { time.Sleep(75 * time.Second) }) }, "a decision has been due for", 3 * time.Minute},
+		"a term does not begin to decide": {
+			func(s *site, _ *replica) {
+				s.unlisted.Store(true)
+				s.leases.Do(func() { s.leases.change(func(l *coordinationv1.Lease) { l.Spec.HolderIdentity = nil }) })
+				time.AfterFunc(5*time.Minute, func() { s.unlisted.Store(false) })
+			},
+			"a decision has been due for", 8 * time.Minute,
+		},
+		"the leader is frozen": {
+			func(_ *site, r *replica) {
+				thaws := make(chan struct{})
+				time.AfterFunc(40*time.Second, func() { r.reaches.Store(nil); close(thaws) })
+				r.reaches.Store(new(func() { <-thaws }))
+			},
+			"lost the lease", time.Minute,
+		},
+	}
+	for name, tt := range tests {
+		for _, alone := range []bool{true, false} {
+			if alone && name == "the leader is frozen" {
+				continue // Nobody takes its Lease, so its term goes on.
+			}
+			t.Run(fmt.Sprintf("%s, alone %t", name, alone), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					s := newSite(t)
+					first := s.start()
+					s.until(10*time.Second, "leads", first.isLeader)
+					next := first
+					if !alone {
+						next = s.start()
+					}
+					s.alerts.fire("n9", sickness, true) // Of no node of ours: something is to be classified.
+					time.Sleep(time.Minute)
+					tt.happens(s, first)
+					s.alerts.fire(sickNode, sickness, true)
+					began := time.Now()
+					s.until(tt.within, "leads no longer", func() bool { return !first.isLeader() })
+					s.until(tt.within-time.Since(began), "somebody leads", next.isLeader)
+					s.until(time.Minute, "the sick node gets to people", s.handedOver)
+					require.Contains(t, first.log.String(), tt.said)
+					s.end(first)
+					if !alone {
+						require.Equal(t, next.identity, s.leases.holder())
+						s.end(next)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A leader whose work does not even end with its term leaves the Lease to run out, and its process ends. It does not give the Lease up while
+// its work may still do something.
+func TestALeaderThatCannotStopEndsItsProcess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		first := s.start()
+		s.until(10*time.Second, "leads", first.isLeader)
+		next := s.start()
+		wakes := make(chan struct{})
+		once(&first.looks, func() { <-wakes })
+		s.alerts.fire(sickNode, sickness, true)
+		s.until(2*time.Minute, "says that it does not decide", func() bool { return !first.isLeader() })
+		_, why := first.ready()
+		require.Contains(t, why, "a decision has been due for 1m")
+		ended := time.Now()
+		require.ErrorIs(t, <-first.ended, election.ErrStuck)
+		require.Equal(t, first.identity, s.leases.holder(), "the work may still do something")
+		s.until(30*time.Second, "another replica leads", next.isLeader)
+		t.Log("another replica leads after", time.Since(ended))
+		s.until(time.Minute, "the sick node gets to people", s.handedOver)
+		close(wakes)
+		first.stop(sop.ErrStopping)
+		time.Sleep(time.Minute)
+		require.Equal(t, next.identity, s.leases.holder())
+		s.end(next)
+	})
 }

@@ -109,7 +109,8 @@ func (c *Candidate) stand(ctx context.Context) (why, err error) {
 	case <-over:
 		return t.why, nil
 	case <-c.expired(ctx, t):
-		// The Lease is held on until this process ends: nobody else is to begin while the work may still do something.
+		// The Lease is not given up, and runs out: this process has that long to end, before another one begins.
+		t.abandon()
 		return nil, fmt.Errorf("%w within %s: %w", ErrStuck, stopWithin, context.Cause(work))
 	}
 }

@@ -87,6 +87,13 @@ func (t *term) close() {
 	t.resign()
 }
 
+// abandon has the Lease run out.
+func (t *term) abandon() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.loses("this process does not renew it any more") //nolint:errcheck // It is not asked for why.
+}
+
 // loses notes that the Lease is not held any more, and ends the term. The first reason stays.
 func (t *term) loses(reason string) error {
 	if t.lost == nil {

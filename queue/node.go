@@ -26,6 +26,7 @@ func (q *Queue) Next(ctx context.Context) (name string, statuses []prom.AegisNod
 			return "", nil, err
 		}
 		if n, ok := q.ready.Pop(); ok {
+			q.overdue.Delete(n.name)
 			n.inFlight, n.changed = true, false
 			return n.name, n.statuses(), nil
 		}
@@ -45,7 +46,7 @@ func (q *Queue) Done(node string, after time.Duration) {
 	n.inFlight = false
 	switch {
 	case n.changed:
-		q.makeDue(n)
+		q.makeDue(n, q.clock.Now())
 	case after > 0:
 		n.dueAt = q.clock.Now().Add(after)
 		q.waiting.Set(n.name, n)
@@ -77,12 +78,16 @@ func (q *Queue) change(n *node) {
 		n.changed = true
 		return
 	}
-	q.makeDue(n)
+	q.makeDue(n, q.clock.Now())
 }
 
-// makeDue puts the node among those that are due, or in its new place there.
-func (q *Queue) makeDue(n *node) {
+// makeDue puts the node among those that are due, or in its new place there. It is due since the given time, unless it was before.
+func (q *Queue) makeDue(n *node, since time.Time) {
 	q.waiting.Delete(n.name)
+	if _, already := q.ready.Get(n.name); !already {
+		n.dueAt = since
+		q.overdue.Set(n.name, n)
+	}
 	q.ready.Set(n.name, n)
 	// Not Signal: it could wake a waiter whose context has just ended.
 	q.moreDue.Broadcast()
@@ -94,9 +99,23 @@ func (q *Queue) wake() {
 	defer q.mu.Unlock()
 	now := q.clock.Now()
 	for n, ok := q.waiting.Peek(); ok && !n.dueAt.After(now); n, ok = q.waiting.Peek() {
-		q.makeDue(n)
+		q.makeDue(n, n.dueAt)
 	}
 	q.arm()
+}
+
+// OldestDue returns since when the node has been due that nobody has taken for longest. Nobody needs to take one for it to be told.
+func (q *Queue) OldestDue() (since time.Time, found bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	// A node that waits is due at its time, whether the timer has fired or not.
+	for _, h := range []*heap[string, *node]{q.overdue, q.waiting} {
+		n, some := h.Peek()
+		if some && !n.dueAt.After(q.clock.Now()) && (!found || n.dueAt.Before(since)) {
+			since, found = n.dueAt, true
+		}
+	}
+	return since, found
 }
 
 // arm sets the timer to the first node that waits. A timer that fires too early does no harm.

@@ -44,6 +44,7 @@ type Queue struct {
 	nodes    map[string]*node
 	ready    *heap[string, *node] // Due and not in flight, the most urgent first.
 	waiting  *heap[string, *node] // Due later and not in flight, the earliest first.
+	overdue  *heap[string, *node] // Those of ready, the one that has been due longest first.
 	fed      map[string]prom.Key  // Which condition an alert feeds, by fingerprint.
 	resolved *lru.Cache[string, resolution]
 	changed  func(node string)
@@ -58,7 +59,7 @@ type node struct {
 	inFlight   bool
 	// changed is true when something has happened since the node was handed out.
 	changed bool
-	dueAt   time.Time // While it waits.
+	dueAt   time.Time // From when on it is due: in the future while it waits.
 }
 
 // resolution is what is remembered of an alert that resolved.
@@ -90,6 +91,7 @@ func New(o Options) *Queue {
 		nodes:    make(map[string]*node),
 		ready:    newHeap[string](func(a, b *node) bool { return a.compare(b) < 0 }),
 		waiting:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
+		overdue:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
 		fed:      make(map[string]prom.Key),
 		resolved: resolved,
 		changed:  func(string) {},

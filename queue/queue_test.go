@@ -494,6 +494,48 @@ func TestDueAgainEvenWithoutConditions(t *testing.T) {
 	})
 }
 
+// How long a node has been due does not depend on whether anybody asks, nor on what happens to it meanwhile.
+func TestOldestDue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := New(Options{})
+		age := func() time.Duration {
+			since, found := q.OldestDue()
+			if !found {
+				return -1
+			}
+			return time.Since(since)
+		}
+		require.EqualValues(t, -1, age())
+		q.Observe(with(firing("1", "n1", "Mild"), 500))
+		time.Sleep(10 * time.Second)
+		q.Observe(with(firing("2", "n2", "Grave"), 1))
+		q.Observe(with(firing("3", "n1", "Graver"), 0))
+		q.Enqueue("n1")
+		require.Equal(t, 10*time.Second, age(), "a change does not make it younger")
+
+		require.Equal(t, "n1", take(t, q).Node)
+		require.Zero(t, age(), "who is being decided on waits for nobody")
+		q.Enqueue("n1")
+		time.Sleep(time.Minute)
+		require.Equal(t, "n2", take(t, q).Node)
+		require.EqualValues(t, -1, age())
+		q.Done("n1", time.Hour)
+		require.Zero(t, age(), "it has changed meanwhile, and is due only now")
+		require.Equal(t, "n1", take(t, q).Node)
+
+		q.Done("n1", time.Minute)
+		time.Sleep(time.Minute - 1)
+		require.EqualValues(t, -1, age(), "it is not due yet")
+		time.Sleep(6 * time.Second)
+		require.Equal(t, 6*time.Second-1, age())
+		require.Equal(t, "n1", take(t, q).Node)
+		q.Done("n1", 0)
+		q.Done("n2", 0)
+		require.EqualValues(t, -1, age())
+	})
+}
+
 func TestSeveralNodesWaitForTheirTimes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

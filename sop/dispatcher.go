@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -68,6 +69,8 @@ type Dispatcher struct {
 	running   sync.WaitGroup
 	// ordered wakes whoever looks after the orders.
 	ordered chan struct{}
+	// busy is since when it has not asked for the next node, in nanoseconds. 0 while it waits for one, or does not run.
+	busy atomic.Int64
 
 	*ownWrites
 	requests sights
@@ -99,6 +102,8 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 // Run works until the context ends, and returns when all procedures have stopped. What a procedure had begun stays in the
 // journal of its ticket for the next one to resume.
 func (d *Dispatcher) Run(ctx context.Context) error {
+	d.asks(false)
+	defer d.asks(true)
 	defer d.storms.forget()
 	defer d.running.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -117,7 +122,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.services.limits.stop()
 	d.part(ctx, cancel, "turns", d.keepTurns)
 	for {
+		d.asks(true)
 		node, statuses, err := d.queue.Next(ctx)
+		d.asks(false)
 		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -126,6 +133,22 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		}
 		d.visit(ctx, node, statuses)
 	}
+}
+
+// asks notes whether the dispatcher asks for the next node, or works on something else.
+func (d *Dispatcher) asks(next bool) {
+	if next {
+		d.busy.Store(0)
+		return
+	}
+	d.busy.Store(d.services.Clock.Now().UnixNano())
+}
+
+// Busy returns since when the dispatcher has not asked for the next node although it runs. It takes no lock: one that is never given back
+// does not hide itself.
+func (d *Dispatcher) Busy() (since time.Time, busy bool) {
+	at := d.busy.Load()
+	return time.Unix(0, at), at != 0
 }
 
 // part runs a part of the dispatcher beside the visits. Whatever ends it before the context does, a panic included, ends all of them.
