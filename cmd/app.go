@@ -290,11 +290,7 @@ func (a *app) telemetry(reg prometheus.Registerer) {
 		}
 		return 0
 	})
-	factory.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "aegis_queue_oldest_due_seconds",
-		Help: "For how long the oldest decision of the leader has been due: on a node that nobody has taken from the queue, in a visit that " +
-			"does not end, or since the term began. 0 on a replica that does not lead.",
-	}, func() float64 { return a.duty.overdue().Seconds() })
+	a.duty.register(reg)
 }
 
 // ready says whether this replica takes alerts, and else why not.
@@ -391,7 +387,11 @@ func (a *app) part(ctx context.Context, name string, run func(context.Context) e
 			a.logger.ErrorContext(ctx, "part of the leader panicked", "part", name, "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("%s panicked: %v", name, p)
 		}
-		a.logger.InfoContext(ctx, "part of the leader ended", "part", name, "err", err)
+		level := slog.LevelInfo
+		if ctx.Err() == nil {
+			level = slog.LevelError // It is what ends the term.
+		}
+		a.logger.Log(ctx, level, "part of the leader ended", "part", name, "err", err)
 	}()
 	if err := run(ctx); err != nil {
 		return fmt.Errorf("%s: %w", name, err)

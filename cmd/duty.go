@@ -7,7 +7,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"k8s.io/utils/clock"
+
+	"aegis.io/aegis/election"
 )
 
 // errStalled ends the term of a leader that does not decide on what is due.
@@ -25,6 +29,34 @@ type duty struct {
 	// began is when the term began, nil while this replica does not lead. decides is true once its decisions have begun.
 	began   atomic.Pointer[time.Time]
 	decides atomic.Bool
+	// lost and failed count the terms that have ended. Nil counts none.
+	lost, failed prometheus.Counter
+}
+
+// register registers the metrics.
+func (d *duty) register(reg prometheus.Registerer) {
+	factory := promauto.With(reg)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "aegis_queue_oldest_due_seconds",
+		Help: "For how long the oldest decision of the leader has been due: on a node that nobody has taken from the queue, in a visit that " +
+			"does not end, or since the term began. 0 on a replica that does not lead.",
+	}, func() float64 { return d.overdue().Seconds() })
+	ended := factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "aegis_terms_ended_total",
+		Help: "Terms as leader that ended while the process went on: lost, because the Lease was, or failed, because the leader could not go on.",
+	}, []string{"reason"})
+	d.lost, d.failed = ended.WithLabelValues("lost"), ended.WithLabelValues("failed")
+}
+
+// ended counts a term.
+func (d *duty) ended(why error) {
+	switch {
+	case d.lost == nil:
+	case errors.Is(why, election.ErrLost):
+		d.lost.Inc()
+	default:
+		d.failed.Inc()
+	}
 }
 
 // begin notes that a term begins; the returned function that it has ended.

@@ -40,6 +40,8 @@ type Options struct {
 	// Work is what the leader does. Its context ends with the term, which it may end itself by calling end. When it returns, for whatever
 	// reason, the process resigns.
 	Work func(ctx context.Context, end context.CancelCauseFunc) error
+	// Ended hears why a term has ended of which another one follows. Nil means that nobody does.
+	Ended func(why error)
 	// Logger hears of each term. Nil discards.
 	Logger *slog.Logger
 	// Clock measures terms and the time between them. Nil means the wall clock. The election itself reads the wall clock.
@@ -74,6 +76,9 @@ func (c *Candidate) Run(ctx context.Context) error {
 			return err
 		}
 		pause := c.pauses.after(why, c.clock.Since(began))
+		if c.options.Ended != nil {
+			c.options.Ended(why)
+		}
 		c.logger.WarnContext(ctx, "no longer leading, standing again later", "after", pause, "err", why)
 		timer := c.clock.NewTimer(pause)
 		select {

@@ -43,8 +43,9 @@ type reading struct {
 }
 
 // read asks the source. Half an answer is none, but a Prometheus that does not tell which nodes it sees still tells what fires.
-func (s namedSource) read(ctx context.Context, wanted source.EvidenceRequest) reading {
-	r := reading{source: s}
+func (s namedSource) read(ctx context.Context, wanted source.EvidenceRequest) (r reading) {
+	r.source = s
+	defer panicked(&r.err)
 	r.alerts, r.err = s.alerts.Alerts(ctx)
 	if r.err == nil && s.evidence != nil && len(wanted.Names) > 0 {
 		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted)
@@ -54,6 +55,13 @@ func (s namedSource) read(ctx context.Context, wanted source.EvidenceRequest) re
 		r.silences, r.err = s.silences.Silences(ctx)
 	}
 	return r
+}
+
+// panicked makes a panic over an answer the error of that source. It would end the process, and the next one.
+func panicked(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("reading the answer panicked: %v", p)
+	}
 }
 
 // pass is what one pass found. It is complete once done is closed, and does not change afterwards.

@@ -412,7 +412,8 @@ type sampled struct {
 }
 
 // read asks the source.
-func (i *inspector) read(ctx context.Context) sampled {
+func (i *inspector) read(ctx context.Context) (s sampled) {
+	defer panicked(&s.err)
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
 	answer, err := i.Source.Read(ctx)

@@ -439,6 +439,33 @@ func TestResyncFindings(t *testing.T) {
 	}
 }
 
+// panicking is a source whose answer makes its reader panic.
+type panicking struct{ *fakeSource }
+
+func (panicking) Alerts(context.Context) ([]prom.Alert, error) { panic("index out of range") }
+
+// A panic over the answer of a source is an answer that nothing is known by, and ends neither the pass nor the process.
+func TestASourceThatPanicsGivesNoAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, err := NewResync(ResyncOptions{
+			Queue: New(Options{}), Prometheus: panicking{}, Classifier: byLabels{},
+			Alertmanagers: map[string]AlertSource{"am": &fakeSource{}},
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		synctest.Wait()
+		require.True(t, r.Synced())
+		last := r.Last(keyA)
+		require.Equal(t, prom.EvidenceUnknown, last.Evidence)
+		require.Contains(t, last.Reason, "reading the answer panicked: index out of range")
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
 func TestResyncWithdrawsWhatNoSourceHas(t *testing.T) {
 	t.Parallel()
 	other := alert("f9", "n9", prom.StateActive)

@@ -468,7 +468,10 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 	leave := d.enter(r.status.Node, cancel)
 	defer leave()
 	watch := sync.WaitGroup{}
-	watch.Go(func() { d.watch(runCtx, bridge.scene, cancel) })
+	watch.Go(func() {
+		defer d.survive(ctx, r.status.Node, func() { cancel(fmt.Errorf("%w: its watch panicked", ErrStopping)) })
+		d.watch(runCtx, bridge.scene, cancel)
+	})
 	d.services.Metrics.sop(sopStarted)
 	d.services.expect(r.status, r.sopName())
 	err = r.execute(runCtx, bridge)
