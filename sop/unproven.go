@@ -71,11 +71,20 @@ func withUnproven(r ticket.Record, did []ticket.Destructive, now time.Time) *tic
 		}
 		return i.Outcome == ticket.Unproven
 	})
+	id := r.Ticket.ID
+	if slices.ContainsFunc(history.Incidents, func(i ticket.Incident) bool { return i.ID == id && !withPeople(i) }) {
+		id = "" // It is that of an incident which is over, and keeps its place.
+	}
 	history.Add(ticket.Incident{
-		ID: r.Ticket.ID, Condition: ticket.Clip(r.Ticket.Condition, mostReason), Closed: now, Outcome: ticket.Unproven,
+		ID: id, Condition: ticket.Clip(r.Ticket.Condition, mostReason), Closed: now, Outcome: ticket.Unproven,
 		Destructive: lastOfEach(did, now),
 	})
 	return history
+}
+
+// withPeople reports whether the incident is one of which people may have the ticket still.
+func withPeople(i ticket.Incident) bool {
+	return i.Outcome == outcomeHandedOver || i.Outcome == outcomeCanceled
 }
 
 // lastOfEach keeps the last steps of each action, and dates them.

@@ -81,21 +81,20 @@ func RecordOf(n *corev1.Node, text string, now time.Time) (string, error) {
 	return string(record), nil
 }
 
-// readSeal returns what the record of the node says, false if there is none that counts: it has to be of this node, and nobody else may
-// be known to have written it.
+// readSeal returns what the record of the node says, false if there is none that is of this node.
 func readSeal(n *corev1.Node) (seal, bool) {
 	text, found := n.Annotations[RecordAnnotation]
 	var s seal
 	if !found || len(text) > MaxBytes || json.Unmarshal([]byte(text), &s) != nil {
 		return seal{}, false
 	}
-	return s, s.Version == sealVersion && s.Node == n.UID && !recordedByOthers(n)
+	return s, s.Version == sealVersion && s.Node == n.UID
 }
 
 // prove says what of the ticket on the node is proven.
 func prove(n *corev1.Node, t *Ticket) Proof {
 	s, found := readSeal(n)
-	if !found || t == nil || t.ID == "" || s.Ticket != t.ID {
+	if !found || t == nil || t.ID == "" || s.Ticket != t.ID || recordedByOthers(n) {
 		return Proof{}
 	}
 	identity, outcomes := t.digests()
@@ -190,7 +189,8 @@ func digest(h hash.Hash, n *yaml.Node) {
 func sum(h hash.Hash) string { return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16]) }
 
 // settle keeps what the record says was done, should its ticket leave the node without a word of it in the history: somebody has removed
-// it, closed it by hand, or shortened it.
+// it, closed it by hand, or shortened it. A record of others counts as well: whoever applies it as it is owns it besides Aegis, and more
+// that was done makes Aegis do less.
 func settle(r Record, c *Change, now time.Time) {
 	s, found := readSeal(r.Node)
 	stays := !c.RemoveTicket && (c.Ticket == nil || c.Ticket.ID == s.Ticket)
