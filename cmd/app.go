@@ -249,6 +249,8 @@ func (a *app) services(reg prometheus.Registerer, logger *slog.Logger) (sop.Serv
 			PollInterval:   a.cfg.Jobs.PollInterval,
 			Logger:         logger,
 		}),
+		JobsNamespace: a.cfg.Jobs.Namespace,
+
 		Source:     a.resync,
 		Conditions: a.queue,
 		Recorder:   a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}),

@@ -249,11 +249,26 @@ func bearerToken(header http.Header) (string, bool) {
 	return token, strings.EqualFold(scheme, "Bearer") && token != ""
 }
 
+// forwarding names a header that only a proxy sets. A proxy in the same pod, as that of a mesh, comes from loopback with the requests of
+// everybody.
+func forwarding(header http.Header) string {
+	for name := range header {
+		known := slices.Contains([]string{"Forwarded", "Via", "X-Real-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}, name)
+		if known || strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Envoy-") {
+			return name
+		}
+	}
+	return ""
+}
+
 // authorizeLoopback trusts the peer's address alone: a header can say anything. A web page in a browser on this host
 // comes from loopback, too, and is refused unless this server served it.
 func authorizeLoopback(r *http.Request, need Role) (string, error) {
 	if need == RoleView {
 		return "", nil
+	}
+	if header := forwarding(r.Header); header != "" {
+		return "", problemf(http.StatusForbidden, "the header %s says that the request is not from this host; configure a token with the role %s", header, need)
 	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().IsLoopback() {

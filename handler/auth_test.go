@@ -271,9 +271,6 @@ func TestLoopbackAlone(t *testing.T) {
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.RemoteAddr = address
-		for _, header := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-IP"} {
-			r.Header.Set(header, "127.0.0.1")
-		}
 		name, err := (&Auth{}).authorize(r, RoleHeal)
 		if ok {
 			require.NoError(t, err, address)
@@ -282,6 +279,21 @@ func TestLoopbackAlone(t *testing.T) {
 		}
 		require.Equal(t, http.StatusForbidden, problemOf(err).status, address)
 		require.ErrorContains(t, err, "without token files only loopback may do this; configure a token with the role heal")
+	}
+}
+
+// A proxy in the same pod comes from loopback with the requests of everybody.
+func TestForwardedIsNotLoopback(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{
+		"X-Forwarded-For", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "True-Client-IP", "Via", "x-envoy-external-address", "X-Forwarded-Client-Cert",
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/", nil)
+		r.RemoteAddr = "127.0.0.1:4711"
+		r.Header.Set(header, "127.0.0.1")
+		_, err := (&Auth{}).authorize(r, RoleHeal)
+		require.ErrorContains(t, err, "says that the request is not from this host", header)
+		require.Equal(t, http.StatusForbidden, problemOf(err).status, header)
 	}
 }
 

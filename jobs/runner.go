@@ -30,7 +30,8 @@ var (
 )
 
 const (
-	defaultNamespace    = "monitoring"
+	// DefaultNamespace holds the Jobs where nothing else is said.
+	DefaultNamespace    = "monitoring"
 	defaultPollInterval = 2 * time.Second
 	// maxRetryDelay bounds how late an answer is seen once the API server is back.
 	maxRetryDelay = 30 * time.Second
@@ -112,7 +113,7 @@ func NewRunner(o RunnerOptions) *Runner {
 		client:    o.Client,
 		templates: o.Templates,
 		options: RenderOptions{
-			Namespace:      cmp.Or(o.Namespace, defaultNamespace),
+			Namespace:      cmp.Or(o.Namespace, DefaultNamespace),
 			Image:          o.Image,
 			ServiceAccount: o.ServiceAccount,
 		},

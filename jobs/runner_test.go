@@ -107,7 +107,7 @@ func failing(client *fake.Clientset, verb, resource string, n int, err error) *i
 func TestNewRunnerDefaults(t *testing.T) {
 	t.Parallel()
 	r := NewRunner(RunnerOptions{PollInterval: -time.Second})
-	require.Equal(t, defaultNamespace, r.options.Namespace)
+	require.Equal(t, DefaultNamespace, r.options.Namespace)
 	require.Equal(t, defaultPollInterval, r.interval)
 	require.NotNil(t, r.logger)
 }

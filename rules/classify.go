@@ -32,6 +32,7 @@ const (
 	labelNode           = "node"
 	labelInstance       = "instance"
 	labelKubernetesNode = "kubernetes_node"
+	labelExportedNode   = "exported_node"
 )
 
 // labelID names the device of a finding whose source and condition say nothing else.
@@ -111,7 +112,7 @@ type Classifier struct {
 
 // DefaultNodeLabels returns the labels that may name the node when the label node does not, in order.
 func DefaultNodeLabels() []string {
-	return []string{"Hostname", "hostname", labelKubernetesNode, "nodename", "exported_node", labelInstance}
+	return []string{"Hostname", "hostname", labelKubernetesNode, "nodename", labelExportedNode, labelInstance}
 }
 
 // NewClassifier returns a Classifier.
@@ -264,7 +265,7 @@ func (r *Classifier) node(a prom.Alert) (string, *Drop) {
 		return "", newDrop(DropNoNode, "label %s is empty", strict.Quote(a.Subject.NodeLabel))
 	}
 	if value := labels[labelNode]; value != "" {
-		return r.lookup(labelNode, value)
+		return r.scraped(labels, value)
 	}
 	var last *Drop
 	ofOthers := fromExporterOfOthers(labels)
@@ -286,6 +287,31 @@ func (r *Classifier) node(a prom.Alert) (string, *Drop) {
 		last = newDrop(DropNoNode, "no label names the node of alert %s", strict.Quote(labels[labelAlertname]))
 	}
 	return "", last
+}
+
+// scraped tells the node that a metric is about from the one that its exporter runs on. Where a scrape does not honor the labels of its
+// target, Prometheus keeps the node of the metric as exported_node, and node is the exporter's own.
+func (r *Classifier) scraped(labels map[string]string, node string) (string, *Drop) {
+	exported := labels[labelExportedNode]
+	if exported == "" || exported == node {
+		return r.lookup(labelNode, node)
+	}
+	about, drop := r.lookup(labelExportedNode, exported)
+	if fromExporterOfOthers(labels) {
+		return about, drop
+	}
+	if drop != nil && drop.Reason == DropUnknownNode {
+		return r.lookup(labelNode, node)
+	}
+	own, ownDrop := r.lookup(labelNode, node)
+	switch {
+	case drop != nil:
+		return "", drop
+	case ownDrop != nil || own == about:
+		return own, ownDrop
+	}
+	return "", newDrop(DropAmbiguousNode, "label %s is %s and label %s is %s: set honorLabels on the scrape, or drop one by relabeling",
+		labelNode, strict.Quote(node), labelExportedNode, strict.Quote(exported))
 }
 
 func (r *Classifier) lookup(label, value string) (string, *Drop) {

@@ -224,18 +224,22 @@ func (d *drainer) budgetsOf(ctx context.Context, pod *corev1.Pod) ([]string, err
 }
 
 // isWorkload reports whether the pod is to leave a node that is drained. Pods that are part of the node stay: static pods,
-// those of DaemonSets, which would only come back, and our own operations. Pods that have finished do not count.
-func isWorkload(pod *corev1.Pod) bool {
+// those of DaemonSets, which would only come back, and our own operations. Pods that have finished do not count. Anybody may give a pod
+// the labels of an operation, but only those who may make one in the namespace of the Jobs are trusted there.
+func isWorkload(pod *corev1.Pod, jobs string) bool {
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return false
 	}
 	if _, static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static {
 		return false
 	}
-	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil && owner.Kind == "DaemonSet" {
+	owner := metav1.GetControllerOfNoCopy(pod)
+	if owner != nil && owner.Kind == "DaemonSet" {
 		return false
 	}
-	return pod.Labels["app.kubernetes.io/name"] != ticket.Self || pod.Labels["app.kubernetes.io/component"] != "op"
+	operation := pod.Labels["app.kubernetes.io/name"] == ticket.Self && pod.Labels["app.kubernetes.io/component"] == "op"
+	ordered := owner != nil && owner.Kind == "Job" && strings.HasPrefix(owner.Name, ticket.Self+"-")
+	return !operation || !ordered || pod.Namespace != jobs
 }
 
 func anyPod(*corev1.Pod) bool { return true }

@@ -1,11 +1,14 @@
 package sop
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
@@ -200,4 +203,73 @@ func TestConditionRemovedDuringVerificationGoesToTheHostTeam(t *testing.T) {
 		require.True(t, w.node().Spec.Unschedulable)
 		stop()
 	})
+}
+
+// A proof that the power is off is worth what it is newer than: a node that has given a sign of life since may be running.
+func TestProofOfPowerOffIsNewerThanTheNode(t *testing.T) {
+	t.Parallel()
+	at := func(ago time.Duration) string {
+		return "off@" + time.Now().Add(-ago).UTC().Format(time.RFC3339)
+	}
+	noted := func(ago time.Duration, fields string) []metav1.ManagedFieldsEntry {
+		return []metav1.ManagedFieldsEntry{{
+			Manager: "bmc", Operation: metav1.ManagedFieldsOperationUpdate, Time: &metav1.Time{Time: time.Now().Add(-ago)},
+			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+		}}
+	}
+	const alone = `{"f:metadata":{"f:annotations":{"f:aegis.io/power-state":{}}}}`
+	const more = `{"f:metadata":{"f:annotations":{"f:aegis.io/power-state":{}},"f:labels":{"f:rack":{}}}}`
+	for name, tt := range map[string]struct {
+		value   func() string
+		managed func() []metav1.ManagedFieldsEntry
+		down    bool
+	}{
+		"seen off since":           {func() string { return at(time.Minute) }, nil, true},
+		"seen off a day ago":       {func() string { return at(24 * time.Hour) }, nil, false},
+		"to come":                  {func() string { return at(-24 * time.Hour) }, nil, false},
+		"no time":                  {func() string { return "off@yesterday" }, nil, false},
+		"on":                       {func() string { return "on" }, nil, false},
+		"off, by nobody":           {func() string { return "off" }, nil, false},
+		"off, written since":       {func() string { return "off" }, func() []metav1.ManagedFieldsEntry { return noted(time.Minute, alone) }, true},
+		"off, written a day ago":   {func() string { return "off" }, func() []metav1.ManagedFieldsEntry { return noted(24*time.Hour, alone) }, false},
+		"off, and a label written": {func() string { return "off" }, func() []metav1.ManagedFieldsEntry { return noted(time.Minute, more) }, false},
+	} {
+		inNamedBubble(t, name, func(t *testing.T) {
+			node := testNode(nodeA, nodeUID)
+			setReady(node, corev1.ConditionUnknown)
+			node.Annotations = map[string]string{PowerStateAnnotation: tt.value()}
+			if tt.managed != nil {
+				node.ManagedFields = tt.managed()
+			}
+			w := newWorld(t, testPolicy(), node, &coordinationv1.Lease{
+				ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeA},
+				Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now().Add(-10 * time.Minute)}},
+			})
+			w.raise("Ready")
+			stop := w.start()
+			time.Sleep(3 * time.Hour)
+			require.Equal(t, tt.down, slices.Contains(w.node().Spec.Taints, *outOfServiceTaint()))
+			stop()
+		})
+	}
+}
+
+// A pod of a user that has the labels of an operation is workload.
+func TestLabelsExemptNoPodOfAUser(t *testing.T) {
+	t.Parallel()
+	pod := func(namespace, kind, owner string) *corev1.Pod {
+		p := testPod("p", nil)
+		p.Namespace = namespace
+		p.Labels = map[string]string{"app.kubernetes.io/name": "aegis", "app.kubernetes.io/component": "op"}
+		p.OwnerReferences = nil
+		if kind != "" {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: owner, Controller: new(true)}}
+		}
+		return p
+	}
+	require.False(t, isWorkload(pod("jobs", "Job", "aegis-reboot-n1-1a2b-1"), "jobs"))
+	require.True(t, isWorkload(pod("train", "Job", "aegis-reboot-n1-1a2b-1"), "jobs"))
+	require.True(t, isWorkload(pod("jobs", "Job", "training"), "jobs"))
+	require.True(t, isWorkload(pod("jobs", "ReplicaSet", "aegis-x"), "jobs"))
+	require.True(t, isWorkload(pod("jobs", "", ""), "jobs"))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,8 +18,8 @@ import (
 	"aegis.io/aegis/ticket"
 )
 
-// PowerStateAnnotation is set on a Node by whoever can see its power supply, such as a BMC integration. The value off is
-// proof that nothing runs on it.
+// PowerStateAnnotation is set on a Node by whoever can see its power supply, such as a BMC integration. The value off@ with the time at
+// which the power was seen off is proof that nothing has run on the node since.
 const PowerStateAnnotation = "aegis.io/power-state"
 
 // machine is what can be seen of the node of an incident, past any cache where that matters.
@@ -98,14 +99,51 @@ func (m *machine) provenDown(ctx context.Context) (bool, string) {
 	if err != nil {
 		return false, err.Error()
 	}
-	if power := node.Annotations[PowerStateAnnotation]; power != "off" {
-		return false, fmt.Sprintf("annotation %s is %q", PowerStateAnnotation, power)
-	}
-	if policy.IsReady(node) {
+	off, why := m.poweredOff(node)
+	switch {
+	case why != "":
+		return false, why
+	case policy.IsReady(node):
 		return false, "the node is ready"
 	}
 	stale, why := m.leaseStale(ctx)
+	if stale && !off.After(m.leaseRenewed) {
+		// The proof is from before the node last gave a sign of life.
+		return false, fmt.Sprintf("annotation %s says that the power was off at %s, but the node has renewed its Lease at %s",
+			PowerStateAnnotation, off.UTC().Format(time.RFC3339), m.leaseRenewed.UTC().Format(time.RFC3339))
+	}
 	return stale, "its power is reported off, it is not ready, and " + why
+}
+
+const (
+	powerOff = "off"
+	// mostAhead is by how much the clock of whoever watches the power may be ahead.
+	mostAhead = time.Minute
+)
+
+// poweredOff returns when the power of the node was seen off, or why that is not known. Without a time in the value, it is that at which
+// the API server took the annotation, provided that its writer has written nothing else to the node since.
+func (m *machine) poweredOff(node *corev1.Node) (at time.Time, why string) {
+	power := node.Annotations[PowerStateAnnotation]
+	state, text, timed := strings.Cut(power, "@")
+	if state != powerOff {
+		return at, fmt.Sprintf("annotation %s is %.80q", PowerStateAnnotation, power)
+	}
+	if !timed {
+		note := ticket.NoteOf(node, PowerStateAnnotation)
+		if note.At.IsZero() || note.Cordons || note.Others {
+			return at, fmt.Sprintf("nothing tells when annotation %s was set, want off@ and the time, such as off@2026-01-02T15:04:05Z", PowerStateAnnotation)
+		}
+		return note.At, ""
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	switch {
+	case err != nil:
+		return at, fmt.Sprintf("annotation %s is %.80q, want off@ and the time, such as off@2026-01-02T15:04:05Z", PowerStateAnnotation, power)
+	case at.After(m.services.Clock.Now().Add(mostAhead)):
+		return at, fmt.Sprintf("annotation %s is %.80q, a time that is to come", PowerStateAnnotation, power)
+	}
+	return at, ""
 }
 
 // awaitProvenDown waits until the node is proven down. A process that has just taken over has to watch its Lease for a while.
@@ -129,7 +167,7 @@ func (m *machine) workloadPods(ctx context.Context, wanted func(*corev1.Pod) boo
 	if err != nil {
 		return nil, fmt.Errorf("list pods of node %s: %w", m.node, err)
 	}
-	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !isWorkload(&p) || !wanted(&p) })
+	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !isWorkload(&p, m.services.jobsNamespace()) || !wanted(&p) })
 	slices.SortFunc(pods, func(x, y corev1.Pod) int {
 		critical := map[bool]int{true: 1}
 		return cmp.Or(critical[isCritical(&x)]-critical[isCritical(&y)],

@@ -359,10 +359,10 @@ func TestPermissionOfATaintAges(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		node := testNode(nodeA, nodeUID)
 		setReady(node, corev1.ConditionUnknown)
-		node.Annotations = map[string]string{PowerStateAnnotation: "off"}
+		node.Annotations = map[string]string{PowerStateAnnotation: "off@" + time.Now().UTC().Format(time.RFC3339)}
 		w := newWorld(t, testPolicy(), node, &coordinationv1.Lease{
 			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeA},
-			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now().Add(-time.Minute)}},
 		})
 		var outage time.Time
 		w.onWrite = func(int) error {

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -54,18 +55,20 @@ func DefaultTiming() Timing {
 
 // Services is what the steps work with. All fields but the logger and the clock are needed.
 type Services struct {
-	Kube       kubernetes.Interface
-	Nodes      corelisters.NodeLister
-	Tickets    *ticket.Store
-	Jobs       JobRunner
-	Source     Source
-	Conditions Conditions
-	Recorder   record.EventRecorder
-	Orders     *OrderStore
-	Verdicts   *VerdictCache
-	Settings   func() policy.Settings
-	Timing     Timing
-	Metrics    *Metrics
+	Kube    kubernetes.Interface
+	Nodes   corelisters.NodeLister
+	Tickets *ticket.Store
+	Jobs    JobRunner
+	// JobsNamespace is where the pods of the operations run. Empty is that of the runner's default.
+	JobsNamespace string
+	Source        Source
+	Conditions    Conditions
+	Recorder      record.EventRecorder
+	Orders        *OrderStore
+	Verdicts      *VerdictCache
+	Settings      func() policy.Settings
+	Timing        Timing
+	Metrics       *Metrics
 	// Logger takes what is done. Nil discards.
 	Logger *slog.Logger
 	// Clock tells the time and waits. Nil means the wall clock.
@@ -82,6 +85,9 @@ type environment struct {
 	storms    *stormWatch
 	limits    *limits
 }
+
+// jobsNamespace returns where the pods of the operations run.
+func (s Services) jobsNamespace() string { return cmp.Or(s.JobsNamespace, jobs.DefaultNamespace) }
 
 // profile returns the healthcheck profile of the node.
 func (s Services) profile(node string) string {

@@ -3,6 +3,7 @@ package soptest
 import (
 	"maps"
 	"regexp"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -133,8 +134,17 @@ func (c *Cluster) Exclude(name string, excluded bool) bool {
 // SetPower has somebody who can see the power supply of a node say so: "on" or "off".
 func (c *Cluster) SetPower(name, state string) {
 	c.Logf("world: the power of %s is %s", name, state)
+	if state == powerOff {
+		state += "@" + time.Now().UTC().Format(time.RFC3339)
+	}
 	c.Edit(name, func(n *corev1.Node) { annotate(n, PowerAnnotation, state) })
 }
+
+// SeenOff reports whether the power of the node was seen off last.
+func SeenOff(n *corev1.Node) bool { return strings.HasPrefix(n.Annotations[PowerAnnotation], powerOff) }
+
+// powerOff is what a node without power has in the annotation, before the time.
+const powerOff = "off"
 
 // Silent lets the kubelet of a node fall silent.
 func (c *Cluster) Silent(name string) {
@@ -144,7 +154,7 @@ func (c *Cluster) Silent(name string) {
 // Recover makes a node ready again, on another boot if it was without power.
 func (c *Cluster) Recover(name string) {
 	c.Edit(name, func(n *corev1.Node) {
-		if n.Annotations[PowerAnnotation] == "off" {
+		if SeenOff(n) {
 			n.Status.NodeInfo.BootID = BootAfter(n)
 		}
 		SetReady(n, true)

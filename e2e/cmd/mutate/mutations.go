@@ -62,7 +62,7 @@ func permissions() []mutation {
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
-		{"node with power taken for down", permitted, "sop/machine.go", "power != \"off\" {", "power == \"never\" {"},
+		{"node with power taken for down", permitted, "sop/machine.go", "if state != powerOff {", "if state == \"never\" {"},
 	}
 }
 
