@@ -51,15 +51,17 @@ func (l alertLabels) updated(newer alertLabels) alertLabels {
 
 // matched reports whether the silence matches one of the alerts.
 func (l alertLabels) matched(key prom.Key, s source.Silence) bool {
-	return slices.ContainsFunc(l.all(key), s.Matches)
+	if l.unseen() {
+		return prom.Unseen{Node: key.Node, Condition: key.Condition}.Matches(s.Matchers)
+	}
+	return slices.ContainsFunc(l.all(), s.Matches)
 }
 
-// all returns the labels of each alert and finding. Of a status that nobody has seen, as after a restart, only the node and the
-// condition are known.
-func (l alertLabels) all(key prom.Key) []map[string]string {
-	if len(l.sets)+len(l.findings) == 0 {
-		return []map[string]string{{"node": key.Node, "condition": key.Condition, "alertname": key.Condition}}
-	}
+// unseen reports whether no labels are known, as of a status that nobody has seen since a restart.
+func (l alertLabels) unseen() bool { return len(l.sets)+len(l.findings) == 0 }
+
+// all returns the labels of each alert and finding.
+func (l alertLabels) all() []map[string]string {
 	all := make([]map[string]string, 0, len(l.sets)+len(l.findings))
 	for _, sets := range []map[string]map[string]string{l.sets, l.findings} {
 		for _, fingerprint := range slices.Sorted(maps.Keys(sets)) {

@@ -128,14 +128,24 @@ func (p *pass) permissionAway(key prom.Key, labels alertLabels) (prom.Permission
 
 // hushed applies the silences of Aegis' own to a finding. They hold whatever the sources say.
 func (r *Resync) hushed(key prom.Key, labels alertLabels, f prom.Finding) prom.Finding {
-	if r.silenced == nil {
-		return f
-	}
-	for _, set := range labels.all(key) {
-		if silence := r.silenced(set); silence != "" {
-			f.Permission, f.Reason = prom.PermissionSilenced, silence
-			return f
-		}
+	if silence := r.silencedBy(key, labels); silence != "" {
+		f.Permission, f.Reason = prom.PermissionSilenced, silence
 	}
 	return f
+}
+
+// silencedBy names the silence of Aegis' own that matches the status.
+func (r *Resync) silencedBy(key prom.Key, labels alertLabels) string {
+	if r.silences == nil {
+		return ""
+	}
+	if labels.unseen() {
+		return r.silences.SilencedUnseen(prom.Unseen{Node: key.Node, Condition: key.Condition})
+	}
+	for _, set := range labels.all() {
+		if silence := r.silences.Silenced(set); silence != "" {
+			return silence
+		}
+	}
+	return ""
 }

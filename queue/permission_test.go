@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules/prom"
 )
 
@@ -234,13 +235,7 @@ func TestWhatWasSilencedStaysSoWhileAlertmanagerIsAway(t *testing.T) {
 
 func TestSilencesOfAegisHoldWhateverTheSourcesSay(t *testing.T) {
 	t.Parallel()
-	own := silence(t, "node", "n1")
-	silenced := func(set map[string]string) string {
-		if own.Matches(set) {
-			return own.String()
-		}
-		return ""
-	}
+	own := ownSilence{silence(t, "node", "n1")}
 	for name, change := range map[string]func(*ResyncOptions){
 		"Alertmanager permits": func(*ResyncOptions) {},
 		"Prometheus permits":   prometheusPermits,
@@ -251,7 +246,7 @@ func TestSilencesOfAegisHoldWhateverTheSourcesSay(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorldOn(t, func(o *ResyncOptions) {
 					change(o)
-					o.Silenced = silenced
+					o.Silences = own
 				})
 				require.Equal(t, prom.PermissionSilenced, w.resync.Last(keyA).Permission, "before anything was asked")
 				w.prometheus.tell(nil, alert("p1", "n1", prom.StateFiring), alert("p2", "n2", prom.StateFiring))
@@ -272,6 +267,49 @@ func TestSilencesOfAegisHoldWhateverTheSourcesSay(t *testing.T) {
 				require.Equal(t, theSilence, f.Reason)
 				only(t, w.queue, "n1")
 				require.NotEqual(t, prom.PermissionSilenced, w.resync.Observe(t.Context(), prom.Key{Node: "n2", Condition: "A"}).Permission)
+			})
+		})
+	}
+}
+
+// ownSilence is the one silence of Aegis' own.
+type ownSilence struct{ source.Silence }
+
+func (s ownSilence) Silenced(set map[string]string) string {
+	if s.Matches(set) {
+		return s.String()
+	}
+	return ""
+}
+
+func (s ownSilence) SilencedUnseen(alert prom.Unseen) string {
+	if alert.Matches(s.Matchers) {
+		return s.String()
+	}
+	return ""
+}
+
+// A silence that is made in a user interface names all labels of the alert. After a restart nobody knows them while the alert is not there.
+func TestASilenceWithAllLabelsHoldsAfterARestart(t *testing.T) {
+	t.Parallel()
+	all := []string{"node", "n1", "condition", "A", "alertname", "SiteA", "gpu", "3", "severity", "critical"}
+	for name, set := range map[string]func(*testing.T, *world){
+		"of Alertmanager": func(t *testing.T, w *world) { w.am0.hush(nil, silence(t, all...)) },
+		"of Aegis":        func(t *testing.T, w *world) { w.resync.silences = ownSilence{silence(t, all...)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				set(t, w)
+				w.run(t)
+				require.Equal(t, prom.PermissionSilenced, w.resync.Observe(t.Context(), keyA).Permission)
+				require.Equal(t, prom.PermissionUnlisted, w.resync.Observe(t.Context(), prom.Key{Node: "n2", Condition: "A"}).Permission)
+				require.Equal(t, prom.PermissionUnlisted, w.resync.Observe(t.Context(), prom.Key{Node: "n1", Condition: "B"}).Permission)
+				// Once the alert has been seen, its labels count again.
+				w.am0.tell(nil, labelled("f1", prom.StateActive, "alertname", "SiteA", "gpu", "4", "severity", "critical"))
+				w.prometheus.tell(nil, labelled("f1", prom.StateFiring, "alertname", "SiteA", "gpu", "4", "severity", "critical"))
+				require.Equal(t, prom.PermissionGranted, w.resync.Observe(t.Context(), keyA).Permission)
 			})
 		})
 	}

@@ -39,6 +39,13 @@ type SilenceSource interface {
 	Silences(ctx context.Context) ([]source.Silence, error)
 }
 
+// OwnSilences are the silences of Aegis' own. They name the one that matches, and nothing when there is none. They must not call resync.
+type OwnSilences interface {
+	Silenced(labels map[string]string) string
+	// SilencedUnseen is for an alert of which no labels are known.
+	SilencedUnseen(alert prom.Unseen) string
+}
+
 // Classifier turns an alert into what it says of a status. An error means that it says nothing of any.
 type Classifier interface {
 	Classify(a prom.Alert) (prom.Observation, error)
@@ -66,9 +73,8 @@ type ResyncOptions struct {
 	// Away says what is done once no replica has answered for AwayAfter. Empty means AwayHold, and 0 means 5 minutes.
 	Away      AwayChoice
 	AwayAfter time.Duration
-	// Silenced names the silence of Aegis' own that matches an alert with the labels. It is empty when there is none. It must
-	// not call resync. Nil means that there are none.
-	Silenced func(labels map[string]string) string
+	// Silences are those of Aegis' own. Nil means that there are none.
+	Silences OwnSilences
 	// Sources are queries that find conditions by themselves, each with a name of its own.
 	Sources []Inspection
 	// Gone reports whether the cluster has no such node any more. What sources have found on it is over. Nil means that all are there.
@@ -102,7 +108,7 @@ type Resync struct {
 	labels     *labelMemory
 	eyes       *eyes
 	terms      terms
-	silenced   func(map[string]string) string
+	silences   OwnSilences
 
 	running sync.Mutex // Held by Run.
 	synced  atomic.Bool
@@ -157,7 +163,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		labels:     newLabelMemory(),
 		eyes:       newEyes(o),
 		terms:      terms,
-		silenced:   o.Silenced,
+		silences:   o.Silences,
 		trigger:    make(chan struct{}, 1),
 		next:       newPass(terms),
 		silent:     make(map[string]bool),

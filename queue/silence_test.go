@@ -146,7 +146,8 @@ func TestResyncMatchesSilencesAgainstTheLabelsLastSeen(t *testing.T) {
 		"nothing is known but the node":        {past{}, silence(t, "node", "n1"), true},
 		"and the condition":                    {past{}, silence(t, "condition", "A"), true},
 		"which names the alert too":            {past{}, silence(t, "alertname", "A", "node", "n1"), true},
-		"any other label is missing":           {past{}, silence(t, "node", "n1", "severity", "critical"), false},
+		"any other label may be anything":      {past{}, silence(t, "node", "n1", "severity", "critical"), true},
+		"which alone is about nothing":         {past{}, silence(t, "severity", "critical"), false},
 		"which is not equal to anything":       {past{}, of("severity", "info", labels.MatchNotEqual), true},
 		"the node's own name is no match then": {past{}, silence(t, "node", "n2"), false},
 	}

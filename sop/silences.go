@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
@@ -82,13 +83,23 @@ func parseSilences(all []policy.Silence) []parsedSilence {
 // Silenced names the active silence that matches an alert with the labels, as the orders were last read. It is empty when there is
 // none. A label that is absent is empty.
 func (s *OrderStore) Silenced(alert map[string]string) string {
+	return s.silencedWhere(func(matchers labels.Matchers) bool {
+		return !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(alert[m.Name]) })
+	})
+}
+
+// SilencedUnseen is Silenced for an alert of which no labels are known.
+func (s *OrderStore) SilencedUnseen(alert prom.Unseen) string {
+	return s.silencedWhere(func(matchers labels.Matchers) bool { return alert.Matches(matchers) })
+}
+
+func (s *OrderStore) silencedWhere(matches func(labels.Matchers) bool) string {
 	s.mu.Lock()
 	silences := s.silences
 	s.mu.Unlock()
 	now := s.clock.Now()
 	for _, silence := range silences {
-		differs := func(m *labels.Matcher) bool { return !m.Matches(alert[m.Name]) }
-		if silence.Active(now) && !slices.ContainsFunc(silence.matchers, differs) {
+		if silence.Active(now) && matches(silence.matchers) {
 			return silence.String()
 		}
 	}

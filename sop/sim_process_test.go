@@ -150,7 +150,7 @@ func (p *simProcess) wire() {
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
-		Classifier:    simClassifier{p}, Interval: 45 * time.Second, Silenced: orders.Silenced,
+		Classifier:    simClassifier{p}, Interval: 45 * time.Second, Silences: orders,
 		Away: away, AwayAfter: simAway,
 	})
 	if err != nil {

@@ -33,7 +33,7 @@ func (w *Site) Watch(m Monitoring) {
 	w.t.Helper()
 	o := queue.ResyncOptions{
 		Queue: w.Queue, Classifier: w.classifier, Prometheus: asked{site: w}, Permission: m.Permission, Away: m.Away, AwayAfter: m.AwayAfter,
-		Silenced: w.orderStore.Silenced,
+		Silences: w.orderStore,
 	}
 	if m.Alertmanager {
 		o.Alertmanagers = map[string]queue.AlertSource{"http://alertmanager": asked{site: w, down: &w.away}}
