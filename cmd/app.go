@@ -186,6 +186,7 @@ func (a *app) newResync(classifier *rules.Classifier, reg prometheus.Registerer,
 		Evidence:      a.evidence,
 		Names:         a.nodes.index.Names,
 		Permission:    cfg.Permission,
+		Prometheis:    make(map[string]queue.AlertSource),
 		Alertmanagers: make(map[string]queue.AlertSource),
 		Away:          cfg.WhenAway,
 		AwayAfter:     cfg.AwayAfter,
@@ -196,15 +197,14 @@ func (a *app) newResync(classifier *rules.Classifier, reg prometheus.Registerer,
 		Registerer:    reg,
 		Logger:        logger,
 	}
-	if cfg.Prometheus.Server.URL != "" {
+	for _, p := range cfg.Prometheus.all() {
 		client, err := source.NewPrometheus(source.PrometheusOptions{
-			URL: cfg.Prometheus.Server.URL, HTTP: cfg.Prometheus.Server.http(), Canary: cfg.Prometheus.Canary, MaxAge: cfg.Prometheus.MaxAge,
-			Starts: true,
+			URL: p.Server.URL, HTTP: p.Server.http(), Canary: p.Canary, MaxAge: cfg.Prometheus.MaxAge, Starts: true,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus: %w", err)
 		}
-		o.Prometheus = client
+		o.Prometheis[client.URL()] = client
 	}
 	for _, c := range cfg.Alertmanagers {
 		client, err := source.NewAlertmanager(source.AlertmanagerOptions{URL: c.Server.URL, HTTP: c.Server.http()})

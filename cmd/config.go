@@ -50,9 +50,44 @@ type config struct {
 }
 
 type prometheusConfig struct {
-	Server serverConfig  `yaml:",inline"`
-	Canary string        `yaml:"canary"`
-	MaxAge time.Duration `yaml:"maxAge"`
+	Server  serverConfig       `yaml:",inline"`
+	Canary  string             `yaml:"canary"`
+	MaxAge  time.Duration      `yaml:"maxAge"`
+	Servers []prometheusServer `yaml:"servers"`
+}
+
+// prometheusServer is one more Prometheus. Each sees all nodes, or some of them.
+type prometheusServer struct {
+	Server serverConfig `yaml:",inline"`
+	Canary string       `yaml:"canary"`
+}
+
+// all returns every server, each with its canary: the one that the section itself names comes first.
+func (p prometheusConfig) all() []prometheusServer {
+	var all []prometheusServer
+	if p.Server.URL != "" {
+		all = append(all, prometheusServer{Server: p.Server, Canary: p.Canary})
+	}
+	for _, s := range p.Servers {
+		s.Canary = cmp.Or(s.Canary, p.Canary)
+		all = append(all, s)
+	}
+	return all
+}
+
+// validate says what is wrong with the servers.
+func (p prometheusConfig) validate() error {
+	errs := []error{p.Server.validate("prometheus", false)}
+	known := map[string]string{p.Server.URL: "prometheus.url"}
+	for i, s := range p.Servers {
+		field := fmt.Sprintf("prometheus.servers[%d]", i)
+		errs = append(errs, s.Server.validate(field, true))
+		if other, again := known[s.Server.URL]; again && s.Server.URL != "" {
+			errs = append(errs, mistakef(field+".url", "is that of %s already", other))
+		}
+		known[s.Server.URL] = field + ".url"
+	}
+	return errors.Join(errs...)
 }
 
 type alertmanagerConfig struct {
@@ -203,6 +238,9 @@ func (c *config) resolvePaths(dir string) {
 	}
 	resolve(&c.Jobs.Templates)
 	c.Prometheus.Server.resolvePaths(dir)
+	for i := range c.Prometheus.Servers {
+		c.Prometheus.Servers[i].Server.resolvePaths(dir)
+	}
 	for i := range c.Alertmanagers {
 		c.Alertmanagers[i].Server.resolvePaths(dir)
 	}
@@ -255,7 +293,7 @@ func (c config) validate() error {
 	if c.Preset != "" && c.knownPreset() == "" {
 		errs = append(errs, mistakef("preset", "%q is unknown, %s", c.Preset, strict.Hint(c.Preset, rules.Presets())))
 	}
-	errs = append(errs, c.Prometheus.Server.validate("prometheus", false))
+	errs = append(errs, c.Prometheus.validate())
 	for i, a := range c.Alertmanagers {
 		errs = append(errs, a.Server.validate(fmt.Sprintf("alertmanagers[%d]", i), true))
 	}

@@ -30,7 +30,7 @@ func (c config) validatePermission() error {
 	switch {
 	case c.Permission == queue.PermitPrometheus && len(c.Alertmanagers) > 0:
 		errs = append(errs, mistakef("alertmanagers", "are not asked with permission: prometheus: remove them, or set permission to alertmanager"))
-	case c.Permission == queue.PermitPrometheus && c.Prometheus.Server.URL == "":
+	case c.Permission == queue.PermitPrometheus && len(c.Prometheus.all()) == 0:
 		errs = append(errs, mistakef("permission", "is prometheus, and prometheus.url is missing"))
 	case c.Permission == queue.PermitPrometheus && c.WhenAway == queue.AwayIsolate:
 		errs = append(errs, mistakef("whenAlertmanagerIsAway", "needs permission: alertmanager: no Alertmanager is asked otherwise"))
@@ -43,7 +43,7 @@ func (c config) validatePermission() error {
 // missing says which field keeps every condition from being repaired. Empty means that none does.
 func (c config) missing() string {
 	switch {
-	case c.Prometheus.Server.URL == "":
+	case len(c.Prometheus.all()) == 0:
 		return "prometheus.url is missing, so that nothing confirms a condition: set it"
 	case c.Permission == queue.PermitAlertmanager && len(c.Alertmanagers) == 0:
 		return "no alertmanagers are named, so that nothing permits a repair: name them, or set permission: prometheus"

@@ -77,7 +77,7 @@ func (c config) validateSources() error {
 		default:
 			seen[s.Name] = i
 		}
-		errs = append(errs, s.validateServer(at, c.Prometheus.Server.URL != ""), s.validateThreshold(at), s.validateQuery(at, c.NodeLabels))
+		errs = append(errs, s.validateServer(at, len(c.Prometheus.all()) > 0), s.validateThreshold(at), s.validateQuery(at, c.NodeLabels))
 	}
 	return errors.Join(errs...)
 }
@@ -231,7 +231,8 @@ func (c config) inspections() ([]queue.Inspection, error) {
 func (c config) inspection(s sourceConfig) (queue.Inspection, error) {
 	server := source.PrometheusOptions{URL: s.Server.URL, HTTP: s.Server.http(), Canary: s.Canary, MaxAge: cmp.Or(s.MaxAge, c.Prometheus.MaxAge)}
 	if s.Server.URL == "" {
-		server.URL, server.HTTP, server.Canary = c.Prometheus.Server.URL, c.Prometheus.Server.http(), c.Prometheus.Canary
+		first := c.Prometheus.all()[0] // There is one, or the configuration had been refused.
+		server.URL, server.HTTP, server.Canary = first.Server.URL, first.Server.http(), first.Canary
 	}
 	o := source.QueryOptions{Server: server}
 	var err error

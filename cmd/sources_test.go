@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -84,4 +86,25 @@ func TestSourcesAreTakenAsTheyAre(t *testing.T) {
 	require.Equal(t, "fault", all[2].ConditionLabel)
 	require.Equal(t, "gpu", all[2].DeviceLabel)
 	require.True(t, all[2].Threshold.Present)
+}
+
+func TestSeveralPrometheis(t *testing.T) {
+	t.Parallel()
+	load := func(text string) (config, error) {
+		file := filepath.Join(t.TempDir(), "aegis.yaml")
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		return loadConfig(file)
+	}
+	c, err := load("prometheus:\n  url: http://a:9090\n  canary: Alive\n  servers: [{url: http://b:9090}, {url: http://c:9090, canary: Other}]\n")
+	require.NoError(t, err)
+	var got []string
+	for _, s := range c.Prometheus.all() {
+		got = append(got, s.Server.URL+" "+s.Canary)
+	}
+	require.Equal(t, []string{"http://a:9090 Alive", "http://b:9090 Alive", "http://c:9090 Other"}, got)
+	_, err = load("prometheus:\n  servers: [{url: http://b:9090}]\npermission: prometheus\n")
+	require.NoError(t, err, "the list alone will do")
+	_, err = load("prometheus:\n  url: http://a:9090\n  servers: [{url: http://a:9090}, {canary: A}]\n")
+	require.ErrorContains(t, err, "prometheus.servers[0].url is that of prometheus.url already")
+	require.ErrorContains(t, err, "prometheus.servers[1].url is not a URL")
 }

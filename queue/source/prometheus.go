@@ -86,6 +86,9 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 	}, nil
 }
 
+// URL returns the address of the server, without credentials.
+func (p *Prometheus) URL() string { return p.client.safeURL() }
+
 // Alerts returns the alerts that are pending or firing, one for each set of labels. StartsAt is when its expression began to hold, and
 // is unknown unless it was asked for and Prometheus tells: it forgets it with the series, and after some restarts. An error
 // means that nothing is known: a request that failed, a partial answer, or no fresh sign of the canary. An alert of which there
