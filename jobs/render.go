@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"aegis.io/aegis/jobs/protocol"
+
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -71,6 +73,9 @@ func renderPod(pod *corev1.PodSpec, r Request, o RenderOptions) {
 	}
 	setEnv(op, "NODE_NAME", r.Node)
 	setEnv(op, "AEGIS_HOST_ROOT", "/host")
+	if !r.NotAfter.IsZero() {
+		setEnv(op, protocol.NotAfterVariable, r.NotAfter.UTC().Format(time.RFC3339))
+	}
 }
 
 // identity returns the labels that tell the Jobs of two requests apart.

@@ -38,6 +38,9 @@ type Request struct {
 	Args []string
 	// Deadline bounds the run time of the Job. Zero leaves it to the template.
 	Deadline time.Duration
+	// NotAfter is when the operation may not be begun any more, by the clock of the host: whoever ordered it has given up by then. Zero
+	// means that it may be begun at any time.
+	NotAfter time.Time
 }
 
 // Name returns the name of the Job for the request. It depends on the action, node, incident and attempt alone: arguments

@@ -24,6 +24,12 @@ const (
 func (r *Result) inspect(job *batchv1.Job, pod *corev1.Pod) {
 	var condition string
 	r.Phase, condition = phaseOf(job)
+	r.UID = job.UID
+	r.Begun = job.Status.Failed+job.Status.Succeeded > 0 || pod != nil && started(pod)
+	if job.Spec.Suspend != nil && *job.Spec.Suspend && r.Phase == PhaseActive {
+		// A controller that queues Jobs does that. The deadline of the Job does not run meanwhile.
+		condition = inWords("Suspended", condition)
+	}
 	if pod == nil {
 		r.Message = firstLine(condition)
 		if r.Message == "" {
@@ -50,23 +56,37 @@ func (r *Result) inspect(job *batchv1.Job, pod *corev1.Pod) {
 	}
 }
 
-// phaseOf returns the phase of the Job, and its reason in words where it gives one.
+// started reports whether a container of the pod may have been started.
+func started(pod *corev1.Pod) bool {
+	if pod.Status.Phase != corev1.PodPending && pod.Status.Phase != "" {
+		return true
+	}
+	return slices.ContainsFunc(slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses), func(s corev1.ContainerStatus) bool {
+		return s.State.Running != nil || s.State.Terminated != nil || s.LastTerminationState.Terminated != nil
+	})
+}
+
+// phaseOf returns the phase of the Job, and its reason in words where it gives one. One that says both that it has failed and that it
+// is complete has failed.
 func phaseOf(job *batchv1.Job) (phase Phase, reason string) {
+	phase = PhaseActive
 	for _, c := range job.Status.Conditions {
 		if c.Status != corev1.ConditionTrue {
 			continue
 		}
 		switch c.Type {
-		case batchv1.JobComplete, batchv1.JobSuccessCriteriaMet:
-			return PhaseSucceeded, inWords(c.Reason, c.Message)
 		// The target comes first and is final. The failure itself waits for the pod to end, which a dead node never reports.
 		case batchv1.JobFailed, batchv1.JobFailureTarget:
 			return PhaseFailed, inWords(c.Reason, c.Message)
+		case batchv1.JobComplete, batchv1.JobSuccessCriteriaMet:
+			phase, reason = PhaseSucceeded, inWords(c.Reason, c.Message)
 		default:
-			reason = inWords(c.Reason, c.Message)
+			if phase == PhaseActive {
+				reason = inWords(c.Reason, c.Message)
+			}
 		}
 	}
-	return PhaseActive, reason
+	return phase, reason
 }
 
 // specific drops the condition that says no more than that the only pod failed.

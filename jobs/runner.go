@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
@@ -66,6 +67,10 @@ type Result struct {
 	Report *protocol.Report
 	// Message is one line for people: the outcome, or what an active Job waits for.
 	Message string
+	// UID tells the Job from another one of its name. Empty while there is none.
+	UID types.UID
+	// Begun is true once the operation may have been started on the node.
+	Begun bool
 }
 
 // Conclusive reports whether a finished operation says something about the node. One that left no report, or could not find out,
@@ -183,12 +188,58 @@ func (r *Runner) Status(ctx context.Context, name string) (Result, error) {
 	if err != nil {
 		return res, fmt.Errorf("get job %q: %w", name, err)
 	}
+	return res, r.inspect(ctx, &res, job)
+}
+
+// inspect fills in what the Job and its pod say.
+func (r *Runner) inspect(ctx context.Context, res *Result, job *batchv1.Job) error {
 	pod, err := r.newestPod(ctx, job)
 	if err != nil {
-		return res, fmt.Errorf("list pods of job %q: %w", name, err)
+		return fmt.Errorf("list pods of job %q: %w", job.Name, err)
 	}
 	res.inspect(job, pod)
-	return res, nil
+	return nil
+}
+
+// Stop deletes the Job with its pods, so that nothing of it takes effect any more. A Job that is gone or has finished is left as it is.
+func (r *Runner) Stop(ctx context.Context, name string) error {
+	_, err := r.remove(ctx, name, func(Result) bool { return true })
+	return err
+}
+
+// Withdraw deletes the Job if its operation has not been started on the node, and reports whether it did. What is under way is not
+// interrupted: that could leave the node in the middle of it.
+func (r *Runner) Withdraw(ctx context.Context, name string) (withdrawn bool, err error) {
+	return r.remove(ctx, name, func(res Result) bool { return !res.Begun })
+}
+
+// remove deletes the Job, as it was looked at, if it is unfinished and may go.
+func (r *Runner) remove(ctx context.Context, name string, may func(Result) bool) (removed bool, err error) {
+	client := r.client.BatchV1().Jobs(r.options.Namespace)
+	job, err := client.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get job %q: %w", name, err)
+	}
+	res := Result{Job: name, ExitCode: unknownExitCode}
+	if err := r.inspect(ctx, &res, job); err != nil {
+		return false, err
+	}
+	if res.Phase != PhaseActive || !may(res) {
+		return false, nil
+	}
+	err = client.Delete(ctx, name, metav1.DeleteOptions{
+		// Without it the pods of the Job would stay and go on.
+		PropagationPolicy: new(metav1.DeletePropagationBackground),
+		Preconditions:     &metav1.Preconditions{UID: &job.UID, ResourceVersion: &job.ResourceVersion},
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("delete job %q: %w", name, err)
+	}
+	r.logger.InfoContext(ctx, "job deleted", "job", name, "reason", res.Message)
+	return true, nil
 }
 
 func (r *Runner) newestPod(ctx context.Context, job *batchv1.Job) (*corev1.Pod, error) {
@@ -233,10 +284,12 @@ func bootOf(pod *corev1.PodSpec) string {
 }
 
 // Follow waits until the Job has finished or is gone. Errors of the API server are retried. When ctx ends, the error wraps that
-// of ctx and the last one of the API server; the result is then the last that was seen.
-func (r *Runner) Follow(ctx context.Context, name string) (Result, error) {
+// of ctx and the last one of the API server; the result is then the last that was seen. A Job may never finish: one that is
+// suspended has no deadline. So look is called at each look at an unfinished one, and its error ends Follow.
+func (r *Runner) Follow(ctx context.Context, name string, look func(Result) error) (Result, error) {
 	f := follower{
 		runner: r,
+		look:   look,
 		logger: r.logger.With("job", name),
 		result: Result{Job: name, ExitCode: unknownExitCode},
 	}
@@ -247,8 +300,8 @@ func (r *Runner) Follow(ctx context.Context, name string) (Result, error) {
 		err = wait.DelayFunc(f.delay).Until(ctx, true, true, f.step)
 	}
 	switch {
-	case err == nil:
-		return f.result, nil
+	case err == nil, f.enough != nil:
+		return f.result, f.enough
 	case f.last != nil:
 		return f.result, fmt.Errorf("follow job %q: %w, last error: %w", name, ctx.Err(), f.last)
 	default:
@@ -261,6 +314,9 @@ type follower struct {
 	runner *Runner
 	logger *slog.Logger
 	result Result
+	// look is called while the Job is unfinished, enough is the error with which it ended that.
+	look   func(Result) error
+	enough error
 	// last is the error of the last step, nil when it went well.
 	last    error
 	backoff wait.Backoff
@@ -286,7 +342,11 @@ func (f *follower) step(ctx context.Context) (bool, error) {
 		f.logger.InfoContext(ctx, "job waiting", "reason", res.Message)
 	}
 	f.result = res
-	return res.Phase != PhaseActive, nil
+	if res.Phase != PhaseActive {
+		return true, nil
+	}
+	f.enough = f.look(res)
+	return false, f.enough
 }
 
 // delay is the time until the next step: longer from error to error.

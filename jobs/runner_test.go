@@ -104,6 +104,9 @@ func failing(client *fake.Clientset, verb, resource string, n int, err error) *i
 	return calls
 }
 
+// ignored goes on following whatever the Job is like.
+func ignored(Result) error { return nil }
+
 func TestNewRunnerDefaults(t *testing.T) {
 	t.Parallel()
 	r := NewRunner(RunnerOptions{PollInterval: -time.Second})
@@ -264,7 +267,7 @@ func ensured(ctx context.Context, r *Runner) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	return r.Follow(ctx, name)
+	return r.Follow(ctx, name, ignored)
 }
 
 func TestFollow(t *testing.T) {
@@ -422,7 +425,115 @@ func TestFollowDoesNothingAfterItsContext(t *testing.T) {
 	r, client := newRunner(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := r.Follow(ctx, reboot().Name())
+	_, err := r.Follow(ctx, reboot().Name(), ignored)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, client.Actions())
+}
+
+// A Job that waits for something can be taken back; one whose operation may be under way only be stopped.
+func TestWithdrawAndStop(t *testing.T) {
+	t.Parallel()
+	suspended := func(job *batchv1.Job) { job.Spec.Suspend = new(true) }
+	waiting := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}
+	working := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	for _, tc := range []struct {
+		name               string
+		change             func(*batchv1.Job)
+		state              *corev1.ContainerState
+		withdrawn, stopped bool
+		message            string
+		begun              bool
+	}{
+		{"suspended", suspended, nil, true, true, "Suspended", false},
+		{"no pod", nil, nil, true, true, "no pod yet", false},
+		{"no image", nil, &waiting, true, true, "ImagePullBackOff", false},
+		{"at work", nil, &working, false, true, "", true},
+		{"finished", conditions(batchv1.JobComplete), nil, false, false, "no pod yet", false},
+		{"finished while suspended", func(job *batchv1.Job) {
+			suspended(job)
+			conditions(batchv1.JobFailed)(job)
+		}, nil, false, false, "no pod yet", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			for _, withdraw := range []bool{true, false} {
+				job := rendered(t, tc.change)
+				job.ResourceVersion = "7"
+				objects := []runtime.Object{job}
+				if tc.state != nil {
+					pod := podOf(job, "p", *tc.state)
+					pod.Status.Phase = corev1.PodPending
+					objects = append(objects, pod)
+				}
+				r, client := newRunner(t, objects...)
+				res, err := r.Status(t.Context(), job.Name)
+				require.NoError(t, err)
+				require.Equal(t, tc.message, res.Message)
+				require.Equal(t, tc.begun, res.Begun)
+				require.Equal(t, job.UID, res.UID)
+				want := tc.stopped
+				if withdraw {
+					want = tc.withdrawn
+					gone, err := r.Withdraw(t.Context(), job.Name)
+					require.NoError(t, err)
+					require.Equal(t, want, gone)
+				} else {
+					require.NoError(t, r.Stop(t.Context(), job.Name))
+				}
+				requireDeleted(t, client, job, want)
+			}
+		})
+	}
+}
+
+// requireDeleted tells whether the Job was deleted, with its pods, and only as it was looked at.
+func requireDeleted(t *testing.T, client *fake.Clientset, job *batchv1.Job, want bool) {
+	t.Helper()
+	var deleted []metav1.DeleteOptions
+	for _, a := range client.Actions() {
+		if d, is := a.(k8stesting.DeleteActionImpl); is {
+			deleted = append(deleted, d.DeleteOptions)
+		}
+	}
+	if !want {
+		require.Empty(t, deleted)
+		return
+	}
+	require.Equal(t, []metav1.DeleteOptions{{
+		PropagationPolicy: new(metav1.DeletePropagationBackground),
+		Preconditions:     &metav1.Preconditions{UID: &job.UID, ResourceVersion: &job.ResourceVersion},
+	}}, deleted)
+}
+
+func TestStopOfAJobThatIsGone(t *testing.T) {
+	t.Parallel()
+	r, _ := newRunner(t)
+	require.NoError(t, r.Stop(t.Context(), reboot().Name()))
+}
+
+// Whoever looks at the Job of a step ends Follow: a Job that is suspended never ends by itself.
+func TestFollowEndsWhenItsCallerHasSeenEnough(t *testing.T) {
+	enough := errors.New("enough")
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := newRunner(t, rendered(t, func(job *batchv1.Job) { job.Spec.Suspend = new(true) }))
+		began := time.Now()
+		res, err := r.Follow(t.Context(), reboot().Name(), func(res Result) error {
+			if time.Since(began) < time.Hour {
+				return nil
+			}
+			return enough
+		})
+		require.Equal(t, enough, err)
+		require.Equal(t, "Suspended", res.Message)
+		require.InDelta(t, time.Hour, time.Since(began), float64(time.Minute))
+	})
+}
+
+func TestRenderTellsTheHostHowLongItMayBegin(t *testing.T) {
+	t.Parallel()
+	request := reboot()
+	request.NotAfter = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	job, err := loadEmbedded(t).Render(request, RenderOptions{Namespace: healing})
+	require.NoError(t, err)
+	require.Contains(t, job.Spec.Template.Spec.Containers[0].Env, corev1.EnvVar{Name: protocol.NotAfterVariable, Value: "2026-11-23T12:00:00Z"})
 }

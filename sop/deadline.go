@@ -2,7 +2,6 @@ package sop
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"aegis.io/aegis/sop/policy"
@@ -102,7 +101,13 @@ func (p *permittedTime) watch(ctx context.Context, within time.Duration, done fu
 // tell says on the ticket why the step waits.
 func (p *permittedTime) tell(ctx context.Context, v policy.Verdict) error {
 	p.told = true
-	return p.gate.tellHold(ctx, v)
+	return gone(ctx, p.gate.tellHold(ctx, v))
+}
+
+// tellJob says on the ticket what the Job of the step waits for.
+func (p *permittedTime) tellJob(ctx context.Context, why string) error {
+	p.told = true
+	return gone(ctx, p.gate.note(ctx, "job", why))
 }
 
 // look adds the time up, journals it once that is due, and says whether it is up.
@@ -121,7 +126,7 @@ func (p *permittedTime) keep(ctx context.Context, within time.Duration, over boo
 		return nil
 	}
 	err := p.write(ctx, over)
-	if errors.Is(err, ErrTakenOver) || errors.Is(err, ticket.ErrNodeGone) || errors.Is(err, ticket.ErrRecreated) || ctx.Err() != nil {
+	if gone(ctx, err) != nil {
 		return err
 	}
 	if err != nil {

@@ -305,9 +305,14 @@ func (g *gate) tellHold(ctx context.Context, v policy.Verdict) error {
 
 // noteHold writes on the ticket why it waits. A reason that only changes its words is written anew when it has done so for long.
 func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
+	return g.note(ctx, string(v.Name), v.Reason)
+}
+
+// note writes on the ticket what the run waits for, and why.
+func (g *gate) note(ctx context.Context, what, why string) error {
 	t := g.journal.ticket()
-	text := fmt.Sprintf("%s: %s", v.Name, v.Reason)
-	same := t != nil && strings.HasPrefix(t.Hold, string(v.Name)+": ")
+	text := what + ": " + why
+	same := t != nil && strings.HasPrefix(t.Hold, what+": ")
 	if t == nil || t.Hold == text || same && g.services.Clock.Since(g.noted) < holdNoteEvery {
 		return nil
 	}

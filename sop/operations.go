@@ -29,12 +29,18 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 	if err != nil {
 		return outcome{}, err
 	}
-	result, err := o.services.Jobs.Follow(ctx, req.Name())
+	f := following{operations: o, call: c, name: req.Name(), end: req.Deadline + jobGrace}
+	result, err := o.services.Jobs.Follow(ctx, f.name, func(r jobs.Result) error { return f.look(ctx, r) })
+	_, isStep := AsStepError(err)
 	switch {
 	case ctx.Err() != nil:
-		return outcome{}, context.Cause(ctx)
+		return outcome{}, o.leave(ctx, f.name, context.Cause(ctx))
+	case isStep, interrupted(err), err != nil && left(err):
+		return outcome{}, o.leave(ctx, f.name, err)
 	case err != nil:
 		return outcome{}, inconclusive("the Job could not be followed: %v", err)
+	case f.replaced(result):
+		return outcome{}, inconclusive("Job %s was replaced by another one", f.name)
 	}
 	return judgeJob(result)
 }
@@ -51,8 +57,15 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 				return done, err
 			}
 		}
-		if last != nil && late {
+		switch {
+		case late && last != nil:
 			return false, inconclusive("the Job could not be created: %v", last)
+		case late && !permitted:
+			return false, inconclusive("Job %s is gone, and its time was up", req.Name())
+		case last != nil && c.time.spent > jobWaits:
+			if err := c.time.tellJob(ctx, "it cannot be created: "+last.Error()); err != nil {
+				return false, err
+			}
 		}
 		if !permitted {
 			if err := c.time.admit(ctx); err != nil {
@@ -63,6 +76,8 @@ func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req
 			}
 		}
 		permitted = gated == ""
+		// Whoever starts it later than that would do it behind the back of everybody.
+		req.NotAfter = o.services.Clock.Now().Add(req.Deadline + jobGrace)
 		_, created, err := o.services.Jobs.Ensure(ctx, req)
 		switch {
 		case err == nil && created:
@@ -110,6 +125,8 @@ func (o *operations) ordered(ctx context.Context, req jobs.Request, settled func
 // judgeJob tells apart what an operation found from that it could not find out.
 func judgeJob(r jobs.Result) (outcome, error) {
 	switch {
+	case r.Phase == jobs.PhaseSucceeded && r.ExitCode > 0:
+		return outcome{}, inconclusive("Job %s is said to be complete, but its operation ended with exit code %d: %s", r.Job, r.ExitCode, r.Message)
 	case r.Phase == jobs.PhaseSucceeded:
 		return outcome{message: r.Message, findings: findings(r)}, nil
 	case r.Phase == jobs.PhaseMissing:

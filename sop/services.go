@@ -30,7 +30,12 @@ type Source interface {
 type JobRunner interface {
 	Ensure(ctx context.Context, r jobs.Request) (name string, created bool, err error)
 	Status(ctx context.Context, name string) (jobs.Result, error)
-	Follow(ctx context.Context, name string) (jobs.Result, error)
+	// Follow calls look at each look at an unfinished Job. Its error ends Follow.
+	Follow(ctx context.Context, name string, look func(jobs.Result) error) (jobs.Result, error)
+	// Stop deletes an unfinished Job.
+	Stop(ctx context.Context, name string) error
+	// Withdraw deletes a Job whose operation has not been started.
+	Withdraw(ctx context.Context, name string) (withdrawn bool, err error)
 }
 
 // Conditions lists the conditions that hold on a node now, the most urgent first.

@@ -77,20 +77,18 @@ func (p *powerStep) run(ctx context.Context, c call) (string, error) {
 	if err := p.order(ctx, c, p.action, p.request, p.finished); err != nil {
 		return "", err
 	}
-	missing := ""
 	err := c.time.poll(ctx, p.request.Deadline, func(ctx context.Context, late bool) (bool, error) {
-		var ok bool
-		var err error
-		if ok, missing, err = p.look(ctx); ok || err != nil {
+		ok, missing, err := p.look(ctx)
+		switch {
+		case ok || err != nil:
 			return ok, err
+		case late:
+			return false, p.giveUp(ctx, c, missing)
 		}
-		if late {
-			return false, failed("not done within the deadline: %s", missing)
-		}
-		return false, p.refused(ctx)
+		return false, p.refused(ctx, c)
 	})
 	if err != nil {
-		return "", err
+		return "", p.leave(ctx, p.request.Name(), err)
 	}
 	return "took " + p.services.Clock.Since(c.began).Round(time.Second).String(), nil
 }
@@ -114,15 +112,26 @@ func (p *powerStep) look(ctx context.Context) (bool, string, error) {
 	return ok, missing, nil
 }
 
-// refused returns an error when the operation itself reported that it could not do it.
-func (p *powerStep) refused(ctx context.Context) error {
+// giveUp deletes the Job, so that it does not take effect in the hands of people, and says what is missing.
+func (p *powerStep) giveUp(ctx context.Context, c call, missing string) error {
+	if stopped, err := p.stop(ctx, c, p.request.Name()); err != nil || !stopped {
+		return err
+	}
+	return failed("not done within the deadline: %s", missing)
+}
+
+// refused returns an error when the operation itself reported that it could not do it. It says on the ticket what the Job waits for.
+func (p *powerStep) refused(ctx context.Context, c call) error {
 	result, err := p.services.Jobs.Status(ctx, p.request.Name())
 	if err != nil {
 		p.logger.DebugContext(ctx, "job not read, trying again", "err", err)
 		return nil
 	}
-	if result.Phase == jobs.PhaseFailed && result.Report != nil {
+	switch {
+	case result.Phase == jobs.PhaseFailed && result.Report != nil:
 		return foundBadly(result)
+	case result.Phase == jobs.PhaseActive && !result.Begun && c.time.spent > jobWaits:
+		return c.time.tellJob(ctx, result.Message)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -45,12 +46,14 @@ const (
 // world is the fake cluster in virtual time, with the real queue, dispatcher, journal and limits. Every condition has the procedure
 // that its name says, and the sources say of all of them what the test sets.
 type world struct {
-	t        *testing.T
-	cluster  *soptest.Cluster
-	client   *soptest.Client
-	queue    *queue.Queue
-	source   *fakeSource
-	jobs     *fakeJobs
+	t       *testing.T
+	cluster *soptest.Cluster
+	client  *soptest.Client
+	queue   *queue.Queue
+	source  *fakeSource
+	jobs    *fakeJobs
+	// runner takes the place of the cluster's own Jobs. Nil means those.
+	runner   JobRunner
 	verdicts *VerdictCache
 	table    Table
 	// metrics are those of all processes together, as Prometheus adds them up.
@@ -289,7 +292,7 @@ func (w *world) dispatcher() *Dispatcher {
 	})
 	d := NewDispatcher(Services{
 		Orders: orders,
-		Kube:   w.client, Nodes: w.nodes, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: w.client.Jobs(),
+		Kube:   w.client, Nodes: w.nodes, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: cmp.Or[JobRunner](w.runner, w.client.Jobs()),
 		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.verdicts,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: w.metrics, Logger: slog.New(slog.DiscardHandler),
 	}, w.queue, w, w.table)

@@ -78,6 +78,7 @@ func TestRightsAreTheLeastThatIsNeeded(t *testing.T) {
 		"ClusterRole aegis-events: patch events in default, monitoring",
 		"Role monitoring/aegis-jobs: get batch/jobs in monitoring",
 		"Role monitoring/aegis-jobs: create batch/jobs in monitoring",
+		"Role monitoring/aegis-jobs: delete batch/jobs in monitoring",
 		"Role monitoring/aegis-lease: create coordination.k8s.io/leases in monitoring",
 		"Role monitoring/aegis-lease: get coordination.k8s.io/leases (aegis) in monitoring",
 		"Role monitoring/aegis-lease: update coordination.k8s.io/leases (aegis) in monitoring",

@@ -32,6 +32,9 @@ type Options struct {
 	Stdout io.Writer
 	// Stderr takes usage and what cannot go into the report, os.Stderr by default.
 	Stderr io.Writer
+	// NotAfter is when an operation that changes the host may not be begun any more, as RFC 3339. The default is the environment variable
+	// AEGIS_NOT_AFTER. Empty means that it may be begun at any time.
+	NotAfter string
 	// TerminationLog is the file of the termination message, /dev/termination-log by default. It may be absent.
 	TerminationLog string
 
@@ -46,6 +49,7 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	o.Root = cmp.Or(o.Root, os.Getenv("AEGIS_HOST_ROOT"), "/")
 	o.Node = cmp.Or(o.Node, os.Getenv("NODE_NAME"))
+	o.NotAfter = cmp.Or(o.NotAfter, os.Getenv(protocol.NotAfterVariable))
 	o.TerminationLog = cmp.Or(o.TerminationLog, defaultTermLog)
 	o.profileDir = cmp.Or(o.profileDir, defaultProfile)
 	if o.Stdout == nil {
@@ -94,8 +98,28 @@ func execute(ctx context.Context, args []string, o Options) *protocol.Report {
 		conclude(report, broken("the boot of the host is unknown: %v", err))
 		return report
 	}
+	if why := tooLate(action, o.NotAfter, time.Now()); why != "" {
+		conclude(report, unavailable(broken("%s", why)))
+		return report
+	}
 	op.run(ctx, h, report)
 	return report
+}
+
+// tooLate says why the operation may not be begun any more. A Job may start long after it was made: once it is no longer suspended, its
+// image is there or the kubelet is back.
+func tooLate(action, notAfter string, now time.Time) string {
+	if notAfter == "" || !protocol.Changes(action) {
+		return ""
+	}
+	end, err := time.Parse(time.RFC3339, notAfter)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%s is %.40q, want a time such as 2006-01-02T15:04:05Z", protocol.NotAfterVariable, notAfter)
+	case now.After(end):
+		return fmt.Sprintf("it was to be begun until %s, and the clock of the host says %s", notAfter, now.UTC().Format(time.RFC3339))
+	}
+	return ""
 }
 
 // bootID returns the boot ID of the host; an empty one is an error, since it would equal nothing.

@@ -92,6 +92,32 @@ func TestPowerIsIdempotent(t *testing.T) {
 	}
 }
 
+// What was ordered long ago must not take effect any more, whatever has kept the Job from starting.
+func TestOperationsThatChangeTheHostAreNotBegunTooLate(t *testing.T) {
+	t.Parallel()
+	past, future := time.Now().Add(-time.Minute).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)
+	for _, action := range []string{protocol.ActionReboot, protocol.ActionShutdown} {
+		for _, bad := range []string{past, "tomorrow"} {
+			n := powerNode(t)
+			n.options.NotAfter = bad
+			r := n.op(action, "--boot-id", boot)
+			require.Equal(t, protocol.ExitUnknown, r.ExitCode)
+			require.Len(t, r.Refusals, 1)
+			require.Contains(t, r.Detail, "refused: ")
+			require.Empty(t, n.calls("systemctl"))
+			require.Empty(t, n.calls("sync"))
+		}
+	}
+	for action, changes := range map[string]bool{
+		protocol.ActionReboot: true, protocol.ActionShutdown: true, protocol.ActionRemedy: true, protocol.ActionRepair: true,
+		protocol.ActionHealthcheck: false, protocol.ActionDiagnose: false,
+	} {
+		require.Equal(t, changes, tooLate(action, past, time.Now()) != "", action)
+		require.Empty(t, tooLate(action, future, time.Now()), action)
+		require.Empty(t, tooLate(action, "", time.Now()), action)
+	}
+}
+
 func TestPowerNeedsToKnowTheBoot(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{"", "\n"} {

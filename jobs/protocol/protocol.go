@@ -18,6 +18,19 @@ func Actions() []string {
 	return []string{ActionReboot, ActionShutdown, ActionHealthcheck, ActionRepair, ActionRemedy, ActionDiagnose}
 }
 
+// NotAfterVariable is the environment variable with the time, as RFC 3339, after which an operation that changes the host may not be
+// begun any more. Whoever ordered it has given up by then, and people may be at work on the node.
+const NotAfterVariable = "AEGIS_NOT_AFTER"
+
+// Changes reports whether the operation changes the host.
+func Changes(action string) bool {
+	switch action {
+	case ActionReboot, ActionShutdown, ActionRepair, ActionRemedy:
+		return true
+	}
+	return false
+}
+
 // The exit codes of an operation. Those that name hardware are also what an executable of a site may end with.
 const (
 	ExitOK       = 0

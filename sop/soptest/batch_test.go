@@ -63,7 +63,7 @@ func TestTheRunnerFollowsAJob(t *testing.T) {
 				_, created, err := runner.Ensure(t.Context(), healthcheck())
 				require.NoError(t, err)
 				require.False(t, created)
-				result, err := runner.Follow(t.Context(), job)
+				result, err := runner.Follow(t.Context(), job, func(jobs.Result) error { return nil })
 				require.NoError(t, err)
 				require.Equal(t, tc.want, result.Phase)
 				require.Equal(t, tc.report, result.Report != nil)

@@ -19,6 +19,8 @@ import (
 type Job struct {
 	// Request is what was ordered.
 	Request jobs.Request
+	// Begun is true once its operation has been started on the node.
+	Begun bool
 	// Ended is false while it runs, Result how it ended.
 	Ended  bool
 	Result jobs.Result
@@ -102,7 +104,7 @@ func (c *Cluster) begin(job *Job) {
 		c.Later(20*time.Second, func() { c.begin(job) })
 		return
 	}
-	job.machine = node.UID
+	job.machine, job.Begun = node.UID, true
 	c.startPod(job)
 	c.expireAfter(job)
 	switch {
@@ -305,7 +307,7 @@ func (r Runner) Status(ctx context.Context, name string) (result jobs.Result, er
 		case !found:
 			result = jobs.Result{Job: name, Phase: jobs.PhaseMissing, ExitCode: -1}
 		case !job.Ended:
-			result = jobs.Result{Job: name, Phase: jobs.PhaseActive, ExitCode: -1}
+			result = jobs.Result{Job: name, Phase: jobs.PhaseActive, ExitCode: -1, Begun: job.Begun}
 		default:
 			result = job.Result
 		}
@@ -315,14 +317,50 @@ func (r Runner) Status(ctx context.Context, name string) (result jobs.Result, er
 }
 
 // Follow waits for the end of the Job.
-func (r Runner) Follow(ctx context.Context, name string) (jobs.Result, error) {
+func (r Runner) Follow(ctx context.Context, name string, look func(jobs.Result) error) (jobs.Result, error) {
 	for {
 		result, err := r.Status(ctx, name)
 		if err == nil && result.Phase != jobs.PhaseActive {
 			return result, nil
 		}
+		if err == nil {
+			err = look(result)
+			if err != nil {
+				return result, err
+			}
+		}
 		if err := sleep(ctx, 5*time.Second); err != nil {
 			return jobs.Result{}, err
 		}
 	}
+}
+
+// Stop deletes an unfinished Job.
+func (r Runner) Stop(ctx context.Context, name string) error {
+	_, err := r.remove(ctx, name, func(*Job) bool { return true })
+	return err
+}
+
+// Withdraw deletes a Job that has not begun.
+func (r Runner) Withdraw(ctx context.Context, name string) (withdrawn bool, err error) {
+	return r.remove(ctx, name, func(j *Job) bool { return !j.Begun })
+}
+
+func (r Runner) remove(ctx context.Context, name string, may func(*Job) bool) (removed bool, err error) {
+	c := r.client.cluster
+	about := name
+	c.Do(func() {
+		if job := c.Jobs[name]; job != nil {
+			about = "Jobs on " + job.Request.Node
+		}
+	})
+	err = r.client.call(ctx, Call{Verb: VerbDelete, Resource: "jobs", Name: about}, func(time.Time) error {
+		job := c.Jobs[name]
+		if removed = job != nil && !job.Ended && may(job); removed {
+			c.Logf("p%d deletes Job %s on %s", r.client.ID, job.Request.Action, job.Request.Node)
+			c.ForgetJob(name)
+		}
+		return nil
+	})
+	return removed, err
 }
