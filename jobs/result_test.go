@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -65,6 +66,10 @@ func TestInspect(t *testing.T) {
 			t.Parallel()
 			res := Result{ExitCode: unknownExitCode}
 			res.inspect(tc.job, tc.pod)
+			// A pod that has an end to show, or is past waiting, has begun.
+			tc.want.Begun = tc.pod != nil && slices.ContainsFunc(tc.pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+				return s.State.Terminated != nil
+			})
 			require.Equal(t, tc.want, res)
 		})
 	}

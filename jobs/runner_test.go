@@ -294,7 +294,7 @@ func TestFollowResumesAFinishedJob(t *testing.T) {
 		res, err := ensured(soon(t), r)
 		require.NoError(t, err)
 		require.Zero(t, time.Since(started))
-		require.Equal(t, Result{Job: job.Name, Phase: PhaseFailed, ExitCode: 70, Report: &report, Message: "the host is still up"}, res)
+		require.Equal(t, Result{Job: job.Name, Phase: PhaseFailed, ExitCode: 70, Report: &report, Message: "the host is still up", UID: job.UID, Begun: true}, res)
 	})
 	for _, a := range client.Actions() {
 		require.NotContains(t, []string{"update", "patch", "delete"}, a.GetVerb())
