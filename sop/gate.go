@@ -176,7 +176,8 @@ func (g *gate) permission(ctx context.Context, action ticket.Action) (release fu
 		return nil, policy.Ask(policy.Step, policy.Situation{Origin: g.origin(), Unread: unread}), err
 	}
 	s := g.situation(record)
-	if v := policy.Ask(policy.Step, s); v.Name != "" {
+	// The cordon of a person may stay for ever, and the incident must not wait for that once its condition is gone.
+	if v := policy.Ask(policy.Step, s); v.Name != "" && v.Name != policy.VerdictHumanCordoned {
 		return nil, v, nil
 	}
 	if err := g.askOrders(ctx, &s); err != nil {

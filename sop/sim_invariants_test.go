@@ -82,6 +82,7 @@ const (
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
 	inOrder   = "the most urgent gets the freed place"
+	timely    = "a step has its time, and no Job has more"
 	attended  = "who leads looks at what is due"
 	counted   = "the counts are those of a recount"
 )
@@ -146,6 +147,11 @@ func simInvariants() []Invariant {
 			Name:   inOrder,
 			Says:   "No node takes the last place in a limit while a more urgent one that can use it has waited for it for longer.",
 			Checks: map[happening]check{nodeCordoned: cordonsTheMostUrgent, destructionBegun: destroysOnTheMostUrgent},
+		},
+		{
+			Name:   timely,
+			Says:   "A step fails for its deadline only after that much time in which it was permitted, and every Job that is followed ends.",
+			Checks: map[happening]check{callMade: watchesTheTime, jobOrdered: timesTheOrder, stepsWritten: keepsDeadlines},
 		},
 		{
 			Name:   attended,

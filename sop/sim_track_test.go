@@ -41,6 +41,8 @@ type oracle struct {
 	outSince, aliveSince, recreated map[string]time.Time
 	// bootSince is since when the node is on its boot, harmed when an operation last shook it, passed when a healthcheck passed.
 	bootSince, harmed, passed map[string]time.Time
+	// timed is the step that runs on a node.
+	timed map[string]*simTimed
 	// asked is when a person last asked for a check of a node.
 	asked     map[string]time.Time
 	incidents map[string]*simIncident
@@ -97,7 +99,7 @@ func newOracle(c *cluster) *oracle {
 		c: c, all: simInvariants(), cordoner: make(map[string]cordon), owned: make(map[string]ownership), outSince: make(map[string]time.Time),
 		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
 		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
-		asked:  make(map[string]time.Time),
+		asked: make(map[string]time.Time), timed: make(map[string]*simTimed),
 		orders: make(map[string]int), forgotten: make(map[string]int), boots: make(map[string]string), reboots: make(map[string][]simBoot),
 		destroying: make(map[string]simDestroying), journaledAt: make(map[string]time.Time),
 	}

@@ -20,20 +20,21 @@ const (
 	obeyed    = "what people order is done"
 	single    = "one procedure per node, by the one who leads"
 	inOrder   = "the most urgent gets the freed place"
+	timely    = "a step has its time, and no Job has more"
 	attended  = "who leads looks at what is due"
 	counted   = "the counts are those of a recount"
 )
 
 // invariants returns the names of all invariants.
 func invariants() []string {
-	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, attended, counted}
+	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, timely, attended, counted}
 }
 
 // mutations lists the guards by what they protect.
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{
-		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(), attention(),
+		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(), times(), attention(),
 	} {
 		all = append(all, list...)
 	}
@@ -173,5 +174,15 @@ func attention() []mutation {
 	return []mutation{
 		{"who lost the Lease never stands again", attended, "election/election.go", "		if err != nil || ctx.Err() != nil {\n			return err", "		if true {\n			return err"},
 		{"node that was looked at not given back", attended, "sop/dispatcher.go", "		d.queue.Done(name, d.requeueAfter(verdicts))\n", ""},
+	}
+}
+
+func times() []mutation {
+	return []mutation{
+		{
+			"time of an adopted step counted from its beginning", timely, "sop/executor.go", "		c.time.spent, c.time.kept = prior.Spent, prior.Spent\n",
+			"		c.time.spent, c.time.kept = e.services.Clock.Since(prior.At), prior.Spent\n",
+		},
+		{"suspended Job followed for ever", timely, "sop/following.go", "	case late:\n		return f.giveUp(ctx, r)\n", ""},
 	}
 }
