@@ -31,7 +31,7 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 		if !c.resumed {
 			r.permitted = b.services.Clock.Now()
 		}
-		err := c.time.poll(ctx, b.status.Policy.RemedyDeadline, func(ctx context.Context, late bool) (bool, error) {
+		err := c.time.watch(ctx, b.status.Policy.RemedyDeadline, func(ctx context.Context, late bool) (bool, error) {
 			var err error
 			missing, err = r.advance(ctx, c.began)
 			var failure *StepError
