@@ -165,7 +165,7 @@ func (s *schedule) whole(p *simProcess) bool {
 			return false
 		}
 	}
-	return !s.Weather.Outage && (p == nil || !p.client.Frozen() && !p.cache.Broken())
+	return !s.Overlooks() && !s.Weather.Outage && (p == nil || !p.client.Frozen() && !p.cache.Broken())
 }
 
 // watch judges once a minute whether somebody leads who decides.

@@ -124,7 +124,7 @@ func simInvariants() []Invariant {
 		{
 			Name:   honest,
 			Says:   "A node returns to service only with a passed healthcheck and a condition that was seen to be gone for long enough.",
-			Checks: map[happening]check{nodeUncordoned: returnsWhatIsFit, stepsWritten: verifiesForLong},
+			Checks: map[happening]check{nodeUncordoned: returnsWhatIsFit, stepsWritten: verifiesWhatIsSeen},
 		},
 		{
 			Name:   ended,

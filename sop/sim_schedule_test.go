@@ -96,6 +96,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.rng = rand.New(rand.NewPCG(seed, 5))
 	s.drawJobController()
 	s.drawElection(seed)
+	s.drawSights(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s

@@ -86,12 +86,12 @@ func (s Source) alert(key prom.Key, f *Fault) *prom.Alert {
 			a.State = prom.StatePending
 		}
 		a.StartsAt = f.Changed
-		if !f.Holds {
+		if !f.Holds || !s.client.cluster.evaluates(key.Node) {
 			return nil
 		}
 		return a
 	}
-	a.StartsAt, a.State = f.Listed(), prom.StateActive
+	a.StartsAt, a.State = s.client.cluster.lists(key, f), prom.StateActive
 	if a.StartsAt.IsZero() || s.client.cluster.On(AlertmanagerForgot) {
 		return nil
 	}
@@ -101,7 +101,7 @@ func (s Source) alert(key prom.Key, f *Fault) *prom.Alert {
 	return a
 }
 
-// Evidence tells which nodes Prometheus sees: all that exist.
+// Evidence tells which nodes Prometheus sees.
 func (s Source) Evidence(_ context.Context, r source.EvidenceRequest) (seen []source.Sighting, err error) {
 	s.client.cluster.Do(func() {
 		if s.down() {
@@ -109,7 +109,7 @@ func (s Source) Evidence(_ context.Context, r source.EvidenceRequest) (seen []so
 			return
 		}
 		for _, name := range r.Names {
-			if s.client.cluster.Nodes[name] != nil {
+			if s.client.cluster.Sees(name) {
 				seen = append(seen, source.Sighting{Labels: map[string]string{"node": name}})
 			}
 		}
