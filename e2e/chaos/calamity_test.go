@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"aegis.io/aegis/e2e/aegis"
 	"aegis.io/aegis/e2e/faultproxy"
@@ -23,11 +27,13 @@ func badAPI() faultproxy.Rates {
 func (w *world) rage(misfortune time.Duration) {
 	w.t.Helper()
 	w.proxy.Misbehave(badAPI())
+	w.eventLog.started = time.Now()
 	ctx, cancel := context.WithTimeout(w.t.Context(), misfortune)
 	defer cancel()
 	var acting sync.WaitGroup
 	acting.Go(w.newActor(ctx, w.random(1)).act)
 	err := w.calamities(ctx)
+	w.eventLog.ended = time.Now()
 	acting.Wait()
 	require.NoError(w.t, err)
 }
@@ -77,6 +83,7 @@ func (w *world) allCalamities(which int) []calamity {
 			return do(leader)
 		}
 	}
+	nothing := func(context.Context) error { return nil }
 	again := func(context.Context) error { return w.guard.launch(leader) }
 	m := w.env.Monitoring
 	return []calamity{
@@ -116,6 +123,32 @@ func (w *world) allCalamities(which int) []calamity {
 			}),
 		},
 		{
+			"Lease cleared", 5 * time.Second, 20 * time.Second,
+			func(ctx context.Context) error { return w.clearLease(ctx) }, nothing,
+		},
+		{
+			"Lease deleted", 5 * time.Second, 20 * time.Second,
+			func(ctx context.Context) error {
+				return w.client.CoordinationV1().Leases(leaseNamespace).Delete(ctx, leaseName, metav1.DeleteOptions{})
+			}, nothing,
+		},
+		{
+			"Job controller away", 20 * time.Second, 90 * time.Second,
+			func(context.Context) error { return w.env.Cluster.PauseController() },
+			func(context.Context) error { return w.env.Cluster.ResumeController() },
+		},
+		{
+			"Prometheus empty", 3 * time.Second, 15 * time.Second,
+			w.blinding(m.KillPrometheus), w.seeing(func(ctx context.Context) error {
+				return errors.Join(m.EmptyPrometheus(), m.StartPrometheus(ctx))
+			}),
+		},
+		{
+			"catalogue reloaded", 3 * time.Second, 15 * time.Second,
+			func(context.Context) error { return w.reload(strings.Replace(policies, "grace: 4s", "grace: 6s", 1)) },
+			func(context.Context) error { return w.reload(policies) },
+		},
+		{
 			"API server very bad", 3 * time.Second, 8 * time.Second,
 			func(context.Context) error {
 				w.proxy.Misbehave(faultproxy.Rates{Refused: 0.3, Dropped: 0.3, Delayed: 0.1, Cut: 1})
@@ -124,6 +157,27 @@ func (w *world) allCalamities(which int) []calamity {
 			func(context.Context) error { w.proxy.Misbehave(badAPI()); return nil },
 		},
 	}
+}
+
+const leaseNamespace, leaseName = "monitoring", "aegis"
+
+// clearLease takes the holder out of the Lease of Aegis, as a person does who wants another replica to lead.
+func (w *world) clearLease(ctx context.Context) error {
+	_, err := w.client.CoordinationV1().Leases(leaseNamespace).Patch(ctx, leaseName, types.MergePatchType,
+		[]byte(`{"spec":{"holderIdentity":""}}`), metav1.PatchOptions{})
+	return err
+}
+
+// reload has the replicas that run read a catalogue that was changed.
+func (w *world) reload(overlay string) error {
+	var err error
+	for _, a := range w.env.Aegis {
+		err = errors.Join(err, os.WriteFile(a.ConditionsFile, []byte(overlay), 0o600))
+		if a.Running() {
+			err = errors.Join(err, a.Signal(syscall.SIGHUP))
+		}
+	}
+	return err
 }
 
 // startAPIServer brings it back. Until it is ready, and a little longer, it denies what it has no cached rule for.

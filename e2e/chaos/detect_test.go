@@ -178,6 +178,19 @@ func TestInvariantsCatch(t *testing.T) {
 				At: p.now, User: cluster.AegisUser, Verb: "create", Resource: "pods", Subresource: "eviction", Name: "p", Code: 201,
 			})
 		}},
+		{"a leader that decides nothing", "whoever leads decides", func(p *tape, d *eventLog) {
+			d.started = p.now
+			p.wait(5 * time.Minute)
+			d.ended = p.now
+			d.booted("n1")
+		}},
+		{"a leader that decides nothing while all is paused", "", func(p *tape, d *eventLog) {
+			d.started = p.now
+			d.paused = []period{{from: p.now}}
+			p.wait(5 * time.Minute)
+			d.ended = p.now
+			d.booted("n1")
+		}},
 		{"a request without the right", "Aegis uses no right that it lacks", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.events = append(p.events, cluster.AuditEvent{At: p.now, User: cluster.AegisUser, Verb: "delete", Resource: "nodes", Code: 403})

@@ -16,8 +16,9 @@ func (p period) since(at time.Time) (time.Time, bool) {
 
 // eventLog holds what was done to the cluster, as far as the audit log does not say it.
 type eventLog struct {
-	mu      sync.Mutex
-	started time.Time
+	mu sync.Mutex
+	// started and ended are when misfortune began and ended.
+	started, ended time.Time
 	// counts is how often each thing was done, failed how often it could not be.
 	counts, failed map[string]int
 	// silenced are the silences by node. paused and blind are the times in which everything was paused, and in which there was

@@ -16,6 +16,8 @@ const (
 	hearing = 16 * time.Second
 	// lag is how old what Aegis knows of others' cordons may be.
 	lag = 10 * time.Second
+	// decideWithin is how long a replica may lead without a decision, or none lead.
+	decideWithin = time.Minute
 	// maxReboots is the most that any policy of the catalogue allows an incident.
 	maxReboots = 2
 )
@@ -46,6 +48,7 @@ func invariants() []invariant {
 		{"no ticket is lost", ticketsKept},
 		{"nothing destructive is done where it is forbidden", nothingForbidden},
 		{"Aegis uses no right that it lacks", nothingDenied},
+		{"whoever leads decides", leaderDecides},
 	}
 }
 
@@ -250,6 +253,44 @@ func (e evidence) prohibitions(a act) []prohibition {
 		{"paused", period(e.eventLog.paused)},
 		{"without a source to ask", period(e.eventLog.blind)},
 	}
+}
+
+// leaderDecides looks for times in which something went wrong all the time, and Aegis wrote nothing about any node. The times do not count in
+// which it was paused or had no source to ask.
+func leaderDecides(e evidence) []string {
+	if e.eventLog.ended.IsZero() {
+		return nil
+	}
+	last := e.eventLog.started
+	var wrong []string
+	look := func(at time.Time) {
+		if idle := at.Sub(last) - within(last, at, e.eventLog.paused, e.eventLog.blind); idle > decideWithin {
+			wrong = append(wrong, fmt.Sprintf("nothing was written for %s from %s on", idle, last.Format(time.TimeOnly)))
+		}
+	}
+	for _, v := range e.history.all {
+		if v.byAegis && v.at.After(last) && v.at.Before(e.eventLog.ended) {
+			look(v.at)
+			last = v.at
+		}
+	}
+	look(e.eventLog.ended)
+	return wrong
+}
+
+// within adds up how much of the time the periods cover.
+func within(from, to time.Time, lists ...[]period) (sum time.Duration) {
+	for _, p := range slices.Concat(lists...) {
+		begin, end := p.from, p.to
+		if begin.Before(from) {
+			begin = from
+		}
+		if end.IsZero() || end.After(to) {
+			end = to
+		}
+		sum += max(0, end.Sub(begin))
+	}
+	return sum
 }
 
 func nothingDenied(e evidence) []string {

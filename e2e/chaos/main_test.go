@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
 	"aegis.io/aegis/e2e/testenv"
+	"aegis.io/aegis/ticket"
 )
 
 const (
@@ -201,13 +203,28 @@ func options(t *testing.T, dir string) testenv.Options {
 	}
 	for i := range chaosNodes {
 		pool := pools()[i%len(pools())]
-		n := cluster.Node{Name: fmt.Sprintf("%s-%02d", pool, i/len(pools())), Pool: pool}
+		n := cluster.Node{
+			Name: fmt.Sprintf("%s-%02d", pool, i/len(pools())), Pool: pool,
+			Annotations: map[string]string{ticket.HistoryAnnotation: past(i)},
+		}
 		if hasGPUs(pool) {
 			n.GPUs = gpusPerNode
 		}
 		o.Nodes = append(o.Nodes, n)
 	}
 	return o
+}
+
+// past is the history of a node with as many incidents as it keeps, the last of them long ago.
+func past(node int) string {
+	var text strings.Builder
+	at := time.Now().Add(-400 * 24 * time.Hour).UTC()
+	for i := range ticket.MaxIncidents {
+		at = at.Add(10 * 24 * time.Hour)
+		fmt.Fprintf(&text, "- id: past-%d-%d\n  condition: GpuHung\n  opened: %q\n  closed: %q\n  outcome: resolved\n  isolated: true\n  destructive:\n  - reboot %s\n",
+			node, i, at.Format(time.RFC3339), at.Add(time.Hour).Format(time.RFC3339), at.Add(20*time.Minute).Format(time.RFC3339))
+	}
+	return text.String()
 }
 
 // policies shortens the times of the catalogue. The procedures stay as they are.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -249,6 +250,16 @@ func (c *Cluster) StopAPIServer() error { return c.child("kube-apiserver").Stop(
 
 // KillAPIServer ends the API server as a crash would.
 func (c *Cluster) KillAPIServer() error { return c.child("kube-apiserver").Kill() }
+
+// PauseController stops the controller manager where it is, so that no Job begins and no end of one is noted; ResumeController lets it go on.
+func (c *Cluster) PauseController() error {
+	return c.child("kube-controller-manager").Signal(syscall.SIGSTOP)
+}
+
+// ResumeController lets the controller manager go on.
+func (c *Cluster) ResumeController() error {
+	return c.child("kube-controller-manager").Signal(syscall.SIGCONT)
+}
 
 // Client returns a client with the rights of an administrator and without a rate limit.
 func (c *Cluster) Client() kubernetes.Interface { return c.client }

@@ -31,6 +31,8 @@ type Node struct {
 	Name string
 	// Labels are added to those that a kubelet sets.
 	Labels map[string]string
+	// Annotations are those that it has from the start.
+	Annotations map[string]string
 	// GPUs is the number of GPUs. A node with any has InfiniBand adapters as well.
 	GPUs int
 	// Pool is the value of PoolLabel. Empty sets none.
@@ -74,7 +76,7 @@ func (n Node) object(index int) *corev1.Node {
 		resources[RDMAResource] = *resource.NewQuantity(hcasPerNode, resource.DecimalSI)
 	}
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: labels, Annotations: n.Annotations},
 		Status: corev1.NodeStatus{
 			Capacity:    resources,
 			Allocatable: resources.DeepCopy(),

@@ -251,6 +251,16 @@ func (m *Monitoring) KillPrometheus() error {
 	return m.prometheus.Kill()
 }
 
+// EmptyPrometheus takes away what a Prometheus that does not run has stored.
+func (m *Monitoring) EmptyPrometheus() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.prometheus.Running() {
+		return errors.New("prometheus runs")
+	}
+	return os.RemoveAll(m.file("prometheus"))
+}
+
 // StartAlertmanager starts a replica on the data that it had.
 func (m *Monitoring) StartAlertmanager(ctx context.Context, i int) error {
 	m.mu.Lock()
