@@ -53,8 +53,8 @@ func (o *oracle) runs(r jobs.Request) bool {
 	return t.outcome(stepOf(r), r.Attempt%resetJobs).Status == isRunning
 }
 
-// keepsTheReboots judges how often the node is booted, and how soon again. What people removed, or have looked at since, is
-// forgotten.
+// keepsTheReboots judges how often the node is booted, and how soon again. What people have looked at since is forgotten; whoever
+// removes a ticket, or writes one, has not.
 func keepsTheReboots(o *oracle, m moment) {
 	p, r := m.p, m.job
 	if r.Action != actReboot {
@@ -65,7 +65,7 @@ func keepsTheReboots(o *oracle, m moment) {
 	n := 1
 	for _, earlier := range o.reboots[r.Node] {
 		age := time.Since(earlier.at)
-		if o.lookedAt(r.Node, earlier.at) || o.incidents[earlier.incident].removed || age >= bounds.AttemptWindow {
+		if o.lookedAt(r.Node, earlier.at) || age >= bounds.AttemptWindow {
 			continue
 		}
 		n++
@@ -81,7 +81,8 @@ func keepsTheReboots(o *oracle, m moment) {
 // lookedAt reports whether an incident of the node went to people after that, who have given the node back since.
 func (o *oracle) lookedAt(node string, after time.Time) bool {
 	return slices.ContainsFunc(recordOf(o.c.Nodes[node]).history(), func(in simIncidentPast) bool {
-		return in.Outcome != closedWell && in.repaired() && in.closed().After(after)
+		given := !slices.Contains([]string{closedWell, "removed", "unproven"}, in.Outcome)
+		return given && in.repaired() && in.closed().After(after)
 	})
 }
 
@@ -281,9 +282,9 @@ func takesStepsInTurn(_ *oracle, m moment) {
 	}
 }
 
-// closesNothingThatRuns judges that no step is left open.
-func closesNothingThatRuns(_ *oracle, m moment) {
-	if t := m.old.ticket; t != nil && t.owned() && !t.handedOver() && m.now.ticket == nil && len(t.running()) > 0 {
+// closesNothingThatRuns judges that no step is left open, but for a ticket that people have written or edited: it is not gone on with.
+func closesNothingThatRuns(o *oracle, m moment) {
+	if t := m.old.ticket; t != nil && !o.edited[t.ID] && o.incidents[t.ID] != nil && t.owned() && !t.handedOver() && m.now.ticket == nil && len(t.running()) > 0 {
 		m.violated("p%d closes ticket %s while it runs %v", m.p.id, t.ID, t.running())
 	}
 }

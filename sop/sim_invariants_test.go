@@ -85,6 +85,7 @@ const (
 	timely    = "a step has its time, and no Job has more"
 	attended  = "who leads looks at what is due"
 	counted   = "the counts are those of a recount"
+	authored  = "what others write begins nothing"
 )
 
 // simInvariants lists all invariants.
@@ -157,6 +158,13 @@ func simInvariants() []Invariant {
 			Name:   attended,
 			Says:   "Somebody leads, and whoever holds the Lease looks at each node on which a condition is known to hold.",
 			Checks: map[happening]check{minutePassed: visitsWhatIsDue},
+		},
+		{
+			Name: authored,
+			Says: "Aegis acts on no permission, origin or step that people have written, and boots nothing under workload because a ticket says that there is none.",
+			Checks: map[happening]check{
+				ticketOpened: opensItsOwn, ticketWritten: leavesWhatWasEdited, workDisturbed: actsForWhoAsked, jobOrdered: destroysNoWork,
+			},
 		},
 		{
 			Name:   counted,

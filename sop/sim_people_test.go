@@ -129,6 +129,7 @@ func (s *schedule) order(name string, which int) {
 	case 0:
 		for _, status := range s.leader.queue.Statuses(name) {
 			o.Condition, o.Device = status.Condition, status.ID
+			s.oracle.approvals[status.Key()] = true
 			s.leader.obey("approve "+o.Condition, name, func(ctx context.Context) error {
 				_, err := d.Approve(ctx, o)
 				return err

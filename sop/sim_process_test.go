@@ -322,6 +322,7 @@ func (p *simProcess) heal(key prom.Key) {
 		machine = shown.UID
 		p.asking[key.Node] = append(p.asking[key.Node], machine)
 	}
+	p.oracle.requests[key] = true
 	p.requests.Go(func() {
 		result, err := p.dispatcher.Heal(p.ctx, policy.HealRequest{
 			Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), By: "alice", Reason: "it looks sick",

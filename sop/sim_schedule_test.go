@@ -97,6 +97,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.drawJobController()
 	s.drawElection(seed)
 	s.drawSights(seed)
+	s.drawForgery(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s

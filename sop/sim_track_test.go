@@ -55,6 +55,7 @@ type oracle struct {
 	destroying map[string]simDestroying
 	// journaledAt is when Aegis last wrote the ticket of the node.
 	journaledAt map[string]time.Time
+	authority
 }
 
 // cordon is who took a node out of service.
@@ -96,7 +97,8 @@ type simDestroying struct {
 
 func newOracle(c *cluster) *oracle {
 	return &oracle{
-		c: c, all: simInvariants(), cordoner: make(map[string]cordon), owned: make(map[string]ownership), outSince: make(map[string]time.Time),
+		authority: newAuthority(),
+		c:         c, all: simInvariants(), cordoner: make(map[string]cordon), owned: make(map[string]ownership), outSince: make(map[string]time.Time),
 		aliveSince: make(map[string]time.Time), recreated: make(map[string]time.Time), incidents: make(map[string]*simIncident),
 		bootSince: make(map[string]time.Time), harmed: make(map[string]time.Time), passed: make(map[string]time.Time),
 		asked: make(map[string]time.Time), timed: make(map[string]*simTimed),

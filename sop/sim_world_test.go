@@ -95,7 +95,8 @@ func (c *cluster) poolOf(node *corev1.Node) simPoolSettings {
 
 func newCluster(seed uint64, verbose bool) *cluster {
 	c := &cluster{modeSet: make(map[string]time.Time), Cluster: soptest.New(soptest.Options{
-		Seed: seed, Verbose: verbose, Election: simLease,
+		GuardsRecords: true,
+		Seed:          seed, Verbose: verbose, Election: simLease,
 		Pace: soptest.Pace{
 			Call:     soptest.Span{Least: time.Millisecond, Most: 20 * time.Millisecond},
 			Answer:   soptest.Span{Least: 50 * time.Millisecond, Most: 500 * time.Millisecond},

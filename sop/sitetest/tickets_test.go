@@ -332,6 +332,61 @@ func TestRecordedTicketsAreResumed(t *testing.T) {
 	}
 }
 
+// TestTicketsWithoutARecordAreDecidedAnew lets the present binary take up the same tickets as they are. Nothing proves them, so none of their
+// steps is believed, other than that what may have been destroyed was: each is closed once the Job that it may have running has ended,
+// and what still holds is decided anew. A request or an approval in one is none.
+func TestTicketsWithoutARecordAreDecidedAnew(t *testing.T) {
+	t.Parallel()
+	catalogues := newCatalogues(t)
+	for _, d := range deaths() {
+		file := filepath.Join(ticketsDir, "8c2638d", d.name+".yaml")
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			left, err := readRemains(file)
+			require.NoError(t, err)
+			require.NotContains(t, left.node.Annotations, ticket.RecordAnnotation)
+			synctest.Test(t, func(t *testing.T) { d.decideAnew(t, catalogues[d.policy], left) })
+		})
+	}
+}
+
+// decideAnew lets a new process find what was left, without what would prove the ticket.
+func (d death) decideAnew(t *testing.T, catalogue *rules.Catalogue, left remains) {
+	t.Helper()
+	old := ticket.ReadNode(left.node).Ticket
+	time.Sleep(time.Until(left.until().Add(time.Minute)))
+	w := New(t, catalogue, d.condition, d.story)
+	d.restore(w, left)
+	before := len(w.Ordered())
+	defer w.Start()()
+	w.Queue.Enqueue(Node)
+	w.unfold()
+	if !old.Owned() && !d.released {
+		// It is a ticket of a team, which is left alone.
+		time.Sleep(d.story.After + 24*time.Hour)
+		require.Empty(t, w.Ordered()[before:])
+		return
+	}
+	w.Await("it is closed", func(r ticket.Record) bool { return r.Ticket == nil || r.Ticket.ID != old.ID })
+	did := old.Destructive(time.Now())
+	past := w.Record().History.Incidents
+	require.Equal(t, len(did) > 0, slices.ContainsFunc(past, func(i ticket.Incident) bool { return i.Outcome == ticket.Unproven }), "what was destroyed is not forgotten")
+	if d.quiet || strings.HasPrefix(d.policy, "mode: approve") {
+		time.Sleep(d.story.After + 24*time.Hour)
+		require.Empty(t, w.Ordered()[before:], "nobody has asked for anything")
+		return
+	}
+	w.Await("the fault is gone, or with a team", func(r ticket.Record) bool {
+		return r.Ticket == nil && len(w.firing) == 0 || r.Ticket != nil && !r.Ticket.Owned()
+	})
+	if running := len(left.jobs) - 1; d.after == inAJob && running >= 0 && soptest.Operation(requestOf(t, left.jobs[running])) == d.story.FixedBy {
+		require.NotContains(t, w.Ordered()[before:], d.story.FixedBy, "the Job that was running is waited for, and did it")
+	}
+}
+
 // prove puts the record on the node that a version wrote beside its ticket, unless that wrote one.
 func (r remains) prove(t *testing.T) {
 	t.Helper()
@@ -618,7 +673,10 @@ func (d death) write(dir string, left remains) error {
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "# What Aegis %s left in its cluster when it died: the Node with the ticket, the pods on it, and the Jobs so far, of each what\n"+
 		"# says which it is. The next process ends it with: %s.\n", filepath.Base(dir), d.end)
-	objects := []runtime.Object{left.node}
+	node := left.node.DeepCopy()
+	// The API server of the restored site notes anew who has written what.
+	node.ManagedFields = nil
+	objects := []runtime.Object{node}
 	for i := range left.pods {
 		objects = append(objects, &left.pods[i])
 	}

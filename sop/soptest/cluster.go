@@ -17,6 +17,8 @@ import (
 
 // Options say what a cluster is like from its beginning to its end.
 type Options struct {
+	// GuardsRecords has the API server refuse what the admission policy for records refuses.
+	GuardsRecords bool
 	// Seed is what chance is drawn from.
 	Seed uint64
 	// Verbose clusters keep the lines of Logf.

@@ -142,6 +142,9 @@ func (c *Cluster) edit(name string, change func(node *corev1.Node), cordons, ann
 	}
 	before, node := c.Nodes[name].DeepCopy(), c.Nodes[name].DeepCopy()
 	change(node)
+	if c.options.GuardsRecords && annotates != ManagerAegis {
+		c.refuse(before, node)
+	}
 	annotated := node.DeepCopy()
 	annotated.Spec.Unschedulable = before.Spec.Unschedulable
 	manage(before, annotated, annotates)

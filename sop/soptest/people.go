@@ -17,6 +17,8 @@ const (
 	TicketAnnotation  = "aegis.io/ticketing"
 	HistoryAnnotation = "aegis.io/ticket-history"
 	OwnerAnnotation   = "aegis.io/cordoned-by"
+	// RecordAnnotation holds what proves the ticket.
+	RecordAnnotation = "aegis.io/record"
 	// CheckAnnotation asks for a check of the node.
 	CheckAnnotation = "aegis.io/check"
 	// PowerAnnotation is where somebody who can see the power supply says whether it is on.
@@ -32,6 +34,21 @@ var supervisor = regexp.MustCompile(`(?m)^supervisor: .*$`)
 func annotate(node *corev1.Node, key, value string) {
 	node.Annotations = cloned(node.Annotations)
 	node.Annotations[key] = value
+}
+
+// refuse takes back what an admission policy keeps everybody but the product from writing, where the cluster has one.
+func (c *Cluster) refuse(before, after *corev1.Node) {
+	for _, key := range []string{RecordAnnotation, HistoryAnnotation} {
+		was, found := before.Annotations[key]
+		if is, stays := after.Annotations[key]; is == was && stays == found {
+			continue
+		}
+		c.Logf("the admission policy refuses a change of %s on %s", key, after.Name)
+		after.Annotations = cloned(after.Annotations)
+		if after.Annotations[key] = was; !found {
+			delete(after.Annotations, key)
+		}
+	}
 }
 
 // cloned returns a copy that can be written to.

@@ -23,18 +23,19 @@ const (
 	timely    = "a step has its time, and no Job has more"
 	attended  = "who leads looks at what is due"
 	counted   = "the counts are those of a recount"
+	authored  = "what others write begins nothing"
 )
 
 // invariants returns the names of all invariants.
 func invariants() []string {
-	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, timely, attended, counted}
+	return []string{permitted, once, bounded, theirs, honest, ended, obeyed, single, inOrder, timely, attended, counted, authored}
 }
 
 // mutations lists the guards by what they protect.
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{
-		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(), times(), attention(),
+		permissions(), repetitions(), limits(), waiting(), people(), proofs(), endings(), orders(), leadership(), times(), authority(), attention(),
 	} {
 		all = append(all, list...)
 	}
@@ -186,5 +187,16 @@ func times() []mutation {
 			"		c.time.spent, c.time.kept = e.services.Clock.Since(prior.At), prior.Spent\n",
 		},
 		{"suspended Job followed for ever", timely, "sop/following.go", "	case late:\n		return f.giveUp(ctx, r)\n", ""},
+	}
+}
+
+func authority() []mutation {
+	return []mutation{
+		{"ticket taken for proven without a record", authored, "ticket/proof.go", "	if !found || t == nil || t.ID == \"\" || s.Ticket != t.ID || recordedByOthers(n) {\n		return Proof{}\n", "	if !found || t == nil || t.ID == \"\" || s.Ticket != t.ID || recordedByOthers(n) {\n		return Proof{true, true}\n"},
+		{"edited steps taken for proven", authored, "ticket/proof.go", "Outcomes: s.Outcomes == outcomes}", "Outcomes: true}"},
+		{"edited origin and approval taken for proven", authored, "ticket/proof.go", "Proof{Identity: s.Identity == identity,", "Proof{Identity: true,"},
+		{"approval kept through a preemption", authored, "sop/watch.go", "		t.ApprovedBy = \"\"\n", ""},
+		{"drain believed", authored, "sop/executor.go", "	if err := e.empty(ctx, s.action); err != nil {\n", "	if err := e.empty(ctx, s.action); err != nil && ctx.Err() != nil {\n"},
+		{"boots of a removed ticket forgotten", bounded, "ticket/patch.go", "	settle(r, c, now)\n", ""},
 	}
 }
