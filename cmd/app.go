@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -270,7 +271,18 @@ func (a *app) newOrders() *sop.OrderStore {
 		Namespace: a.cfg.LeaderElection.Namespace,
 		Name:      a.cfg.LeaderElection.Name,
 		Identity:  func() string { return a.identity },
+		Restored:  a.ordersRestored,
 	})
+}
+
+// ordersRestored tells that somebody had deleted the Lease.
+func (a *app) ordersRestored(annotations []string) {
+	a.logger.Warn("the Lease was deleted; its orders are written on the new one", "annotations", annotations)
+	lease := &corev1.ObjectReference{
+		Kind: "Lease", APIVersion: "coordination.k8s.io/v1", Namespace: a.cfg.LeaderElection.Namespace, Name: a.cfg.LeaderElection.Name,
+	}
+	a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}).Eventf(lease, corev1.EventTypeWarning, "AegisOrdersRestored",
+		"the Lease was deleted; the new one has the orders of the old one: %s", strings.Join(annotations, ", "))
 }
 
 // newDuty returns what watches the decisions of this process.

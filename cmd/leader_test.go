@@ -3,6 +3,7 @@ package cmd
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -83,6 +84,17 @@ func (l *leases) answer(action clienttesting.Action) (*coordinationv1.Lease, err
 			return nil, apierrors.NewConflict(resource, wanted.Name, errors.New("it has changed"))
 		}
 		l.put(wanted)
+	case verb == "patch":
+		var wanted coordinationv1.Lease
+		if err := json.Unmarshal(action.(clienttesting.PatchAction).GetPatch(), &wanted); err != nil {
+			return nil, err
+		}
+		if wanted.ResourceVersion != l.lease.ResourceVersion {
+			return nil, apierrors.NewConflict(resource, l.lease.Name, errors.New("it has changed"))
+		}
+		lease := l.lease.DeepCopy()
+		lease.Annotations = wanted.Annotations // The tests write no annotation twice.
+		l.put(lease)
 	case verb != "get":
 		return nil, fmt.Errorf("no %s of leases in this test", verb)
 	}
@@ -294,7 +306,7 @@ func (s *site) start() *replica {
 	a.nodes = newNodeCache(informers.NewSharedInformerFactory(s.client, 0), a.queue, settings)
 	a.orders = sop.NewOrderStore(sop.OrderStoreOptions{
 		Client: reached.CoordinationV1(), Namespace: cfg.LeaderElection.Namespace, Name: cfg.LeaderElection.Name,
-		Identity: func() string { call(&r.identifies); return a.identity },
+		Identity: func() string { call(&r.identifies); return a.identity }, Restored: a.ordersRestored,
 	})
 	classifier := rules.NewClassifier(rules.ClassifierOptions{Store: store, Nodes: a.nodes.index, NodeLabels: []string{"node"}})
 	a.resync, err = queue.NewResync(queue.ResyncOptions{
@@ -500,4 +512,43 @@ func TestALeaderThatCannotStopEndsItsProcess(t *testing.T) {
 		require.Equal(t, next.identity, s.leases.holder())
 		s.end(next)
 	})
+}
+
+// The orders outlive the Lease that they stand on: whoever leads next has seen them, as leader or while it stood by, and writes them again.
+// A first Lease has none, and is not taken for one that was deleted.
+func TestOrdersOutliveTheLease(t *testing.T) {
+	t.Parallel()
+	for _, alone := range []bool{true, false} {
+		t.Run(fmt.Sprint("alone ", alone), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t)
+				first := s.start()
+				s.until(10*time.Second, "leads", first.isLeader)
+				require.Nil(t, first.orders.Last().Pause)
+				next := first
+				if !alone {
+					next = s.start()
+				}
+				ordered := map[string]string{sop.PausedAnnotation: "the core switch is replaced", sop.ModesAnnotation: `{"GpuHung":{"mode":"off"}}`}
+				s.leases.Do(func() { s.leases.change(func(l *coordinationv1.Lease) { l.Annotations = ordered }) })
+				time.Sleep(30 * time.Second)
+				thaws := make(chan struct{})
+				if !alone {
+					first.reaches.Store(new(func() { <-thaws })) // It sees nothing of what follows.
+				}
+				s.leases.Do(func() { s.leases.change(func(l *coordinationv1.Lease) { l.Name = "" }) })
+				s.until(time.Minute, "leads on another Lease", func() bool { return s.leases.holder() == next.identity && next.isLeader() })
+				time.Sleep(time.Second)
+				require.Equal(t, "the core switch is replaced", next.orders.Last().Pause.Reason)
+				s.leases.Do(func() { require.Equal(t, ordered, s.leases.lease.Annotations) })
+				require.Contains(t, next.log.String(), "the Lease was deleted; its orders are written on the new one")
+				close(thaws)
+				s.end(first)
+				if !alone {
+					s.end(next)
+				}
+			})
+		})
+	}
 }

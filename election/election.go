@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
@@ -40,6 +41,8 @@ type Options struct {
 	// Work is what the leader does. Its context ends with the term, which it may end itself by calling end. When it returns, for whatever
 	// reason, the process resigns.
 	Work func(ctx context.Context, end context.CancelCauseFunc) error
+	// Saw hears of the Lease as it was read or written, also while this process stands by. Nil means that nobody does.
+	Saw func(lease *coordinationv1.Lease)
 	// Ended hears why a term has ended of which another one follows. Nil means that nobody does.
 	Ended func(why error)
 	// Logger hears of each term. Nil discards.
@@ -97,7 +100,7 @@ func (c *Candidate) stand(ctx context.Context) (why, err error) {
 	defer end(nil)
 	election, resign := context.WithCancel(context.WithoutCancel(ctx))
 	defer resign()
-	t := &term{work: c.options.Work, ctx: work, end: end, resign: resign, logger: c.logger, ended: make(chan struct{})}
+	t := &term{work: c.options.Work, ctx: work, end: end, resign: resign, saw: c.options.Saw, logger: c.logger, ended: make(chan struct{})}
 	defer context.AfterFunc(ctx, t.close)()
 	lead, err := c.leader(t)
 	if err != nil {

@@ -39,7 +39,15 @@ func (l lease) Get(ctx context.Context, name string, o metav1.GetOptions) (*coor
 	case err != nil:
 		return nil, err
 	}
+	l.term.tell(read)
 	return read, l.term.found(read, l.identity, nil)
+}
+
+// tell tells of the Lease.
+func (t *term) tell(lease *coordinationv1.Lease) {
+	if t.saw != nil {
+		t.saw(lease)
+	}
 }
 
 // Create makes the Lease, unless the term has lost one.
@@ -61,6 +69,7 @@ func (l lease) Update(ctx context.Context, wanted *coordinationv1.Lease, o metav
 	}
 	written, err := l.LeaseInterface.Update(ctx, wanted, o)
 	if err == nil {
+		l.term.tell(written)
 		l.term.wrote(written, l.identity)
 	}
 	return written, err

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"sync"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -20,6 +21,7 @@ type term struct {
 	ctx    context.Context //nolint:containedctx // It is what the term is.
 	end    context.CancelCauseFunc
 	resign func()
+	saw    func(lease *coordinationv1.Lease)
 	logger *slog.Logger
 
 	// ended is closed when no work runs, and none will begin. Then why is set.

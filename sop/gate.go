@@ -312,7 +312,7 @@ func (g *gate) noteHold(ctx context.Context, v policy.Verdict) error {
 // note writes on the ticket what the run waits for, and why.
 func (g *gate) note(ctx context.Context, what, why string) error {
 	t := g.journal.ticket()
-	text := what + ": " + why
+	text := ticket.Clip(what+": "+why, ticket.MaxHold)
 	same := t != nil && strings.HasPrefix(t.Hold, what+": ")
 	if t == nil || t.Hold == text || same && g.services.Clock.Since(g.noted) < holdNoteEvery {
 		return nil

@@ -16,39 +16,77 @@ const shortReason = 200
 // Encode returns the ticket as YAML of at most MaxBytes. If it does not fit, a copy is made shorter: first the
 // messages of finished steps go, then their times, oldest first, then the oldest finished steps become outcomes
 // without details but what they found, and at last the reason is cut. Running steps, counters and identity always stay.
-// Should even that be too long, what the oldest steps found goes. A ticket that Parse would refuse is an error.
+// Should even that be too long, the fields that Aegis does not know move aside, and at last what the oldest steps found goes. A ticket that
+// Parse would refuse is an error.
 func (t *Ticket) Encode() (string, error) {
-	text, err := t.fit()
+	text, _, err := t.encode()
+	return text, err
+}
+
+// encode returns what Encode does, and the fields that had to move aside.
+func (t *Ticket) encode() (text, aside string, err error) {
+	if text, aside, err = t.fit(); err == nil {
+		err = new(Ticket).parse(text)
+	}
 	if err != nil {
-		return "", fmt.Errorf("encode ticket %q: %w", t.ID, err)
+		return "", "", fmt.Errorf("encode ticket %q: %w", t.ID, err)
 	}
-	if err := new(Ticket).parse(text); err != nil {
-		return "", fmt.Errorf("encode ticket %q: %w", t.ID, err)
-	}
-	return text, nil
+	return text, aside, nil
 }
 
 // fit returns the longest text of the ticket that is short enough.
-func (t *Ticket) fit() (string, error) {
-	text, err := encodeNode(t.node())
+func (t *Ticket) fit() (text, aside string, err error) {
+	text, err = encodeNode(t.node())
 	if err != nil || len(text) <= MaxBytes {
-		return text, err
+		return text, "", err
 	}
 	text, err = t.shortest(t.reductions())
 	if err != nil || len(text) <= MaxBytes {
-		return text, err
+		return text, "", err
 	}
 	bare := t.Clone()
-	bare.Reason = Clip(bare.Reason, shortReason)
+	bare.Reason, bare.Hold = Clip(bare.Reason, shortReason), Clip(bare.Hold, shortReason)
 	text, err = bare.shortest(bare.reductions())
+	if err != nil || len(text) <= MaxBytes {
+		return text, "", err
+	}
+	if aside, err = bare.moveAside(); err == nil {
+		text, err = bare.shortest(bare.reductions())
+	}
 	if err == nil && len(text) > MaxBytes {
 		text, err = bare.reduced(bare.reductions()).forgetful()
 	}
 	if err == nil && len(text) > MaxBytes {
-		err = fmt.Errorf("%w: it has %d bytes without all that may be left out, want at most %d; "+
-			"shorten hold and the fields that Aegis does not know", ErrTooLarge, len(text), MaxBytes)
+		err = fmt.Errorf("%w: it has %d bytes without all that may be left out, want at most %d; shorten its other fields",
+			ErrTooLarge, len(text), MaxBytes)
 	}
-	return text, err
+	return text, aside, err
+}
+
+// moveAside takes the fields that Aegis does not know out of the ticket, and returns them as YAML. It is empty if there are none.
+func (t *Ticket) moveAside() (string, error) {
+	o := newObject()
+	o.text("ticket", t.ID)
+	o.unknown(t.extra)
+	found := len(t.extra) > 0
+	var steps []*yaml.Node
+	for i := range t.Workflows {
+		s := &t.Workflows[i]
+		if len(s.extra) == 0 {
+			continue
+		}
+		step := newObject()
+		step.text("action", string(s.Action))
+		step.unknown(s.extra)
+		steps = append(steps, step.node)
+		s.extra = nil
+	}
+	t.extra = nil
+	if !found && len(steps) == 0 {
+		return "", nil
+	}
+	o.list("workflows", steps)
+	return encodeNode(o.node)
 }
 
 // shortest applies as few of the reductions as needed. If none suffices, its result is what all of them leave.

@@ -226,10 +226,10 @@ func TestEncodeCutsTheReasonAtLast(t *testing.T) {
 
 func TestEncodeSaysWhenNothingHelps(t *testing.T) {
 	t.Parallel()
-	_, err := (&Ticket{ID: "a", Hold: strings.Repeat("x", 5000)}).Encode()
+	_, err := (&Ticket{ID: "a", Device: strings.Repeat("x", 5000)}).Encode()
 	require.ErrorIs(t, err, ErrTooLarge)
-	require.EqualError(t, err, `encode ticket "a": too large: it has 5029 bytes without all that may be left out, want at most 4096; `+
-		"shorten hold and the fields that Aegis does not know")
+	require.EqualError(t, err, `encode ticket "a": too large: it has 5031 bytes without all that may be left out, want at most 4096; `+
+		"shorten its other fields")
 }
 
 // TestEncodeKeepsEveryOutcome is the property that a replay depends on.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -104,7 +105,7 @@ func wantedAnnotations(r Record, c *Change, now time.Time) (map[string]*string, 
 	want := map[string]*string{}
 	for key, value := range c.Annotations {
 		switch key {
-		case Annotation, HistoryAnnotation, HistoryBrokenAnnotation, RecordAnnotation:
+		case Annotation, HistoryAnnotation, HistoryBrokenAnnotation, RecordAnnotation, NotesAnnotation:
 			return nil, fmt.Errorf("annotation %s is not written as text, set Ticket or History of the change", key)
 		}
 		want[key] = value
@@ -146,9 +147,27 @@ func wantTicket(want map[string]*string, r Record, c *Change) error {
 		want[Annotation] = nil
 		return nil
 	}
-	text, err := c.Ticket.Encode()
+	text, aside, err := c.Ticket.encode()
 	want[Annotation] = &text
+	if aside != "" {
+		notes := keepNewest(r.Node.Annotations[NotesAnnotation], aside)
+		want[NotesAnnotation] = &notes
+	}
 	return err
+}
+
+// keepNewest appends what moves to an annotation of its own to what is there, of which the oldest is cut.
+func keepNewest(earlier, added string) string {
+	if earlier != "" {
+		added = earlier + "\n---\n" + added
+	}
+	for over := len(added) - maxAside; over > 0; over = len(added) - maxAside {
+		added = added[over:]
+		for added != "" && !utf8.RuneStart(added[0]) {
+			added = added[1:]
+		}
+	}
+	return added
 }
 
 // wantHistory adds the history. One that cannot be read moves to an annotation of its own, behind what is there.
@@ -159,10 +178,7 @@ func wantHistory(want map[string]*string, r Record, c *Change) error {
 	text, err := c.History.Encode()
 	want[HistoryAnnotation] = &text
 	if r.HistoryBroken != nil {
-		broken := r.Node.Annotations[HistoryAnnotation]
-		if earlier := r.Node.Annotations[HistoryBrokenAnnotation]; earlier != "" {
-			broken = earlier + "\n---\n" + broken
-		}
+		broken := keepNewest(r.Node.Annotations[HistoryBrokenAnnotation], r.Node.Annotations[HistoryAnnotation])
 		want[HistoryBrokenAnnotation] = &broken
 	}
 	return err

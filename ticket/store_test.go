@@ -533,7 +533,7 @@ func TestUpdateRefusesContradictions(t *testing.T) {
 			Change{Annotations: map[string]*string{Annotation: nil}},
 			"annotation aegis.io/ticketing is not written as text, set Ticket or History of the change",
 		},
-		"a ticket too large":  {Change{Ticket: &Ticket{Hold: strings.Repeat("x", 5000)}}, "too large"},
+		"a ticket too large":  {Change{Ticket: &Ticket{Device: strings.Repeat("x", 5000)}}, "too large"},
 		"a history too large": {Change{History: &History{Incidents: []Incident{{SOP: strings.Repeat("x", 9000)}}}}, "too large"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,6 +22,8 @@ const (
 	HistoryAnnotation = "aegis.io/ticket-history"
 	// HistoryBrokenAnnotation keeps a history that could not be read and was replaced by a new one.
 	HistoryBrokenAnnotation = "aegis.io/ticket-history-broken"
+	// NotesAnnotation keeps the fields of tickets that Aegis does not know and that did not fit, such as long notes of people.
+	NotesAnnotation = "aegis.io/ticket-notes"
 	// OwnerAnnotation is the note of who made the node unschedulable: "aegis/<ticket id>".
 	OwnerAnnotation = "aegis.io/cordoned-by"
 )
@@ -29,6 +31,10 @@ const (
 const (
 	// MaxBytes is the largest encoded ticket.
 	MaxBytes = 4096
+	// MaxHold is the longest reason for waiting that is written on a ticket.
+	MaxHold = 512
+	// maxAside bounds each annotation into which Aegis moves what does not fit elsewhere or cannot be read.
+	maxAside = 8192
 	// Self is the supervisor of the tickets that Aegis owns.
 	Self = "aegis"
 	// maxMessage bounds one step's message, so that a running step alone never fills a ticket.
