@@ -44,7 +44,9 @@ func (d *Dispatcher) cleanup(node *corev1.Node, r ticket.Record, statuses []prom
 	case unproven(r):
 		return d.startsAnew(r)
 	case t == nil && node.Annotations[ticket.RecordAnnotation] != "":
-		return &cleanup{why: "ticket was removed", change: dropRecord}
+		return &cleanup{why: "ticket was removed", change: dropRecord, after: d.jobsOf(r)}
+	case closedEarly(r):
+		return &cleanup{why: "ticket was closed while a step ran", change: dropClosed, after: d.jobsOf(r)}
 	case released(t):
 		return &cleanup{why: "ticket was given back", change: d.closeIncident(t.ID, released, outcomeReleased)}
 	case t != nil && d.gone(t, statuses):
@@ -131,6 +133,21 @@ func askAgain(r ticket.Record, t *ticket.Ticket, c *ticket.Change) {
 func dropRecord(r ticket.Record, c *ticket.Change) error {
 	if r.Ticket != nil || r.Broken != nil || r.Node.Annotations[ticket.RecordAnnotation] == "" {
 		return fmt.Errorf("record: %w", errNothingToDo)
+	}
+	c.RemoveTicket = true
+	return nil
+}
+
+// closedEarly reports whether somebody has closed the ticket of Aegis while a step of it ran.
+func closedEarly(r ticket.Record) bool {
+	t := r.Ticket
+	return t != nil && !t.Open() && r.Node.Annotations[ticket.RecordAnnotation] != "" && len(r.Runs()) > 0
+}
+
+// dropClosed removes such a ticket. What was done goes into the history.
+func dropClosed(r ticket.Record, c *ticket.Change) error {
+	if !closedEarly(r) {
+		return fmt.Errorf("closed ticket: %w", errNothingToDo)
 	}
 	c.RemoveTicket = true
 	return nil

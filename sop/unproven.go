@@ -32,7 +32,8 @@ func (d *Dispatcher) startsAnew(r ticket.Record) *cleanup {
 	}
 }
 
-// startAnew closes the ticket. What was asked for or approved, and is proven to have been, is begun anew with it.
+// startAnew closes the ticket. What was asked for or approved, and is proven to have been, is begun anew with it, unless a repair was
+// tried: who has asked for one repair has not asked for another.
 func (d *Dispatcher) startAnew(r ticket.Record, c *ticket.Change) error {
 	if !unproven(r) {
 		return fmt.Errorf("ticket has changed: %w", errNothingToDo)
@@ -42,7 +43,7 @@ func (d *Dispatcher) startAnew(r ticket.Record, c *ticket.Change) error {
 	if did := r.Ticket.Destructive(now); len(did) > 0 {
 		c.History = withUnproven(r, did, now)
 	}
-	if t := r.Ticket; r.Proven.Identity && (t.ApprovedBy != "" || incidentOf(t).requested()) {
+	if t := r.Ticket; r.Proven.Identity && !r.Tried() && (t.ApprovedBy != "" || incidentOf(t).requested()) {
 		c.Ticket, c.RemoveTicket = againAsked(t, r.Node, now), false
 	}
 	return nil
@@ -108,16 +109,15 @@ func lastOfEach(did []ticket.Destructive, now time.Time) []ticket.Destructive {
 // followed is how long the Jobs of a ticket that is not proven are waited for.
 const followed = 2 * time.Hour
 
-// jobsOf names the Jobs that the ticket may have running and that change the node: nothing else is begun beside them.
+// jobsOf names the Jobs that may run on the node and change it, by its ticket or by its record: nothing else is begun beside them. A clock
+// that was ahead when a step began makes it no older.
 func (d *Dispatcher) jobsOf(r ticket.Record) []string {
 	var names []string
-	t, now := r.Ticket, d.services.Clock.Now()
-	for _, o := range operationsThatChange() {
-		n := t.Count(o.action)
-		s, known := t.Outcome(o.action, n)
-		age := now.Sub(s.At)
-		if known && s.Status == ticket.Running && age >= 0 && age < followed {
-			request := jobs.Request{Action: o.operation, Node: r.Node.Name, Incident: t.ID, Attempt: o.offset + n}
+	now := d.services.Clock.Now()
+	for _, run := range r.Runs() {
+		o := operationOf(run.Action)
+		request := jobs.Request{Action: o.operation, Node: r.Node.Name, Incident: run.Ticket, Attempt: o.offset + run.N}
+		if o.operation != "" && now.Sub(run.At).Abs() < followed && !slices.Contains(names, request.Name()) {
 			names = append(names, request.Name())
 		}
 	}
@@ -125,16 +125,25 @@ func (d *Dispatcher) jobsOf(r ticket.Record) []string {
 }
 
 type changingOperation struct {
-	action    ticket.Action
 	operation string
 	offset    int
 }
 
-func operationsThatChange() []changingOperation {
-	return []changingOperation{
-		{ticket.Reboot, protocol.ActionReboot, 0}, {ticket.Shutdown, protocol.ActionShutdown, 0},
-		{ticket.Reset, protocol.ActionRemedy, resetAttempts}, {ticket.Remedy, protocol.ActionRemedy, 0}, {ticket.Repair, protocol.ActionRepair, 0},
+// operationOf returns the operation by which a step changes the node, none for one that does not.
+func operationOf(a ticket.Action) changingOperation {
+	switch a {
+	case ticket.Reboot:
+		return changingOperation{protocol.ActionReboot, 0}
+	case ticket.Shutdown:
+		return changingOperation{protocol.ActionShutdown, 0}
+	case ticket.Reset:
+		return changingOperation{protocol.ActionRemedy, resetAttempts}
+	case ticket.Remedy:
+		return changingOperation{protocol.ActionRemedy, 0}
+	case ticket.Repair:
+		return changingOperation{protocol.ActionRepair, 0}
 	}
+	return changingOperation{}
 }
 
 // running names those of the Jobs that have not ended. An API server that gives no answer has not said so.

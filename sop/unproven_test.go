@@ -2,6 +2,7 @@ package sop
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
@@ -65,5 +67,73 @@ func TestRecordOwnedByTwoForgetsNothing(t *testing.T) {
 		defer stop()
 		w.await("record gone", func(r ticket.Record) bool { return r.Node.Annotations[ticket.RecordAnnotation] == "" })
 		require.Equal(t, 1, policy.RebootsSince(w.record().History, time.Now().Add(-24*time.Hour), ""), "the reboot counts still")
+	})
+}
+
+// Nothing is begun beside a Job that runs, whatever becomes of its ticket.
+func TestNothingIsBegunBesideARunningJob(t *testing.T) {
+	for name, edit := range map[string]func(n *corev1.Node){
+		"edited": func(n *corev1.Node) {
+			text := n.Annotations[ticket.Annotation]
+			n.Annotations[ticket.Annotation] = text[:strings.Index(text, "  - action: remedy")]
+		},
+		"made old": func(n *corev1.Node) {
+			text := n.Annotations[ticket.Annotation]
+			n.Annotations[ticket.Annotation] = strings.Replace(text, "status: Running\n    at: 2", "status: Running\n    at: 1", 1)
+		},
+		"removed": func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) },
+		"closed": func(n *corev1.Node) {
+			n.Annotations[ticket.Annotation] = strings.Replace(n.Annotations[ticket.Annotation], "status: resolving", "status: resolved", 1)
+		},
+		"of an earlier version whose clock was ahead": func(n *corev1.Node) {
+			text := n.Annotations[ticket.Annotation]
+			n.Annotations[ticket.Annotation] = strings.Replace(text, "Running\n    at: 2000-01-01T00:0", "Running\n    at: 2000-01-01T00:1", 1)
+			delete(n.Annotations, ticket.RecordAnnotation)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t, testPolicy())
+				stop := w.start()
+				w.raise("Remedy")
+				w.awaitRunning(ticket.Remedy)
+				ordered := time.Now()
+				stop()
+				before := w.node().Annotations[ticket.Annotation]
+				w.edit(edit)
+				require.NotEqual(t, before, w.node().Annotations[ticket.Annotation])
+				stop = w.start()
+				defer stop()
+				w.queue.Enqueue(nodeA)
+				time.Sleep(time.Until(ordered.Add(jobTime - time.Second)))
+				require.Empty(t, w.record().History.Incidents, "closed while its Job runs")
+				w.await("closed", func(r ticket.Record) bool { return r.Ticket == nil || strings.Contains(r.Ticket.ID, "t0002") })
+			})
+		})
+	}
+}
+
+// Who has approved one repair has not approved another, however often its steps are edited away.
+func TestApprovalIsGoodForOneRepair(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		p := testPolicy()
+		p.Mode = prom.ModeApprove
+		w := newWorld(t, p)
+		w.raise("Reset")
+		stop := w.start()
+		defer stop()
+		w.await("waits", func(ticket.Record) bool { return w.verdict("Reset") == policy.VerdictAwaitingApproval })
+		_, err := w.d.Approve(t.Context(), policy.NodeOrder{Node: nodeA, Condition: "Reset", By: "alice"})
+		require.NoError(t, err)
+		w.await("reset", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Count(ticket.Reset) > 0 })
+		w.edit(func(n *corev1.Node) {
+			text := n.Annotations[ticket.Annotation]
+			n.Annotations[ticket.Annotation] = text[:strings.Index(text, "workflows:")]
+		})
+		w.queue.Enqueue(nodeA)
+		w.await("closed", func(r ticket.Record) bool { return r.Ticket == nil })
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, 1, w.jobs.count(protocol.ActionRemedy))
+		require.Equal(t, policy.VerdictAwaitingApproval, w.verdict("Reset"))
 	})
 }

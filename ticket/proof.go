@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash"
+	"maps"
 	"slices"
 	"time"
 
@@ -55,6 +56,40 @@ type seal struct {
 	Isolated  bool      `json:"isolated,omitempty"`
 	// Did are the times of the last destructive steps that may have happened, in seconds, so that they are not forgotten with the ticket.
 	Did map[Action][]int64 `json:"did,omitempty"`
+	// Tried says that something was done that may have mended the node, or harmed it.
+	Tried bool `json:"tried,omitempty"`
+	// Runs are the steps that run, so that nothing is begun beside them should the ticket be edited or removed.
+	Runs map[Action]sealedRun `json:"runs,omitempty"`
+}
+
+// sealedRun is a step that runs: its number among those of its action, and when it began, in seconds.
+type sealedRun struct {
+	N  int   `json:"n"`
+	At int64 `json:"at"`
+}
+
+// Run is a step that runs, or may do so.
+type Run struct {
+	Ticket string
+	Action Action
+	N      int
+	At     time.Time
+}
+
+// Runs lists the steps that may run on the node: those of its ticket and those of its record, whatever has become of the ticket since.
+func (r Record) Runs() []Run {
+	var runs []Run
+	if t := r.Ticket; t != nil {
+		for _, s := range t.Running() {
+			runs = append(runs, Run{t.ID, s.Action, t.Count(s.Action), s.At})
+		}
+	}
+	s, _ := readSeal(r.Node)
+	for _, action := range slices.Sorted(maps.Keys(s.Runs)) {
+		run := s.Runs[action]
+		runs = append(runs, Run{s.Ticket, action, run.N, time.Unix(run.At, 0)})
+	}
+	return runs
 }
 
 // RecordOf returns the record that belongs to a ticket on the node which has the text.
@@ -65,6 +100,7 @@ func RecordOf(n *corev1.Node, text string, now time.Time) (string, error) {
 	}
 	s := seal{
 		Version: sealVersion, Node: n.UID, Ticket: t.ID, Condition: Clip(t.Condition, sealedCondition), Isolated: t.Count(Cordon) > 0,
+		Tried: t.tried(),
 	}
 	s.Identity, s.Outcomes = t.digests()
 	did := t.Destructive(now)
@@ -74,11 +110,27 @@ func RecordOf(n *corev1.Node, text string, now time.Time) (string, error) {
 		}
 		s.Did[d.Action] = append(s.Did[d.Action], d.At.Unix())
 	}
+	for _, step := range t.Running() {
+		if s.Runs == nil {
+			s.Runs = make(map[Action]sealedRun)
+		}
+		s.Runs[step.Action] = sealedRun{t.Count(step.Action), step.At.Unix()}
+	}
 	record, err := json.Marshal(s)
 	if err != nil {
 		return "", fmt.Errorf("encode the record of ticket %q: %w", t.ID, err)
 	}
 	return string(record), nil
+}
+
+// Tried reports whether something was done for the incident that may have mended the node, or harmed it, by its ticket or by its record.
+func (r Record) Tried() bool {
+	s, _ := readSeal(r.Node)
+	return s.Tried || r.Ticket != nil && r.Ticket.tried()
+}
+
+func (t *Ticket) tried() bool {
+	return slices.ContainsFunc([]Action{Remedy, Repair, RestartPod, Reset, Reboot, Shutdown, Taint}, func(a Action) bool { return t.Count(a) > 0 })
 }
 
 // readSeal returns what the record of the node says, false if there is none that is of this node.
