@@ -46,6 +46,7 @@ type config struct {
 	LeaderElection     leaderConfig         `yaml:"leaderElection"`
 	IntakeTaints       []taintConfig        `yaml:"intakeTaints"`
 	Pools              []poolConfig         `yaml:"pools"`
+	Limits             limitsConfig         `yaml:"limits"`
 	Auth               authConfig           `yaml:"auth"`
 }
 
@@ -139,6 +140,18 @@ type poolConfig struct {
 	MaintenanceWindows []windowConfig `yaml:"maintenanceWindows"`
 
 	IntakeTaints []taintConfig `yaml:"intakeTaints"`
+}
+
+// limitsConfig bounds all nodes together.
+type limitsConfig struct {
+	MaxOutOfServicePercent *int           `yaml:"maxOutOfServicePercent"`
+	MaxOutOfService        int            `yaml:"maxOutOfService"`
+	MaxDestructivePercent  *int           `yaml:"maxDestructivePercent"`
+	MaxDestructive         int            `yaml:"maxDestructive"`
+	StormPercent           *int           `yaml:"stormPercent"`
+	StormNodes             int            `yaml:"stormNodes"`
+	StormWindow            *time.Duration `yaml:"stormWindow"`
+	StormRelease           *time.Duration `yaml:"stormRelease"`
 }
 
 type windowConfig struct {
@@ -440,6 +453,12 @@ func (c config) pools() ([]policy.Pool, error) {
 		if p.Name == "" || seen[p.Name] {
 			errs = append(errs, mistakef(field+".name", "%q is empty or used twice", p.Name))
 		}
+		switch p.Name {
+		case policy.DefaultName:
+			errs = append(errs, mistakef(field+".name", "%q is the name of the nodes that no pool selects", p.Name))
+		case policy.ClusterName:
+			errs = append(errs, mistakef(field+".name", "%q is the name of all nodes together, whose limits are in limits", p.Name))
+		}
 		seen[p.Name] = true
 		pool, err := p.pool(field)
 		pools, errs = append(pools, pool), append(errs, err)
@@ -474,24 +493,51 @@ func (p poolConfig) pool(field string) (policy.Pool, error) {
 	return pool, errors.Join(append(errs, err)...)
 }
 
-// checkPool names each limit that is out of its range.
-func checkPool(field string, p policy.Pool) error {
-	var errs []error
-	for _, limit := range []struct {
-		name               string
-		value, least, most int64
-	}{
+// cluster returns what bounds all nodes together, with the defaults of what is not set.
+func (l limitsConfig) cluster() (policy.Pool, error) {
+	p := policy.DefaultCluster()
+	p.MaxPercent, p.MaxNodes = valueOr(l.MaxOutOfServicePercent, p.MaxPercent), l.MaxOutOfService
+	p.MaxDestructivePercent, p.MaxDestructive = valueOr(l.MaxDestructivePercent, p.MaxDestructivePercent), l.MaxDestructive
+	p.StormPercent, p.StormNodes = valueOr(l.StormPercent, p.StormPercent), l.StormNodes
+	p.StormWindow, p.StormRelease = valueOr(l.StormWindow, p.StormWindow), valueOr(l.StormRelease, p.StormRelease)
+	return p, checkRanges("limits", append(sharedLimits(p),
+		bound{"maxDestructivePercent", int64(p.MaxDestructivePercent), 0, 100},
+		bound{"maxDestructive", int64(p.MaxDestructive), 0, math.MaxInt32},
+	))
+}
+
+// bound is a limit and the range that it must be in.
+type bound struct {
+	name               string
+	value, least, most int64
+}
+
+// sharedLimits are those of a pool and of the cluster.
+func sharedLimits(p policy.Pool) []bound {
+	return []bound{
 		{"maxOutOfServicePercent", int64(p.MaxPercent), 0, 100},
 		{"maxOutOfService", int64(p.MaxNodes), 0, math.MaxInt32},
-		{"maxDestructive", int64(p.MaxDestructive), 1, math.MaxInt32},
 		{"stormPercent", int64(p.StormPercent), 0, 100},
 		{"stormNodes", int64(p.StormNodes), 0, math.MaxInt32},
 		{"stormWindow in seconds", int64(p.StormWindow / time.Second), 1, math.MaxInt32},
 		{"stormRelease in seconds", int64(p.StormRelease / time.Second), 0, math.MaxInt32},
+	}
+}
+
+// checkPool names each limit that is out of its range.
+func checkPool(field string, p policy.Pool) error {
+	return checkRanges(field, append(sharedLimits(p), []bound{
+		{"maxDestructive", int64(p.MaxDestructive), 1, math.MaxInt32},
 		{"maxIncidents", int64(p.MaxIncidents), 0, ticket.MaxIncidents},
 		{"maxRepeats", int64(p.MaxRepeats), 0, ticket.MaxIncidents},
 		{"incidentWindow in seconds", int64(p.IncidentWindow / time.Second), 1, math.MaxInt32},
-	} {
+	}...))
+}
+
+// checkRanges names each limit that is out of its range.
+func checkRanges(field string, limits []bound) error {
+	var errs []error
+	for _, limit := range limits {
 		if limit.value < limit.least || limit.value > limit.most {
 			name, unit, _ := strings.Cut(limit.name, " ")
 			errs = append(errs, mistakef(field+"."+name, "is %s, must be from %d to %d", strings.TrimSpace(fmt.Sprint(limit.value, " ", unit)), limit.least, limit.most))
@@ -511,8 +557,9 @@ func valueOr[T any](p *T, fallback T) T {
 func (c config) settings() (policy.Settings, error) {
 	intake, err := intakeTaints("intakeTaints", c.IntakeTaints)
 	pools, wrong := c.pools()
-	if err := errors.Join(err, wrong); err != nil {
+	cluster, tooFar := c.Limits.cluster()
+	if err := errors.Join(err, wrong, tooFar); err != nil {
 		return policy.Settings{}, err
 	}
-	return policy.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, IntakeTaints: intake, Pools: pools}, nil
+	return policy.Settings{Paused: c.Paused, ManageControlPlane: c.ManageControlPlane, IntakeTaints: intake, Pools: pools, Cluster: cluster}, nil
 }

@@ -1,12 +1,12 @@
 package sop
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"aegis.io/aegis/sop/policy"
@@ -35,9 +35,8 @@ type census struct {
 
 // news is what was heard of a node. It is replaced, never changed.
 type news struct {
-	// seen is the node as the cache shows it, gone the UID of one that it shows no more.
-	seen *corev1.Node
-	gone types.UID
+	// seen is the node as the cache shows it, gone one that it shows no more.
+	seen, gone *corev1.Node
 	// written is the node as a write has left it.
 	written *corev1.Node
 }
@@ -60,7 +59,7 @@ type holding struct {
 	destroys bool
 }
 
-// headcount sums up a pool. The names are sorted.
+// headcount sums up a pool, or the cluster. The names are sorted.
 type headcount struct {
 	size            int
 	out, destroying []string
@@ -86,7 +85,7 @@ func (c *census) see(before, after *corev1.Node) {
 		}
 		c.heard[after.Name] = n
 	case before != nil:
-		c.heard[before.Name] = &news{gone: before.UID}
+		c.heard[before.Name] = &news{gone: before}
 	}
 }
 
@@ -98,7 +97,7 @@ func (c *census) wrote(node *corev1.Node) {
 	if last := c.heard[node.Name]; last != nil {
 		n = *last
 	}
-	if n.gone != "" || n.written != nil && n.written.UID == node.UID && !newer(node.ResourceVersion, n.written.ResourceVersion) {
+	if n.gone != nil || n.written != nil && n.written.UID == node.UID && !newer(node.ResourceVersion, n.written.ResourceVersion) {
 		return
 	}
 	n.written = node
@@ -128,7 +127,7 @@ func (c *census) load() error {
 	}
 	for name, e := range c.entries {
 		if !exists[name] {
-			c.heard[name] = &news{gone: e.node.UID}
+			c.heard[name] = &news{gone: e.node}
 		}
 	}
 	c.mu.Unlock()
@@ -171,8 +170,8 @@ func (c *census) next() (name string, n *news, before *entry) {
 
 // judge returns what is to be counted of a node after the news, nil if it is gone.
 func (c *census) judge(n *news, before *entry, settings policy.Settings) *entry {
-	if n.gone != "" {
-		if before != nil && before.node.UID != n.gone {
+	if n.gone != nil {
+		if before != nil && before.node.UID != n.gone.UID {
 			return before
 		}
 		return nil
@@ -210,12 +209,7 @@ func (c *census) read(node *corev1.Node) holding {
 	if !t.Owned() {
 		return h
 	}
-	for _, s := range t.Running() {
-		if s.Action.Destructive() {
-			h.step, h.destroys = s, true
-			break
-		}
-	}
+	h.step, h.destroys = runningDestructive(t)
 	return h
 }
 
@@ -236,10 +230,12 @@ func (c *census) enter(name string, n *news, before, after *entry, pools []polic
 	c.round++
 	if before != nil {
 		c.pool(before.pool).remove(name, before)
+		c.pool(policy.ClusterName).remove(name, before)
 		delete(c.entries, name)
 	}
 	if after != nil {
 		c.pool(after.pool).add(name, after)
+		c.pool(policy.ClusterName).add(name, after)
 		c.entries[name] = after
 	}
 	if before == nil || after == nil || before.pool != after.pool || before.inCareOfPeople() != after.inCareOfPeople() {
@@ -266,10 +262,7 @@ func (c *census) recounted(pools []policy.Pool) bool {
 		c.mu.Unlock()
 		return true
 	}
-	round, entries := c.round, make(map[string]*entry, len(c.entries))
-	for name, e := range c.entries {
-		entries[name] = e
-	}
+	round, entries, all := c.round, maps.Clone(c.entries), c.counts[policy.ClusterName]
 	c.mu.Unlock()
 	counts, moved := make(map[string]*headcount), []string(nil)
 	for name, e := range entries {
@@ -286,6 +279,9 @@ func (c *census) recounted(pools []policy.Pool) bool {
 	defer c.mu.Unlock()
 	if c.round != round {
 		return false
+	}
+	if all != nil {
+		counts[policy.ClusterName] = all // The same nodes as before.
 	}
 	c.pools, c.entries, c.counts, c.round = pools, entries, counts, round+1
 	for _, name := range moved {
@@ -343,6 +339,9 @@ func without(names []string, name string) []string {
 // out reports whether the node is out of service, whoever took it out.
 func (e *entry) out() bool { return e.node.Spec.Unschedulable || !policy.IsReady(e.node) }
 
+// in reports whether the node belongs to the pool. To the cluster they all do.
+func (e *entry) in(pool string) bool { return e.pool == pool || pool == policy.ClusterName }
+
 // inCareOfPeople reports whether people look after the node.
 func (e *entry) inCareOfPeople() bool {
 	return policy.Excluded(e.node) ||
@@ -371,17 +370,16 @@ func (c *census) sumOf(pool string) headcount {
 	return headcount{size: t.size, out: slices.Clone(t.out), destroying: slices.Clone(t.destroying)}
 }
 
-// inhabited returns the pools that have nodes, sorted.
+// inhabited returns the pools that have nodes, in no order.
 func (c *census) inhabited() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var names []string
 	for name, t := range c.counts {
-		if t.size > 0 {
+		if t.size > 0 && name != policy.ClusterName {
 			names = append(names, name)
 		}
 	}
-	slices.Sort(names)
 	return names
 }
 

@@ -51,7 +51,7 @@ func (d *Dispatcher) recount() (differences []string) {
 
 // countOf counts the nodes of each pool from scratch.
 func countOf(nodes []*corev1.Node, settings policy.Settings) map[string]*headcount {
-	counts := make(map[string]*headcount)
+	counts := map[string]*headcount{policy.ClusterName: new(headcount)}
 	for _, p := range settings.Pools {
 		counts[p.Name] = new(headcount)
 	}
@@ -60,15 +60,16 @@ func countOf(nodes []*corev1.Node, settings policy.Settings) map[string]*headcou
 		if counts[pool] == nil {
 			counts[pool] = new(headcount)
 		}
-		h := counts[pool]
-		h.size++
-		if node.Spec.Unschedulable || !policy.IsReady(node) {
-			h.out = append(h.out, node.Name)
-		}
 		t := ticket.ReadNode(node).Ticket
 		runs := func(s ticket.Step) bool { return s.Action.Destructive() }
-		if t != nil && t.Open() && t.Owned() && slices.ContainsFunc(t.Running(), runs) {
-			h.destroying = append(h.destroying, node.Name)
+		for _, h := range []*headcount{counts[pool], counts[policy.ClusterName]} {
+			h.size++
+			if node.Spec.Unschedulable || !policy.IsReady(node) {
+				h.out = append(h.out, node.Name)
+			}
+			if t != nil && t.Open() && t.Owned() && slices.ContainsFunc(t.Running(), runs) {
+				h.destroying = append(h.destroying, node.Name)
+			}
 		}
 	}
 	for _, h := range counts {
@@ -162,7 +163,7 @@ func TestTheAccountIsThatOfARecount(t *testing.T) {
 				nodes = append(nodes, node)
 			}
 			want := countOf(nodes, f.settings)
-			for _, pool := range append(f.inhabited(), "p0", "p1", "p2") {
+			for _, pool := range append(f.inhabited(), "p0", "p1", "p2", policy.ClusterName) {
 				if want[pool] == nil {
 					want[pool] = new(headcount)
 				}

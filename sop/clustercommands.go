@@ -65,13 +65,13 @@ func (d *Dispatcher) ReleaseStorm(ctx context.Context, condition, pool string, o
 	o.At = d.services.Clock.Now().UTC().Truncate(time.Second)
 	is := func(s policy.Storm) bool { return s.Is(condition, pool) }
 	if !slices.ContainsFunc(d.storms.current(), is) {
-		return fmt.Errorf("%w: %s in pool %s", policy.ErrNoStorm, condition, pool)
+		return fmt.Errorf("%w: %s in %s", policy.ErrNoStorm, condition, policy.Pool{Name: pool}.Title())
 	}
-	err := d.order(ctx, "release of storm "+condition+" in pool "+pool, o, func(orders *policy.Orders) error {
+	err := d.order(ctx, "release of storm "+condition+" in "+policy.Pool{Name: pool}.Title(), o, func(orders *policy.Orders) error {
 		orders.Storms = joined(d.storms.current(), orders.Storms)
 		i := slices.IndexFunc(orders.Storms, is)
 		if i < 0 {
-			return fmt.Errorf("%w: %s in pool %s", policy.ErrNoStorm, condition, pool)
+			return fmt.Errorf("%w: %s in %s", policy.ErrNoStorm, condition, policy.Pool{Name: pool}.Title())
 		}
 		orders.Storms[i].Released = &o
 		return nil
@@ -182,7 +182,7 @@ func (d *Dispatcher) recordStorms(ctx context.Context, written []policy.Storm) e
 	}
 	for _, s := range written {
 		if !known(active, s) {
-			d.announce(ctx, s, "AegisStormOver", "the storm in pool "+s.Pool+" is over")
+			d.announce(ctx, s, "AegisStormOver", "the storm in "+policy.Pool{Name: s.Pool}.Title()+" is over")
 		}
 	}
 	return nil
@@ -206,7 +206,7 @@ func (d *Dispatcher) announce(ctx context.Context, s policy.Storm, reason, text 
 
 // Reconsider has every node looked at on which there is something to decide, because what decisions rest on has changed.
 func (d *Dispatcher) Reconsider() {
-	d.services.limits.settingsChanged()
+	d.services.limits.wake()
 	nodes, err := d.services.Nodes.List(labels.Everything())
 	if err != nil {
 		d.services.Logger.Error("nodes not listed from the cache", "err", err)

@@ -1,13 +1,11 @@
 package sop
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -22,7 +20,7 @@ import (
 // reservationGrace is how long a reservation outlives its procedure while the cache does not show yet what was done.
 const reservationGrace = time.Minute
 
-// limits bounds how many nodes of a pool are out of service, and how many destructive steps run in it. What others have
+// limits bounds how many nodes of a pool and of the cluster are out of service, and how many destructive steps run in them. What others have
 // taken out of service counts as well. The nodes and their tickets are the memory, so a restart forgets nothing; the
 // reservations here only bridge the time until the cache shows a write. Where there is no place, nodes wait in a list, the most
 // urgent first. It is safe for concurrent use.
@@ -31,8 +29,7 @@ type limits struct {
 	census  *census
 	metrics *Metrics
 	hold    time.Duration
-	// freed says of which limits the cache shows that a place may have become free, changed wakes who tends the waiting lists.
-	freed   map[policy.Limit]*atomic.Bool
+	// changed wakes who tends the waiting lists.
 	changed chan struct{}
 
 	mu sync.Mutex
@@ -62,13 +59,9 @@ func newLimits(s Services, c *census, visit func(node string)) *limits {
 		census:   c,
 		metrics:  s.Metrics,
 		hold:     s.Timing.Hold,
-		freed:    make(map[policy.Limit]*atomic.Bool),
 		changed:  make(chan struct{}, 1),
 		reserved: make(map[string]reservation),
 		inFlight: make(map[string]ticket.Action),
-	}
-	for _, limit := range policy.Limits() {
-		l.freed[limit] = new(atomic.Bool)
 	}
 	l.waiting = newWaitingLists(l.hold, visit, l.wake)
 	return l
@@ -91,6 +84,7 @@ func (l *limits) reserve(c policy.Claim) (reason string) {
 	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	defer l.offer(policy.LimitBudget, settings)
 	before, held := l.reserved[c.Node]
 	delete(l.reserved, c.Node)
 	how := takes
@@ -114,6 +108,7 @@ func (l *limits) vacancy(c policy.Claim, would bool) (reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if would {
+		defer l.offer(policy.LimitBudget, settings)
 		return l.room(c, comes, settings)
 	}
 	return l.room(c, looks, settings)
@@ -135,11 +130,12 @@ func (l *limits) held() (reserved, inFlight []string) {
 
 // release ends the reservation of a node whose procedure ended and left it cordoned, or not.
 func (l *limits) release(name string, cordoned bool) {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, held := l.reserved[name]; held {
 		l.reserved[name] = reservation{released: l.clock.Now(), cordoned: cordoned}
-		l.free(policy.LimitBudget)
+		l.offer(policy.LimitBudget, settings)
 	}
 }
 
@@ -153,62 +149,7 @@ func (l *limits) room(c policy.Claim, how manner, settings policy.Settings) (rea
 		l.heard(policy.LimitBudget, c.Node)
 		return ""
 	}
-	pool := settings.PoolNamed(e.pool)
-	size, out := l.outOfService(e.pool)
-	limit := pool.Allowed(size)
-	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, how, limit-len(out),
-		fmt.Sprintf("%d of %d nodes of pool %s are out of service, %d allowed%s", len(out), size, pool.Name, limit, someOf(out)))
-}
-
-// turn says why none of the free places is for the claim: there are not enough for it and for those before it. The words say how the
-// places are taken.
-func (l *limits) turn(of limitOf, c policy.Claim, how manner, free int, words string) (reason string) {
-	now := l.clock.Now()
-	switch how {
-	case looks:
-		if free > l.waiting.ahead(of, c, now) {
-			return ""
-		}
-		return words + l.waiting.place(of, c, now)
-	case stays:
-		if free > 0 {
-			return ""
-		}
-		return words
-	}
-	l.heard(of.limit, c.Node)
-	w := l.waiting.join(of, c, how == inPlace, now)
-	c = w.Claim // It knows since when the node waits.
-	unheard := len(l.unheard[of])
-	if free <= l.waiting.ahead(of, c, now)+unheard {
-		w.offered, w.passed = time.Time{}, false
-		l.waiting.ring(of, free-unheard, now)
-		return words + l.waiting.place(of, c, now) + l.settling(of, free)
-	}
-	if how == comes {
-		if w.offered.IsZero() {
-			w.offered = now
-			l.wake()
-		}
-	} else {
-		l.metrics.waited(of.limit, now.Sub(w.Since))
-		l.waiting.leave(of.limit, c.Node)
-		free--
-	}
-	l.waiting.ring(of, free-unheard, now)
-	return ""
-}
-
-// outOfService returns how many nodes the pool has, and names those that are out of service or about to be.
-func (l *limits) outOfService(pool string) (size int, out []string) {
-	sum := l.census.sumOf(pool)
-	out = sum.out
-	for name := range l.reserved {
-		if e := l.census.of(name); e != nil && e.pool == pool && l.holds(name, e) {
-			out = with(out, name)
-		}
-	}
-	return sum.size, out
+	return l.turn(limitOf{policy.LimitBudget, e.pool}, c, how, e.held, settings)
 }
 
 // holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.
@@ -235,14 +176,11 @@ func (l *limits) begin(node *corev1.Node, action ticket.Action, c policy.Claim, 
 	settings, own := l.census.catchUp(), l.census.read(node)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	pool := settings.PoolOf(node)
-	busy := l.destructive(pool.Name, node.Name, own)
-	limit := max(1, pool.MaxDestructive)
+	defer l.offer(policy.LimitDestructive, settings)
 	if _, has := l.inFlight[node.Name]; has {
 		how = stays
 	}
-	words := fmt.Sprintf("%d of %d destructive steps are running in pool %s%s", len(busy), limit, pool.Name, someOf(busy))
-	if reason := l.turn(limitOf{policy.LimitDestructive, pool.Name}, c, how, limit-len(busy), words); reason != "" {
+	if reason := l.turn(limitOf{policy.LimitDestructive, settings.PoolOf(node).Name}, c, how, own, settings); reason != "" {
 		return func() {}, reason
 	}
 	l.inFlight[node.Name] = action
@@ -254,41 +192,22 @@ func (l *limits) resume(name string, action ticket.Action) (release func()) {
 	if !action.Destructive() {
 		return func() {}
 	}
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.inFlight[name] = action
 	l.waiting.leave(policy.LimitDestructive, name)
 	l.heard(policy.LimitDestructive, name)
+	l.offer(policy.LimitDestructive, settings)
 	return func() { l.end(name) }
 }
 
 func (l *limits) end(name string) {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.inFlight, name)
-	l.free(policy.LimitDestructive)
-}
-
-// destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
-// steps in the journals that both wait for their order, as two leaders may leave them behind, the one that began earlier goes first.
-func (l *limits) destructive(pool, node string, own holding) []string {
-	busy := l.destroying(pool)
-	return slices.DeleteFunc(busy, func(other string) bool {
-		e := l.census.of(other)
-		both := own.destroys && e != nil && e.held.destroys
-		return other == node || both && cmp.Or(own.step.At.Compare(e.held.step.At), cmp.Compare(node, other)) < 0
-	})
-}
-
-// destroying names the nodes of the pool on which a destructive step runs.
-func (l *limits) destroying(pool string) []string {
-	busy := l.census.sumOf(pool).destroying
-	for name := range l.inFlight {
-		if e := l.census.of(name); e != nil && e.pool == pool {
-			busy = with(busy, name)
-		}
-	}
-	return busy
+	l.offer(policy.LimitDestructive, settings)
 }
 
 // someOf names the nodes that have the places, after a colon.

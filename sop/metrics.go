@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -208,10 +209,12 @@ func NewWaitingCollector(d *Dispatcher) *WaitingCollector {
 // Describe sends the description of the metric.
 func (c *WaitingCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.waiting }
 
-// Collect counts who waits in the pools that are configured, and in the default one.
+// Collect counts who waits in the pools that are configured, in the default one, and in all of them.
 func (c *WaitingCollector) Collect(ch chan<- prometheus.Metric) {
 	limits := c.dispatcher.services.limits
-	for _, pool := range poolNames(limits.census.settings(), map[string]int{policy.DefaultPool().Name: 0}) {
+	names := append(limits.bounded(limits.census.settings()), policy.DefaultName)
+	slices.Sort(names)
+	for _, pool := range slices.Compact(names) {
 		for _, limit := range policy.Limits() {
 			waiting := float64(len(limits.claims(limit, pool)))
 			ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, waiting, pool, string(limit))

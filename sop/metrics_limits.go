@@ -1,12 +1,8 @@
 package sop
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
+import "github.com/prometheus/client_golang/prometheus"
 
-	"aegis.io/aegis/sop/policy"
-)
-
-// LimitCollector shows how far the limits of the pools are used whenever it is scraped.
+// LimitCollector shows how far the limits of the pools and of the cluster are used whenever it is scraped.
 type LimitCollector struct {
 	dispatcher    *Dispatcher
 	places, taken *prometheus.Desc
@@ -30,43 +26,10 @@ func (c *LimitCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.taken
 }
 
-// Collect counts the places of all pools that have nodes.
+// Collect counts the places.
 func (c *LimitCollector) Collect(ch chan<- prometheus.Metric) {
-	_, uses := c.dispatcher.services.limits.uses()
-	for _, u := range uses {
-		for _, limit := range policy.Limits() {
-			ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(u.allowed(limit)), u.pool.Name, string(limit))
-			ch <- prometheus.MustNewConstMetric(c.taken, prometheus.GaugeValue, float64(len(u.taken[limit])), u.pool.Name, string(limit))
-		}
+	for _, s := range c.dispatcher.services.limits.states() {
+		ch <- prometheus.MustNewConstMetric(c.places, prometheus.GaugeValue, float64(s.Allowed), s.Pool, string(s.Limit))
+		ch <- prometheus.MustNewConstMetric(c.taken, prometheus.GaugeValue, float64(len(s.Taken)), s.Pool, string(s.Limit))
 	}
-}
-
-// use says how many nodes a pool has, and which of them have a place in a limit.
-type use struct {
-	pool  policy.Pool
-	size  int
-	taken map[policy.Limit][]string
-}
-
-// allowed returns how many places the limit has.
-func (u *use) allowed(limit policy.Limit) int {
-	if limit == policy.LimitBudget {
-		return u.pool.Allowed(u.size)
-	}
-	return max(1, u.pool.MaxDestructive)
-}
-
-// uses returns the use of each pool that has nodes, by its name, and the settings.
-func (l *limits) uses() (policy.Settings, map[string]*use) {
-	settings := l.census.catchUp()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	uses := make(map[string]*use)
-	for _, name := range l.census.inhabited() {
-		size, out := l.outOfService(name)
-		uses[name] = &use{pool: settings.PoolNamed(name), size: size, taken: map[policy.Limit][]string{
-			policy.LimitBudget: out, policy.LimitDestructive: l.destroying(name),
-		}}
-	}
-	return settings, uses
 }

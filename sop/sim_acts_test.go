@@ -201,13 +201,17 @@ func (o *oracle) stormy(m moment, key prom.Key, what string) {
 	if node == nil || incident != nil && incident.approved || o.c.mode(key.Condition) != prom.ModeAuto {
 		return
 	}
-	pool := o.c.poolOf(node)
-	if o.calmed(key.Condition, pool.name) || p.idle(key.Node, o.c.modeSet[key.Condition]) < simHeard {
-		return
-	}
-	limit := pool.stormNodes
-	if most := crowd(o.onsets(p, key, pool), pool.stormWindow); limit > 0 && most > limit {
-		m.violated("p%d %s although %s came over %d nodes of pool %s at once, %d allowed", p.id, what, key.Condition, most, pool.name, limit)
+	for _, pool := range o.c.limitsOf(node) {
+		if o.calmed(key.Condition, pool.name) || p.idle(key.Node, o.c.modeSet[key.Condition]) < simHeard {
+			return
+		}
+		limit := pool.stormNodes
+		if limit == 0 || pool.name == simEverywhere && !o.crossesPools(p, key.Condition) {
+			continue
+		}
+		if most := crowd(o.onsets(p, key, pool), pool.stormWindow); most > limit {
+			m.violated("p%d %s although %s came over %d nodes of %s at once, %d allowed", p.id, what, key.Condition, most, pool.name, limit)
+		}
 	}
 }
 
@@ -215,7 +219,7 @@ func (o *oracle) stormy(m moment, key prom.Key, what string) {
 func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []time.Time {
 	var onsets []time.Time
 	for name, node := range p.cache.Shown {
-		if o.c.poolOf(node).name != pool.name || inCareOfPeople(node) || time.Since(o.owned[name].at) < simHeard {
+		if !o.c.has(pool, node) || inCareOfPeople(node) || time.Since(o.owned[name].at) < simHeard {
 			continue
 		}
 		is := func(s prom.AegisNodeStatus) bool { return s.Condition == key.Condition }
@@ -263,13 +267,13 @@ func crowd(times []time.Time, span time.Duration) int {
 	return most
 }
 
-// keepsTheSlots judges how many destructive steps are in flight in the pool.
+// keepsTheSlots judges how many destructive steps are in flight in the pool and in the cluster.
 func keepsTheSlots(o *oracle, m moment) {
 	p, node := m.p, m.node
-	pool := o.c.poolOf(o.c.Nodes[node])
-	busy := o.busy(p, node, pool)
-	if len(busy) >= pool.maxDestructive {
-		m.violated("p%d destroys on %s while %v are being destroyed, %d allowed", p.id, node, busy, pool.maxDestructive)
+	for _, pool := range o.c.limitsOf(o.c.Nodes[node]) {
+		if busy := o.busy(p, node, pool); len(busy) >= pool.maxDestructive {
+			m.violated("p%d destroys on %s while %v are being destroyed, %d allowed in %s", p.id, node, busy, pool.maxDestructive, pool.name)
+		}
 	}
 }
 

@@ -122,7 +122,7 @@ func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 	case "paused":
 		return !o.closed(pool).IsZero()
 	case "storm":
-		return o.widespread(key.Condition, pool)
+		return o.widespread(key.Condition, pool) || o.c.bounds.stormNodes > 0 && o.widespread(key.Condition, o.c.bounds)
 	case "human_owned":
 		return r.broken || r.ticket != nil && r.ticket.open() && !r.ticket.owned()
 	case "in_progress", "duplicate":
@@ -149,7 +149,7 @@ func (o *oracle) awaitsPeople(verdict string, r simRecord) bool {
 func (o *oracle) widespread(condition string, pool simPoolSettings) bool {
 	n := 0
 	for key, s := range o.c.Faults {
-		if s.Holds && key.Condition == condition && o.c.poolOf(o.c.Nodes[key.Node]).name == pool.name {
+		if s.Holds && key.Condition == condition && o.c.has(pool, o.c.Nodes[key.Node]) {
 			n++
 		}
 	}
@@ -166,12 +166,16 @@ func (o *oracle) urgent(name string) bool {
 	return false
 }
 
-// full reports whether the pool has no room for the node.
+// full reports whether the pool, or the cluster, has no room for the node.
 func (o *oracle) full(name string) bool {
-	pool := o.c.poolOf(o.c.Nodes[name])
+	isFull := func(pool simPoolSettings) bool { return o.filled(name, pool) }
+	return slices.ContainsFunc(o.c.limitsOf(o.c.Nodes[name]), isFull)
+}
+
+func (o *oracle) filled(name string, pool simPoolSettings) bool {
 	size, out := 0, 0
 	for other, node := range o.c.Nodes {
-		if o.c.poolOf(node).name != pool.name {
+		if !o.c.has(pool, node) {
 			continue
 		}
 		size++

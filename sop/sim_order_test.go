@@ -39,10 +39,12 @@ func cordonsTheMostUrgent(o *oracle, m moment) {
 	if out := p.seen(m.node).out; !out.IsZero() && !out.After(m.sent) {
 		return
 	}
-	pool := o.c.poolOf(m.before)
-	size, out := o.outOfService(m, pool)
-	if t := recordOf(m.after).ticket; t != nil && len(out)+1 >= pool.allowed(size) {
-		o.overtakes(m, t, p.begun[m.node].at, "cordons", p.waitsForBudget)
+	t := recordOf(m.after).ticket
+	for _, pool := range o.c.limitsOf(m.before) {
+		size, out := o.outOfService(m, pool)
+		if t != nil && len(out)+1 >= pool.allowed(size) {
+			o.overtakes(m, pool, t, p.begun[m.node].at, "cordons", p.waitsForBudget, o.roomFor)
+		}
 	}
 }
 
@@ -53,21 +55,25 @@ func destroysOnTheMostUrgent(o *oracle, m moment) {
 	if _, begun := o.destroying[m.node]; begun || t == nil {
 		return // It has its slot already.
 	}
-	pool := o.c.poolOf(o.c.Nodes[m.node])
-	if len(o.busy(p, m.node, pool))+1 < pool.maxDestructive {
-		return
-	}
 	admitted := time.Time{}
 	for _, d := range p.verdicts.Node(m.node) {
 		if d.Condition == t.Condition && d.Verdict.Name == "execute" {
 			admitted = d.Since
 		}
 	}
-	o.overtakes(m, t, admitted, "destroys on", p.waitsForSlot)
+	for _, pool := range o.c.limitsOf(o.c.Nodes[m.node]) {
+		if len(o.busy(p, m.node, pool))+1 >= pool.maxDestructive {
+			o.overtakes(m, pool, t, admitted, "destroys on", p.waitsForSlot, o.slotFor)
+		}
+	}
 }
 
-// overtakes reports a node that takes a place which another one, more urgent, has waited for since before this one asked for it.
-func (o *oracle) overtakes(m moment, t *simTicket, asked time.Time, what string, waits func(*corev1.Node) (string, time.Time)) {
+// overtakes reports a node that takes the last place of the pool, or of the cluster, which another one, more urgent, has waited for since
+// before this one asked for it. One whose own pool has no room cannot use a place of the cluster.
+func (o *oracle) overtakes(
+	m moment, pool simPoolSettings, t *simTicket, asked time.Time, what string, waits func(*corev1.Node) (string, time.Time),
+	usable func(moment, *corev1.Node) bool,
+) {
 	p := m.p
 	if time.Since(o.c.Mended) < time.Minute {
 		return // Who could use the place may not know that the API server is back.
@@ -81,9 +87,8 @@ func (o *oracle) overtakes(m moment, t *simTicket, asked time.Time, what string,
 		began = f.Changed
 	}
 	aged := 1 + int(time.Since(latest(began, p.began))/simAging)
-	pool := o.c.poolOf(o.c.Nodes[m.node])
 	for name, node := range p.cache.Shown {
-		if name == m.node || o.c.poolOf(node).name != pool.name {
+		if name == m.node || !o.c.has(pool, node) || pool.name == simEverywhere && !usable(m, node) {
 			continue
 		}
 		condition, since := waits(node)
@@ -155,7 +160,7 @@ func (s *schedule) drawRush() {
 func (o *oracle) outOfService(m moment, pool simPoolSettings) (size int, out []string) {
 	p := m.p
 	for other, node := range p.cache.Shown {
-		if o.c.poolOf(node).name != pool.name {
+		if !o.c.has(pool, node) {
 			continue
 		}
 		size++
@@ -176,7 +181,7 @@ func (o *oracle) busy(p *simProcess, node string, pool simPoolSettings) (busy []
 	for other, step := range o.destroying {
 		seen := p.seen(other).destroyed
 		known := step.process == p.id || !seen.IsZero() && p.idle(node, seen) > simThought
-		if other != node && known && o.c.poolOf(o.c.Nodes[other]).name == pool.name {
+		if other != node && known && o.c.has(pool, o.c.Nodes[other]) {
 			busy = append(busy, other)
 		}
 	}

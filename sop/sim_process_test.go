@@ -262,7 +262,11 @@ func (p *simProcess) configured() policy.Settings {
 			p.productPools = append(p.productPools, pool.settings())
 		}
 	}
-	return policy.Settings{Paused: p.halted, Pools: slices.Clone(p.productPools)}
+	s := policy.Settings{Paused: p.halted, Pools: slices.Clone(p.productPools)}
+	if p.bounds.name != "" {
+		s.Cluster = p.bounds.settings()
+	}
+	return s
 }
 
 func (p simPoolSettings) settings() policy.Pool {

@@ -93,6 +93,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 		s.drawCheck()
 	}
 	s.drawPermission(seed)
+	s.drawClusterLimits(seed)
 	s.rng = rand.New(rand.NewPCG(seed, 5))
 	s.drawJobController()
 	s.drawElection(seed)

@@ -124,10 +124,10 @@ func keepsTheBudget(o *oracle, m moment) {
 	if out := p.seen(name).out; !out.IsZero() && !out.After(sent) {
 		return
 	}
-	pool := o.c.poolOf(o.c.Nodes[name])
-	size, out := o.outOfService(m, pool)
-	if len(out) >= pool.allowed(size) {
-		m.violated("p%d cordons %s beyond the budget %d of %d of pool %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.name, out)
+	for _, pool := range o.c.limitsOf(o.c.Nodes[name]) {
+		if size, out := o.outOfService(m, pool); len(out) >= pool.allowed(size) {
+			m.violated("p%d cordons %s beyond the budget %d of %d of %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.name, out)
+		}
 	}
 }
 

@@ -47,7 +47,9 @@ const (
 // cluster is the simulated world. Everything in it is guarded by its lock.
 type cluster struct {
 	*soptest.Cluster
-	pools  []simPoolSettings
+	pools []simPoolSettings
+	// bounds are the limits of the whole cluster. Without a name there are none.
+	bounds simPoolSettings
 	halted bool
 	// large is true for many nodes over days.
 	large bool

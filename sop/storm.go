@@ -13,7 +13,7 @@ import (
 	"aegis.io/aegis/sop/policy"
 )
 
-// front is one condition in one pool.
+// front is one condition in one pool, or in the cluster.
 type front struct {
 	condition string
 	pool      policy.Pool
@@ -245,18 +245,29 @@ func (w *stormWatch) weigh(node string) {
 	}
 }
 
-// fronts sums up where conditions hold that Aegis would act on.
+// fronts sums up where conditions hold that Aegis would act on. One that holds in several pools is a front of the cluster as well.
 func (w *stormWatch) fronts(settings policy.Settings) []front {
 	var list []front
-	for of, onsets := range w.spread {
-		list = append(list, front{
-			condition: of.condition, pool: settings.PoolNamed(of.pool), size: w.census.size(of.pool), onsets: slices.Collect(maps.Values(onsets)),
-		})
+	pools, everywhere := make(map[string]int), make(map[string][]time.Time)
+	for of, began := range w.spread {
+		onsets := slices.Collect(maps.Values(began))
+		list = append(list, w.front(of, settings, onsets))
+		pools[of.condition]++
+		everywhere[of.condition] = append(everywhere[of.condition], onsets...)
+	}
+	for condition, onsets := range everywhere {
+		if pools[condition] > 1 && settings.Cluster.Name != "" {
+			list = append(list, w.front(frontOf{condition, policy.ClusterName}, settings, onsets))
+		}
 	}
 	slices.SortFunc(list, func(a, b front) int {
 		return cmp.Or(cmp.Compare(a.condition, b.condition), cmp.Compare(a.pool.Name, b.pool.Name))
 	})
 	return list
+}
+
+func (w *stormWatch) front(of frontOf, settings policy.Settings, onsets []time.Time) front {
+	return front{condition: of.condition, pool: settings.PoolNamed(of.pool), size: w.census.size(of.pool), onsets: onsets}
 }
 
 // forget drops what is known: a new term learns from the Lease what goes on.
@@ -287,13 +298,20 @@ func (w *stormWatch) release(condition, pool string, o policy.Order) {
 	}
 }
 
-// holds says why a storm holds the condition in the pool. Empty means that none does.
+// holds says why a storm holds the condition in the pool. Empty means that none does. Of a storm of the pool and one of the cluster, that of
+// the pool decides: who releases it means these nodes.
 func (w *stormWatch) holds(condition, pool string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, s := range w.active {
-		if s.Is(condition, pool) && s.Released == nil {
-			return s.Why()
+	for _, where := range []string{pool, policy.ClusterName} {
+		for _, s := range w.active {
+			switch {
+			case !s.Is(condition, where):
+			case s.Released == nil:
+				return s.Why()
+			default:
+				return ""
+			}
 		}
 	}
 	return ""

@@ -62,26 +62,19 @@ func (l *limits) heard(limit policy.Limit, node string) {
 		}
 		if delete(names, node); len(names) == 0 {
 			delete(l.unheard, of)
-			l.waiting.ring(of, 1, l.clock.Now())
 		}
 	}
 }
 
-// settling says until when a free place is not given because it is not known yet who waits.
-func (l *limits) settling(of limitOf, free int) string {
-	if free <= 0 || len(l.unheard[of]) == 0 {
-		return ""
-	}
-	return "; Aegis has just begun to lead, and gives places once it knows who waits, at " + l.settled.UTC().Format(time.RFC3339) + " at the latest"
-}
-
 // stepBack says that nothing is known for which the node could use a place in the limits, at present or any more.
 func (l *limits) stepBack(node string, of ...policy.Limit) {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, limit := range of {
-		l.waiting.stepBack(limit, node, l.clock.Now())
+		l.waiting.stepBack(limit, node)
 		l.heard(limit, node)
+		l.offer(limit, settings)
 	}
 }
 
@@ -95,32 +88,13 @@ func (l *limits) bell(limit policy.Limit, node string) <-chan struct{} {
 	return nil
 }
 
-// free says that this process has given back a place in one of the limits.
-func (l *limits) free(limit policy.Limit) { l.waiting.ringAll(limit, l.clock.Now()) }
-
 // nodeChanged notes that the cache shows a node differently, which may have freed a place. It takes no lock.
 func (l *limits) nodeChanged(before, after *corev1.Node) {
 	out := func(n *corev1.Node) bool { return n.Spec.Unschedulable || !policy.IsReady(n) }
-	moved := before == nil || after == nil || !maps.Equal(before.Labels, after.Labels)
-	room := moved || out(before) && !out(after)
-	slot := moved || before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation]
-	if room {
-		l.freed[policy.LimitBudget].Store(true)
-	}
-	if slot {
-		l.freed[policy.LimitDestructive].Store(true)
-	}
-	if room || slot {
+	if before == nil || after == nil || !maps.Equal(before.Labels, after.Labels) || out(before) && !out(after) ||
+		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] {
 		l.wake()
 	}
-}
-
-// settingsChanged notes that the limits themselves may be others.
-func (l *limits) settingsChanged() {
-	for _, freed := range l.freed {
-		freed.Store(true)
-	}
-	l.wake()
 }
 
 // wake has the waiting lists tended.
@@ -133,17 +107,16 @@ func (l *limits) wake() {
 
 // tend offers the places that have become free, and those that were offered and not taken. It returns when to look again.
 func (l *limits) tend() time.Time {
+	settings := l.census.catchUp()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock.Now()
-	over := !l.settled.IsZero() && !now.Before(l.settled)
-	if over {
+	if !l.settled.IsZero() && !now.Before(l.settled) {
 		l.unheard, l.settled = make(map[limitOf]map[string]bool), time.Time{}
 	}
-	for limit, freed := range l.freed {
-		if freed.Swap(false) || over {
-			l.waiting.ringAll(limit, now)
-		}
+	l.waiting.tend(now) // Who is passed over makes room for others.
+	for _, limit := range policy.Limits() {
+		l.offer(limit, settings)
 	}
 	next := l.waiting.tend(now)
 	if !l.settled.IsZero() && (next.IsZero() || l.settled.Before(next)) {
@@ -152,39 +125,11 @@ func (l *limits) tend() time.Time {
 	return next
 }
 
-// claims returns who waits for a place in the limit of the pool, in their order.
+// claims returns who waits for a place in the limit of the pool, or of the cluster, in their order.
 func (l *limits) claims(limit policy.Limit, pool string) []policy.Claim {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.waiting.claims(limitOf{limit, pool}, l.clock.Now())
-}
-
-// states returns the limits of all pools that have nodes, or are configured.
-func (l *limits) states() ([]policy.LimitState, error) {
-	settings, uses := l.uses()
-	var states []policy.LimitState
-	for _, name := range poolNames(settings, uses) {
-		u := uses[name]
-		if u == nil {
-			u = &use{pool: settings.PoolNamed(name)}
-		}
-		for _, limit := range policy.Limits() {
-			states = append(states, policy.LimitState{
-				Pool: name, Limit: limit, Allowed: u.allowed(limit), Taken: u.taken[limit], Waiting: l.claims(limit, name),
-			})
-		}
-	}
-	return states, nil
-}
-
-// poolNames returns the pools of the configuration, and those that have nodes, sorted.
-func poolNames[T any](settings policy.Settings, pools map[string]T) []string {
-	names := slices.Collect(maps.Keys(pools))
-	for _, p := range settings.Pools {
-		names = append(names, p.Name)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return l.waiting.claims(limit, pool, l.clock.Now())
 }
 
 // NodeChanged notes that the cache shows a node differently from now on; before is nil for a new one, after for one that is gone. It
@@ -195,8 +140,8 @@ func (d *Dispatcher) NodeChanged(before, after *corev1.Node) {
 	d.requests.changed(before, after)
 }
 
-// Limits returns the limits of all pools, with who has a place in them and who waits for one.
-func (d *Dispatcher) Limits() ([]policy.LimitState, error) { return d.services.limits.states() }
+// Limits returns the limits of all pools and of the cluster, with who has a place in them and who waits for one.
+func (d *Dispatcher) Limits() ([]policy.LimitState, error) { return d.services.limits.states(), nil }
 
 // keepTurns hands places over as they become free.
 func (d *Dispatcher) keepTurns(ctx context.Context) error {

@@ -16,8 +16,9 @@ import (
 // line is a pool with one slot for destructive steps and one place in its budget, and the nodes that were woken for it.
 type line struct {
 	*limits
-	nodes map[string]*corev1.Node
-	woken []string
+	nodes   map[string]*corev1.Node
+	woken   []string
+	version int
 }
 
 func newLine(size int) *line {
@@ -167,57 +168,76 @@ func TestNobodyWaitsForEver(t *testing.T) {
 	})
 }
 
-// Whatever makes room, the first is woken; and no other change wakes anybody.
+// Whatever makes room, the first is woken, once; and no other change wakes anybody.
 func TestWhatFreesAPlace(t *testing.T) {
 	t.Parallel()
-	node := func(change func(*corev1.Node)) *corev1.Node {
-		n := testNode("n0", "")
-		change(n)
-		return n
-	}
-	fine := node(func(*corev1.Node) {})
-	cordoned := node(func(n *corev1.Node) { n.Spec.Unschedulable = true })
-	silent := node(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) })
-	moved := node(func(n *corev1.Node) { n.Labels = map[string]string{"pool": "other"} })
-	busy := node(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.Annotation: "a ticket"} })
+	destroying := ownTicket("GpuHung")
+	require.NoError(t, destroying.Record(ticket.Reboot, 1, ticket.Running, time.Now(), ""))
+	text := encoded(t, destroying)
+	fine := func(*corev1.Node) {}
+	cordoned := func(n *corev1.Node) { n.Spec.Unschedulable = true }
+	silent := func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) }
+	busy := func(n *corev1.Node) { n.Annotations = map[string]string{ticket.Annotation: text} }
+	out := func(n *corev1.Node) { cordoned(n); busy(n) }
 	for name, tt := range map[string]struct {
-		before, after *corev1.Node
-		budget, slot  bool
+		before, after func(*corev1.Node)
+		rung          []string
 	}{
-		"an uncordon":        {cordoned, fine, true, false},
-		"readiness":          {silent, fine, true, false},
-		"a deletion":         {fine, nil, true, true},
-		"a new node":         {nil, fine, true, true},
-		"another pool":       {fine, moved, true, true},
-		"a ticket":           {busy, fine, false, true},
-		"a cordon":           {fine, cordoned, false, false},
-		"a cordon of silent": {silent, cordoned, false, false},
+		"an uncordon":                    {cordoned, fine, []string{"n1"}},
+		"readiness":                      {silent, fine, []string{"n1"}},
+		"a deletion":                     {out, nil, []string{"n1", "n2"}},
+		"a ticket":                       {busy, fine, []string{"n2"}},
+		"a node in other hands":          {busy, func(n *corev1.Node) { busy(n); n.Annotations[ticket.Annotation] = "theirs" }, []string{"n2"}},
+		"a cordon of one that is silent": {silent, cordoned, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newLine(4)
-				require.Empty(t, w.reserve(claimed("n3", 3)))
-				_, _ = w.slot(claimed("n3", 3))
-				require.NotEmpty(t, w.vacancy(claimed("n1", 2), true))
-				_, reason := w.slot(claimed("n2", 2))
-				require.NotEmpty(t, reason)
-				w.nodeChanged(tt.before, tt.after)
-				w.tend()
-				var want []string
-				if tt.budget {
-					want = append(want, "n1")
+				before := w.change("n0", tt.before)
+				_ = w.vacancy(claimed("n1", 2), true)
+				_, _ = w.slot(claimed("n2", 2))
+				w.rung()
+				if tt.after == nil {
+					w.census.see(before, nil)
+				} else {
+					w.change("n0", tt.after)
 				}
-				if tt.slot {
-					want = append(want, "n2")
-				}
-				require.ElementsMatch(t, want, w.rung())
-				w.settingsChanged()
 				w.tend()
-				require.ElementsMatch(t, []string{"n1", "n2"}, append(want, w.rung()...), "once each: the offer stands")
+				require.ElementsMatch(t, tt.rung, w.rung())
+				w.tend()
+				require.Empty(t, w.rung(), "once: the offer stands")
 			})
 		})
 	}
+}
+
+// change changes a node as it was in the beginning, and tells the account of it.
+func (w *line) change(name string, change func(*corev1.Node)) *corev1.Node {
+	w.version++
+	node := testNode(name, w.nodes[name].UID)
+	node.ResourceVersion = fmt.Sprint(1000 + w.version)
+	change(node)
+	w.census.see(w.nodes[name], node)
+	w.nodes[name] = node
+	return node
+}
+
+// More room by the settings wakes as many as there is room for.
+func TestSettingsMakeRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newLine(6)
+		require.Empty(t, w.reserve(claimed("n0", 2)))
+		for _, node := range []string{"n1", "n2", "n3"} {
+			require.NotEmpty(t, w.vacancy(claimed(node, 3), true))
+		}
+		settings := w.census.settings()
+		settings.Pools[0].MaxPercent = 50
+		w.census.settings = func() policy.Settings { return settings }
+		w.tend()
+		require.Equal(t, []string{"n1", "n2"}, w.rung())
+	})
 }
 
 // A step that waits in place hears its bell; it is not visited.

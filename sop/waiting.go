@@ -8,9 +8,9 @@ import (
 	"aegis.io/aegis/sop/policy"
 )
 
-// waitingLists are the nodes that wait for a place in the limits of their pools, one list for each limit of a pool. A place that is
-// free is offered to the first in the list, who is woken, and stays with it for a while. Who does not take it in that time is passed
-// over. It is not safe for concurrent use: limits guards it.
+// waitingLists are the nodes that wait for a place in the limits of their pools and of the cluster, one list for each limit of a pool. A
+// place that is free is offered to the first that can use it, who is woken, and stays with it for a while. Who does not take it in that
+// time is passed over. It is not safe for concurrent use: limits guards it.
 type waitingLists struct {
 	// keep is how long a node that does not ask any more stays in its list, offer how long a place is kept for who was offered it.
 	keep, offer time.Duration
@@ -30,6 +30,7 @@ type limitOf struct {
 // waiter is a node in a list.
 type waiter struct {
 	policy.Claim
+	pool string
 	// asked is when the node asked last, offered when it was offered a place, zero while it is not.
 	asked, offered time.Time
 	// passed says that it did not take its place in time, away that something else stands against it at present.
@@ -60,7 +61,7 @@ func (l *waitingLists) join(of limitOf, c policy.Claim, inPlace bool, now time.T
 	}
 	w := l.lists[of][c.Node]
 	if w == nil {
-		w = &waiter{Claim: policy.Claim{Since: now}}
+		w = &waiter{Claim: policy.Claim{Since: now}, pool: of.pool}
 		l.lists[of][c.Node] = w
 	}
 	c.Since = w.Since
@@ -94,87 +95,53 @@ func (l *waitingLists) find(limit policy.Limit, node string) (limitOf, *waiter) 
 }
 
 // stepBack has a node that cannot use a place at present let others go first. It keeps the time that it has waited if it soon asks again.
-func (l *waitingLists) stepBack(limit policy.Limit, node string, now time.Time) {
-	of, w := l.find(limit, node)
-	if w == nil || w.away {
+func (l *waitingLists) stepBack(limit policy.Limit, node string) {
+	if _, w := l.find(limit, node); w != nil && !w.away {
+		w.away, w.passed, w.offered = true, false, time.Time{}
+	}
+}
+
+// standing returns those who take places in the limit before those behind them, in all pools, in their order.
+func (l *waitingLists) standing(limit policy.Limit, now time.Time) []*waiter {
+	return l.ordered(limit, policy.ClusterName, (*waiter).stands, now)
+}
+
+// ring offers a place to a waiter and wakes it, unless it was offered one before.
+func (l *waitingLists) ring(w *waiter, now time.Time) {
+	if !w.offered.IsZero() {
 		return
 	}
-	held := !w.offered.IsZero() && !w.passed
-	w.away, w.passed, w.offered = true, false, time.Time{}
-	if held {
-		l.ring(of, 1, now)
-	}
-}
-
-// ahead counts who takes a place before the claim.
-func (l *waitingLists) ahead(of limitOf, c policy.Claim, now time.Time) (n int) {
-	for _, w := range l.lists[of] {
-		if w.Node != c.Node && w.stands() && w.Before(c, now) {
-			n++
-		}
-	}
-	return n
-}
-
-// ring offers places to the first in the list, as many as are free, and wakes those that were not offered one before.
-func (l *waitingLists) ring(of limitOf, free int, now time.Time) {
-	l.sweep(of, now)
-	if free <= 0 || len(l.lists[of]) == 0 {
+	w.offered = now
+	l.offered()
+	if w.bell == nil {
+		l.visit(w.Node)
 		return
 	}
-	for _, w := range l.ordered(of, (*waiter).stands, now) {
-		if free--; free < 0 {
-			return
-		}
-		if !w.offered.IsZero() {
-			continue
-		}
-		w.offered = now
-		l.offered()
-		if w.bell == nil {
-			l.visit(w.Node)
-			continue
-		}
-		select {
-		case w.bell <- struct{}{}:
-		default:
-		}
+	select {
+	case w.bell <- struct{}{}:
+	default:
 	}
 }
 
-// ringAll offers a place to the first of each list of the limit, where one may have become free.
-func (l *waitingLists) ringAll(limit policy.Limit, now time.Time) {
-	for of := range l.lists {
-		if of.limit == limit {
-			l.ring(of, 1, now)
-		}
-	}
-}
-
-// sweep drops who has not asked for long, and passes over who did not take the place that it was offered. It reports whether it did so.
-func (l *waitingLists) sweep(of limitOf, now time.Time) (passed bool) {
+// sweep drops who has not asked for long, and passes over who did not take the place that it was offered.
+func (l *waitingLists) sweep(of limitOf, now time.Time) {
 	for node, w := range l.lists[of] {
-		if now.Sub(w.asked) > l.keep {
-			passed = passed || !w.offered.IsZero() && w.stands()
+		switch {
+		case now.Sub(w.asked) > l.keep:
 			delete(l.lists[of], node)
-			continue
-		}
-		if !w.offered.IsZero() && !w.passed && now.Sub(w.offered) >= l.offer {
-			w.passed, passed = true, true
+		case !w.offered.IsZero() && now.Sub(w.offered) >= l.offer:
+			w.passed = true
 		}
 	}
 	if len(l.lists[of]) == 0 {
 		delete(l.lists, of)
 	}
-	return passed
 }
 
-// tend hands on the places that were not taken in time, and returns when to look again, zero if nothing is offered.
+// tend passes over who did not take a place in time, and returns when to look again, zero if nothing is offered.
 func (l *waitingLists) tend(now time.Time) (next time.Time) {
 	for of := range l.lists {
-		if l.sweep(of, now) {
-			l.ring(of, 1, now)
-		}
+		l.sweep(of, now)
 		for _, w := range l.lists[of] {
 			if w.offered.IsZero() || w.passed {
 				continue
@@ -187,12 +154,18 @@ func (l *waitingLists) tend(now time.Time) (next time.Time) {
 	return next
 }
 
-// ordered returns the waiters of whom that is true, in their order.
-func (l *waitingLists) ordered(of limitOf, is func(*waiter) bool, now time.Time) []*waiter {
+// ordered returns the waiters in the pool, or in all of them, of whom that is true, in their order.
+func (l *waitingLists) ordered(limit policy.Limit, pool string, is func(*waiter) bool, now time.Time) []*waiter {
 	var all []*waiter
-	for _, w := range l.lists[of] {
-		if is(w) {
-			all = append(all, w)
+	for of := range l.lists {
+		if of.limit != limit || of.pool != pool && pool != policy.ClusterName {
+			continue
+		}
+		l.sweep(of, now)
+		for _, w := range l.lists[of] {
+			if is(w) {
+				all = append(all, w)
+			}
 		}
 	}
 	slices.SortFunc(all, func(a, b *waiter) int {
@@ -204,31 +177,35 @@ func (l *waitingLists) ordered(of limitOf, is func(*waiter) bool, now time.Time)
 	return all
 }
 
-// claims returns who waits, in their order.
-func (l *waitingLists) claims(of limitOf, now time.Time) []policy.Claim {
-	l.sweep(of, now)
+// claims returns who waits in the pool, or in all of them, in their order.
+func (l *waitingLists) claims(limit policy.Limit, pool string, now time.Time) []policy.Claim {
 	var claims []policy.Claim
-	for _, w := range l.ordered(of, func(w *waiter) bool { return !w.away }, now) {
+	for _, w := range l.ordered(limit, pool, func(w *waiter) bool { return !w.away }, now) {
 		claims = append(claims, w.Claim)
 	}
 	return claims
 }
 
-// place says in words where the claim stands in the list. Empty when nobody else waits.
-func (l *waitingLists) place(of limitOf, c policy.Claim, now time.Time) string {
+// place says in words where the claim stands among those who wait in the pool, or in all of them. Empty when nobody else waits.
+func (l *waitingLists) place(limit policy.Limit, pool string, c policy.Claim, now time.Time) string {
 	before, others := 0, 0
 	var last *waiter
-	for _, w := range l.lists[of] {
-		if w.away || w.Node == c.Node {
+	for of, list := range l.lists {
+		if of.limit != limit || of.pool != pool && pool != policy.ClusterName {
 			continue
 		}
-		others++
-		if !w.Before(c, now) {
-			continue
-		}
-		before++
-		if last == nil || last.Before(w.Claim, now) {
-			last = w
+		for _, w := range list {
+			if w.away || w.Node == c.Node {
+				continue
+			}
+			others++
+			if !w.Before(c, now) {
+				continue
+			}
+			before++
+			if last == nil || last.Before(w.Claim, now) {
+				last = w
+			}
 		}
 	}
 	switch {

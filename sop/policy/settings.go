@@ -20,7 +20,15 @@ type Settings struct {
 	IntakeTaints []IntakeTaint
 	// Pools are the groups of nodes with limits of their own. A node belongs to the first one that selects it.
 	Pools []Pool
+	// Cluster bounds all nodes together, whatever their pools. One without a name sets no bound.
+	Cluster Pool
 }
+
+// The names that no configured pool may have: DefaultName is that of the nodes that no pool selects, ClusterName that of all nodes.
+const (
+	DefaultName = "default"
+	ClusterName = "cluster"
+)
 
 // Pool is a group of nodes with limits of its own.
 type Pool struct {
@@ -31,8 +39,9 @@ type Pool struct {
 	// MaxPercent and MaxNodes bound how many nodes of the pool may be out of service, whoever took them out. The smaller
 	// one wins, but one node is always allowed. Zero MaxNodes sets no absolute bound.
 	MaxPercent, MaxNodes int
-	// MaxDestructive bounds how many destructive steps may run in the pool at the same time.
-	MaxDestructive int
+	// MaxDestructive bounds how many destructive steps may run in the pool at the same time, MaxDestructivePercent by the share of its
+	// nodes. The smaller one wins, but one step is always allowed. Zero sets no such bound.
+	MaxDestructive, MaxDestructivePercent int
 	// StormPercent and StormNodes are how many nodes one condition may begin on within StormWindow; on more it is a storm. The
 	// smaller one wins; zero sets no bound. A storm is over when for StormRelease the condition holds on no more than half of that.
 	StormPercent, StormNodes  int
@@ -52,9 +61,18 @@ type Pool struct {
 // DefaultPool holds the nodes that no configured pool selects, with the limits of a pool that sets none.
 func DefaultPool() Pool {
 	return Pool{
-		Name: "default", Selector: labels.Everything(), MaxPercent: 10, MaxDestructive: 1,
+		Name: DefaultName, Selector: labels.Everything(), MaxPercent: 10, MaxDestructive: 1,
 		StormPercent: 20, StormWindow: 10 * time.Minute, StormRelease: 5 * time.Minute,
 		MaxIncidents: 5, MaxRepeats: 3, IncidentWindow: 7 * 24 * time.Hour, Profile: "default",
+	}
+}
+
+// DefaultCluster bounds all nodes together where nothing else is configured.
+func DefaultCluster() Pool {
+	p := DefaultPool()
+	return Pool{
+		Name: ClusterName, Selector: labels.Everything(), MaxPercent: p.MaxPercent, MaxDestructivePercent: 2,
+		StormPercent: p.StormPercent, StormWindow: p.StormWindow, StormRelease: p.StormRelease,
 	}
 }
 
@@ -68,8 +86,11 @@ func (s Settings) PoolOf(node *corev1.Node) Pool {
 	return DefaultPool()
 }
 
-// PoolNamed returns the pool of the name, the default one if there is none.
+// PoolNamed returns the pool of the name, the default one if there is none. The whole cluster has a name as well.
 func (s Settings) PoolNamed(name string) Pool {
+	if name == ClusterName {
+		return s.Cluster
+	}
 	for _, p := range s.Pools {
 		if p.Name == name {
 			return p
@@ -85,6 +106,26 @@ func (p Pool) Allowed(size int) int {
 		n = min(n, p.MaxNodes)
 	}
 	return max(1, n)
+}
+
+// Slots is how many destructive steps may run in the pool at the same time.
+func (p Pool) Slots(size int) int {
+	n := p.MaxDestructive
+	if p.MaxDestructivePercent > 0 {
+		share := size * p.MaxDestructivePercent / 100
+		if n = min(n, share); p.MaxDestructive == 0 {
+			n = share
+		}
+	}
+	return max(1, n)
+}
+
+// Title names the pool, or the cluster, in a sentence.
+func (p Pool) Title() string {
+	if p.Name == ClusterName {
+		return "the cluster"
+	}
+	return "pool " + p.Name
 }
 
 // Excluded reports whether a person has taken the node out of the hands of Aegis.

@@ -8,7 +8,7 @@ import (
 // minStorm is the number of nodes up to which a percentage of a small pool is no storm.
 const minStorm = 3
 
-// Storm is one condition that begins on so many nodes of a pool within a short time that the nodes are not to blame: the rule is
+// Storm is one condition that begins on so many nodes of a pool, or of all pools together, within a short time that the nodes are not to blame: the rule is
 // wrong, or something that they share is broken. It holds the repair of that condition until it has abated, or until a person
 // releases it.
 type Storm struct {
@@ -30,7 +30,7 @@ func (s Storm) Is(condition, pool string) bool {
 
 // Why says why the storm holds a repair.
 func (s Storm) Why() string {
-	return fmt.Sprintf("it began on %d nodes of pool %s at once, and more than %d are a storm", s.Nodes, s.Pool, s.Limit)
+	return fmt.Sprintf("it began on %d nodes of %s at once, and more than %d are a storm", s.Nodes, Pool{Name: s.Pool}.Title(), s.Limit)
 }
 
 // StormLimit is the number of nodes that a condition may begin on within the window without being a storm. 0 means that there

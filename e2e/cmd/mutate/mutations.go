@@ -93,12 +93,21 @@ func limits() []mutation {
 		{"no room needed to cordon", bounded, "sop/limits.go", "	if reason := l.room(c, how, settings); reason != \"\" {", "	if reason := l.room(c, how, settings); false {"},
 		{"cordons of others not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return !policy.IsReady(e.node)"},
 		{"nodes that are not ready not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return e.node.Spec.Unschedulable"},
-		{"own reservations not counted", bounded, "sop/limits.go", "e.pool == pool && l.holds(name, e) {", "false {"},
-		{"no slot needed to destroy", bounded, "sop/limits.go", "words); reason != \"\" {\n		return func() {}, reason", "words); false {\n		return func() {}, reason"},
+		{"own reservations not counted", bounded, "sop/places.go", "e.in(pool) && l.holds(name, e) {", "false {"},
+		{"no slot needed to destroy", bounded, "sop/limits.go", "own, settings); reason != \"\" {\n		return func() {}, reason", "own, settings); false {\n		return func() {}, reason"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
 		{"repeat offender repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender)", "Needs: NodeFact, Judge: unlessSeldom(repeatOffender)"},
-		{"storm ignored", bounded, "sop/storm.go", "		if s.Is(condition, pool) && s.Released == nil {", "		if false {"},
+		{"storm ignored", bounded, "sop/storm.go", "			case s.Released == nil:\n				return s.Why()", "			case s.Released == nil:\n				return \"\""},
+		{
+			"budget of the cluster dropped", bounded, "sop/places.go", "	if limit == policy.LimitBudget {\n		p.size, p.taken",
+			"	if limit == policy.LimitBudget {\n		if pool.Name == policy.ClusterName {\n			p.allowed = math.MaxInt\n			return p\n		}\n		p.size, p.taken",
+		},
+		{
+			"slots of the cluster dropped", bounded, "sop/places.go", "	p.allowed = pool.Slots(p.size)\n",
+			"	if p.allowed = pool.Slots(p.size); pool.Name == policy.ClusterName {\n		p.allowed = math.MaxInt\n	}\n",
+		},
+		{"storm of the cluster not found", bounded, "sop/storm.go", "if pools[condition] > 1 && settings.Cluster.Name", "if pools[condition] > 100 && settings.Cluster.Name"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
 }
@@ -106,10 +115,11 @@ func limits() []mutation {
 func waiting() []mutation {
 	return []mutation{
 		{
-			"place in the budget given to the first to ask", inOrder, "sop/limits.go", "	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, how,",
-			"	return l.turn(limitOf{policy.LimitBudget, pool.Name}, c, stays,",
+			"place in the budget given to the first to ask", inOrder, "sop/limits.go", "	return l.turn(limitOf{policy.LimitBudget, e.pool}, c, how,",
+			"	return l.turn(limitOf{policy.LimitBudget, e.pool}, c, stays,",
 		},
 		{"slot given to the first to ask", inOrder, "sop/limits.go", "	if _, has := l.inFlight[node.Name]; has {", "	if true {"},
+		{"place of the cluster given to the first to ask", inOrder, "sop/places.go", "		if l.give(w) && lacking() != nil {", "		if w.pool == in.pool.Name && l.give(w) && lacking() != nil {"},
 		{"uncordon not counted", counted, "sop/census.go", "		t.out = without(t.out, name)\n", ""},
 		{"own write not counted", counted, "sop/census.go", "		node = w\n", ""},
 	}
