@@ -60,6 +60,13 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return &usageError{err}
 	}
+	for _, file := range slices.Sorted(maps.Keys(configs)) {
+		for _, warning := range configs[file].wideLimits() {
+			if _, err := fmt.Fprintf(stdout, "%s: warning: %s\n", file, warning); err != nil {
+				return fmt.Errorf("check: %w", err)
+			}
+		}
+	}
 	if err := tellExecutables(catalogue, stdout); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

@@ -506,6 +506,22 @@ func (l limitsConfig) cluster() (policy.Pool, error) {
 	))
 }
 
+// wideLimits names the limits of pools that allow more than those of the cluster, which hold above them.
+func (c config) wideLimits() []string {
+	settings, err := c.settings()
+	if err != nil {
+		return nil
+	}
+	var wide []string
+	for i, p := range settings.Pools {
+		if all := settings.Cluster; p.MaxPercent > all.MaxPercent {
+			wide = append(wide, fmt.Sprintf("pools[%d].maxOutOfServicePercent is %d: of all nodes together no more than limits.maxOutOfServicePercent %d may be out of service",
+				i, p.MaxPercent, all.MaxPercent))
+		}
+	}
+	return wide
+}
+
 // bound is a limit and the range that it must be in.
 type bound struct {
 	name               string

@@ -135,6 +135,24 @@ func TestDefaultsOfPoolsAreDocumented(t *testing.T) {
 	require.Zero(t, pool.StormNodes, "the page says that there is no bound")
 }
 
+func TestDefaultsOfLimitsAreDocumented(t *testing.T) {
+	t.Parallel()
+	rows := table(t, section(t, configurationPage, "aegis.yaml"))
+	cluster := policy.DefaultCluster()
+	for name, want := range map[string]string{
+		"maxOutOfServicePercent": strconv.Itoa(cluster.MaxPercent),
+		"maxDestructivePercent":  strconv.Itoa(cluster.MaxDestructivePercent),
+		"stormPercent":           strconv.Itoa(cluster.StormPercent),
+		"stormWindow":            "10m",
+		"stormRelease":           "5m",
+	} {
+		require.Equal(t, want, rows["limits."+name][0], name)
+	}
+	require.Equal(t, 10*time.Minute, cluster.StormWindow)
+	require.Equal(t, 5*time.Minute, cluster.StormRelease)
+	require.Zero(t, cluster.MaxNodes+cluster.MaxDestructive+cluster.StormNodes, "the page says that there is no bound")
+}
+
 func TestDocumentedConfigurationLoads(t *testing.T) {
 	t.Parallel()
 	blocks := codeBlocks(section(t, configurationPage, "aegis.yaml"), "yaml")

@@ -30,6 +30,7 @@ type Config struct {
 	Jobs               Jobs           `yaml:"jobs,omitempty"`
 	LeaderElection     LeaderElection `yaml:"leaderElection,omitempty"`
 	Pools              []Pool         `yaml:"pools,omitempty"`
+	Limits             Limits         `yaml:"limits,omitempty"`
 	Auth               Auth           `yaml:"auth,omitempty"`
 
 	// Overlay is the text of conditions.yaml, which overrides the embedded catalogue. Empty writes none. It is not a part
@@ -104,6 +105,16 @@ type Pool struct {
 	IncidentWindow         time.Duration `yaml:"incidentWindow,omitempty"`
 }
 
+// Limits is the field limits of aegis.yaml.
+type Limits struct {
+	MaxOutOfServicePercent *int `yaml:"maxOutOfServicePercent,omitempty"`
+	MaxOutOfService        int  `yaml:"maxOutOfService,omitempty"`
+	MaxDestructivePercent  *int `yaml:"maxDestructivePercent,omitempty"`
+	MaxDestructive         int  `yaml:"maxDestructive,omitempty"`
+	StormPercent           *int `yaml:"stormPercent,omitempty"`
+	StormNodes             int  `yaml:"stormNodes,omitempty"`
+}
+
 // Auth is the field auth of aegis.yaml.
 type Auth struct {
 	Tokens       []Token `yaml:"tokens,omitempty"`
@@ -133,6 +144,8 @@ func Fast(prometheus string, alertmanagers []string) Config {
 		PollInterval:   500 * time.Millisecond,
 		Jobs:           Jobs{PollInterval: 500 * time.Millisecond},
 		ConfirmFor:     time.Second,
+		// The tests have a few nodes, and say themselves how many of them may be out of service.
+		Limits:         Limits{MaxOutOfServicePercent: new(100), MaxDestructivePercent: new(100), StormPercent: new(100)},
 		LeaderElection: LeaderElection{LeaseDuration: 5 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: time.Second},
 	}
 	for _, url := range alertmanagers {
