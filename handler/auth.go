@@ -254,11 +254,18 @@ func bearerToken(header http.Header) (string, bool) {
 func forwarding(header http.Header) string {
 	for name := range header {
 		known := slices.Contains([]string{"Forwarded", "Via", "X-Real-Ip", "True-Client-Ip", "Cf-Connecting-Ip"}, name)
-		if known || strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Envoy-") {
+		if known || strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Envoy-") || strings.HasPrefix(name, "L5d-") {
 			return name
 		}
 	}
 	return ""
+}
+
+// fromThisHost reports whether the peer has the address that a program of this host has which asks for localhost. A proxy of a mesh gives
+// others of 127.0.0.0/8 to what it forwards, also where it adds no header: that of Istio 127.0.0.6.
+func fromThisHost(peer netip.Addr) bool {
+	peer = peer.Unmap()
+	return peer == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || peer == netip.IPv6Loopback()
 }
 
 // authorizeLoopback trusts the peer's address alone: a header can say anything. A web page in a browser on this host
@@ -271,7 +278,7 @@ func authorizeLoopback(r *http.Request, need Role) (string, error) {
 		return "", problemf(http.StatusForbidden, "the header %s says that the request is not from this host; configure a token with the role %s", header, need)
 	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !peer.Addr().IsLoopback() {
+	if err != nil || !fromThisHost(peer.Addr()) {
 		return "", problemf(http.StatusForbidden, "without token files only loopback may do this; configure a token with the role %s", need)
 	}
 	return identityLoopback, checkOrigin(r, need)

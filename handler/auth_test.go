@@ -265,7 +265,7 @@ func TestTokensAreNeverTold(t *testing.T) {
 func TestLoopbackAlone(t *testing.T) {
 	t.Parallel()
 	for address, ok := range map[string]bool{
-		"127.0.0.1:4711": true, "127.8.9.10:1": true, "[::1]:4711": true, "[::ffff:127.0.0.1]:4711": true,
+		"127.0.0.1:4711": true, "127.8.9.10:1": false, "127.0.0.6:40001": false, "[::ffff:127.0.0.6]:1": false, "[::1]:4711": true, "[::ffff:127.0.0.1]:4711": true,
 		"192.0.2.1:4711": false, "[2001:db8::1]:80": false, "0.0.0.0:1": false, "10.0.0.1:1": false,
 		"localhost:80": false, "127.0.0.1": false, "@": false, "": false, "pipe": false, "[fe80::1%lo]:1": false,
 	} {
@@ -287,6 +287,7 @@ func TestForwardedIsNotLoopback(t *testing.T) {
 	t.Parallel()
 	for _, header := range []string{
 		"X-Forwarded-For", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "True-Client-IP", "Via", "x-envoy-external-address", "X-Forwarded-Client-Cert",
+		"l5d-client-id",
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.RemoteAddr = "127.0.0.1:4711"
