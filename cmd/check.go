@@ -60,12 +60,8 @@ func check(files []string, stdout io.Writer, procedures sop.Procedures) error {
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return &usageError{err}
 	}
-	for _, file := range slices.Sorted(maps.Keys(configs)) {
-		for _, warning := range configs[file].wideLimits() {
-			if _, err := fmt.Fprintf(stdout, "%s: warning: %s\n", file, warning); err != nil {
-				return fmt.Errorf("check: %w", err)
-			}
-		}
+	if err := tellWideLimits(configs, stdout); err != nil {
+		return fmt.Errorf("check: %w", err)
 	}
 	if err := tellExecutables(catalogue, stdout); err != nil {
 		return fmt.Errorf("check: %w", err)
@@ -147,6 +143,18 @@ func configKeys() []string {
 // listsNames reports whether the node is a list of file names.
 func listsNames(n *yaml.Node) bool {
 	return n.Kind == yaml.SequenceNode && len(n.Content) > 0 && n.Content[0].Kind == yaml.ScalarNode
+}
+
+// tellWideLimits warns of limits of pools that those of the cluster make vain.
+func tellWideLimits(configs map[string]config, stdout io.Writer) error {
+	for _, file := range slices.Sorted(maps.Keys(configs)) {
+		for _, warning := range configs[file].wideLimits() {
+			if _, err := fmt.Fprintf(stdout, "%s: warning: %s\n", file, warning); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkConfig checks an aegis.yaml and returns it.

@@ -73,20 +73,24 @@ func (l *leases) answer(action clienttesting.Action) (*coordinationv1.Lease, err
 		return nil, apierrors.NewAlreadyExists(resource, l.lease.Name)
 	case verb == "create":
 		l.made++
-		wanted := action.(clienttesting.CreateAction).GetObject().(*coordinationv1.Lease).DeepCopy()
+		wanted := leaseIn(action)
 		wanted.UID = types.UID(fmt.Sprint("lease-", l.made))
 		l.put(wanted)
 	case l.lease == nil:
 		return nil, apierrors.NewNotFound(resource, "aegis")
 	case verb == "update":
-		wanted := action.(clienttesting.UpdateAction).GetObject().(*coordinationv1.Lease).DeepCopy()
+		wanted := leaseIn(action)
 		if wanted.ResourceVersion != l.lease.ResourceVersion || wanted.UID != l.lease.UID {
 			return nil, apierrors.NewConflict(resource, wanted.Name, errors.New("it has changed"))
 		}
 		l.put(wanted)
 	case verb == "patch":
 		var wanted coordinationv1.Lease
-		if err := json.Unmarshal(action.(clienttesting.PatchAction).GetPatch(), &wanted); err != nil {
+		patch, ok := action.(clienttesting.PatchAction)
+		if !ok {
+			return nil, fmt.Errorf("%T is no patch", action)
+		}
+		if err := json.Unmarshal(patch.GetPatch(), &wanted); err != nil {
 			return nil, err
 		}
 		if wanted.ResourceVersion != l.lease.ResourceVersion {
@@ -551,4 +555,15 @@ func TestOrdersOutliveTheLease(t *testing.T) {
 			})
 		})
 	}
+}
+
+// leaseIn returns a copy of the Lease that the action writes.
+func leaseIn(action clienttesting.Action) *coordinationv1.Lease {
+	// A create and an update have the same method.
+	if write, ok := action.(clienttesting.CreateAction); ok {
+		if lease, ok := write.GetObject().(*coordinationv1.Lease); ok {
+			return lease.DeepCopy()
+		}
+	}
+	panic(fmt.Sprintf("%T writes no Lease", action))
 }

@@ -13,9 +13,6 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-// anyTarget is the kind of evidence of a target that is up, whatever it exports.
-const anyTarget = ""
-
 // EvidenceSource tells which nodes a Prometheus sees. An error means that nothing is known.
 type EvidenceSource interface {
 	Evidence(ctx context.Context, r source.EvidenceRequest) ([]source.Sighting, error)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	amlabels "github.com/prometheus/alertmanager/pkg/labels"
+	"github.com/prometheus/common/model"
 	promlabels "github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
@@ -482,7 +483,7 @@ func checkEvidence(text string) error {
 		return fmt.Errorf("must be a selector, such as up{job=\"fans\"}: %s", strict.Clean(err.Error(), maxMessageRunes))
 	}
 	named := slices.ContainsFunc(matchers, func(m *promlabels.Matcher) bool {
-		return m.Name == promlabels.MetricName && m.Type == promlabels.MatchEqual
+		return m.Name == model.MetricNameLabel && m.Type == promlabels.MatchEqual
 	})
 	if !named {
 		return errors.New("must name its metric, such as up{job=\"fans\"}")

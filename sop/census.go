@@ -168,14 +168,8 @@ func (c *census) next() (name string, n *news, before *entry) {
 	return "", nil, nil
 }
 
-// judge returns what is to be counted of a node after the news, nil if it is gone.
-func (c *census) judge(n *news, before *entry, settings policy.Settings) *entry {
-	if n.gone != nil {
-		if before != nil && before.node.UID != n.gone.UID {
-			return before
-		}
-		return nil
-	}
+// newest returns the newest of what is counted of the node, what the cache has shown, and what was written here. It is nil when none is.
+func (n *news) newest(before *entry) *corev1.Node {
 	var node *corev1.Node
 	if before != nil {
 		node = before.node
@@ -186,6 +180,18 @@ func (c *census) judge(n *news, before *entry, settings policy.Settings) *entry 
 	if w := n.written; w != nil && node != nil && node.UID == w.UID && newer(w.ResourceVersion, node.ResourceVersion) {
 		node = w
 	}
+	return node
+}
+
+// judge returns what is to be counted of a node after the news, nil if it is gone.
+func (c *census) judge(n *news, before *entry, settings policy.Settings) *entry {
+	if n.gone != nil {
+		if before != nil && before.node.UID != n.gone.UID {
+			return before
+		}
+		return nil
+	}
+	node := n.newest(before)
 	if node == nil || before != nil && node == before.node {
 		return before
 	}

@@ -56,6 +56,13 @@ func (d *Dispatcher) cleanup(node *corev1.Node, r ticket.Record, statuses []prom
 		return &cleanup{why: "noted condition is gone", absent: &key, change: d.closeIncident(t.ID, isNote, "withdrawn")}
 	case ours:
 		return nil
+	}
+	return leftOver(node)
+}
+
+// leftOver returns the write that takes away what no ticket needs any more, nil when there is nothing.
+func leftOver(node *corev1.Node) *cleanup {
+	switch {
 	case !node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != "":
 		return &cleanup{why: "owner note without a cordon", change: dropOwnerNote}
 	case staleTaint(node):

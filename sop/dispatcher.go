@@ -619,12 +619,14 @@ func (r *run) execute(ctx context.Context, b *ApiBridge) (err error) {
 func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration {
 	d := r.dispatcher
 	var held *heldError
-	var orphan *orphanError
 	var preempted *preemptedError
 	var reopened *reopenedError
 	failure, isStep := AsStepError(err)
+	if o := r.orphaned(err); o != nil && ctx.Err() == nil {
+		return r.handOver(ctx, b, o.team, o.why)
+	}
 	switch {
-	case ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx))):
+	case stopping(ctx, err):
 		// Not zero: should this process lead again, the node has to be looked at even if nothing changes on it.
 		d.services.Metrics.sop(sopInterrupted)
 	case errors.Is(err, ErrTakenOver):
@@ -636,17 +638,9 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		d.followOrders() // Who finds it out first has all work end.
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
-	case errors.Is(err, errRenamed):
-		d.services.Metrics.sop(sopInterrupted)
-		d.queue.Enqueue(b.node)
-	case errors.As(err, &reopened):
+	case errors.Is(err, errRenamed), errors.As(err, &reopened):
 		d.services.Metrics.sop(sopPreempted)
 		d.queue.Enqueue(b.node)
-	case errors.As(err, &orphan):
-		return r.handOver(ctx, b, orphan.team, orphan.why)
-	case errors.As(err, &held) && held.verdict.Name == policy.VerdictUnknownCondition:
-		orphan = errRemoved(r.status)
-		return r.handOver(ctx, b, orphan.team, orphan.why)
 	case errors.As(err, &held):
 		return r.held(ctx, b, held.verdict)
 	case errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated):
@@ -667,6 +661,24 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		return r.ended(b)
 	}
 	return d.services.Timing.Hold
+}
+
+// stopping reports whether the procedure stopped because this process is to work no longer.
+func stopping(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && (interrupted(err) || interrupted(context.Cause(ctx)))
+}
+
+// orphaned says who gets a node whose repair nothing describes any more, nil when that is not why the procedure stopped.
+func (r *run) orphaned(err error) *orphanError {
+	var orphan *orphanError
+	var held *heldError
+	switch {
+	case errors.As(err, &orphan):
+		return orphan
+	case errors.As(err, &held) && held.verdict.Name == policy.VerdictUnknownCondition:
+		return errRemoved(r.status)
+	}
+	return nil
 }
 
 // held tells why the procedure cannot go on now. It is tried again, each time with the same reason, which is noted once.

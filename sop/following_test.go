@@ -43,7 +43,10 @@ func (w *world) withController() *jobController {
 	require.NoError(w.t, err)
 	c := &jobController{w: w, client: fake.NewClientset(), work: make(map[string]func(*batchv1.Job))}
 	c.client.PrependReactor("create", "jobs", func(a k8stesting.Action) (bool, runtime.Object, error) {
-		job := a.(k8stesting.CreateAction).GetObject().(*batchv1.Job)
+		create, ok := a.(k8stesting.CreateAction)
+		require.True(w.t, ok)
+		job, ok := create.GetObject().(*batchv1.Job)
+		require.True(w.t, ok)
 		c.made = append(c.made, job.Name)
 		job.UID = types.UID(fmt.Sprint("job-", len(c.made)))
 		if c.admit != nil {

@@ -214,7 +214,7 @@ func TestProofOfPowerOffIsNewerThanTheNode(t *testing.T) {
 	noted := func(ago time.Duration, fields string) []metav1.ManagedFieldsEntry {
 		return []metav1.ManagedFieldsEntry{{
 			Manager: "bmc", Operation: metav1.ManagedFieldsOperationUpdate, Time: &metav1.Time{Time: time.Now().Add(-ago)},
-			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields),
 		}}
 	}
 	const alone = `{"f:metadata":{"f:annotations":{"f:aegis.io/power-state":{}}}}`

@@ -210,16 +210,26 @@ func (j *journal) own(r ticket.Record, begun bool) (*ticket.Ticket, error) {
 		return nil, fmt.Errorf("%w: ticket %s was replaced by %q", ErrTakenOver, j.incident.id, t.ID)
 	case t.ID != j.incident.id:
 		return j.incident.open(j.clock.Now(), r.Node.Status.NodeInfo.BootID), nil
-	case !t.Open():
-		return nil, fmt.Errorf("%w: somebody set ticket %s to %s", ErrTakenOver, t.ID, t.Status)
-	case !t.Owned():
-		return nil, fmt.Errorf("%w: ticket %s belongs to %q", ErrTakenOver, t.ID, t.Supervisor)
-	case !r.Proven.Whole():
-		return nil, fmt.Errorf("%w: ticket %s is not as Aegis has written it", ErrTakenOver, t.ID)
+	}
+	if err := takenOver(r); err != nil {
+		return nil, err
 	}
 	ours := t.Clone()
 	ours.Attended = ours.Attended || ticket.EditedByOthers(r.Node)
 	return ours, nil
+}
+
+// takenOver says why the ticket is not to be worked on any more. Nil means that it is.
+func takenOver(r ticket.Record) error {
+	switch t := r.Ticket; {
+	case !t.Open():
+		return fmt.Errorf("%w: somebody set ticket %s to %s", ErrTakenOver, t.ID, t.Status)
+	case !t.Owned():
+		return fmt.Errorf("%w: ticket %s belongs to %q", ErrTakenOver, t.ID, t.Supervisor)
+	case !r.Proven.Whole():
+		return fmt.Errorf("%w: ticket %s is not as Aegis has written it", ErrTakenOver, t.ID)
+	}
+	return nil
 }
 
 // begin journals the call of the step as Running.

@@ -2,6 +2,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,11 +32,11 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 	}
 	f := following{operations: o, call: c, name: req.Name(), end: req.Deadline + jobGrace}
 	result, err := o.services.Jobs.Follow(ctx, f.name, func(r jobs.Result) error { return f.look(ctx, r) })
-	_, isStep := AsStepError(err)
+	var ended *StepError
 	switch {
 	case ctx.Err() != nil:
 		return outcome{}, o.leave(ctx, f.name, context.Cause(ctx))
-	case isStep, interrupted(err), err != nil && left(err):
+	case errors.As(err, &ended), interrupted(err), err != nil && left(err):
 		return outcome{}, o.leave(ctx, f.name, err)
 	case err != nil:
 		return outcome{}, inconclusive("the Job could not be followed: %v", err)
@@ -48,57 +49,88 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 // order makes sure that the Job of a step exists. Who takes a step over, or does not know what became of an order, finds the Job,
 // or finds that nothing is left to order, or asks for permission again: the one that was given may be old by now.
 func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
-	permitted := !c.resumed || gated == ""
-	var last error
-	var refused time.Time
-	return c.time.poll(ctx, req.Deadline, func(ctx context.Context, late bool) (bool, error) {
-		if !permitted {
-			if done, err := o.ordered(ctx, req, settled); done || err != nil {
-				return done, err
-			}
+	w := ordering{operations: o, call: c, gated: gated, req: req, settled: settled, permitted: !c.resumed || gated == ""}
+	return c.time.poll(ctx, req.Deadline, w.try)
+}
+
+// ordering is the order of one Job, which may take several tries.
+type ordering struct {
+	*operations
+	call    call
+	gated   ticket.Action
+	req     jobs.Request
+	settled func(context.Context) (bool, error)
+	// permitted says that the next try needs no new permission.
+	permitted bool
+	// last is why the last try went wrong, refused since when the API server refuses the Job for good.
+	last    error
+	refused time.Time
+}
+
+// try orders the Job once. Late says that the time of the step is up.
+func (w *ordering) try(ctx context.Context, late bool) (done bool, err error) {
+	if !w.permitted {
+		if done, err := w.ordered(ctx, w.req, w.settled); done || err != nil {
+			return done, err
 		}
-		switch {
-		case late && last != nil:
-			return false, inconclusive("the Job could not be created: %v", last)
-		case late && !permitted:
-			return false, inconclusive("Job %s is gone, and its time was up", req.Name())
-		case last != nil && c.time.spent > jobWaits:
-			if err := c.time.tellJob(ctx, "it cannot be created: "+last.Error()); err != nil {
-				return false, err
-			}
+	}
+	if err := w.overdue(ctx, late); err != nil {
+		return false, err
+	}
+	if !w.permitted {
+		if err := w.permit(ctx); err != nil {
+			return false, err
 		}
-		if !permitted {
-			if err := c.time.admit(ctx); err != nil {
-				return false, err
-			}
-			if err := o.empty(ctx, gated); err != nil {
-				return false, err
-			}
-		}
-		permitted = gated == ""
-		// Whoever starts it later than that would do it behind the back of everybody.
-		req.NotAfter = o.services.Clock.Now().Add(req.Deadline + jobGrace)
-		_, created, err := o.services.Jobs.Ensure(ctx, req)
-		switch {
-		case err == nil && created:
-			// A Job that is ordered late has its time from then.
-			c.time.restart()
-			return true, nil
-		case err == nil:
-			return true, nil
-		case ctx.Err() != nil:
-			return false, context.Cause(ctx)
-		case !jobs.Permanent(err):
-			refused = time.Time{}
-		case refused.IsZero():
-			refused = o.services.Clock.Now()
-		case o.services.Clock.Since(refused) > refusedFor:
-			return false, inconclusive("the Job could not be created: %v", err)
-		}
-		last = err
-		o.logger.WarnContext(ctx, "job not made, trying again", "err", err)
-		return false, nil
-	})
+	}
+	w.permitted = w.gated == ""
+	return w.create(ctx)
+}
+
+// overdue ends the step when its time is up, and tells why there is no Job when that takes long.
+func (w *ordering) overdue(ctx context.Context, late bool) error {
+	switch {
+	case late && w.last != nil:
+		return inconclusive("the Job could not be created: %v", w.last)
+	case late && !w.permitted:
+		return inconclusive("Job %s is gone, and its time was up", w.req.Name())
+	case w.last != nil && w.call.time.spent > jobWaits:
+		return w.call.time.tellJob(ctx, "it cannot be created: "+w.last.Error())
+	}
+	return nil
+}
+
+// permit asks for permission anew.
+func (w *ordering) permit(ctx context.Context) error {
+	if err := w.call.time.admit(ctx); err != nil {
+		return err
+	}
+	return w.empty(ctx, w.gated)
+}
+
+// create creates the Job, or finds it.
+func (w *ordering) create(ctx context.Context) (done bool, err error) {
+	// Whoever starts it later than that would do it behind the back of everybody.
+	w.req.NotAfter = w.services.Clock.Now().Add(w.req.Deadline + jobGrace)
+	_, created, err := w.services.Jobs.Ensure(ctx, w.req)
+	switch {
+	case err == nil && created:
+		// A Job that is ordered late has its time from then.
+		w.call.time.restart()
+		return true, nil
+	case err == nil:
+		return true, nil
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case !jobs.Permanent(err):
+		w.refused = time.Time{}
+	case w.refused.IsZero():
+		w.refused = w.services.Clock.Now()
+	case w.services.Clock.Since(w.refused) > refusedFor:
+		return false, inconclusive("the Job could not be created: %v", err)
+	}
+	w.last = err
+	w.logger.WarnContext(ctx, "job not made, trying again", "err", err)
+	return false, nil
 }
 
 // refusedFor is how long the API server has to refuse a Job for good. One that has just started forbids what it will allow.

@@ -24,7 +24,8 @@ func ordersOnce(o *oracle, m moment) {
 	if o.orders[order] > most {
 		m.violated("p%d orders %s on %s again", p.id, order, r.Node)
 	}
-	if owner := o.owned[r.Node]; owner.id == r.Incident && !o.runs(r) && p.idle(r.Node, owner.at) > simThought {
+	owner := o.owned[r.Node]
+	if since := latest(owner.at, o.edited[r.Incident]); owner.id == r.Incident && !o.runs(r) && p.idle(r.Node, since) > simThought {
 		m.violated("p%d orders %s on %s, which is not in the journal", p.id, order, r.Node)
 	}
 	if earlier, found := o.boots[bootOf(r)]; found && r.Action == actReboot {
@@ -288,7 +289,7 @@ func takesStepsInTurn(_ *oracle, m moment) {
 
 // closesNothingThatRuns judges that no step is left open, but for a ticket that people have written or edited: it is not gone on with.
 func closesNothingThatRuns(o *oracle, m moment) {
-	if t := m.old.ticket; t != nil && !o.edited[t.ID] && o.incidents[t.ID] != nil && t.owned() && !t.handedOver() && m.now.ticket == nil && len(t.running()) > 0 {
+	if t := m.old.ticket; t != nil && o.edited[t.ID].IsZero() && o.incidents[t.ID] != nil && t.owned() && !t.handedOver() && m.now.ticket == nil && len(t.running()) > 0 {
 		m.violated("p%d closes ticket %s while it runs %v", m.p.id, t.ID, t.running())
 	}
 }
@@ -335,9 +336,9 @@ func staysOnTheMachine(_ *oracle, m moment) {
 }
 
 // opensWhatIsCertain judges the beginning of an incident: the alert is beyond doubt, and no other machine is meant.
-func opensWhatIsCertain(_ *oracle, m moment) {
+func opensWhatIsCertain(o *oracle, m moment) {
 	p, t := m.p, m.now.ticket
-	if !decidedOn(m) {
+	if !decidedOn(m) && !o.beginsAgain(m) {
 		m.violated("p%d opens ticket %s on %s, which is another machine than it decided on", p.id, t.ID, m.node)
 	}
 	told := p.tellOf(m.incident.key)
@@ -363,6 +364,16 @@ func decidedOn(m moment) bool {
 		return p.met[machine]
 	}
 	return !runs || begun.machine == machine
+}
+
+// beginsAgain reports whether the ticket takes the place of one that somebody had asked for on this machine, and that people have edited.
+func (o *oracle) beginsAgain(m moment) bool {
+	old := m.old.ticket
+	if old == nil || old.Origin != m.now.ticket.Origin {
+		return false
+	}
+	before := o.incidents[old.ID]
+	return before != nil && before.requested && before.uid == m.now.node.UID
 }
 
 // opensWhatIsWanted judges the beginning of an incident by the mode of its condition: the process follows what people order.

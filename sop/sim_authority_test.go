@@ -19,12 +19,12 @@ import (
 type authority struct {
 	// requests and approvals are what people have asked for over the API.
 	requests, approvals map[prom.Key]bool
-	// edited are the tickets in which people have changed what only Aegis may say, by ID.
-	edited map[string]bool
+	// edited is when people changed what only Aegis may say in a ticket, by its ID.
+	edited map[string]time.Time
 }
 
 func newAuthority() authority {
-	return authority{requests: make(map[prom.Key]bool), approvals: make(map[prom.Key]bool), edited: make(map[string]bool)}
+	return authority{requests: make(map[prom.Key]bool), approvals: make(map[prom.Key]bool), edited: make(map[string]time.Time)}
 }
 
 // opensItsOwn judges that Aegis goes on with no ticket that it has not opened.
@@ -38,7 +38,7 @@ func opensItsOwn(o *oracle, m moment) {
 // leavesWhatWasEdited judges that Aegis goes on with no ticket in which people have changed what only Aegis may say.
 func leavesWhatWasEdited(o *oracle, m moment) {
 	old, now := m.old.ticket, m.now.ticket
-	if old != nil && now != nil && old.ID == now.ID && now.owned() && o.edited[now.ID] && m.p.ordering[m.node] == 0 {
+	if old != nil && now != nil && old.ID == now.ID && now.owned() && !o.edited[now.ID].IsZero() && m.p.ordering[m.node] == 0 {
 		m.violated("p%d goes on with ticket %s on %s, whose steps or origin people have edited", m.p.id, now.ID, m.node)
 	}
 }
@@ -123,7 +123,7 @@ func (s *schedule) edit(name string, pattern, to string) {
 	if changed == text {
 		return
 	}
-	s.oracle.edited[t.ID] = true
+	s.oracle.edited[t.ID] = time.Now()
 	if known := s.oracle.incidents[t.ID]; known != nil {
 		// It ends there, and what holds on the node is another incident.
 		known.removed = true

@@ -2,6 +2,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func TestVerification(t *testing.T) {
 						}
 						w.answer(tt.answers)
 						err := b.Verify(ctx)
-						if _, isStep := AsStepError(err); err != nil && !isStep {
+						if failure := (*StepError)(nil); err != nil && !errors.As(err, &failure) {
 							return err
 						}
 						return b.HandOver(ctx, "gpu", "the end")

@@ -348,7 +348,7 @@ func recorded(t *testing.T, body string) (address string, asked *[]string) {
 		mu.Lock()
 		defer mu.Unlock()
 		*asked = append(*asked, r.FormValue("query"))
-		_, _ = w.Write([]byte(body))
+		fmt.Fprint(w, body)
 	}))
 	t.Cleanup(server.Close)
 	return server.URL, asked

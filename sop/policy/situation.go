@@ -75,8 +75,15 @@ func (o Origins) String() string {
 		of   Origins
 		name string
 	}{
-		{anyone, "anyone"}, {requests, "requests"}, {reported, "alerts"}, {Alert, "alert"}, {Begun, "begun"}, {Requested, "request"},
-		{Approved, "approved"}, {Check, "check"}, {Intake, "intake"},
+		{anyone, "anyone"},
+		{requests, "requests"},
+		{reported, "alerts"},
+		{Alert, "alert"},
+		{Begun, "begun"},
+		{Requested, "request"},
+		{Approved, "approved"},
+		{Check, "check"},
+		{Intake, "intake"},
 	}
 	var parts []string
 	for _, n := range names {
