@@ -223,7 +223,7 @@ func newSite(t *testing.T) *site {
 // replica is one process of Aegis.
 type replica struct {
 	*app
-	log *bytes.Buffer
+	log *sharedBuffer
 	// Each hook is called when the replica does what it is called for, unless it is nil.
 	looks, classifies, identifies, reaches atomic.Pointer[func()]
 	ended                                  chan error
@@ -300,7 +300,7 @@ func (s *site) start() *replica {
 			return sop.NewProcedure(func(ctx context.Context, b *sop.ApiBridge) error { return s.repair(ctx, b) })
 		}
 	}
-	r := &replica{log: new(bytes.Buffer), ended: make(chan error, 1)}
+	r := &replica{log: new(sharedBuffer), ended: make(chan error, 1)}
 	settings := func() policy.Settings { return policy.Settings{} }
 	reached := hookedClient{s.client, &r.reaches}
 	clients := clients{calls: s.client, watches: s.client, election: reached}
@@ -566,4 +566,22 @@ func leaseIn(action clienttesting.Action) *coordinationv1.Lease {
 		}
 	}
 	panic(fmt.Sprintf("%T writes no Lease", action))
+}
+
+// sharedBuffer is a log that is written and read at the same time.
+type sharedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *sharedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *sharedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
