@@ -41,6 +41,10 @@ func (d *Dispatcher) recount() (differences []string) {
 		nodes[i] = d.latest(nodes[i])
 	}
 	settings := d.services.census.catchUp()
+	if len(d.services.census.all()) == 0 {
+		// Nothing is counted, and nobody asks, before the term has read what people have ordered.
+		return nil
+	}
 	for pool, want := range countOf(nodes, settings) {
 		if got := d.services.census.sumOf(pool); fmt.Sprint(got) != fmt.Sprint(*want) {
 			differences = append(differences, fmt.Sprintf("pool %q: counted %+v, has %+v", pool, got, *want))
