@@ -130,7 +130,7 @@ func proofs() []mutation {
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
-		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && false {"},
+		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && blocks(s) && false {"},
 	}
 }
 
