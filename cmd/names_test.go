@@ -51,7 +51,7 @@ func TestPagesNameConditionsThatExist(t *testing.T) {
 		for _, sentence := range olderNames.FindAllStringSubmatch(string(raw), -1) {
 			for older := range strings.SplitSeq(sentence[1], ",") {
 				c, known := catalogue.Lookup(strings.TrimSpace(older))
-				require.True(t, known, "%s: the older name %s is no alias", page, older)
+				require.True(t, known, "%s: the older name %s is not an alias", page, older)
 				require.Equal(t, strings.TrimSuffix(filepath.Base(page), ".md"), c.Name, "%s: the older name %s is that of another condition", page, older)
 			}
 		}

@@ -224,7 +224,6 @@ func (r *Resync) Run(ctx context.Context) error {
 		return errors.New("resync runs already")
 	}
 	defer r.running.Unlock()
-	r.synced.Store(false)
 	// The next term must not take the passes of this one for its own.
 	defer r.synced.Store(false)
 	r.forget()

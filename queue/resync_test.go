@@ -67,6 +67,9 @@ var (
 func (f *fakeSource) Alerts(ctx context.Context) ([]prom.Alert, error) {
 	delay, alerts, err := f.enter()
 	defer f.leave()
+	if delay == 0 { // The race detector crashes when a timer of no duration is the first one of a bubble (Go 1.26).
+		return alerts, err
+	}
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()

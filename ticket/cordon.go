@@ -89,7 +89,7 @@ func timeOf(e metav1.ManagedFieldsEntry) time.Time {
 type AnnotationNote struct {
 	// Manager has set it.
 	Manager string
-	// At is when the manager last wrote to the node, be it that annotation or something else.
+	// At is when the manager last wrote to the node, whether it wrote that annotation or something else.
 	At time.Time
 	// Cordons says that the manager has cordoned the node as well, so that nothing tells which of the two came first.
 	Cordons bool

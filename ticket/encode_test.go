@@ -116,8 +116,8 @@ func TestEncodeRefusesWhatParseWouldRefuse(t *testing.T) {
 		"status":      {Ticket{ID: "a", Status: "done"}, `encode ticket "a": line 2: status: status "done" is unknown`},
 		"step status": {Ticket{Workflows: []Step{{Action: Cordon}}}, "status is missing"},
 		"step action": {Ticket{Workflows: []Step{{Status: Failed}}}, "action is missing"},
-		"attempts":    {Ticket{Attempts: -1}, `attempts: "-1" is no count`},
-		"time":        {Ticket{CreatedAt: time.Unix(-1, 0)}, `createdAt: "1969-12-31T23:59:59Z" is no time`},
+		"attempts":    {Ticket{Attempts: -1}, `attempts: "-1" is not a count`},
+		"time":        {Ticket{CreatedAt: time.Unix(-1, 0)}, `createdAt: "1969-12-31T23:59:59Z" is not a time`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -149,7 +149,7 @@ func parseFindings(text string) (f Findings, err error) {
 		f.Hardware, words = words[0], words[1:]
 	}
 	if len(words) != 1 {
-		return f, fmt.Errorf("%s is no finding, want hardware and exit code as in gpu 2", quote(text))
+		return f, fmt.Errorf("%s is not a finding, want hardware and exit code as in gpu 2", quote(text))
 	}
 	f.Code, err = decodeCount(textNode(words[0]), math.MaxInt32)
 	return f, err

@@ -97,10 +97,10 @@ func TestFindingsThatCannotBeRead(t *testing.T) {
 		"found: {reset: {x: 2}}":                                   `count "x" is not within`,
 		"found: {reset: {0: 2}}":                                   `count "0" is not within`,
 		"found: {reset: {1-x: 2}}":                                 `count "x" is not within`,
-		"found: {reset: {1: }}":                                    `"" is no finding`,
-		"found: {reset: {1: gpu}}":                                 `"gpu" is no count`,
-		"found: {reset: {1: a b 2}}":                               `"a b 2" is no finding`,
-		"workflows: [{action: reset, status: Failed, code: x}]":    `code: "x" is no count`,
+		"found: {reset: {1: }}":                                    `"" is not a finding`,
+		"found: {reset: {1: gpu}}":                                 `"gpu" is not a count`,
+		"found: {reset: {1: a b 2}}":                               `"a b 2" is not a finding`,
+		"workflows: [{action: reset, status: Failed, code: x}]":    `code: "x" is not a count`,
 		"workflows: [{action: reset, status: Failed, refused: 7}]": `refused: "7" is neither true nor false`,
 	} {
 		_, err := Parse(text)

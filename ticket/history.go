@@ -157,7 +157,7 @@ func decodeDestructive(n *yaml.Node) ([]Destructive, error) {
 func parseDestructive(text string) (Destructive, error) {
 	action, at, _ := strings.Cut(text, " ")
 	if action == "" {
-		return Destructive{}, fmt.Errorf("%s is no destructive step, want one such as reboot 2006-01-02T15:04:05Z", quote(text))
+		return Destructive{}, fmt.Errorf("%s is not a destructive step, want one such as reboot 2006-01-02T15:04:05Z", quote(text))
 	}
 	d := Destructive{Action: normalAction(action)}
 	if at == "" {

@@ -53,13 +53,13 @@ func TestParseHistorySaysWhatIsWrong(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"a map":            {"id: a", "line 1: want a list of incidents"},
 		"words":            {"- a", "incident 1: line 1: want fields of the form name: value"},
-		"time":             {"- id: a\n- opened: soon", `incident 2: line 2: opened: "soon" is no time, want one such as 2006-01-02T15:04:05Z`},
+		"time":             {"- id: a\n- opened: soon", `incident 2: line 2: opened: "soon" is not a time, want one such as 2006-01-02T15:04:05Z`},
 		"isolated":         {"- isolated: maybe", `incident 1: line 1: isolated: "maybe" is neither true nor false`},
 		"text":             {"- id: [a]", "incident 1: line 1: id: want text on one line, not a list and no further fields"},
 		"destructive":      {"- destructive: reboot", "incident 1: line 1: destructive: want a list of actions, each with its time"},
-		"a step's time":    {"- destructive: [reboot now]", `incident 1: line 1: destructive: item 1: "now" is no time, want one such as 2006-01-02T15:04:05Z`},
+		"a step's time":    {"- destructive: [reboot now]", `incident 1: line 1: destructive: item 1: "now" is not a time, want one such as 2006-01-02T15:04:05Z`},
 		"a step's fields":  {"- destructive: [{reboot: now}]", "incident 1: line 1: destructive: item 1: want text on one line, not a list and no further fields"},
-		"a step of blanks": {"- destructive: ['']", `incident 1: line 1: destructive: item 1: "" is no destructive step, want one such as reboot 2006-01-02T15:04:05Z`},
+		"a step of blanks": {"- destructive: ['']", `incident 1: line 1: destructive: item 1: "" is not a destructive step, want one such as reboot 2006-01-02T15:04:05Z`},
 		"no YAML":          {"- [", "invalid YAML: line 1: did not find expected node content"},
 		"anchors":          {"- &a {}", "line 1: anchors (&) and aliases (*) are not allowed, write the value out"},
 	} {
@@ -129,7 +129,7 @@ func TestHistoryEncodeRefuses(t *testing.T) {
 	_, err := (&History{Incidents: []Incident{{Outcome: strings.Repeat("x", 9000)}}}).Encode()
 	require.ErrorIs(t, err, ErrTooLarge)
 	_, err = (&History{Incidents: []Incident{{Opened: time.Unix(-1, 0)}}}).Encode()
-	require.ErrorContains(t, err, `encode history: incident 1: line 1: opened: "1969-12-31T23:59:59Z" is no time`)
+	require.ErrorContains(t, err, `encode history: incident 1: line 1: opened: "1969-12-31T23:59:59Z" is not a time`)
 }
 
 func TestHistoryClone(t *testing.T) {

@@ -123,7 +123,7 @@ func decodeCount(n *yaml.Node, most int) (int, error) {
 	}
 	count, err := strconv.Atoi(text)
 	if err != nil || count < 0 || count > most {
-		return 0, fmt.Errorf("%s is no count, want a number from 0 to %d", quote(text), most)
+		return 0, fmt.Errorf("%s is not a count, want a number from 0 to %d", quote(text), most)
 	}
 	return count, nil
 }

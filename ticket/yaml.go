@@ -169,7 +169,7 @@ func parseTime(text string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, text)
 	t = t.UTC().Truncate(time.Second)
 	if err != nil || t.Year() < 1970 || t.Year() > 9999 {
-		return time.Time{}, fmt.Errorf("%s is no time, want one such as 2006-01-02T15:04:05Z", quote(text))
+		return time.Time{}, fmt.Errorf("%s is not a time, want one such as 2006-01-02T15:04:05Z", quote(text))
 	}
 	return t, nil
 }

@@ -103,6 +103,7 @@ func TestOnTheAPIServer(t *testing.T) {
 	t.Run("the step Jobs are privileged", s.jobsArePrivileged)
 	t.Run("the step Jobs have no token", s.jobsHaveNoToken)
 	t.Run("the rights are those of the service", s.rightsAreThoseOfTheService)
+	t.Run("who writes on a node is noted", s.writersAreNoted)
 }
 
 func (s site) deploymentGetsItsPods(t *testing.T) {

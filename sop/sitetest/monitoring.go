@@ -59,14 +59,23 @@ func (w *Site) resynced(ctx context.Context) (settled func()) {
 	if w.resync == nil {
 		return func() {}
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- w.resync.Run(ctx) }()
-	for ctx.Err() == nil && !w.resync.Synced() {
-		time.Sleep(time.Second)
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = w.resync.Run(ctx)
+	}()
+	for running := true; running && !w.resync.Synced(); {
+		select {
+		case <-ended:
+			running = false
+		case <-time.After(time.Second):
+		}
 	}
 	return func() {
 		w.t.Helper()
-		require.NoError(w.t, <-ended)
+		<-ended
+		require.NoError(w.t, err)
 	}
 }
 

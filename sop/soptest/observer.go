@@ -24,7 +24,7 @@ type Observer struct {
 	NodeAnswered func(by *Client, node *corev1.Node)
 	// PodDeleted and PodEvicted are told of a pod that a client ends, before it goes.
 	PodDeleted, PodEvicted func(by *Client, pod *corev1.Pod)
-	// PodReplaced is told when the DaemonSet of a node has made a pod that is ready in place of one that was deleted.
+	// PodReplaced is called once the DaemonSet has replaced a deleted pod on the node, and the new one is ready.
 	PodReplaced func(node string)
 	// JobOrdered is told of a Job that a client makes, before it is there; JobEnded how one ended by itself.
 	JobOrdered func(by *Client, r jobs.Request)

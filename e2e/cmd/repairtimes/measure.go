@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"aegis.io/aegis/e2e/monitoring"
 	"aegis.io/aegis/e2e/nodesim"
 	"aegis.io/aegis/e2e/testenv"
 	"aegis.io/aegis/ticket"
@@ -66,6 +67,8 @@ func stages() []stage {
 type course struct {
 	scene scene
 	at    map[stage]time.Time
+	// unanswered is why Prometheus could not be asked for the alert the last time.
+	unanswered error
 }
 
 // reach notes when a stage was seen first.
@@ -109,10 +112,21 @@ func measure(ctx context.Context, out io.Writer, l *testenv.Environment) ([]*cou
 		}
 		select {
 		case <-ctx.Done():
-			return all, errors.New("not all nodes were returned in time")
+			return all, errors.Join(errors.New("not all nodes were returned in time"), unasked(all))
 		case <-time.After(lookEvery):
 		}
 	}
+}
+
+// unasked tells of the courses whose alert was never seen why Prometheus could not be asked for it.
+func unasked(all []*course) error {
+	var errs []error
+	for _, c := range all {
+		if _, ok := c.at[stageAlert]; !ok && c.unanswered != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c.scene.condition, c.unanswered))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (c *course) look(ctx context.Context, out io.Writer, l *testenv.Environment, began time.Time) error {
@@ -123,9 +137,7 @@ func (c *course) look(ctx context.Context, out io.Writer, l *testenv.Environment
 		c.reach(out, stageFault)
 		return l.Sim.Inject(c.scene.node, nodesim.Injection{Fault: c.scene.fault})
 	}
-	if err := c.lookForAlert(ctx, out, l); err != nil {
-		return err
-	}
+	c.lookForAlert(ctx, out, l)
 	node, err := l.Cluster.Client().CoreV1().Nodes().Get(ctx, c.scene.node, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("read node: %w", err)
@@ -144,20 +156,17 @@ func (c *course) look(ctx context.Context, out io.Writer, l *testenv.Environment
 }
 
 // lookForAlert asks for the alert until it fires. A Prometheus that is busy is asked again.
-func (c *course) lookForAlert(ctx context.Context, out io.Writer, l *testenv.Environment) error {
+func (c *course) lookForAlert(ctx context.Context, out io.Writer, l *testenv.Environment) {
 	if _, ok := c.at[stageAlert]; ok {
-		return nil
+		return
 	}
-	firing, err := l.Monitoring.Firing(ctx)
-	if err != nil {
-		return nil //nolint:nilerr // It is asked again, until the measurement ends.
-	}
+	var firing []monitoring.Alert
+	firing, c.unanswered = l.Monitoring.Firing(ctx)
 	for _, a := range firing {
 		if a.State == "firing" && a.Labels["node"] == c.scene.node && a.Labels["condition"] == c.scene.condition {
 			c.reach(out, stageAlert)
 		}
 	}
-	return nil
 }
 
 func (c *course) lookAtTicket(out io.Writer, t *ticket.Ticket) {
