@@ -51,7 +51,7 @@ func (c *cluster) standProcess() *simProcess {
 	})
 	candidate := election.New(election.Options{
 		Client: p.client.Election(), Namespace: "monitoring", Name: simLease, Identity: p.identity(),
-		LeaseDuration: simLeaseDuration, RenewDeadline: simRenewDeadline, RetryPeriod: simRetryPeriod, Work: p.term, Logger: p.logger(),
+		LeaseDuration: simLeaseDuration, RenewDeadline: simRenewDeadline, RetryPeriod: simRetryPeriod, Work: p.term, Saw: p.orders.See, Logger: p.logger(),
 	})
 	go func() {
 		defer close(p.ended)
@@ -178,7 +178,7 @@ func (s *schedule) watch(ctx context.Context) {
 			return
 		}
 		leader := s.holding()
-		if !s.whole(leader) || leader != s.watched {
+		if !s.whole(leader) || leader != s.watched || !s.staffed() {
 			since = time.Time{}
 		}
 		if s.watched = leader; since.IsZero() {
@@ -197,6 +197,11 @@ func (s *schedule) holding() *simProcess {
 		}
 	}
 	return nil
+}
+
+// staffed reports whether there is a process that works.
+func (s *schedule) staffed() bool {
+	return slices.ContainsFunc(s.processes, func(p *simProcess) bool { return !p.client.Dead && p.ctx.Err() == nil })
 }
 
 // visitsWhatIsDue judges that whoever holds the Lease looks at each node on which a condition is known to hold, and that somebody holds it.

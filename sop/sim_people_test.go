@@ -88,7 +88,7 @@ func (s *schedule) drawPermission(seed uint64) {
 }
 
 // silencedState is the state of the cluster in which people silence a node at Aegis.
-func silencedState(node string) string { return "silence at Aegis of " + node }
+func silencedState(node string) string { return orderedSilence + node }
 
 // drawBrokenOrders has people write orders that cannot be read.
 func (s *schedule) drawBrokenOrders() {

@@ -46,6 +46,7 @@ type simProcess struct {
 	verdicts   *sop.VerdictCache
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
+	orders     *sop.OrderStore
 	// began is since when it leads, first when it first did.
 	began, first time.Time
 	// stands is true for a process that stands for leader, leading while it leads, and replaced once another process was started for it.
@@ -141,7 +142,7 @@ func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
 	p.verdicts = sop.NewVerdictCache(metrics, clock.RealClock{})
 	logger := p.logger()
-	orders := sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
+	p.orders = sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
 	away := queue.AwayHold
 	if p.isolates {
 		away = queue.AwayIsolate
@@ -150,14 +151,14 @@ func (p *simProcess) wire() {
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
-		Classifier:    simClassifier{p}, Interval: 45 * time.Second, Silences: orders,
+		Classifier:    simClassifier{p}, Interval: 45 * time.Second, Silences: p.orders,
 		Away: away, AwayAfter: simAway,
 	})
 	if err != nil {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
 	}
 	p.dispatcher = sop.NewDispatcher(sop.Services{
-		Orders: orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.runner(logger),
+		Orders: p.orders, Kube: p.client, Nodes: p.cache, Source: p, Jobs: p.runner(logger),
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.verdicts,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},

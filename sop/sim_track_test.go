@@ -325,6 +325,24 @@ func (o *oracle) accepted(p *simProcess, r policy.HealResult) {
 // called follows a call that has taken effect.
 func (o *oracle) called(p *simProcess) { o.judge(callMade, moment{p: p}) }
 
+// jobForgotten notes that nobody can ask any more what became of an order. One that was taken back before it had a pod was never carried out.
+func (o *oracle) jobForgotten(job *soptest.Job) {
+	r := job.Request
+	order := orderOf(r.Action, r.Attempt, r.Incident)
+	if o.forgotten[order]++; job.Placed() {
+		return
+	}
+	o.orders[order]--
+	if stepOf(r) != actReboot {
+		return
+	}
+	delete(o.boots, bootOf(r))
+	last := func(b simBoot) bool { return b.incident == r.Incident }
+	if i := slices.IndexFunc(o.reboots[r.Node], last); i >= 0 {
+		o.reboots[r.Node] = slices.Delete(o.reboots[r.Node], i, i+1)
+	}
+}
+
 // jobEnded notes when a healthcheck has found the node fit.
 func (o *oracle) jobEnded(job *soptest.Job) {
 	if job.Request.Action == protocol.ActionHealthcheck && job.Result.Phase == jobs.PhaseSucceeded {

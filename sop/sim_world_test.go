@@ -3,6 +3,7 @@ package sop_test
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,9 +136,7 @@ func (c *cluster) observer() soptest.Observer {
 		PodEvicted:   func(p *soptest.Client, pod *corev1.Pod) { o.evicted(by(p), pod) },
 		JobOrdered:   func(p *soptest.Client, r jobs.Request) { o.ordered(by(p), r) },
 		JobEnded:     o.jobEnded,
-		JobForgotten: func(job *soptest.Job) {
-			o.forgotten[orderOf(job.Request.Action, job.Request.Attempt, job.Request.Incident)]++
-		},
+		JobForgotten: o.jobForgotten,
 		LeaseChanged: c.follow,
 		LeaseRead:    func(p *soptest.Client, lease *coordinationv1.Lease) { by(p).learned(lease) },
 		Called:       func(p *soptest.Client) { o.called(by(p)) },
@@ -164,10 +163,12 @@ const (
 	statePaused       = "paused"
 	statePauseOrdered = "pause ordered"
 	stateOrdersBroken = "orders cannot be read"
+	orderedMode       = "mode "
+	orderedSilence    = "silence at Aegis of "
 )
 
 func modeState(condition string, mode prom.Mode) string {
-	return fmt.Sprint("mode ", mode, " of ", condition)
+	return fmt.Sprint(orderedMode, mode, " of ", condition)
 }
 
 // simOrdered are the conditions whose mode people set.
@@ -250,13 +251,31 @@ func urgency(condition string) int {
 }
 
 // follow notes who holds the Lease of the election, and since when the orders on it stand. Those of people stand until people change them,
-// whatever becomes of the Lease: one that is deleted, or made anew without them, takes none back.
+// whatever becomes of the Lease: one that is deleted, or made anew without them, takes none back that any process has had the time to read.
 func (c *cluster) follow(before, after *coordinationv1.Lease) {
 	c.depose()
+	if after == nil {
+		c.unheard()
+	}
 	if after == nil || before == nil || maps.Equal(before.Annotations, after.Annotations) {
 		return
 	}
 	c.obey(after)
+}
+
+// unheard forgets the orders that went with the Lease before every process had the time to read them.
+func (c *cluster) unheard() {
+	for _, state := range slices.Sorted(slices.Values(c.States())) {
+		ordered := state == statePauseOrdered || state == stateOrdersBroken || strings.HasPrefix(state, orderedMode) || strings.HasPrefix(state, orderedSilence)
+		if ordered && time.Since(c.Began(state)) < simHeard {
+			c.Leave(state)
+		}
+	}
+	for condition, at := range c.modeSet {
+		if time.Since(at) < simHeard {
+			c.modeSet[condition] = time.Now()
+		}
+	}
 }
 
 // obey notes since when the orders on the Lease stand.

@@ -143,6 +143,25 @@ func (wt wait) walk(t *testing.T, paused bool) {
 	}
 }
 
+// A person's cordon may stay for ever. A step that waits for what it has done ends all the same.
+func TestNoStepWaitsForTheEndOfAPersonsCordon(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.table["test/stuck"] = func() SOP {
+			return NewProcedure(func(ctx context.Context, b *ApiBridge) error { return b.RestartPod(ctx, "app=plugin", "") })
+		}
+		stays := testPod("stays", func(p *corev1.Pod) { p.Labels, p.Finalizers = map[string]string{"app": "plugin"}, []string{"x/y"} })
+		w.cluster.Do(func() { w.cluster.AddPod(stays) })
+		w.raise("Stuck")
+		stop := w.start()
+		defer stop()
+		w.await("the pod is being restarted", running(ticket.RestartPod))
+		time.Sleep(time.Minute)
+		w.cluster.Do(func() { w.cluster.Cordon(nodeA) })
+		w.await("given up", handedTo(teamKubernetes))
+	})
+}
+
 // byItself reports whether what the step has ordered goes on by itself, so that its time goes on during a pause.
 func (wt wait) byItself() bool {
 	switch wt.action {

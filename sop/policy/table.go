@@ -20,7 +20,7 @@ const (
 	Step Stage = "step"
 	// Watch is a look of a step that only looks and waits. What it waits for may happen at any time, but the time that it may take stands
 	// still while Aegis may do nothing at all on the node. No guard has a column of its own for it: what stands against isolating the
-	// node and against disturbing its workload stands against everything.
+	// node and against disturbing its workload stands against everything, unless it lasts.
 	Watch Stage = "watch"
 )
 
@@ -37,6 +37,8 @@ type Guard struct {
 	Needs Fact
 	// Judge says what stands against the repair. Empty is nothing.
 	Judge func(Situation) (reason string)
+	// Lasts says that the guard may stand for ever. No step waits for its end that only looks at what it has done.
+	Lasts bool
 	// RequestsSkip says that a request to heal goes ahead in spite of the guard.
 	RequestsSkip bool
 	// Because says why not every stage and reason to act asks the guard, where that is not plain.
@@ -53,6 +55,9 @@ func (g Guard) At(stage Stage) Origins {
 	case Isolate:
 		return g.Isolate
 	case Watch:
+		if g.Lasts {
+			return 0
+		}
 		return g.Isolate & g.Step
 	default:
 		return g.Step
@@ -257,6 +262,7 @@ func cordons() []Guard {
 	return []Guard{
 		{
 			Name: "cordon of a person", Verdict: VerdictHumanCordoned, Visit: Alert | Requested, Isolate: anyone, Step: reported | Requested, Needs: NodeFact, Judge: cordonedByPeople,
+			Lasts:   true,
 			Because: returns + " A check is of a node that a person has cordoned.",
 		},
 		{

@@ -111,6 +111,7 @@ type Cluster struct {
 	Clients []*Client
 	// Operate decides how a Job ends, instead of chance and the faults of its node. False leaves it to those.
 	Operate func(job *Job) (Outcome, bool)
+	outages meter
 	// Mended is when a watch or the API server came back last.
 	Mended time.Time
 
@@ -266,9 +267,19 @@ func (c *Cluster) States() []string {
 	return states
 }
 
+// Away returns for how much of the time since then the API server was away.
+func (c *Cluster) Away(since time.Time) time.Duration { return c.outages.spent(since) }
+
 // SetOutage takes the API server away, or brings it back, with the watches on it.
 func (c *Cluster) SetOutage(on bool) {
-	c.Weather.Outage = on
+	if was := c.Weather.Outage; was != on {
+		c.Weather.Outage = on
+		if on {
+			c.outages.enter()
+		} else {
+			c.outages.leave()
+		}
+	}
 	c.Logf("world: API server down %t", on)
 	if on {
 		return

@@ -38,6 +38,9 @@ type Job struct {
 	machine types.UID
 }
 
+// Placed reports whether there was ever a pod for the Job.
+func (job *Job) Placed() bool { return job.made == nil || job.pod != "" }
+
 // Outcome is how an operation ends.
 type Outcome struct {
 	// Code is the exit code, 0 if it ends well.
