@@ -31,8 +31,8 @@ type schedule struct {
 	// sick are the nodes that have faults, at the time at which they get them.
 	sick   []simOutbreak
 	events []simEvent
-	// election is held by whoever changes the leader.
-	election sync.Mutex
+	// election has room for whoever changes the leader. Time goes on for those who wait for it, as it would not at a mutex.
+	election chan struct{}
 	leader   *simProcess
 	// background are the leaders that do not know yet that they are none.
 	background sync.WaitGroup
@@ -52,7 +52,9 @@ type simOutbreak struct {
 
 // newSchedule draws a cluster and its misfortunes.
 func newSchedule(seed uint64, verbose bool) *schedule {
-	s := &schedule{cluster: newCluster(seed, verbose), rng: rand.New(rand.NewPCG(seed, 1)), lasts: simHours}
+	s := &schedule{
+		cluster: newCluster(seed, verbose), rng: rand.New(rand.NewPCG(seed, 1)), lasts: simHours, election: make(chan struct{}, 1),
+	}
 	s.Weather = soptest.Weather{
 		Failing: s.rng.Float64() * 0.08, Losing: s.rng.Float64() * 0.06, Slow: s.rng.Float64() * 0.04,
 		Lag: time.Duration(s.rng.Int64N(int64(simMaxLag))), BadChecks: s.rng.Float64() * 0.3, BadPower: s.rng.Float64() * 0.2,
@@ -209,10 +211,11 @@ func (s *schedule) drawUpgrade() {
 
 // replace ends the leader and starts another one.
 func (s *schedule) replace(cause error) {
-	s.election.Lock()
-	defer s.election.Unlock()
+	s.election <- struct{}{}
+	defer func() { <-s.election }()
 	s.Lock()
 	leader := s.leader
+	leader.replaced = true
 	s.Unlock()
 	leader.end(cause)
 	s.successor()
@@ -243,7 +246,7 @@ func (s *schedule) elect(ctx context.Context) {
 // fallen returns a process that has died and was not replaced, nil if there is none.
 func (s *schedule) fallen() *simProcess {
 	if !s.stands {
-		if s.leader.client.Dead {
+		if s.leader.client.Dead && !s.leader.replaced {
 			return s.leader
 		}
 		return nil
@@ -258,10 +261,16 @@ func (s *schedule) fallen() *simProcess {
 
 // restart starts another process in place of one that has died.
 func (s *schedule) restart(dead *simProcess) {
-	s.election.Lock()
-	defer s.election.Unlock()
+	s.election <- struct{}{}
+	defer func() { <-s.election }()
+	s.Lock()
+	replaced := dead.replaced
+	dead.replaced = true
+	s.Unlock()
+	if replaced {
+		return
+	}
 	dead.end(soptest.ErrDead)
-	s.Do(func() { dead.replaced = true })
 	s.successor()
 }
 
@@ -288,10 +297,10 @@ func (s *schedule) overlap(lasts time.Duration) {
 		s.Do(s.usurp)
 		return
 	}
-	s.election.Lock()
+	s.election <- struct{}{}
 	first := s.leader
 	s.lead(s.startProcess())
-	s.election.Unlock()
+	<-s.election
 	time.Sleep(lasts)
 	first.end(sop.ErrLeaseLost)
 }
