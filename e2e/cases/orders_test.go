@@ -72,6 +72,23 @@ func TestPeopleOrderARepair(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(n.explained(), "Aegis booted the node") }, within, tick)
 }
 
+// A Job that waits for its node when a person takes the ticket over is taken back: it must not begin in their hands.
+func TestTakeoverTakesTheJobBack(t *testing.T) {
+	t.Parallel()
+	n := nodeOf(t, poolOrders, 5)
+	require.NoError(t, n.env.Sim.Power(n.name, false)) // The API server takes a while to notice; no pod starts meanwhile.
+	code, answer := heal(t, map[string]string{"node": n.name, "condition": "GpuHung", "reason": "NCCL hangs"})
+	require.Equal(t, http.StatusAccepted, code, answer)
+	require.Eventually(t, func() bool { return len(n.jobsOf("diagnose")) == 1 }, within, tick)
+	n.order("takeover", `{"reason": "the power supply is replaced"}`)
+	require.Eventually(t, func() bool { return len(n.jobsOf("diagnose")) == 0 }, within, tick)
+	require.Zero(t, n.record().Ticket.Count(ticket.Reboot))
+
+	require.NoError(t, n.env.Sim.Power(n.name, true))
+	n.order("release", "")
+	n.resolved("GpuHung")
+}
+
 // untouchedOps makes sure that no such operation is ordered for a while.
 func (n node) untouchedOps(action string, while time.Duration) {
 	n.t.Helper()

@@ -47,7 +47,7 @@ func pools() []pool {
 		{poolRequested, 2},
 		{poolChecked, 3},
 		{poolNotReady, 2},
-		{poolOrders, 5},
+		{poolOrders, 6},
 		{poolBudget, nodesOfBudget},
 		{poolDomains, len(domains())},
 		{poolMarks, 3},

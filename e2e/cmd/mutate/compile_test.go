@@ -42,7 +42,7 @@ type compiler struct {
 
 // compiled says where the compiled packages are that any package of the product imports.
 var compiled = sync.OnceValues(func() (map[string]string, error) {
-	list := exec.Command("go", "list", "-export", "-deps", "-f", "{{if .Export}}{{.ImportPath}} {{.Export}}{{end}}", "./sop/...", "./queue/...", "./jobs")
+	list := exec.Command("go", "list", "-export", "-deps", "-f", "{{if .Export}}{{.ImportPath}} {{.Export}}{{end}}", "./sop/...", "./queue/...", "./jobs", "./election")
 	list.Dir, list.Stderr = product, os.Stderr
 	text, err := list.Output()
 	files := make(map[string]string)

@@ -58,8 +58,8 @@ func permissions() []mutation {
 		{"alert that has just begun taken for confirmed", permitted, "sop/policy/finding.go", `s.Suspicion != "" || !s.Now.Before(confirmed) {`, `s.Suspicion != "" || true {`},
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
-		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "		permitted = gated == \"\"\n", "		permitted = true\n"},
-		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted := !c.resumed || gated == \"\"", "permitted := true"},
+		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "	w.permitted = w.gated == \"\"\n", "	w.permitted = true\n"},
+		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted: !c.resumed || gated == \"\"}", "permitted: true}"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.resumed {", "if first && c.resumed {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
@@ -196,15 +196,15 @@ func times() []mutation {
 			"time of an adopted step counted from its beginning", timely, "sop/executor.go", "		c.time.spent, c.time.kept = prior.Spent, prior.Spent\n",
 			"		c.time.spent, c.time.kept = e.services.Clock.Since(prior.At), prior.Spent\n",
 		},
-		{"suspended Job followed for ever", timely, "sop/following.go", "	case late:\n		return f.giveUp(ctx, r)\n", ""},
+		{"suspended Job followed for ever", timely, "sop/following.go", "	case late:\n		return f.giveUp(ctx, r)\n", "	case late && f.end < 0:\n		return f.giveUp(ctx, r)\n"},
 	}
 }
 
 func authority() []mutation {
 	return []mutation{
 		{"ticket taken for proven without a record", authored, "ticket/proof.go", "	if !found || t == nil || t.ID == \"\" || s.Ticket != t.ID || recordedByOthers(n) {\n		return Proof{}\n", "	if !found || t == nil || t.ID == \"\" || s.Ticket != t.ID || recordedByOthers(n) {\n		return Proof{true, true}\n"},
-		{"edited steps taken for proven", authored, "ticket/proof.go", "Outcomes: s.Outcomes == outcomes}", "Outcomes: true}"},
-		{"edited origin and approval taken for proven", authored, "ticket/proof.go", "Proof{Identity: s.Identity == identity,", "Proof{Identity: true,"},
+		{"edited steps taken for proven", authored, "ticket/proof.go", "Outcomes: s.Outcomes == outcomes}", "Outcomes: outcomes != \"\"}"},
+		{"edited origin and approval taken for proven", authored, "ticket/proof.go", "Proof{Identity: s.Identity == identity,", "Proof{Identity: identity != \"\","},
 		{"approval kept through a preemption", authored, "sop/watch.go", "		t.ApprovedBy = \"\"\n", ""},
 		{"drain believed", authored, "sop/executor.go", "	if err := e.empty(ctx, s.action); err != nil {\n", "	if err := e.empty(ctx, s.action); err != nil && ctx.Err() != nil {\n"},
 		{"boots of a removed ticket forgotten", bounded, "ticket/patch.go", "	settle(r, c, now)\n", ""},
