@@ -239,6 +239,11 @@ func (j *journal) begin(ctx context.Context, s step, c call) error {
 		if s.action.Destructive() {
 			t.Attempts++
 		}
+		if c.empty {
+			if err := endDrains(t, c.began); err != nil {
+				return err
+			}
+		}
 		return t.RecordStep(c.n, ticket.Step{
 			Action:  s.action,
 			Status:  ticket.Running,
@@ -248,6 +253,22 @@ func (j *journal) begin(ctx context.Context, s step, c call) error {
 			UID:     c.target.uid,
 		})
 	})
+}
+
+// endDrains ends what an earlier run began when it drained the node again. The node was found empty a moment ago, so this run does not.
+func endDrains(t *ticket.Ticket, at time.Time) error {
+	for _, action := range []ticket.Action{ticket.Drain, ticket.DrainGPU, ticket.WaitIdle} {
+		for n := 1; n <= t.Count(action); n++ {
+			if s, _ := t.Outcome(action, n); s.Status != ticket.Running {
+				continue
+			}
+			ended := ticket.Step{Action: action, Status: ticket.Succeeded, At: at, Message: "the workload is gone"}
+			if err := t.RecordStep(n, ended); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // finish journals how the n-th call of the step's action ended.

@@ -75,6 +75,40 @@ func TestDrainIsCheckedBeforeADestructiveStep(t *testing.T) {
 	}
 }
 
+// A further drain that a process did not finish is over once the node is empty, whoever orders the next step.
+func TestUnfinishedFurtherDrainEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.raise("Reboot")
+		w.dieAfter("drain Succeeded")
+		w.cluster.Do(func() { w.cluster.AddPod(testPod("train", func(*corev1.Pod) {})) })
+		w.queue.Enqueue(nodeA)
+		w.onWrite = func(int) error {
+			if slices.Contains(w.journaled(), "drain Running") {
+				return ErrLeaseLost
+			}
+			return nil
+		}
+		ctx, die := context.WithCancelCause(t.Context())
+		gone := w.process(ctx)
+		w.await("a further drain", running(ticket.Drain))
+		die(ErrLeaseLost)
+		<-gone
+		w.onWrite = nil
+		w.cluster.Do(func() { w.cluster.DeletePod("train", "train") })
+		w.queue.Enqueue(nodeA)
+		beside := 0
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == protocol.ActionReboot {
+				beside = len(w.record().Ticket.Running()) - 1
+				w.source.gone()
+			}
+		}
+		w.run("resolved", resolved)
+		require.Zero(t, beside, "no step runs beside the reboot")
+	})
+}
+
 // Workload that comes back however often it is evicted is a matter for people, and nothing is destroyed under it.
 func TestWorkloadThatComesBackKeepsTheNodeUp(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
