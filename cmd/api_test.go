@@ -145,7 +145,10 @@ func newAPIWorld(t *testing.T) *apiWorld {
 	for _, node := range apiNodes(t) {
 		d.NodeChanged(nil, node)
 	}
+	auth, err := handler.NewAuth(handler.AuthOptions{AllowLoopback: true})
+	require.NoError(t, err)
 	h, err := handler.New(handler.Options{
+		Auth:       auth,
 		Sink:       q,
 		Classifier: classifier,
 		Commander:  d,

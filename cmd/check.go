@@ -188,7 +188,7 @@ func loadCatalogue(o rules.Options, procedures sop.Procedures) (*rules.Catalogue
 }
 
 func newAuth(c config) (*handler.Auth, error) {
-	var o handler.AuthOptions
+	o := handler.AuthOptions{AllowLoopback: c.Auth.AllowLoopback}
 	for _, t := range c.Auth.Tokens {
 		o.Tokens = append(o.Tokens, handler.TokenFile{File: t.File, Roles: t.Roles})
 	}

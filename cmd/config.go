@@ -165,6 +165,8 @@ type authConfig struct {
 	Tokens       []tokenConfig `yaml:"tokens"`
 	Users        []grantConfig `yaml:"users"`
 	Certificates []grantConfig `yaml:"certificates"`
+	// AllowLoopback lets requests from this host write where there are no tokens, users and certificates.
+	AllowLoopback bool `yaml:"allowLoopback"`
 }
 
 type grantConfig struct {

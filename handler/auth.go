@@ -52,10 +52,13 @@ type AuthOptions struct {
 	Tokens []TokenFile
 	// Users and Certificates are proven in front of the handler, see package web.
 	Users, Certificates []Grant
+	// AllowLoopback lets requests from this host write where there are no tokens, users and certificates.
+	AllowLoopback bool
 }
 
-// Auth tells who may do what. The zero value lets everyone read and only loopback write.
+// Auth tells who may do what. The zero value lets everyone read and nobody write.
 type Auth struct {
+	loopback            bool
 	files               []TokenFile
 	users, certificates []Grant
 }
@@ -76,7 +79,9 @@ func NewAuth(o AuthOptions) (*Auth, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Auth{files: slices.Clone(o.Tokens), users: slices.Clone(o.Users), certificates: slices.Clone(o.Certificates)}, nil
+	return &Auth{
+		loopback: o.AllowLoopback, files: slices.Clone(o.Tokens), users: slices.Clone(o.Users), certificates: slices.Clone(o.Certificates),
+	}, nil
 }
 
 // Roles returns all roles.
@@ -166,7 +171,7 @@ func (f TokenFile) holds(token string) (bool, error) {
 func (a *Auth) authorize(r *http.Request, need Role) (string, error) {
 	caller := web.CallerOf(r.Context())
 	if len(a.files)+len(a.users)+len(a.certificates) == 0 && !caller.Passwords {
-		return authorizeLoopback(r, need)
+		return a.withoutCredentials(r, need)
 	}
 	name, err := a.byToken(r, need)
 	if name != "" {
@@ -268,11 +273,14 @@ func fromThisHost(peer netip.Addr) bool {
 	return peer == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || peer == netip.IPv6Loopback()
 }
 
-// authorizeLoopback trusts the peer's address alone: a header can say anything. A web page in a browser on this host
+// withoutCredentials trusts the peer's address alone, if at all: a header can say anything. A web page in a browser on this host
 // comes from loopback, too, and is refused unless this server served it.
-func authorizeLoopback(r *http.Request, need Role) (string, error) {
-	if need == RoleView {
+func (a *Auth) withoutCredentials(r *http.Request, need Role) (string, error) {
+	switch {
+	case need == RoleView:
 		return "", nil
+	case !a.loopback:
+		return "", problemf(http.StatusForbidden, "nobody may do this: configure a token with the role %s, or auth.allowLoopback for requests from this host", need)
 	}
 	if header := forwarding(r.Header); header != "" {
 		return "", problemf(http.StatusForbidden, "the header %s says that the request is not from this host; configure a token with the role %s", header, need)

@@ -262,6 +262,23 @@ func TestTokensAreNeverTold(t *testing.T) {
 	}
 }
 
+// Without tokens nobody writes, from wherever, unless the configuration says so.
+func TestNobodyWritesByDefault(t *testing.T) {
+	t.Parallel()
+	r := httptest.NewRequest(http.MethodPost, "/", nil)
+	r.RemoteAddr = "127.0.0.1:4711"
+	for _, role := range []Role{RoleAlerts, RoleHeal} {
+		_, err := (&Auth{}).authorize(r, role)
+		require.Equal(t, http.StatusForbidden, problemOf(err).status)
+		require.ErrorContains(t, err, "nobody may do this: configure a token with the role "+string(role)+", or auth.allowLoopback for requests from this host")
+	}
+	_, err := (&Auth{}).authorize(r, RoleView)
+	require.NoError(t, err)
+}
+
+// trusting lets requests from this host write.
+func trusting() *Auth { return &Auth{loopback: true} }
+
 func TestLoopbackAlone(t *testing.T) {
 	t.Parallel()
 	for address, ok := range map[string]bool{
@@ -271,7 +288,7 @@ func TestLoopbackAlone(t *testing.T) {
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.RemoteAddr = address
-		name, err := (&Auth{}).authorize(r, RoleHeal)
+		name, err := trusting().authorize(r, RoleHeal)
 		if ok {
 			require.NoError(t, err, address)
 			require.Equal(t, "loopback", name)
@@ -292,7 +309,7 @@ func TestForwardedIsNotLoopback(t *testing.T) {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.RemoteAddr = "127.0.0.1:4711"
 		r.Header.Set(header, "127.0.0.1")
-		_, err := (&Auth{}).authorize(r, RoleHeal)
+		_, err := trusting().authorize(r, RoleHeal)
 		require.ErrorContains(t, err, "says that the request is not from this host", header)
 		require.Equal(t, http.StatusForbidden, problemOf(err).status, header)
 	}
@@ -385,7 +402,7 @@ func TestUsersAndCertificatesHaveRoles(t *testing.T) {
 // A listener with users trusts no address, even when none of the users has a role.
 func TestPasswordsEndTheTrustInLoopback(t *testing.T) {
 	t.Parallel()
-	auth := &Auth{}
+	auth := trusting()
 	_, err := auth.authorize(asked(web.Caller{}), RoleHeal)
 	require.NoError(t, err)
 	for _, need := range Roles() {

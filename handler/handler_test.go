@@ -253,6 +253,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Resync:     func() { *f.resyncs++ },
 		Registerer: f.registry,
 		Gatherer:   f.registry,
+		Auth:       trusting(),
 		Logger:     slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, c := range change {
@@ -424,7 +425,7 @@ func TestNewNamesEveryMissingOption(t *testing.T) {
 
 func TestNewDefaults(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(o *Options) { o.Logger, o.Registerer, o.Auth = nil, nil, nil })
+	f := newFixture(t, func(o *Options) { o.Logger, o.Registerer = nil, nil })
 	require.Equal(t, 64, f.handler.maxInFlight)
 	// Without tokens, a stranger may read and not write.
 	require.Equal(t, http.StatusOK, record(f.routes, httptest.NewRequest(http.MethodGet, "/api/v1/nodes/gpu-17", nil)).code)

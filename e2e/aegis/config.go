@@ -117,9 +117,10 @@ type Limits struct {
 
 // Auth is the field auth of aegis.yaml.
 type Auth struct {
-	Tokens       []Token `yaml:"tokens,omitempty"`
-	Users        []Grant `yaml:"users,omitempty"`
-	Certificates []Grant `yaml:"certificates,omitempty"`
+	AllowLoopback bool    `yaml:"allowLoopback,omitempty"`
+	Tokens        []Token `yaml:"tokens,omitempty"`
+	Users         []Grant `yaml:"users,omitempty"`
+	Certificates  []Grant `yaml:"certificates,omitempty"`
 }
 
 // Grant is an element of the fields auth.users and auth.certificates of aegis.yaml.
@@ -144,6 +145,7 @@ func Fast(prometheus string, alertmanagers []string) Config {
 		PollInterval:   500 * time.Millisecond,
 		Jobs:           Jobs{PollInterval: 500 * time.Millisecond},
 		ConfirmFor:     time.Second,
+		Auth:           Auth{AllowLoopback: true},
 		// The tests have a few nodes, and say themselves how many of them may be out of service.
 		Limits:         Limits{MaxOutOfServicePercent: new(100), MaxDestructivePercent: new(100), StormPercent: new(100)},
 		LeaderElection: LeaderElection{LeaseDuration: 5 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: time.Second},

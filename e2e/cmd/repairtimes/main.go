@@ -89,7 +89,7 @@ func options(bin, dir string) testenv.Options {
 		ExtraRules: inventory,
 		Config: func(c *aegis.Config) {
 			// What is zero has the default that ships.
-			*c = aegis.Config{Mode: "auto", Prometheus: c.Prometheus, Alertmanagers: c.Alertmanagers}
+			*c = aegis.Config{Mode: "auto", Prometheus: c.Prometheus, Alertmanagers: c.Alertmanagers, Auth: c.Auth}
 			for _, s := range scenes() {
 				c.Pools = append(c.Pools, aegis.Pool{Name: s.node, Selector: cluster.PoolLabel + "=" + s.node, MaxOutOfServicePercent: new(100)})
 			}
