@@ -60,15 +60,22 @@ func (s selector) reads(metric string) bool {
 func selectors(t *testing.T) map[string][]selector {
 	t.Helper()
 	read := make(map[string][]selector)
-	p := parser.NewParser(parser.Options{})
 	for _, file := range files(t, "rules") {
 		for _, r := range readRules(t, file).rules() {
-			expr, err := p.ParseExpr(r.Expr)
-			require.NoError(t, err, "%s%s", r.Alert, r.Record)
-			for _, s := range parser.ExtractSelectors(expr) {
-				read[r.Alert+r.Record] = append(read[r.Alert+r.Record], s)
-			}
+			read[r.Alert+r.Record] = append(read[r.Alert+r.Record], r.selectors(t)...)
 		}
+	}
+	return read
+}
+
+// selectors returns what the rule reads.
+func (r rule) selectors(t *testing.T) []selector {
+	t.Helper()
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(r.Expr)
+	require.NoError(t, err, "%s%s", r.Alert, r.Record)
+	var read []selector
+	for _, s := range parser.ExtractSelectors(expr) {
+		read = append(read, s)
 	}
 	return read
 }

@@ -43,6 +43,9 @@ tests:
   - {series: 'kube_node_labels{node="gpu-01.a",label_network_example_com_pf_names="x"}', values: 1x20 stale}
   - {series: 'kube_node_labels{node="gpu-01xa",label_network_example_com_pf_names=""}', values: 1x20 stale}
   - {series: 'kube_node_labels{node="roce-1"}', values: 1x20 stale}
+  # A scrape that does not honor labels: kube-state-metrics runs on gpu-02.a, where it tells of another node, and its labels are no nodes'.
+  - {series: 'kube_node_info{node="gpu-02.a",exported_node="cpu-1"}', values: 1x20 stale}
+  - {series: 'kube_node_labels{node="gpu-01xa",exported_node="cpu-1",label_network_example_com_pf_names="x"}', values: 1x20 stale}
   promql_expr_test:
   # The first entry that names a node counts, a node of no entry has nothing.
   - expr: aegis:expected_devices
