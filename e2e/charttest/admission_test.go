@@ -125,6 +125,8 @@ func TestAdmissionOnTheAPIServer(t *testing.T) {
 	t.Run("records are of Aegis alone", g.recordsAreOfAegisAlone)
 	t.Run("tickets are of people as well", g.ticketsAreOfPeopleAsWell)
 	t.Run("nobody writes as Aegis", g.nobodyWritesAsAegis)
+	t.Run("nodes begin without a past", g.nodesBeginWithoutAPast)
+	t.Run("nobody creates as Aegis", g.nobodyCreatesAsAegis)
 	t.Run("from the files", g.fromTheFiles)
 }
 

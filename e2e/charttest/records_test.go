@@ -2,6 +2,7 @@ package charttest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -119,4 +120,58 @@ func (g guarded) nobodyWritesAsAegis(t *testing.T) {
 	require.True(t, apierrors.IsForbidden(err), "%v", err)
 	require.ErrorContains(t, err, "only Aegis may use the field manager aegis")
 	require.NoError(t, write(t, g.admin, name, func(n *corev1.Node) { n.Annotations[ticket.Annotation] += "note: x\n" }))
+}
+
+// What somebody registers as a Node has no past: neither a record nor a history, nor anything by the name of Aegis. A kubelet registers its own.
+func (g guarded) nodesBeginWithoutAPast(t *testing.T) {
+	for what, annotations := range map[string]map[string]string{
+		"no annotations": nil,
+		"ticket":         {ticket.Annotation: "condition: X\nsupervisor: alice", ticket.OwnerAnnotation: "alice"},
+		"record":         {ticket.RecordAnnotation: "x"},
+		"history":        {ticket.HistoryAnnotation: "[]"},
+		"empty history":  {ticket.HistoryAnnotation: ""},
+	} {
+		for _, manager := range []string{"", "kubelet", "aegis"} {
+			forged := annotations[ticket.RecordAnnotation] != "" || strings.Contains(what, "history") || manager == "aegis"
+			name := fmt.Sprintf("made-%s%d", manager, time.Now().UnixNano())
+			for who, client := range g.others(t, name) {
+				n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}, Spec: corev1.NodeSpec{Unschedulable: true}}
+				_, err := client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{FieldManager: manager, DryRun: []string{metav1.DryRunAll}})
+				if !forged {
+					require.NoError(t, err, "%s as %q by %s", what, manager, who)
+					continue
+				}
+				require.True(t, apierrors.IsForbidden(err), "%s as %q by %s: %v", what, manager, who, err)
+				require.ErrorContains(t, err, "only Aegis may ", "%s as %q by %s", what, manager, who)
+			}
+		}
+	}
+}
+
+// A server-side apply makes the Node where there is none, and a client names itself without saying so.
+func (g guarded) nobodyCreatesAsAegis(t *testing.T) {
+	applied := fmt.Appendf(nil, `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "applied", "annotations": {%q: "[]"}}}`, ticket.HistoryAnnotation)
+	_, err := g.admin.CoreV1().Nodes().Patch(t.Context(), "applied", types.ApplyPatchType, applied, metav1.PatchOptions{FieldManager: "x"})
+	require.True(t, apierrors.IsForbidden(err), "%v", err)
+
+	config := rest.CopyConfig(g.cluster.RESTConfig())
+	config.UserAgent = "aegis/1.0"
+	disguised, err := kubernetes.NewForConfig(config)
+	require.NoError(t, err)
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "disguised"}, Spec: corev1.NodeSpec{Unschedulable: true}}
+	_, err = disguised.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{})
+	require.True(t, apierrors.IsForbidden(err), "%v", err)
+	require.ErrorContains(t, err, "only Aegis may use the field manager aegis")
+	n.ManagedFields = []metav1.ManagedFieldsEntry{{
+		Manager: "aegis", Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1",
+		FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec": {"f:unschedulable": {}}}`)},
+	}}
+	created, err := g.admin.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{FieldManager: "x"})
+	if err == nil {
+		for _, m := range created.ManagedFields {
+			require.NotEqual(t, "aegis", m.Manager, "the API server has believed who wrote what")
+		}
+		return
+	}
+	require.True(t, apierrors.IsForbidden(err), "%v", err)
 }

@@ -43,7 +43,9 @@ func TestClusterServesAndEnforcesRights(t *testing.T) {
 	t.Parallel()
 	c := start(t)
 	require.NoError(t, c.GrantAegis(t.Context()))
-	require.NoError(t, c.AddNodes(t.Context(), []cluster.Node{{Name: "gpu-1", GPUs: 8, Pool: "train"}, {Name: "cpu-1"}}))
+	require.NoError(t, c.AddNodes(t.Context(), []cluster.Node{
+		{Name: "gpu-1", GPUs: 8, Pool: "train", Annotations: map[string]string{"aegis.io/ticket-history": "[]"}}, {Name: "cpu-1"},
+	}))
 
 	config, err := clientcmd.BuildConfigFromFlags("", c.KubeconfigAegis)
 	require.NoError(t, err)
@@ -52,6 +54,7 @@ func TestClusterServesAndEnforcesRights(t *testing.T) {
 	node, err := aegis.CoreV1().Nodes().Get(t.Context(), "gpu-1", metav1.GetOptions{})
 	require.NoError(t, err)
 	require.Equal(t, "train", node.Labels[cluster.PoolLabel])
+	require.Equal(t, "[]", node.Annotations["aegis.io/ticket-history"])
 	gpus := node.Status.Capacity[cluster.GPUResource]
 	require.EqualValues(t, 8, gpus.Value())
 
