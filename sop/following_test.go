@@ -3,6 +3,7 @@ package sop
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -81,13 +82,15 @@ func (c *jobController) run(job *batchv1.Job) {
 func (c *jobController) end(job *batchv1.Job, how batchv1.JobConditionType, code int32) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: job.Name + "-x", Namespace: jobsNamespace, Labels: map[string]string{batchv1.JobNameLabel: job.Name},
+			Name: job.Name + "-x", Namespace: jobsNamespace, Labels: maps.Clone(job.Spec.Template.Labels),
 			OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: job.Name, UID: job.UID, Controller: new(true)}},
 		},
+		Spec: *job.Spec.Template.Spec.DeepCopy(),
 		Status: corev1.PodStatus{Phase: corev1.PodSucceeded, ContainerStatuses: []corev1.ContainerStatus{{
 			Name: "op", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: `{"result":"passed"}`}},
 		}}},
 	}
+	pod.Labels[batchv1.JobNameLabel] = job.Name
 	job.Status.Conditions = append(job.Status.Conditions, batchv1.JobCondition{Type: how, Status: corev1.ConditionTrue})
 	ctx := context.Background()
 	if _, err := c.client.CoreV1().Pods(jobsNamespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {

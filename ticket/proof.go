@@ -103,7 +103,11 @@ func RecordOf(n *corev1.Node, text string, now time.Time) (string, error) {
 		Tried: t.tried(),
 	}
 	s.Identity, s.Outcomes = t.digests()
-	did := t.Destructive(now)
+	before, found := readSeal(n)
+	if !found || before.Ticket != t.ID {
+		before = seal{}
+	}
+	did := t.destructive(now, before.Did)
 	for _, d := range did[max(0, len(did)-maxSealed):] {
 		if s.Did == nil {
 			s.Did = make(map[Action][]int64)
@@ -166,9 +170,13 @@ func recordedByOthers(n *corev1.Node) bool {
 
 // Destructive lists the destructive steps of the ticket that may have happened, oldest first. One whose time was dropped for size counts
 // as having happened now, because forgetting it too early would allow one more.
-func (t *Ticket) Destructive(now time.Time) []Destructive {
+func (t *Ticket) Destructive(now time.Time) []Destructive { return t.destructive(now, nil) }
+
+// destructive does so with the times that the record had before, in seconds and in the order of the calls.
+func (t *Ticket) destructive(now time.Time, known map[Action][]int64) []Destructive {
 	var steps []Destructive
 	for _, action := range []Action{Reset, Reboot, Shutdown, Taint} {
+		times := known[action]
 		for n := 1; n <= t.Count(action); n++ {
 			s, _ := t.Outcome(action, n)
 			if s.Status == Canceled {
@@ -177,7 +185,11 @@ func (t *Ticket) Destructive(now time.Time) []Destructive {
 			at := s.At
 			if at.IsZero() {
 				at = now
+				if len(times) > 0 {
+					at = time.Unix(times[0], 0)
+				}
 			}
+			times = times[min(1, len(times)):]
 			steps = append(steps, Destructive{Action: action, At: at})
 		}
 	}

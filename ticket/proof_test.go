@@ -194,3 +194,23 @@ func TestLostAnswerOfARecord(t *testing.T) {
 	require.Equal(t, 1, calls)
 	require.True(t, r.Proven.Whole())
 }
+
+// The record remembers when something was destroyed after the ticket had to leave that out: nothing happens again because it is written
+// again.
+func TestRecordKeepsTheTimesThatTheTicketLost(t *testing.T) {
+	t.Parallel()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "u"}}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	write := func(text string, now time.Time) {
+		record, err := RecordOf(n, text, now)
+		require.NoError(t, err)
+		n.Annotations = map[string]string{RecordAnnotation: record}
+	}
+	head := "id: x\ncondition: Reboot\nsupervisor: aegis\nattempts: 2\n"
+	write(head+"workflows:\n- {action: reboot, status: Succeeded, at: 2026-01-02T03:04:05Z}\n", at)
+	write(head+"done: {reboot: S}\nworkflows:\n- {action: reboot, status: Running, at: 2026-01-02T05:00:00Z}\n", at.Add(2*time.Hour))
+	write(head+"done: {reboot: S2}\n", at.Add(9*time.Hour))
+	s, found := readSeal(n)
+	require.True(t, found)
+	require.Equal(t, map[Action][]int64{Reboot: {at.Unix(), time.Date(2026, 1, 2, 5, 0, 0, 0, time.UTC).Unix()}}, s.Did)
+}
