@@ -277,12 +277,12 @@ func (a *app) newOrders() *sop.OrderStore {
 
 // ordersRestored tells that somebody had deleted the Lease.
 func (a *app) ordersRestored(annotations []string) {
-	a.logger.Warn("the Lease was deleted; its orders are written on the new one", "annotations", annotations)
+	a.logger.Warn("the Lease was deleted; the orders on it that do less are written on the new one", "annotations", annotations)
 	lease := &corev1.ObjectReference{
 		Kind: "Lease", APIVersion: "coordination.k8s.io/v1", Namespace: a.cfg.LeaderElection.Namespace, Name: a.cfg.LeaderElection.Name,
 	}
 	a.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "aegis"}).Eventf(lease, corev1.EventTypeWarning, "AegisOrdersRestored",
-		"the Lease was deleted; the new one has the orders of the old one: %s", strings.Join(annotations, ", "))
+		"the Lease was deleted; the new one has what the old one ordered to do less: %s", strings.Join(annotations, ", "))
 }
 
 // newDuty returns what watches the decisions of this process.

@@ -546,7 +546,7 @@ func TestOrdersOutliveTheLease(t *testing.T) {
 				time.Sleep(time.Second)
 				require.Equal(t, "the core switch is replaced", next.orders.Last().Pause.Reason)
 				s.leases.Do(func() { require.Equal(t, ordered, s.leases.lease.Annotations) })
-				require.Contains(t, next.log.String(), "the Lease was deleted; its orders are written on the new one")
+				require.Contains(t, next.log.String(), "the Lease was deleted; the orders on it that do less are written on the new one")
 				close(thaws)
 				s.end(first)
 				if !alone {

@@ -29,7 +29,7 @@ func (s Services) renamed(c Catalogue) Services {
 		s.Tickets = s.Tickets.Named(names)
 	}
 	if s.Orders != nil {
-		s.Orders.nameBy(names)
+		s.Orders.nameBy(names, func(condition string) prom.Mode { return c.Status("", condition, "", 0).Policy.Mode })
 	}
 	return s
 }
@@ -53,11 +53,11 @@ func (s namedSource) Observe(ctx context.Context, k prom.Key) prom.Finding {
 // Last returns the last answer.
 func (s namedSource) Last(k prom.Key) prom.Finding { return s.Source.Last(s.key(k)) }
 
-// nameBy has the orders name conditions as the catalogue does.
-func (s *OrderStore) nameBy(names ticket.Names) {
+// nameBy has the orders name conditions as the catalogue does, and know their modes.
+func (s *OrderStore) nameBy(names ticket.Names, configured func(condition string) prom.Mode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.names = names
+	s.names, s.configured = names, configured
 }
 
 // named returns the orders with the names of the catalogue. Of two modes for one condition, that by its own name counts, else the lower

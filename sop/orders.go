@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
@@ -46,7 +47,8 @@ type OrderStoreOptions struct {
 	Namespace, Name string
 	// Identity returns who this process is in the election. Empty means that there is no election.
 	Identity func() string
-	// Restored hears which annotations were written again on a Lease that somebody had deleted. Nil means that nobody does.
+	// Restored hears which annotations were written again on a Lease that somebody had deleted, and what of them was left out. Nil means
+	// that nobody does.
 	Restored func(annotations []string)
 	// Clock tells the time and waits. Nil means the wall clock.
 	Clock clock.Clock
@@ -62,14 +64,16 @@ type OrderStore struct {
 	last     policy.Orders
 	silences []parsedSilence // Those of last.
 	names    ticket.Names    // Nil while nobody knows the catalogue.
-	read     time.Time
-	// seen is the Lease as it was last seen with orders of its own, or the first one.
-	seen *coordinationv1.Lease
+	// configured returns the mode of a condition without orders, and none of one that the catalogue does not know. It is nil with names.
+	configured func(condition string) prom.Mode
+	read       time.Time
+	// memory is what each annotation of the Lease said last.
+	memory map[string]remembered
 }
 
 // NewOrderStore returns a store that knows no orders until they are read.
 func NewOrderStore(o OrderStoreOptions) *OrderStore {
-	return &OrderStore{options: o, clock: cmp.Or[clock.Clock](o.Clock, clock.RealClock{})}
+	return &OrderStore{options: o, clock: cmp.Or[clock.Clock](o.Clock, clock.RealClock{}), memory: make(map[string]remembered)}
 }
 
 // Last returns the orders as they were last read.
@@ -89,63 +93,6 @@ func (s *OrderStore) Read(ctx context.Context) (policy.Orders, error) {
 		return policy.Orders{}, err
 	}
 	return s.take(lease), nil
-}
-
-// See remembers the Lease as it was read, also by a process that stands by. A new one without orders does not take the place of one with
-// orders: somebody deleted the Lease, which is no order.
-func (s *OrderStore) See(lease *coordinationv1.Lease) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.forgot(lease) {
-		s.seen = lease.DeepCopy()
-	}
-}
-
-// forgot reports whether the Lease is another one than the one that was seen, and has none of its orders. The lock is held.
-func (s *OrderStore) forgot(lease *coordinationv1.Lease) bool {
-	return s.seen != nil && s.seen.UID != lease.UID && ordered(s.seen) && !ordered(lease)
-}
-
-func ordered(lease *coordinationv1.Lease) bool {
-	return slices.ContainsFunc(orderAnnotations(), func(key string) bool { return lease.Annotations[key] != "" })
-}
-
-func orderAnnotations() []string {
-	return []string{PausedAnnotation, ModesAnnotation, StormsAnnotation, SilencesAnnotation}
-}
-
-// restore writes the orders on a Lease that was made anew, as they were on the one that was deleted, word for word. Nothing is decided
-// before that: an error is a reason to wait.
-func (s *OrderStore) restore(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
-	s.mu.Lock()
-	var texts map[string]string
-	if s.forgot(lease) {
-		texts = s.seen.Annotations
-	}
-	s.mu.Unlock()
-	if texts == nil {
-		s.See(lease)
-		return lease, nil
-	}
-	wanted := make(map[string]string)
-	for _, key := range orderAnnotations() {
-		if texts[key] != "" {
-			wanted[key] = texts[key]
-		}
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": lease.ResourceVersion, "annotations": wanted}})
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOrders, err)
-	}
-	written, err := s.client().Patch(ctx, lease.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "aegis"})
-	if err != nil {
-		return nil, fmt.Errorf("%w not written on the Lease that was made anew: %w", ErrOrders, err)
-	}
-	s.See(written)
-	if s.options.Restored != nil {
-		s.options.Restored(slices.Sorted(maps.Keys(wanted)))
-	}
-	return written, nil
 }
 
 // take remembers the orders on the Lease. Those that cannot be read are a pause: what holds nothing up goes on.
