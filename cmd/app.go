@@ -293,7 +293,7 @@ func (a *app) newDuty() *duty {
 // telemetry registers the metrics of the process itself.
 func (a *app) telemetry(reg prometheus.Registerer) {
 	reg.MustRegister(sop.NewTicketCollector(a.dispatcher), sop.NewStormCollector(a.dispatcher),
-		sop.NewLimitCollector(a.dispatcher), sop.NewWaitingCollector(a.dispatcher))
+		sop.NewLimitCollector(a.dispatcher), sop.NewWaitingCollector(a.dispatcher), sop.NewHoldCollector(a.dispatcher))
 	factory := promauto.With(reg)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aegis_leader",

@@ -221,3 +221,31 @@ func (c *WaitingCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 }
+
+// HoldCollector shows for how long Aegis has been held whenever it is scraped.
+type HoldCollector struct {
+	verdicts *VerdictCache
+	oldest   *prometheus.Desc
+}
+
+// NewHoldCollector returns a collector of the holds among the verdicts of the dispatcher.
+func NewHoldCollector(d *Dispatcher) *HoldCollector {
+	return &HoldCollector{
+		verdicts: d.services.Verdicts,
+		oldest: prometheus.NewDesc("aegis_oldest_hold_seconds",
+			"For how long the repair that has waited longest has been held, by the verdict that holds it now; 0 if none is held.", []string{"verdict"}, nil),
+	}
+}
+
+// Describe sends the description of the metric.
+func (c *HoldCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.oldest }
+
+// Collect sends the age of the oldest hold of each verdict that has no end of its own.
+func (c *HoldCollector) Collect(ch chan<- prometheus.Metric) {
+	oldest := c.verdicts.oldestHolds()
+	for _, name := range policy.VerdictNames() {
+		if name.Holds() {
+			ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, oldest[name].Seconds(), string(name))
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/utils/clock"
 
@@ -16,13 +17,14 @@ import (
 type VerdictCache struct {
 	mu      sync.Mutex
 	nodes   map[string]map[prom.Key]policy.Decision
+	held    map[prom.Key]time.Time // Since when a repair has been held, by whatever verdicts.
 	metrics *Metrics
 	clock   clock.PassiveClock
 }
 
 // NewVerdictCache returns an empty cache that counts verdicts in the metrics and dates them by the clock.
 func NewVerdictCache(m *Metrics, c clock.PassiveClock) *VerdictCache {
-	return &VerdictCache{nodes: make(map[string]map[prom.Key]policy.Decision), metrics: m, clock: c}
+	return &VerdictCache{nodes: make(map[string]map[prom.Key]policy.Decision), held: make(map[prom.Key]time.Time), metrics: m, clock: c}
 }
 
 // Set records the verdict on a condition, and reports whether its name is another one than before.
@@ -40,6 +42,11 @@ func (b *VerdictCache) Set(key prom.Key, v policy.Verdict) bool {
 	if changed {
 		since = b.clock.Now()
 		b.metrics.verdict(v.Name)
+	}
+	if _, held := b.held[key]; !v.Name.Holds() {
+		delete(b.held, key)
+	} else if !held {
+		b.held[key] = b.clock.Now()
 	}
 	decisions[key] = policy.Decision{Condition: key.Condition, ID: key.ID, Verdict: v, Since: since}
 	return changed
@@ -60,11 +67,24 @@ func (b *VerdictCache) Keep(node string, keys []prom.Key) {
 	for key := range b.nodes[node] {
 		if !slices.Contains(keys, key) {
 			delete(b.nodes[node], key)
+			delete(b.held, key)
 		}
 	}
 	if len(b.nodes[node]) == 0 {
 		delete(b.nodes, node)
 	}
+}
+
+// oldestHolds returns for how long what is held longest has been held, by the verdict that holds it now.
+func (b *VerdictCache) oldestHolds() map[policy.VerdictName]time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	oldest := make(map[policy.VerdictName]time.Duration)
+	for key, since := range b.held {
+		name := b.nodes[key.Node][key].Verdict.Name
+		oldest[name] = max(oldest[name], b.clock.Since(since))
+	}
+	return oldest
 }
 
 // Node returns the verdicts of a node, sorted by condition and device.

@@ -219,6 +219,7 @@ func TestUnitTestsNoticeAChangedRule(t *testing.T) {
 		"a storm that a standby knows":   {"aegis", "and on (job, instance) aegis_leader == 1", ""},
 		"a storm that is released":       {"aegis", ") == 1", ") >= 0"},
 		"tickets of Aegis":               {"aegis", `{supervisor="people"}`, ""},
+		"an exclusion for a day":         {"aegis", "> 604800", "> 86400"},
 		"labels that are honored":        {"aegis", `{exported_pod!=""}`, ""},
 		"one replica loads its files":    {"aegis", "min(aegis_config", "max(aegis_config"},
 	}

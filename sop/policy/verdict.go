@@ -2,7 +2,10 @@
 // facts always give the same verdict.
 package policy
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // VerdictName is the named reason why a procedure runs now, or does not. It is the value in logs, metrics, the API
 // and the console.
@@ -43,6 +46,14 @@ func VerdictNames() []VerdictName {
 		VerdictHumanOwned, VerdictHumanCordoned, VerdictSilenced, VerdictContested, VerdictUnconfirmed,
 		VerdictUnverifiable, VerdictTolerated, VerdictIgnored, VerdictUnknownCondition, VerdictNoSOP, VerdictNodeGone,
 	}
+}
+
+// Holds reports whether the verdict keeps a repair waiting for a person, for a place or for the sources, and so may do so for ever. What has
+// an end of its own, such as a silence or a cooldown, is none of these, nor what people work on.
+func (n VerdictName) Holds() bool {
+	return slices.Contains([]VerdictName{
+		VerdictAwaitingApproval, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictHumanCordoned, VerdictUnverifiable,
+	}, n)
 }
 
 // Verdict is a decision and its reason in words.
