@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -48,15 +49,31 @@ type entry struct {
 	held holding
 }
 
-// holding is what the ticket of a node says.
+// holding is what the ticket of a node says, and its record.
 type holding struct {
-	text string
+	text, record string
 	// ticket is nil where there is none that is open, broken why it cannot be read.
 	ticket *ticket.Ticket
 	broken error
-	// step is the destructive step that the ticket shows as Running under Aegis, if destroys.
+	// step is the destructive step that runs on the node, or may do so, if destroys.
 	step     ticket.Step
 	destroys bool
+	// followed says that Aegis follows the step until it ends, so that it may wait for its order still. Nobody tells when the step of a
+	// ticket ends that people have taken over or removed.
+	followed bool
+}
+
+// lapses returns when the step of a ticket that Aegis does not follow counts no more, zero for one that it follows.
+func (h holding) lapses() time.Time {
+	if !h.destroys || h.followed {
+		return time.Time{}
+	}
+	return h.step.At.Add(followed)
+}
+
+// lapsed reports whether the step counts no more. One that begins in a far future, as people may write, does not count either.
+func (h holding) lapsed(now time.Time) bool {
+	return h.destroys && !h.followed && now.Sub(h.step.At).Abs() >= followed
 }
 
 // headcount sums up a pool, or the cluster. The names are sorted.
@@ -196,7 +213,8 @@ func (c *census) judge(n *news, before *entry, settings policy.Settings) *entry 
 		return before
 	}
 	after := &entry{node: node, pool: settings.PoolOf(node).Name}
-	if before != nil && before.held.text == node.Annotations[ticket.Annotation] {
+	if before != nil && before.held.text == node.Annotations[ticket.Annotation] &&
+		before.held.record == node.Annotations[ticket.RecordAnnotation] {
 		after.held = before.held
 	} else {
 		after.held = c.read(node)
@@ -204,18 +222,18 @@ func (c *census) judge(n *news, before *entry, settings policy.Settings) *entry 
 	return after
 }
 
-// read parses the ticket of a node.
+// read parses the ticket of a node. A step that was ordered goes on whoever has taken the ticket over since, or removed it.
 func (c *census) read(node *corev1.Node) holding {
-	h := holding{text: node.Annotations[ticket.Annotation]}
+	h := holding{text: node.Annotations[ticket.Annotation], record: node.Annotations[ticket.RecordAnnotation]}
 	t, broken := c.ticketOf(node)
-	if h.broken = broken; broken != nil || t == nil || !t.Open() {
-		return h
+	if h.broken = broken; broken == nil && t != nil && t.Open() {
+		h.ticket = t
+		h.step, h.destroys = runningDestructive(t)
+		h.followed = h.destroys && t.Owned()
 	}
-	h.ticket = t
-	if !t.Owned() {
-		return h
+	if !h.destroys && h.record != "" {
+		h.step, h.destroys = recordedDestructive(node)
 	}
-	h.step, h.destroys = runningDestructive(t)
 	return h
 }
 

@@ -71,7 +71,7 @@ func countOf(nodes []*corev1.Node, settings policy.Settings) map[string]*headcou
 			if node.Spec.Unschedulable || !policy.IsReady(node) {
 				h.out = append(h.out, node.Name)
 			}
-			if t != nil && t.Open() && t.Owned() && slices.ContainsFunc(t.Running(), runs) {
+			if t != nil && t.Open() && slices.ContainsFunc(t.Running(), runs) || recorded(node) {
 				h.destroying = append(h.destroying, node.Name)
 			}
 		}
@@ -81,6 +81,11 @@ func countOf(nodes []*corev1.Node, settings policy.Settings) map[string]*headcou
 		slices.Sort(h.destroying)
 	}
 	return counts
+}
+
+// recorded reports whether a destructive step runs by the record of the node.
+func recorded(node *corev1.Node) bool {
+	return slices.ContainsFunc(ticket.Record{Node: node}.Runs(), func(r ticket.Run) bool { return r.Action.Destructive() })
 }
 
 // fickle is a cluster whose nodes change at random, and the account of them.
@@ -98,9 +103,11 @@ func newFickle(t *testing.T, seed uint64) *fickle {
 	destroying, theirs := ownTicket("GpuHung"), ownTicket("GpuHung")
 	require.NoError(t, destroying.Record(ticket.Reboot, 1, ticket.Running, time.Now(), ""))
 	theirs.Supervisor = "alice"
+	taken := destroying.Clone()
+	taken.Supervisor = "alice"
 	f := &fickle{
 		rng: rand.New(rand.NewPCG(seed, 1)), nodes: make(map[string]*corev1.Node),
-		texts: []string{"", "{hands off", encoded(t, ownTicket("GpuHung")), encoded(t, destroying), encoded(t, theirs)},
+		texts: []string{"", "{hands off", encoded(t, ownTicket("GpuHung")), encoded(t, destroying), encoded(t, theirs), encoded(t, taken)},
 	}
 	f.census = newCensus(nil, ticket.NewStore(ticket.StoreOptions{}), func() policy.Settings { return f.settings })
 	f.pools(2)

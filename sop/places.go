@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
@@ -68,14 +70,19 @@ func (l *limits) outOfService(pool string) (size int, out []string) {
 func (l *limits) destructive(pool, node string, own holding) []string {
 	return slices.DeleteFunc(l.destroying(pool), func(other string) bool {
 		e := l.census.of(other)
-		both := own.destroys && e != nil && e.held.destroys
+		both := own.followed && e != nil && e.held.followed
 		return other == node || both && cmp.Or(own.step.At.Compare(e.held.step.At), cmp.Compare(node, other)) < 0
 	})
 }
 
-// destroying names the nodes of the pool on which a destructive step runs.
+// destroying names the nodes of the pool on which a destructive step runs. That of a ticket which people have taken over or removed counts
+// for as long as its Job may run.
 func (l *limits) destroying(pool string) []string {
-	busy := l.census.sumOf(pool).destroying
+	now := l.clock.Now()
+	busy := slices.DeleteFunc(l.census.sumOf(pool).destroying, func(name string) bool {
+		e := l.census.of(name)
+		return e != nil && e.held.lapsed(now)
+	})
 	for name := range l.inFlight {
 		if e := l.census.of(name); e != nil && e.in(pool) {
 			busy = with(busy, name)
@@ -268,7 +275,31 @@ func (l *limits) bounded(settings policy.Settings) []string {
 	return slices.Compact(names)
 }
 
-// runningDestructive returns the destructive step that the ticket shows as Running under Aegis, if there is one.
+// lapse returns when the next of the steps that Aegis does not follow counts no more, zero if there is none.
+func (l *limits) lapse(now time.Time) (next time.Time) {
+	for _, name := range l.census.sumOf(policy.ClusterName).destroying {
+		e := l.census.of(name)
+		if e == nil || e.held.lapsed(now) {
+			continue
+		}
+		if at := e.held.lapses(); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
+}
+
+// recordedDestructive returns the destructive step that runs by the record of the node, whatever has become of its ticket.
+func recordedDestructive(node *corev1.Node) (ticket.Step, bool) {
+	for _, run := range (ticket.Record{Node: node}).Runs() {
+		if run.Action.Destructive() {
+			return ticket.Step{Action: run.Action, At: run.At}, true
+		}
+	}
+	return ticket.Step{}, false
+}
+
+// runningDestructive returns the destructive step that the ticket shows as Running, if there is one.
 func runningDestructive(t *ticket.Ticket) (ticket.Step, bool) {
 	for _, s := range t.Running() {
 		if s.Action.Destructive() {

@@ -58,8 +58,8 @@ const (
 
 // simStep is one step of a ticket. Code is the exit code of a Job that has found something.
 type simStep struct {
-	Action, Status string
-	Code           int
+	Action, Status, At string
+	Code               int
 }
 
 // simTicket is the incident of a node, as its annotation has it.
@@ -215,10 +215,16 @@ func destructive(action string) bool {
 	return slices.Contains([]string{actReboot, actShutdown, actReset, actTaint}, action)
 }
 
-// destroys reports whether a destructive step of Aegis runs on the node.
+// simUntold is for how long the step of a ticket that people have taken over counts at least: nobody tells when it ends.
+const simUntold = 2*time.Hour - time.Minute
+
+// destroys reports whether a destructive step runs on the node, whoever has its ticket by now.
 func destroys(node *corev1.Node) bool {
 	t := recordOf(node).ticket
-	return t != nil && t.open() && t.owned() && slices.ContainsFunc(t.running(), func(s simStep) bool { return destructive(s.Action) })
+	return t != nil && t.open() && slices.ContainsFunc(t.running(), func(s simStep) bool {
+		at, err := time.Parse(time.RFC3339, s.At)
+		return destructive(s.Action) && (t.owned() || err == nil && time.Since(at).Abs() < simUntold)
+	})
 }
 
 // repaired reports whether the node was out of service in the incident.

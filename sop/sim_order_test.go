@@ -181,7 +181,7 @@ func (o *oracle) busy(p *simProcess, node string, pool simPoolSettings) (busy []
 	for other, step := range o.destroying {
 		seen := p.seen(other).destroyed
 		known := step.process == p.id || !seen.IsZero() && p.idle(node, seen) > simThought
-		if other != node && known && o.c.has(pool, o.c.Nodes[other]) {
+		if other != node && known && o.c.has(pool, o.c.Nodes[other]) && destroys(o.c.Nodes[other]) {
 			busy = append(busy, other)
 		}
 	}

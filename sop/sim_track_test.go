@@ -135,7 +135,7 @@ func (o *oracle) changed(before, after *corev1.Node) {
 	if was := o.owned[name]; was.id != now.id || was.aegis != now.aegis {
 		o.owned[name] = now
 	}
-	if !now.aegis {
+	if !destroys(after) {
 		delete(o.destroying, name)
 	}
 }

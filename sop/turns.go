@@ -28,7 +28,7 @@ func (l *limits) start(open func(*entry) bool) {
 		if !e.out() && !l.holds(name, e) {
 			l.expect(limitOf{policy.LimitBudget, e.pool}, name)
 		}
-		if !e.held.destroys {
+		if !e.held.followed {
 			l.expect(limitOf{policy.LimitDestructive, e.pool}, name)
 		}
 	}
@@ -92,7 +92,8 @@ func (l *limits) bell(limit policy.Limit, node string) <-chan struct{} {
 func (l *limits) nodeChanged(before, after *corev1.Node) {
 	out := func(n *corev1.Node) bool { return n.Spec.Unschedulable || !policy.IsReady(n) }
 	if before == nil || after == nil || !maps.Equal(before.Labels, after.Labels) || out(before) && !out(after) ||
-		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] {
+		before.Annotations[ticket.Annotation] != after.Annotations[ticket.Annotation] ||
+		before.Annotations[ticket.RecordAnnotation] != after.Annotations[ticket.RecordAnnotation] {
 		l.wake()
 	}
 }
@@ -119,8 +120,10 @@ func (l *limits) tend() time.Time {
 		l.offer(limit, settings)
 	}
 	next := l.waiting.tend(now)
-	if !l.settled.IsZero() && (next.IsZero() || l.settled.Before(next)) {
-		next = l.settled
+	for _, at := range []time.Time{l.settled, l.lapse(now)} {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
 	}
 	return next
 }

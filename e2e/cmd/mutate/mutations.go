@@ -95,6 +95,7 @@ func limits() []mutation {
 		{"nodes that are not ready not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return e.node.Spec.Unschedulable"},
 		{"own reservations not counted", bounded, "sop/places.go", "e.in(pool) && l.holds(name, e) {", "false {"},
 		{"no slot needed to destroy", bounded, "sop/limits.go", "own, settings); reason != \"\" {\n		return func() {}, reason", "own, settings); false {\n		return func() {}, reason"},
+		{"slot of a ticket taken over given away", bounded, "sop/census.go", "		h.step, h.destroys = runningDestructive(t)\n", "		if t.Owned() {\n			h.step, h.destroys = runningDestructive(t)\n		}\n"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
 		{"repeat offender repaired again", bounded, "sop/policy/table.go", "Visit: Alert, Needs: NodeFact, Judge: unlessSeldom(repeatOffender)", "Needs: NodeFact, Judge: unlessSeldom(repeatOffender)"},
