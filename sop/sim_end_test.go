@@ -92,6 +92,9 @@ func (o *oracle) withheld(p *simProcess, reserved, inFlight []string) []string {
 	return left
 }
 
+// simRemembered is how many incidents the history of a node has. Beyond that those that have destroyed nothing are forgotten first.
+const simRemembered = 20
+
 // lost names the tickets of Aegis that are neither open nor in the history, and that neither went with their node nor were
 // removed by anybody.
 func (o *oracle) lost() []string {
@@ -104,7 +107,8 @@ func (o *oracle) lost() []string {
 		r := recordOf(node)
 		closed := slices.ContainsFunc(r.history(), func(in simIncidentPast) bool { return in.ID == id })
 		open := r.ticket != nil && r.ticket.ID == id && r.ticket.open()
-		if !closed && !open {
+		forgettable := !incident.destroyed && len(r.history()) == simRemembered
+		if !closed && !open && !forgettable {
 			lost = append(lost, fmt.Sprintf("ticket %s on %s was lost", id, incident.key.Node))
 		}
 	}

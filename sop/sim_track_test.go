@@ -82,7 +82,9 @@ type simIncident struct {
 	// suspect says that a check has found the node sick, removed that a person has taken the ticket away, approved that one has
 	// allowed the repair.
 	suspect, removed, approved bool
-	opened                     time.Time
+	// destroyed says that a destructive step was ordered for it.
+	destroyed bool
+	opened    time.Time
 }
 
 type simBoot struct {
@@ -259,6 +261,9 @@ func (o *oracle) ordered(p *simProcess, r jobs.Request) {
 		o.reboots[r.Node] = append(o.reboots[r.Node], simBoot{incident: r.Incident, at: time.Now()})
 	}
 	if destructive(action) {
+		if incident := o.incidents[r.Incident]; incident != nil {
+			incident.destroyed = true
+		}
 		o.harmed[r.Node] = time.Now()
 		o.judge(destructionBegun, moment{p: p, node: r.Node})
 	}

@@ -137,3 +137,39 @@ func TestApprovalIsGoodForOneRepair(t *testing.T) {
 		require.Equal(t, policy.VerdictAwaitingApproval, w.verdict("Reset"))
 	})
 }
+
+// Whoever removes ticket after ticket drives nothing that was done out of the history: a node whose reboots are used up is not booted again.
+func TestRemovedTicketsDriveNoRebootsOutOfTheHistory(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		h := &ticket.History{}
+		for i := range 2 {
+			at := time.Now().Add(-time.Duration(2-i) * time.Hour)
+			h.Add(ticket.Incident{ID: fmt.Sprint("past-", i), Condition: "Reboot", Opened: at, Closed: at, Outcome: ticket.Resolved, Isolated: true,
+				Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: at}}})
+		}
+		text, err := h.Encode()
+		require.NoError(t, err)
+		w.edit(func(n *corev1.Node) { n.Annotations = map[string]string{ticket.HistoryAnnotation: text} })
+		w.raise("Reboot")
+		stop := w.start()
+		defer stop()
+		for range ticket.MaxIncidents + 4 {
+			var id string
+			w.await("cordoned", func(r ticket.Record) bool {
+				if r.Ticket == nil || r.Ticket.Count(ticket.Cordon) == 0 {
+					return false
+				}
+				id = r.Ticket.ID
+				return true
+			})
+			w.edit(func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+			w.queue.Enqueue(nodeA)
+			w.await("gone", func(r ticket.Record) bool { return r.Ticket == nil || r.Ticket.ID != id })
+		}
+		time.Sleep(2 * time.Hour)
+		past := w.record().History.Incidents
+		require.Equal(t, []string{"past-0", "past-1"}, []string{past[0].ID, past[1].ID})
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
+	})
+}

@@ -16,6 +16,9 @@ const (
 	// MaxNotes is the number of those that may be mere notes or passed checks: what was done to a node is not to be forgotten over what
 	// was seen on it.
 	MaxNotes = 6
+	// destructiveCounts is for how long a destructive step keeps its incident in a full history. No window in which steps or incidents are
+	// counted should be longer.
+	destructiveCounts = 30 * 24 * time.Hour
 	// MaxHistoryBytes is the largest encoded history.
 	MaxHistoryBytes = 8192
 )
@@ -175,14 +178,15 @@ func (d Destructive) text() string {
 	return string(d.Action) + " " + formatTime(d.At)
 }
 
-// Encode returns the history as YAML: the newest incidents, at most MaxIncidents, as many as fit into
-// MaxHistoryBytes. A history that ParseHistory would refuse is an error.
+// Encode returns the history as YAML: at most MaxIncidents, as many as fit into MaxHistoryBytes. What has destroyed nothing is left out
+// first, the oldest first. A history that ParseHistory would refuse is an error.
 func (h *History) Encode() (string, error) {
-	newest := h.Incidents[max(0, len(h.Incidents)-MaxIncidents):]
-	text, err := encodeIncidents(newest)
-	for err == nil && len(text) > MaxHistoryBytes && len(newest) > 1 {
-		newest = newest[1:]
-		text, err = encodeIncidents(newest)
+	kept := History{Incidents: slices.Clone(h.Incidents)}
+	kept.dropBeyond(MaxIncidents)
+	text, err := encodeIncidents(kept.Incidents)
+	for err == nil && len(text) > MaxHistoryBytes && len(kept.Incidents) > 1 {
+		kept.dropBeyond(len(kept.Incidents) - 1)
+		text, err = encodeIncidents(kept.Incidents)
 	}
 	if err == nil && len(text) > MaxHistoryBytes {
 		err = fmt.Errorf("%w: the last incident has %d bytes, want at most %d", ErrTooLarge, len(text), MaxHistoryBytes)
@@ -241,7 +245,8 @@ func (h *History) Clone() *History {
 }
 
 // Add remembers an incident. One with the same identity is replaced where it stands and what people wrote into it
-// is kept; else the new one is the newest, and the oldest ones beyond MaxNotes and MaxIncidents are forgotten.
+// is kept; else the new one is the newest, and the oldest ones beyond MaxNotes and MaxIncidents are forgotten, those with a destructive
+// step last: what was done to a node is not to be forgotten over tickets that somebody removes.
 func (h *History) Add(in Incident) {
 	same := func(old Incident) bool { return in.ID != "" && old.ID == in.ID }
 	if i := slices.IndexFunc(h.Incidents, same); i >= 0 {
@@ -253,8 +258,20 @@ func (h *History) Add(in Incident) {
 	}
 	h.Incidents = append(h.Incidents, in)
 	h.dropNotes()
-	if over := len(h.Incidents) - MaxIncidents; over > 0 {
-		h.Incidents = slices.Delete(h.Incidents, 0, over)
+	h.dropBeyond(MaxIncidents)
+}
+
+// dropBeyond forgets incidents until there are no more than that: the oldest without a destructive step that still counts, and the oldest
+// of all where every one has such a step. The newest stays.
+func (h *History) dropBeyond(most int) {
+	for over := len(h.Incidents) - most; over > 0; over-- {
+		last := len(h.Incidents) - 1
+		older, since := h.Incidents[:last], h.Incidents[last].Closed.Add(-destructiveCounts)
+		i := slices.IndexFunc(older, func(in Incident) bool {
+			return !slices.ContainsFunc(in.Destructive, func(d Destructive) bool { return d.At.After(since) })
+		})
+		i = max(0, i)
+		h.Incidents = slices.Delete(h.Incidents, i, i+1)
 	}
 }
 

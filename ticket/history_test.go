@@ -84,6 +84,48 @@ func TestHistoryAddKeepsTheNewest(t *testing.T) {
 	require.Equal(t, "24", h.Incidents[19].ID)
 }
 
+// However many incidents without a destructive step come, those with one stay, by number and by size.
+func TestHistoryForgetsLastWhatDestroyed(t *testing.T) {
+	t.Parallel()
+	for name, words := range map[string]int{"by number": 8, "by size": 900} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := &History{}
+			for i := range 3 {
+				h.Add(incident(fmt.Sprint("boot-", i)))
+			}
+			for i := range 2 * MaxIncidents {
+				h.Add(Incident{ID: fmt.Sprint("removed-", i), Outcome: Removed, Reason: strings.Repeat("x", words)})
+				text, err := h.Encode()
+				require.NoError(t, err)
+				h, err = ParseHistory(text)
+				require.NoError(t, err)
+				require.Equal(t, fmt.Sprint("removed-", i), h.Incidents[len(h.Incidents)-1].ID)
+			}
+			require.LessOrEqual(t, len(h.Incidents), MaxIncidents)
+			for i := range 3 {
+				require.Equal(t, fmt.Sprint("boot-", i), h.Incidents[i].ID)
+			}
+		})
+	}
+}
+
+// A destructive step of long ago does not keep what happens now out of the history.
+func TestOldBootsMakeRoom(t *testing.T) {
+	t.Parallel()
+	h := &History{}
+	long := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range MaxIncidents {
+		h.Add(Incident{ID: fmt.Sprint("boot-", i), Outcome: Resolved, Closed: long, Destructive: []Destructive{{Reboot, long}}})
+	}
+	for i := range 5 {
+		h.Add(Incident{ID: fmt.Sprint("check-", i), Outcome: Removed, Closed: long.Add(destructiveCounts + time.Hour)})
+	}
+	require.Len(t, h.Incidents, MaxIncidents)
+	require.Equal(t, "boot-5", h.Incidents[0].ID)
+	require.Equal(t, "check-0", h.Incidents[MaxIncidents-5].ID)
+}
+
 func TestHistoryAddReplacesInPlace(t *testing.T) {
 	t.Parallel()
 	h, err := ParseHistory("- {id: a, outcome: handed over, blame: fan}\n- {id: b}\n- {}\n")
