@@ -98,6 +98,9 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 // stillCordoned says why a node that has passed a check has a cordon which nobody is known to have lent.
 const stillCordoned = "still cordoned: a person may have cordoned it after the request; uncordon the node, or request a check again"
 
+// unnotedCordon says why a node that has passed a check stays cordoned though no person is noted to have cordoned it.
+const unnotedCordon = "the node is fit and stays cordoned: nobody is noted to have cordoned the node; uncordon it"
+
 // putBack makes the change that takes away what keeps workload off the node, as far as it is not of people.
 func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Change) (message string, err error) {
 	intake := i.intakeTaints(node)
@@ -110,6 +113,9 @@ func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Ch
 		message = "a person has excluded the node, so it stays cordoned"
 	case node.Spec.Unschedulable && strings.HasPrefix(t.Origin, checkPrefix):
 		message = stillCordoned
+	case node.Spec.Unschedulable && !ticket.CordonedByOthers(node):
+		// The incident must not end well with a node out of service of which nobody knows.
+		return "", failed("%s", unnotedCordon)
 	case node.Spec.Unschedulable:
 		message = "a person has cordoned the node, so it stays cordoned"
 	default:
