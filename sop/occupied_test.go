@@ -93,7 +93,7 @@ func TestUnfinishedFurtherDrainEnds(t *testing.T) {
 		gone := w.process(ctx)
 		w.await("a further drain", running(ticket.Drain))
 		die(ErrLeaseLost)
-		<-gone
+		require.ErrorIs(t, <-gone, ErrLeaseLost)
 		w.onWrite = nil
 		w.cluster.Do(func() { w.cluster.DeletePod("train", "train") })
 		w.queue.Enqueue(nodeA)

@@ -145,8 +145,10 @@ func TestRemovedTicketsDriveNoRebootsOutOfTheHistory(t *testing.T) {
 		h := &ticket.History{}
 		for i := range 2 {
 			at := time.Now().Add(-time.Duration(2-i) * time.Hour)
-			h.Add(ticket.Incident{ID: fmt.Sprint("past-", i), Condition: "Reboot", Opened: at, Closed: at, Outcome: ticket.Resolved, Isolated: true,
-				Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: at}}})
+			h.Add(ticket.Incident{
+				ID: fmt.Sprint("past-", i), Condition: "Reboot", Opened: at, Closed: at, Outcome: ticket.Resolved, Isolated: true,
+				Destructive: []ticket.Destructive{{Action: ticket.Reboot, At: at}},
+			})
 		}
 		text, err := h.Encode()
 		require.NoError(t, err)

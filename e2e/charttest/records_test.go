@@ -164,7 +164,7 @@ func (g guarded) nobodyCreatesAsAegis(t *testing.T) {
 	require.ErrorContains(t, err, "only Aegis may use the field manager aegis")
 	n.ManagedFields = []metav1.ManagedFieldsEntry{{
 		Manager: "aegis", Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", FieldsType: "FieldsV1",
-		FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec": {"f:unschedulable": {}}}`)},
+		FieldsV1: metav1.NewFieldsV1(`{"f:spec": {"f:unschedulable": {}}}`),
 	}}
 	created, err := g.admin.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{FieldManager: "x"})
 	if err == nil {

@@ -329,7 +329,7 @@ func TestEvidence(t *testing.T) {
 	require.Equal(t, Sighting{Labels: labels, Source: "gpu/dcgm-exporter", Age: 10 * time.Second}, seen[0])
 	require.Equal(t, Sighting{Labels: map[string]string{"node": "n1"}, Age: 59500 * time.Millisecond}, seen[1])
 	require.Equal(t, Sighting{Labels: labels, Source: `up{job="fans"}`, Age: 10 * time.Second}, seen[2], "of a selector every series counts")
-	require.Len(t, seen, 4, "a value that is no time is no sign of anything")
+	require.Len(t, seen, 4, "a value that is not a time is not a sign of anything")
 	require.Len(t, *asked, 2)
 	for _, query := range *asked {
 		_, err := ParseExpression(query)

@@ -39,7 +39,7 @@ type Job struct {
 }
 
 // Placed reports whether there was ever a pod for the Job.
-func (job *Job) Placed() bool { return job.made == nil || job.pod != "" }
+func (j *Job) Placed() bool { return j.made == nil || j.pod != "" }
 
 // Outcome is how an operation ends.
 type Outcome struct {
