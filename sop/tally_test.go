@@ -141,9 +141,9 @@ func TestRepairsAreCounted(t *testing.T) {
 			w.await("it boots", w.begun(ticket.Reboot))
 			w.edit(func(n *corev1.Node) {
 				n.Annotations[ticket.Annotation] += "note: seen\n"
-				n.ManagedFields = []metav1.ManagedFieldsEntry{{
+				n.ManagedFields = append(n.ManagedFields, metav1.ManagedFieldsEntry{
 					Manager: "kubectl-edit", FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:aegis.io/ticketing":{}}}}`),
-				}}
+				})
 			})
 			w.await("resolved", resolved)
 		}, counted{repairResolved: 1, "first_time": 1}},

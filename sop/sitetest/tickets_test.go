@@ -604,6 +604,11 @@ func (d death) restore(w *Site, left remains) {
 		w.Cluster.Do(func() { w.Fault = fault })
 	}
 	w.Cluster.Do(func() { d.restoreJobs(w, left, open) })
+	if soptest.SeenOff(left.node) {
+		// The excerpt has neither the Lease of the node nor who said when that its power is off. Whoever watches the power says so again.
+		time.Sleep(time.Minute)
+		w.Cluster.Do(func() { w.Cluster.SetPower(Node, "off") })
+	}
 }
 
 // restoreJobs makes the Jobs of the process, of which the last may run.
