@@ -77,10 +77,10 @@ type evidence struct {
 func evidences() map[string]evidence {
 	return map[string]evidence{
 		"GpuHung":              {window: 5 * time.Minute, pin: "min_over_time(DCGM_FI_DEV_GPU_UTIL[5m])"},
-		"IBLost":               {window: 3 * time.Minute, pin: `last_over_time(node_infiniband_info{node!=""}[3m])`},
+		"IBLost":               {window: 3 * time.Minute, pin: `last_over_time(node_infiniband_info{node!="",exported_node=""}[3m])`},
 		"GpfsMountLost":        {window: 3 * time.Minute, pin: `last_over_time(node_filesystem_size_bytes{fstype="gpfs"}[3m])`},
-		"NodeInhibitAll":       {window: 3 * time.Minute, pin: `last_over_time(kube_node_labels{label_aegis_io_disable="true",node!=""}[3m])`},
-		"CPUPressure":          {window: 5 * time.Minute, pin: `rate(node_cpu_seconds_total{mode=~"idle|iowait",node!=""}[5m])`},
+		"NodeInhibitAll":       {window: 3 * time.Minute, pin: `last_over_time(kube_node_labels{label_aegis_io_disable="true",node!="",exported_node=""}[3m])`},
+		"CPUPressure":          {window: 5 * time.Minute, pin: `rate(node_cpu_seconds_total{mode=~"idle|iowait",node!="",exported_node=""}[5m])`},
 		"HighLoad":             {window: 15 * time.Minute, pin: "node_load15"},
 		"NodeFrequentDown":     {tail: 2 * time.Hour, tailPin: "[2h:1m]"},
 		"GpuNvlinkError":       {tail: 10 * time.Minute, tailPin: "DCGM_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL[10m]"},
