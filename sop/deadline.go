@@ -13,7 +13,8 @@ const (
 	// the step's deadline after which it is. A process that dies takes no more than that with it.
 	journalSpent = 5 * time.Minute
 	spentShare   = 10
-	// mostWatched bounds what counts between two looks: a process that was frozen for longer has watched nothing.
+	// mostWatched bounds what counts between two looks, unless they are meant to be further apart: a process that was frozen for longer has
+	// watched nothing.
 	mostWatched = time.Minute
 )
 
@@ -36,7 +37,7 @@ type permittedTime struct {
 func (p *permittedTime) add() {
 	now := p.services.Clock.Now()
 	if !p.last.IsZero() {
-		p.spent += min(now.Sub(p.last), mostWatched)
+		p.spent += min(now.Sub(p.last), max(mostWatched, 2*p.services.Timing.Poll))
 	}
 	p.last = now
 }

@@ -2,6 +2,7 @@ package sop
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,17 +58,23 @@ func TestAPartThatEndsEndsTheDispatcher(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		identify := func() string { return "" }
+		var broken atomic.Bool
+		identify := func() string {
+			if broken.Load() {
+				panic("no name")
+			}
+			return ""
+		}
 		d := w.dispatcher()
 		d.services.Orders = NewOrderStore(OrderStoreOptions{
-			Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: func() string { return identify() },
+			Client: w.client.CoordinationV1(), Namespace: "monitoring", Name: ticket.Self, Identity: identify,
 		})
 		ended := make(chan error, 1)
 		go func() { ended <- d.Run(t.Context()) }()
 		time.Sleep(time.Minute)
 		_, busy := d.Busy()
 		require.False(t, busy, "it waits for a node")
-		identify = func() string { panic("no name") }
+		broken.Store(true)
 		err := <-ended
 		require.ErrorIs(t, err, ErrStopping)
 		require.ErrorContains(t, err, "its part orders panicked: no name")

@@ -162,7 +162,7 @@ func requestOf(job *batchv1.Job) jobs.Request {
 // object returns the Job as the API server has it.
 func (j *Job) object() *batchv1.Job {
 	object := j.made.DeepCopy()
-	object.Spec.Suspend = &j.suspended
+	object.Spec.Suspend = new(j.suspended)
 	if j.suspended {
 		object.Status.Conditions = append(object.Status.Conditions, batchv1.JobCondition{
 			Type: batchv1.JobSuspended, Status: corev1.ConditionTrue, Reason: "JobSuspended", Message: "Job suspended",
