@@ -72,9 +72,9 @@ func TestPeopleOrderARepair(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(n.explained(), "Aegis booted the node") }, within, tick)
 }
 
-// A Job that waits for its node when a person takes the ticket over is taken back: it must not begin in their hands.
+// A Job that waits for its node when a person takes the ticket over is taken back: it must not begin in their hands. No other case runs
+// meanwhile, so that the Job is there before the API server notices that its node is off.
 func TestTakeoverTakesTheJobBack(t *testing.T) {
-	t.Parallel()
 	n := nodeOf(t, poolOrders, 5)
 	require.NoError(t, n.env.Sim.Power(n.name, false)) // The API server takes a while to notice; no pod starts meanwhile.
 	code, answer := heal(t, map[string]string{"node": n.name, "condition": "GpuHung", "reason": "NCCL hangs"})

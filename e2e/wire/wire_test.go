@@ -171,7 +171,10 @@ func TestWebhook(t *testing.T) {
 func readWebhook(t *testing.T, body []byte) string {
 	t.Helper()
 	s := &sink{}
+	auth, err := handler.NewAuth(handler.AuthOptions{AllowLoopback: true})
+	require.NoError(t, err)
 	h, err := handler.New(handler.Options{
+		Auth: auth,
 		Sink: s, Classifier: s, Resync: func() { s.heard = append(s.heard, "resync") },
 		Ready:      func() (bool, string) { return true, "" },
 		Commander:  struct{ handler.Commander }{},
