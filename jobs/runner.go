@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
 
 	"aegis.io/aegis/jobs/protocol"
 )
@@ -213,8 +214,17 @@ func (r *Runner) Withdraw(ctx context.Context, name string) (withdrawn bool, err
 	return r.remove(ctx, name, func(res Result) bool { return !res.Begun })
 }
 
-// remove deletes the Job, as it was looked at, if it is unfinished and may go.
+// remove deletes the Job if it is unfinished and may go. One that changes in between, as the Job controller makes its pod, is looked at again.
 func (r *Runner) remove(ctx context.Context, name string, may func(Result) bool) (removed bool, err error) {
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		removed, err = r.removeAsSeen(ctx, name, may)
+		return err
+	})
+	return removed, err
+}
+
+// removeAsSeen deletes the Job, as it was looked at, if it is unfinished and may go.
+func (r *Runner) removeAsSeen(ctx context.Context, name string, may func(Result) bool) (removed bool, err error) {
 	client := r.client.BatchV1().Jobs(r.options.Namespace)
 	job, err := client.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

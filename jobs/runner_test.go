@@ -537,3 +537,18 @@ func TestRenderTellsTheHostHowLongItMayBegin(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, job.Spec.Template.Spec.Containers[0].Env, corev1.EnvVar{Name: protocol.NotAfterVariable, Value: "2026-11-23T12:00:00Z"})
 }
+
+// The Job controller may change the Job between the look and the deletion.
+func TestWithdrawLooksAgainAfterAConflict(t *testing.T) {
+	t.Parallel()
+	job := rendered(t, nil)
+	r, client := newRunner(t, job)
+	conflicts := 0
+	client.PrependReactor("delete", "jobs", func(k8stesting.Action) (bool, runtime.Object, error) {
+		conflicts++
+		return conflicts < 3, nil, apierrors.NewConflict(batchv1.Resource("jobs"), job.Name, errors.New("the object has been modified"))
+	})
+	withdrawn, err := r.Withdraw(t.Context(), job.Name)
+	require.NoError(t, err)
+	require.True(t, withdrawn)
+}
