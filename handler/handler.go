@@ -80,7 +80,7 @@ type Options struct {
 	Reload func() error
 	// Resync asks for a pass over the sources soon.
 	Resync func()
-	// Auth says who may do what. The default lets everyone read and only loopback write.
+	// Auth says who may do what. The default lets everyone read and nobody write.
 	Auth *Auth
 	// MaxInFlight bounds how many webhooks, how many heal requests, and how many orders of each kind, are served at once.
 	// The default is 64.
