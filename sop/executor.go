@@ -18,8 +18,6 @@ type call struct {
 	began time.Time
 	// resumed is true when an earlier run began the step.
 	resumed bool
-	// empty is true when no workload was on the node a moment ago.
-	empty bool
 	// target is the pod that the journal says that the step is applied to.
 	target podTarget
 	// time is for how long the step has been permitted.
@@ -150,7 +148,6 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	if err := e.empty(ctx, s.action); err != nil {
 		return release, err
 	}
-	c.empty = e.mustBeGone(s.action) != nil
 	if s.prepare != nil {
 		var err error
 		if c.target, err = s.prepare(ctx); err != nil {

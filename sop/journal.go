@@ -239,11 +239,6 @@ func (j *journal) begin(ctx context.Context, s step, c call) error {
 		if s.action.Destructive() {
 			t.Attempts++
 		}
-		if c.empty {
-			if err := endDrains(t, c.began); err != nil {
-				return err
-			}
-		}
 		return t.RecordStep(c.n, ticket.Step{
 			Action:  s.action,
 			Status:  ticket.Running,
@@ -255,20 +250,41 @@ func (j *journal) begin(ctx context.Context, s step, c call) error {
 	})
 }
 
-// endDrains ends what an earlier run began when it drained the node again. The node was found empty a moment ago, so this run does not.
-func endDrains(t *ticket.Ticket, at time.Time) error {
-	for _, action := range []ticket.Action{ticket.Drain, ticket.DrainGPU, ticket.WaitIdle} {
-		for n := 1; n <= t.Count(action); n++ {
-			if s, _ := t.Outcome(action, n); s.Status != ticket.Running {
-				continue
-			}
-			ended := ticket.Step{Action: action, Status: ticket.Succeeded, At: at, Message: "the workload is gone"}
-			if err := t.RecordStep(n, ended); err != nil {
+// endDrains journals that the drains that run have ended, in one write if there are any.
+func (j *journal) endDrains(ctx context.Context) error {
+	var running []drainCall
+	if t := j.ticket(); t != nil {
+		running = runningDrains(t)
+	}
+	if len(running) == 0 {
+		return nil
+	}
+	return j.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+		for _, d := range running {
+			ended := ticket.Step{Action: d.action, Status: ticket.Succeeded, At: j.clock.Now(), Message: "the workload is gone"}
+			if err := t.RecordStep(d.n, ended); err != nil {
 				return err
 			}
 		}
+		return nil
+	})
+}
+
+// drainCall is one call of an action that drains.
+type drainCall struct {
+	action ticket.Action
+	n      int
+}
+
+func runningDrains(t *ticket.Ticket) (running []drainCall) {
+	for _, action := range []ticket.Action{ticket.Drain, ticket.DrainGPU, ticket.WaitIdle} {
+		for n := 1; n <= t.Count(action); n++ {
+			if s, _ := t.Outcome(action, n); s.Status == ticket.Running {
+				running = append(running, drainCall{action, n})
+			}
+		}
 	}
-	return nil
+	return running
 }
 
 // finish journals how the n-th call of the step's action ended.

@@ -58,7 +58,7 @@ func (m *machine) empty(ctx context.Context, action ticket.Action) error {
 	if wanted == nil {
 		return nil
 	}
-	return m.poll(ctx, func(ctx context.Context) (bool, error) {
+	err := m.poll(ctx, func(ctx context.Context) (bool, error) {
 		pods, err := m.workloadPods(ctx, wanted)
 		switch {
 		case ctx.Err() != nil:
@@ -71,6 +71,11 @@ func (m *machine) empty(ctx context.Context, action ticket.Action) error {
 		}
 		return true, nil
 	})
+	if err != nil {
+		return err
+	}
+	// What an earlier run began when it drained the node again is over: the node is empty, so this run does not drain it.
+	return m.journal.endDrains(ctx)
 }
 
 // mustBeGone says which pods have to be gone before the action. Nil stands for none.

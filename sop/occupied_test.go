@@ -109,6 +109,47 @@ func TestUnfinishedFurtherDrainEnds(t *testing.T) {
 	})
 }
 
+// A step that was journaled and not ordered yet is ordered on an empty node, and beside no further drain that a process did not finish.
+func TestUnfinishedFurtherDrainEndsBeforeAnOrderThatIsResumed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		drainsAgain := func(r ticket.Record) bool { return len(r.Ticket.Running()) == 2 }
+		w.client.Before = w.noReboot
+		w.raise("Reboot")
+		w.run("the reboot is journaled", running(ticket.Reboot))
+		w.client.Before = w.before
+
+		w.cluster.Do(func() { w.cluster.AddPod(testPod("train", func(*corev1.Pod) {})) })
+		w.queue.Enqueue(nodeA)
+		ctx, die := context.WithCancelCause(t.Context())
+		w.onWrite = func(int) error {
+			if drainsAgain(w.record()) {
+				return ErrLeaseLost
+			}
+			return nil
+		}
+		gone := w.process(ctx)
+		w.await("a further drain", drainsAgain)
+		die(ErrLeaseLost)
+		require.ErrorIs(t, <-gone, ErrLeaseLost)
+		w.onWrite = nil
+		require.Zero(t, w.jobs.count(protocol.ActionReboot))
+
+		w.cluster.Do(func() { w.cluster.DeletePod("train", "train") })
+		w.queue.Enqueue(nodeA)
+		beside := 0
+		w.jobs.effect = func(r jobs.Request) {
+			if r.Action == protocol.ActionReboot {
+				beside = len(w.record().Ticket.Running()) - 1
+				w.source.gone()
+			}
+		}
+		w.run("resolved", resolved)
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
+		require.Zero(t, beside, "no step runs beside the reboot")
+	})
+}
+
 // Workload that comes back however often it is evicted is a matter for people, and nothing is destroyed under it.
 func TestWorkloadThatComesBackKeepsTheNodeUp(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -229,7 +229,7 @@ func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []tim
 		if first < 0 {
 			continue
 		}
-		if known := p.tellOf(statuses[first].Key()).known; !known.IsZero() && p.idle(key.Node, known) > simHeard {
+		if known := p.tellOf(statuses[first].Key()).known; !known.IsZero() && p.idle(key.Node, known) > simThought {
 			onsets = append(onsets, statuses[first].FirstSeen)
 		}
 	}
@@ -280,11 +280,49 @@ func keepsTheSlots(o *oracle, m moment) {
 
 // The checks of what is written into a ticket.
 
-// takesStepsInTurn judges that the steps of a ticket follow each other.
-func takesStepsInTurn(_ *oracle, m moment) {
-	if t := m.now.ticket; t != nil && len(t.running()) > 1 {
+// takesStepsInTurn judges that the steps of a ticket follow each other. The node may be drained again while a destructive step waits for its
+// order.
+func takesStepsInTurn(o *oracle, m moment) {
+	t := m.now.ticket
+	if t == nil || len(t.running()) <= 1 {
+		return
+	}
+	drains, waits := 0, 0
+	for _, s := range t.running() {
+		action, attempt := jobOfStep(s.Action, t.count(s.Action))
+		switch {
+		case drainsNode(s.Action):
+			drains++
+		case destructive(s.Action) && o.orders[orderOf(action, attempt, t.ID)] == 0:
+			waits++
+		}
+	}
+	if len(t.running()) != 2 || drains != 1 || waits != 1 {
 		m.violated("p%d runs several steps of ticket %s: %v", m.p.id, t.ID, t.running())
 	}
+}
+
+// destroysNothingItDrains judges that nothing is ordered that destroys while the ticket says that the node is being drained.
+func destroysNothingItDrains(o *oracle, m moment) {
+	t := recordOf(o.c.Nodes[m.node]).ticket
+	if !destructive(stepOf(m.job)) || t == nil || t.ID != m.job.Incident {
+		return
+	}
+	if slices.ContainsFunc(t.running(), func(s simStep) bool { return drainsNode(s.Action) }) {
+		m.violated("p%d orders %s while it drains the node: %v", m.p.id, m.what, t.running())
+	}
+}
+
+func drainsNode(action string) bool {
+	return action == actDrain || action == actDrainGPU || action == actWaitIdle
+}
+
+// jobOfStep returns the action and the attempt of the Job that carries out the n-th call of an action.
+func jobOfStep(action string, n int) (operation string, attempt int) {
+	if action == actReset {
+		return protocol.ActionRemedy, resetJobs + n
+	}
+	return action, n
 }
 
 // closesNothingThatRuns judges that no step is left open, but for a ticket that people have written or edited: it is not gone on with.
@@ -447,11 +485,9 @@ func concludesByItsJob(o *oracle, m moment) {
 		return
 	}
 	for _, running := range old.running() {
-		action, attempt := running.Action, old.count(running.Action)
+		action, attempt := jobOfStep(running.Action, old.count(running.Action))
 		switch running.Action {
-		case actHealthcheck, actDiagnose, actRemedy:
-		case actReset:
-			action, attempt = protocol.ActionRemedy, resetJobs+attempt
+		case actHealthcheck, actDiagnose, actRemedy, actReset:
 		default:
 			continue
 		}

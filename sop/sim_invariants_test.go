@@ -141,7 +141,8 @@ func simInvariants() []Invariant {
 			Name: single,
 			Says: "One procedure at a time works on a node, step after step, by the process that holds the Lease.",
 			Checks: map[happening]check{
-				procedureBegun: runsAlone, workDisturbed: disturbsAsLeader, ticketWritten: takesStepsInTurn, stepsWritten: yieldsToTheUrgent,
+				procedureBegun: runsAlone, workDisturbed: disturbsAsLeader, ticketWritten: takesStepsInTurn, jobOrdered: destroysNothingItDrains,
+				stepsWritten: yieldsToTheUrgent,
 			},
 		},
 		{
