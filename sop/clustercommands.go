@@ -150,7 +150,7 @@ func (d *Dispatcher) follow(ctx context.Context, known *policy.Orders) error {
 	if err != nil {
 		return err
 	}
-	d.storms.look(orders.Storms)
+	d.storms.look()
 	if err := d.recordStorms(ctx, orders.Storms); err != nil {
 		return err
 	}

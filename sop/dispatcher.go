@@ -186,7 +186,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	node = d.latest(node)
-	d.storms.look(d.services.Orders.Last().Storms)
+	d.storms.look()
 	record := d.services.Tickets.Read(node)
 	if cleanup := d.cleanup(node, record, statuses); cleanup != nil {
 		d.spawn(ctx, name, func() time.Duration { return d.maintain(ctx, node, cleanup) })

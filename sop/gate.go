@@ -114,6 +114,7 @@ func (g *gate) isolation(r ticket.Record) policy.Verdict {
 // situation sums up what is known of the node without a question to the cluster.
 func (g *gate) situation(r ticket.Record) policy.Situation {
 	settings := g.services.Settings()
+	g.services.storms.look()
 	return policy.Situation{
 		Now: g.services.Clock.Now(), Origin: g.origin(), Node: r.Node, Record: r, Status: g.current(g.services.Orders.Last()),
 		Settings: settings, Suspicion: g.suspicion,

@@ -120,6 +120,7 @@ func clusterObstacles() map[string]obstacle {
 			w.settings.Pools[0].Windows = []policy.Window{{From: closed * 60, To: closed*60 + 1, Location: time.UTC}}
 		},
 		"storm": func(w *trial) {
+			w.settings.Pools[0].StormRelease = time.Hour
 			w.d.storms.active = []policy.Storm{{Condition: w.status.Condition, Pool: "test", Nodes: 9, Limit: 3}}
 		},
 		"budget at a visit": (*trial).fill,

@@ -94,7 +94,7 @@ func (d *Dispatcher) mark(ctx context.Context, node *corev1.Node, seen knownSinc
 		return err
 	}
 	// What is about to be written may be the beginning of a storm that nobody has noticed yet.
-	d.storms.look(d.services.Orders.Last().Storms)
+	d.storms.look()
 	if want, text, err = d.changed(node, seen); text == nil || err != nil {
 		return err
 	}

@@ -67,7 +67,10 @@ func (c *forecast) next(now time.Time, before []policy.Storm, fronts []front, se
 		}
 	}
 	c.calm = calm
-	storms = append(storms, arising(now, storms, fronts)...)
+	return sortedStorms(append(storms, arising(now, storms, fronts)...))
+}
+
+func sortedStorms(storms []policy.Storm) []policy.Storm {
 	slices.SortFunc(storms, func(a, b policy.Storm) int {
 		return cmp.Or(cmp.Compare(a.Condition, b.Condition), cmp.Compare(a.Pool, b.Pool))
 	})
@@ -104,8 +107,18 @@ func joined(ours, written []policy.Storm) []policy.Storm {
 	return all
 }
 
-// stormEvery is the least time between two looks for storms. Webhooks may bring hundreds of alerts in a second.
+// stormEvery is the least time between two looks at all conditions, as long as nobody configures what is a storm. Webhooks may bring hundreds of
+// alerts in a second.
 const stormEvery = time.Second
+
+// sameStormLimits reports whether the same is a storm by both settings.
+func sameStormLimits(a, b policy.Settings) bool {
+	limits := func(p policy.Pool) [4]int64 {
+		return [4]int64{int64(p.StormPercent), int64(p.StormNodes), int64(p.StormWindow), int64(p.StormRelease)}
+	}
+	return samePools(a.Pools, b.Pools) && limits(a.Cluster) == limits(b.Cluster) &&
+		slices.EqualFunc(a.Pools, b.Pools, func(a, b policy.Pool) bool { return limits(a) == limits(b) })
+}
 
 // stormWatch knows the storms that go on. It keeps count of where conditions hold, and looks again only at nodes on which something has
 // changed. It is safe for concurrent use.
@@ -122,11 +135,14 @@ type stormWatch struct {
 	// looking is held by the one who looks. It guards what follows.
 	looking sync.Mutex
 	looked  time.Time
-	// sick is what holds on the nodes on which something does, spread when each condition began in a pool, by node. Modes are those
-	// that were ordered when the nodes were looked at.
-	sick   map[string]sickness
-	spread map[frontOf]map[string]time.Time
-	modes  map[string]policy.ModeOrder
+	// sick is what holds on the nodes on which something does, spread when each condition began in a pool, by node. Modes and settings are
+	// those of the last look.
+	sick     map[string]sickness
+	spread   map[frontOf]map[string]time.Time
+	modes    map[string]policy.ModeOrder
+	settings policy.Settings
+	// grown are the conditions that have come over a node since the last look.
+	grown map[string]bool
 
 	mu       sync.Mutex
 	forecast forecast
@@ -150,7 +166,7 @@ func newStormWatch(s Services, c *census) *stormWatch {
 }
 
 func (w *stormWatch) clear() {
-	w.sick, w.spread = make(map[string]sickness), make(map[frontOf]map[string]time.Time)
+	w.sick, w.spread, w.grown = make(map[string]sickness), make(map[frontOf]map[string]time.Time), make(map[string]bool)
 	w.stirred = make(map[string]bool)
 }
 
@@ -182,27 +198,47 @@ func (w *stormWatch) learn() {
 	}
 }
 
-// look looks for storms, given those that are written down.
-func (w *stormWatch) look(written []policy.Storm) {
+// look looks for storms. Where nothing has changed it does so from time to time; a condition that has come over a node is found to be a storm
+// before anything is decided on that node.
+func (w *stormWatch) look() {
 	w.looking.Lock()
 	defer w.looking.Unlock()
-	now := w.clock.Now()
-	if now.Sub(w.looked) < stormEvery {
-		return
+	now, orders, settings := w.clock.Now(), w.orders(), w.census.catchUp()
+	w.weighAll(orders.Modes)
+	if now.Sub(w.looked) >= stormEvery || !sameStormLimits(settings, w.settings) {
+		w.looked, w.settings = now, settings
+		w.goOn(now, orders.Storms, settings)
+	} else if len(w.grown) > 0 {
+		w.add(now, settings)
 	}
-	w.looked = now
-	settings := w.census.catchUp()
-	w.weighAll()
-	fronts := w.fronts(settings)
+	clear(w.grown)
+}
+
+// goOn finds out which storms there are, given those that are written down.
+func (w *stormWatch) goOn(now time.Time, written []policy.Storm, settings policy.Settings) {
+	fronts := w.fronts(settings, func(frontOf) bool { return true })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.active = w.forecast.next(now, joined(w.active, written), fronts, settings)
 }
 
+// add adds the storms that have arisen where a condition has come over a node. One that goes on already costs nothing.
+func (w *stormWatch) add(now time.Time, settings policy.Settings) {
+	active := w.current()
+	fronts := w.fronts(settings, func(of frontOf) bool {
+		return w.grown[of.condition] && !slices.ContainsFunc(active, func(s policy.Storm) bool { return s.Is(of.condition, of.pool) })
+	})
+	if storms := arising(now, active, fronts); len(storms) > 0 {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.active = sortedStorms(append(w.active, storms...))
+	}
+}
+
 // weighAll looks at the nodes on which something has changed. The mode of a condition may have changed on every one.
-func (w *stormWatch) weighAll() {
+func (w *stormWatch) weighAll(modes map[string]policy.ModeOrder) {
 	nodes := w.stirredNodes()
-	if modes := w.orders().Modes; !maps.Equal(modes, w.modes) {
+	if !maps.Equal(modes, w.modes) {
 		w.modes = modes
 		for name := range w.sick {
 			nodes[name] = true
@@ -215,45 +251,65 @@ func (w *stormWatch) weighAll() {
 
 // weigh counts what holds on the node. Nodes that people look after do not count: they may be waiting for spare parts since long ago.
 func (w *stormWatch) weigh(node string) {
-	before := w.sick[node]
+	before, now := w.sick[node], w.sicknessOf(node)
 	for condition := range before.onsets {
 		of := frontOf{condition, before.pool}
 		if delete(w.spread[of], node); len(w.spread[of]) == 0 {
 			delete(w.spread, of)
 		}
 	}
-	e, statuses := w.census.of(node), w.statuses(node)
-	if e == nil || len(statuses) == 0 {
-		delete(w.sick, node)
+	if delete(w.sick, node); now.onsets == nil {
 		return
 	}
-	now := sickness{pool: e.pool, onsets: make(map[string]time.Time)}
 	w.sick[node] = now
-	if e.inCareOfPeople() {
-		return
-	}
-	for _, s := range statuses {
-		if _, counted := now.onsets[s.Condition]; counted || !canStorm(s) {
-			continue
-		}
-		now.onsets[s.Condition] = s.FirstSeen
-		of := frontOf{s.Condition, e.pool}
+	for condition, onset := range now.onsets {
+		of := frontOf{condition, now.pool}
 		if w.spread[of] == nil {
 			w.spread[of] = make(map[string]time.Time)
 		}
-		w.spread[of][node] = s.FirstSeen
+		w.spread[of][node] = onset
+		if before.pool != now.pool || !before.onsets[condition].Equal(onset) {
+			w.grown[condition] = true
+		}
 	}
 }
 
-// fronts sums up where conditions hold that Aegis would act on. One that holds in several pools is a front of the cluster as well.
-func (w *stormWatch) fronts(settings policy.Settings) []front {
+// sicknessOf returns what holds on the node, without onsets if nothing does.
+func (w *stormWatch) sicknessOf(node string) sickness {
+	e, statuses := w.census.of(node), w.statuses(node)
+	if e == nil || len(statuses) == 0 {
+		return sickness{}
+	}
+	now := sickness{pool: e.pool, onsets: make(map[string]time.Time)}
+	if e.inCareOfPeople() {
+		return now
+	}
+	for _, s := range statuses {
+		if _, counted := now.onsets[s.Condition]; !counted && canStorm(s) {
+			now.onsets[s.Condition] = s.FirstSeen
+		}
+	}
+	return now
+}
+
+// fronts sums up where conditions hold that Aegis would act on, as far as that is wanted. One that holds in several pools is a front of the
+// cluster as well.
+func (w *stormWatch) fronts(settings policy.Settings, wanted func(frontOf) bool) []front {
 	var list []front
 	pools, everywhere := make(map[string]int), make(map[string][]time.Time)
 	for of, began := range w.spread {
+		here, all := wanted(of), wanted(frontOf{of.condition, policy.ClusterName})
+		if !here && !all {
+			continue
+		}
 		onsets := slices.Collect(maps.Values(began))
-		list = append(list, w.front(of, settings, onsets))
-		pools[of.condition]++
-		everywhere[of.condition] = append(everywhere[of.condition], onsets...)
+		if here {
+			list = append(list, w.front(of, settings, onsets))
+		}
+		if all {
+			pools[of.condition]++
+			everywhere[of.condition] = append(everywhere[of.condition], onsets...)
+		}
 	}
 	for condition, onsets := range everywhere {
 		if pools[condition] > 1 && settings.Cluster.Name != "" {

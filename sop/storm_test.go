@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -110,6 +111,11 @@ func TestWhatPeopleHaveSaidOfAStormCounts(t *testing.T) {
 // stormWorld is a pool of 20 nodes of which two may be out of service; more than 5 are a storm.
 func stormWorld(t *testing.T) *world {
 	t.Helper()
+	return stormWorldWith(t, testPolicy())
+}
+
+func stormWorldWith(t *testing.T, p prom.Policy) *world {
+	t.Helper()
 	var nodes []runtime.Object
 	for i := range 20 {
 		name := fmt.Sprintf("n%02d", i)
@@ -118,7 +124,7 @@ func stormWorld(t *testing.T) *world {
 		}
 		nodes = append(nodes, testNode(name, types.UID(name)))
 	}
-	w := newWorld(t, testPolicy(), nodes...)
+	w := newWorld(t, p, nodes...)
 	w.setSettings(func(s *policy.Settings) {
 		pool := &s.Pools[0]
 		pool.MaxPercent, pool.StormNodes, pool.StormWindow, pool.StormRelease = 10, 5, time.Minute, 2*time.Minute
@@ -167,6 +173,73 @@ func TestRuleThatFiresEverywhereIsAStorm(t *testing.T) {
 		require.Equal(t, []string{
 			"Warning AegisStorm Reboot: its repair is held: it began on", "Warning AegisStormOver Reboot: the storm in pool test is o",
 		}, w.toldOfStorms())
+	})
+}
+
+// Whatever lets Aegis act on a condition that holds on many nodes meets the storm at once, however lately Aegis has looked for storms.
+func TestStormIsSeenWhenMoreMayBeActedOn(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mode        prom.Mode
+		before, let func(w *world)
+	}{
+		"by its mode": {
+			prom.ModeObserve,
+			func(w *world) { w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 100 }) },
+			func(w *world) {
+				require.NoError(w.t, w.d.SetMode(w.t.Context(), "Reboot", prom.ModeAuto, policy.Order{By: "alice"}))
+			},
+		},
+		"by the settings of its pool": {
+			prom.ModeAuto,
+			func(w *world) { w.setSettings(func(s *policy.Settings) { s.Pools[0].StormNodes = 0 }) },
+			func(w *world) {
+				w.setSettings(func(s *policy.Settings) { s.Pools[0].StormNodes, s.Pools[0].MaxPercent = 5, 100 })
+				for _, node := range w.names() {
+					w.queue.Enqueue(node)
+				}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := stormWorld(t)
+				tt.before(w)
+				stop := w.start()
+				synctest.Wait()
+				require.NoError(t, w.d.SetMode(t.Context(), "Reboot", tt.mode, policy.Order{By: "alice"}))
+				for _, node := range w.names() {
+					w.raiseOn(node, "Reboot")
+				}
+				time.Sleep(30 * time.Second)
+				out := w.cordoned()
+				w.queue.Enqueue(nodeA)
+				synctest.Wait()
+				tt.let(w)
+				time.Sleep(time.Hour)
+				require.Equal(t, policy.VerdictStorm, w.verdicts.Node("n19")[0].Verdict.Name)
+				require.Equal(t, out, w.cordoned())
+				stop()
+			})
+		})
+	}
+}
+
+// Alerts that come within one second, and need no time to be confirmed, are a storm before the first node too many is cordoned.
+func TestStormOfOneSecond(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		p := testPolicy()
+		p.ConfirmFor = 0
+		w := stormWorldWith(t, p)
+		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxPercent = 100 })
+		stop := w.start()
+		for _, node := range w.names() {
+			w.raiseOn(node, "Reboot")
+			synctest.Wait()
+		}
+		time.Sleep(time.Hour)
+		require.Equal(t, policy.VerdictStorm, w.verdicts.Node("n19")[0].Verdict.Name)
+		require.LessOrEqual(t, w.cordoned(), 5)
+		stop()
 	})
 }
 

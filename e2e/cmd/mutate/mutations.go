@@ -109,6 +109,7 @@ func limits() []mutation {
 			"	if p.allowed = pool.Slots(p.size); pool.Name == policy.ClusterName {\n		p.allowed = math.MaxInt\n	}\n",
 		},
 		{"storm of the cluster not found", bounded, "sop/storm.go", "if pools[condition] > 1 && settings.Cluster.Name", "if pools[condition] > 100 && settings.Cluster.Name"},
+		{"storm looked for from time to time", bounded, "sop/storm.go", "} else if len(w.grown) > 0 {", "} else if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
 }
@@ -207,6 +208,7 @@ func authority() []mutation {
 		{"edited steps taken for proven", authored, "ticket/proof.go", "Outcomes: s.Outcomes == outcomes}", "Outcomes: outcomes != \"\"}"},
 		{"edited origin and approval taken for proven", authored, "ticket/proof.go", "Proof{Identity: s.Identity == identity,", "Proof{Identity: identity != \"\","},
 		{"approval kept through a preemption", authored, "sop/watch.go", "		t.ApprovedBy = \"\"\n", ""},
+		{"unfinished drain left beside an order", single, "sop/occupied.go", "	return m.journal.endDrains(ctx)\n", "	return nil\n"},
 		{"drain believed", authored, "sop/executor.go", "	if err := e.empty(ctx, s.action); err != nil {\n", "	if err := e.empty(ctx, s.action); err != nil && ctx.Err() != nil {\n"},
 		{"boots of a removed ticket forgotten", bounded, "ticket/patch.go", "	settle(r, c, now)\n", ""},
 	}
