@@ -24,6 +24,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/queue"
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/playbook"
@@ -44,6 +45,7 @@ type simProcess struct {
 	queue      *queue.Queue
 	resync     *queue.Resync
 	verdicts   *sop.VerdictCache
+	intake     simIntake
 	cache      *soptest.Cache
 	dispatcher *sop.Dispatcher
 	orders     *sop.OrderStore
@@ -125,6 +127,7 @@ func (c *cluster) newProcess() *simProcess {
 		asking: make(map[string][]types.UID), met: make(map[types.UID]bool), visited: make(map[string]time.Time),
 	}
 	p.id = p.client.ID
+	p.intake = newIntake()
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	p.client.Died = func() { p.stop(soptest.ErrDead) }
 	c.processes = append(c.processes, p)
@@ -151,7 +154,7 @@ func (p *simProcess) wire() {
 	p.resync, err = queue.NewResync(queue.ResyncOptions{
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
-		Classifier:    simClassifier{p}, Interval: 45 * time.Second, Silences: p.orders,
+		Classifier:    p.intake.classifier, Interval: 45 * time.Second, Silences: p.orders,
 		Away: away, AwayAfter: simAway,
 	})
 	if err != nil {
@@ -163,7 +166,10 @@ func (p *simProcess) wire() {
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.verdicts,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
 		Metrics: metrics, Logger: logger,
-	}, watchedQueue{p.queue, p}, simCatalogue{}, p.table())
+	}, watchedQueue{p.queue, p}, p.intake.store, p.table())
+	if err := p.wireIntake(); err != nil {
+		p.oracle.violated(single, "p%d has no handler: %v", p.id, err)
+	}
 }
 
 // runner is the product's own. Its Jobs are those that the product ships.
@@ -288,10 +294,9 @@ func (p *simProcess) report(key prom.Key, startsAt time.Time, firing bool) {
 	if p.client.Dead || p.client.Frozen() || !p.leads() || p.cache.Shown[key.Node] == nil || !p.resync.Synced() {
 		return
 	}
-	p.queue.Observe(prom.Observation{
-		Fingerprint: soptest.Fingerprint(key), Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), Firing: firing, StartsAt: startsAt,
-		Labels: soptest.Labels(key),
-	})
+	if !p.webhook(key, startsAt, firing) {
+		p.oracle.violated(ended, "p%d refuses the alert of %s on %s, which it knows", p.id, key.Condition, key.Node)
+	}
 	told := p.tellOf(key)
 	told.contested = time.Time{}
 	if !firing {
@@ -330,7 +335,7 @@ func (p *simProcess) heal(key prom.Key) {
 	p.oracle.requests[key] = true
 	p.requests.Go(func() {
 		result, err := p.dispatcher.Heal(p.ctx, policy.HealRequest{
-			Status: simCatalogue{}.Status(key.Node, key.Condition, key.ID, 0), By: "alice", Reason: "it looks sick",
+			Status: p.intake.store.Status(key.Node, key.Condition, key.ID, 0), By: "alice", Reason: "it looks sick",
 		})
 		p.Lock()
 		defer p.Unlock()
@@ -413,20 +418,6 @@ func (p *simProcess) Last(key prom.Key) prom.Finding {
 	return f
 }
 
-// simClassifier knows the conditions of the nodes that the process knows.
-type simClassifier struct{ p *simProcess }
-
-// Classify turns an alert into an observation.
-func (t simClassifier) Classify(a prom.Alert) (prom.Observation, error) {
-	if _, err := t.p.cache.Get(a.Labels["node"]); err != nil {
-		return prom.Observation{}, err
-	}
-	return prom.Observation{
-		Fingerprint: a.Fingerprint, Firing: true, StartsAt: a.StartsAt, Labels: a.Labels,
-		Status: simCatalogue{}.Status(a.Labels["node"], a.Labels["condition"], a.Labels["device"], 0),
-	}, nil
-}
-
 // simSight is since when a cache shows something of a node; zero while it does not.
 type simSight struct{ excluded, foreign, out, destroyed, taken time.Time }
 
@@ -481,8 +472,10 @@ func (p *simProcess) gaveBack(name string, since time.Time) bool {
 func (p *simProcess) sees(name string, before, after *corev1.Node) {
 	if after == nil {
 		delete(p.sight, name)
+		p.intake.index.Delete(name)
 	} else {
 		p.look(after)
+		p.intake.index.Set(rules.NodeInfo{Name: name})
 	}
 	if p.client.Dead || p.ctx.Err() != nil {
 		return

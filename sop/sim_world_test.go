@@ -197,7 +197,7 @@ func (simCatalogue) InhibitedBy(time.Time, prom.AegisNodeStatus, []prom.AegisNod
 
 func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	policy := prom.Policy{
-		Mode: prom.ModeAuto, Workload: prom.WorkloadDrain, Team: "gpu", MaxReboots: 2, AttemptWindow: 24 * time.Hour,
+		Mode: prom.ModeAuto, Workload: prom.WorkloadDrain, Team: "gpu", MaxReboots: 2, AttemptWindow: 24 * time.Hour, RepairWindow: 72 * time.Hour,
 		Cooldown: 20 * time.Minute, Grace: 2 * time.Minute, PowerOffAfter: 10 * time.Minute, HandOverAfter: 30 * time.Minute,
 		ClearFor: time.Minute, VerifyWithin: 5 * time.Minute, DrainDeadline: 15 * time.Minute,
 		HealthcheckDeadline: 10 * time.Minute, RebootDeadline: 15 * time.Minute, RemedyDeadline: 5 * time.Minute,

@@ -29,11 +29,11 @@ func SilenceOf(key prom.Key) string { return fmt.Sprintf(silenceFormat, key.Cond
 
 // Labels returns those of the alert for the condition.
 func Labels(key prom.Key) map[string]string {
-	return map[string]string{"node": key.Node, "condition": key.Condition, "device": key.ID}
+	return map[string]string{"alertname": key.Condition, "node": key.Node, "condition": key.Condition, "device": key.ID}
 }
 
 // Fingerprint returns that of the alert for the condition.
-func Fingerprint(key prom.Key) string { return key.Node + "/" + key.Condition + "/" + key.ID }
+func Fingerprint(key prom.Key) string { return prom.Fingerprint(Labels(key)) }
 
 // Source is Prometheus, which has the alerts that fire or are pending, or Alertmanager, which lists them.
 type Source struct {
