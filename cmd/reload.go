@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"aegis.io/aegis/rules"
-	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/web"
@@ -147,13 +146,7 @@ func (a *app) reload() error {
 	if !swapped {
 		return err
 	}
-	a.queue.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus {
-		current := a.config.rules.Current().StatusOfXID(s.Node, s.Condition, s.ID, s.XID.Code)
-		s.Type, s.Priority, s.AffectsLoad, s.DeviceMode = current.Type, current.Priority, current.AffectsLoad, current.DeviceMode
-		s.Condition, s.ID = current.Condition, current.ID
-		s.SOP, s.Policy, s.XID = current.SOP, current.Policy, current.XID
-		return s
-	})
+	a.queue.Reprioritise(a.config.rules.Current().Renew)
 	a.dispatcher.Reconsider()
 	a.logger.Info("configuration loaded", "conditions", len(a.config.rules.Current().Conditions()))
 	return err

@@ -146,6 +146,14 @@ func (c *Catalogue) StatusOfXID(node, condition, device string, code int) prom.A
 	return c.withXID(status, code)
 }
 
+// Renew returns a status that was made of an earlier catalogue as this one has it: by the name of now, with its procedure and policy.
+func (c *Catalogue) Renew(s prom.AegisNodeStatus) prom.AegisNodeStatus {
+	now := c.StatusOfXID(s.Node, s.Condition, s.ID, s.XID.Code)
+	s.Condition, s.ID, s.Type, s.DeviceMode = now.Condition, now.ID, now.Type, now.DeviceMode
+	s.Priority, s.AffectsLoad, s.SOP, s.Policy, s.XID = now.Priority, now.AffectsLoad, now.SOP, now.Policy, now.XID
+	return s
+}
+
 func unknownStatus(node, condition, device string) prom.AegisNodeStatus {
 	s := prom.AegisNodeStatus{
 		Node: node, Condition: condition, ID: device, Priority: prom.DefaultPriority, DeviceMode: prom.DeviceNone,

@@ -115,7 +115,7 @@ func (o *oracle) alerted(node string) *simIncident {
 func disturbsWhatIsConfirmed(o *oracle, m moment) {
 	reasons := map[string]time.Time{
 		"paused": o.c.Began(statePaused), statePauseOrdered: o.c.Began(statePauseOrdered), stateOrdersBroken: o.c.Began(stateOrdersBroken),
-		"excluded": o.c.Began(excludedState(m.node)),
+		"excluded": o.c.Began(excludedState(m.node)), "of the control plane": o.c.ofControlPlane(m.node),
 	}
 	if owner := o.owned[m.node]; !owner.aegis {
 		reasons["its ticket is not that of Aegis"] = owner.at
@@ -143,6 +143,9 @@ func disturbsWhatIsWanted(o *oracle, m moment) {
 			state := modeState(incident.key.Condition, mode)
 			reasons[state] = o.c.Began(state)
 		}
+	}
+	if incident.key.Condition == simReboot {
+		reasons[stateRemoved] = o.c.Began(stateRemoved)
 	}
 	if node := o.c.Nodes[incident.key.Node]; node != nil {
 		reasons["the maintenance window is closed"] = o.closed(o.c.poolOf(node))
@@ -224,7 +227,7 @@ func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []tim
 			continue
 		}
 		is := func(s prom.AegisNodeStatus) bool { return s.Condition == key.Condition }
-		statuses := p.queue.Statuses(name)
+		statuses := p.holds(name)
 		first := slices.IndexFunc(statuses, is)
 		if first < 0 {
 			continue
@@ -272,6 +275,7 @@ func crowd(times []time.Time, span time.Duration) int {
 func keepsTheSlots(o *oracle, m moment) {
 	p, node := m.p, m.node
 	for _, pool := range o.c.limitsOf(o.c.Nodes[node]) {
+		pool = o.c.loosest(pool, p.begun[node].at)
 		if busy := o.busy(p, node, pool); len(busy) >= pool.maxDestructive {
 			m.violated("p%d destroys on %s while %v are being destroyed, %d allowed in %s", p.id, node, busy, pool.maxDestructive, pool.name)
 		}

@@ -61,7 +61,7 @@ func (c *cluster) limitsOf(node *corev1.Node) []simPoolSettings {
 func (o *oracle) crossesPools(p *simProcess, condition string) bool {
 	pools := make(map[string]bool)
 	for name, node := range p.cache.Shown {
-		for _, s := range p.queue.Statuses(name) {
+		for _, s := range p.holds(name) {
 			if s.Condition == condition && !inCareOfPeople(node) {
 				pools[o.c.poolOf(node).name] = true
 			}

@@ -58,7 +58,7 @@ func lastEnded(r simRecord, action string) (last simEnded) {
 // watchesTheTime notes for how long people have forbidden everything on the nodes on which steps run.
 func watchesTheTime(o *oracle, _ moment) {
 	for node, step := range o.timed {
-		forbidden := o.c.On(statePaused) || o.c.On(statePauseOrdered) || o.c.On(excludedState(node))
+		forbidden := o.c.On(statePaused) || o.c.On(statePauseOrdered) || o.c.On(excludedState(node)) || !o.c.ofControlPlane(node).IsZero()
 		switch {
 		case forbidden && step.since.IsZero():
 			step.since = time.Now()

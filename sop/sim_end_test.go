@@ -35,7 +35,7 @@ func (o *oracle) unfinished(p *simProcess) []string {
 // unfinishedOn names what is left to do on one node.
 func (o *oracle) unfinishedOn(p *simProcess, name string, r simRecord) []string {
 	verdicts := make(map[prom.Key]string)
-	for _, d := range p.verdicts.Node(name) {
+	for _, d := range p.decisions(name) {
 		verdicts[prom.Key{Node: name, Condition: d.Condition, ID: d.ID}] = string(d.Verdict.Name)
 	}
 	t := r.ticket

@@ -21,14 +21,34 @@ import (
 // How a webhook reaches a process: the handler, the classifier and the catalogue are those of the product, and the conditions are written
 // as a site writes them.
 
-// simRules are the conditions of the simulation. They are read once: a catalogue is never changed.
-var simRules = sync.OnceValue(func() *rules.Catalogue {
-	catalogue, err := rules.Load(rules.Options{Files: []string{"testdata/simulation.yaml"}})
-	if err != nil {
-		panic(err)
+// simRenamed is what a later version of the rules calls simReboot.
+const simRenamed = "NodeHung"
+
+// simRules are the conditions of the simulation, as they are, with one renamed, and without it. They are read once: a catalogue is never
+// changed.
+var simRules = sync.OnceValue(func() (versions struct{ asIs, renamed, removed *rules.Catalogue }) {
+	load := func(names ...string) *rules.Catalogue {
+		o := rules.Options{}
+		for _, name := range append([]string{"conditions"}, names...) {
+			o.Files = append(o.Files, "testdata/simulation/"+name+".yaml")
+		}
+		catalogue, err := rules.Load(o)
+		if err != nil {
+			panic(err)
+		}
+		return catalogue
 	}
-	return catalogue
+	versions.asIs, versions.renamed, versions.removed = load("reboot"), load("renamed"), load()
+	return versions
 })
+
+// simName is what the oracle calls the condition.
+func simName(condition string) string {
+	if condition == simRenamed {
+		return simReboot
+	}
+	return condition
+}
 
 // simConditions are all conditions of the simulation.
 func simConditions() []string {
@@ -45,8 +65,8 @@ type simIntake struct {
 	handler    http.Handler
 }
 
-func newIntake() simIntake {
-	in := simIntake{store: rules.NewStore(simRules()), index: rules.NewNodeIndex()}
+func newIntake(catalogue *rules.Catalogue) simIntake {
+	in := simIntake{store: rules.NewStore(catalogue), index: rules.NewNodeIndex()}
 	in.classifier = rules.NewClassifier(rules.ClassifierOptions{Store: in.store, Nodes: in.index})
 	return in
 }
@@ -103,12 +123,20 @@ func (p *simProcess) webhook(key prom.Key, startsAt time.Time, firing bool) (tak
 func TestRulesOfTheSimulation(t *testing.T) {
 	t.Parallel()
 	for _, condition := range simConditions() {
-		was, is := simCatalogue{}.Status("n0", condition, "0", 0), simRules().Status("n0", condition, "0")
-		was.FirstSeen, was.LastSeen, is.FirstSeen, is.LastSeen = time.Time{}, time.Time{}, time.Time{}, time.Time{}
-		was.Origin, was.AffectsLoad = is.Origin, is.AffectsLoad
-		if was.DeviceMode == prom.DeviceNone {
-			was.ID = ""
-		}
-		require.Equal(t, was, is)
+		requireSameStatus(t, condition, simRules().asIs.Status("n0", condition, "0"))
 	}
+	requireSameStatus(t, simReboot, simRules().renamed.Status("n0", simReboot, "0"))
+	require.Empty(t, simRules().removed.Status("n0", simReboot, "0").SOP)
+}
+
+func requireSameStatus(t *testing.T, condition string, is prom.AegisNodeStatus) {
+	t.Helper()
+	was := simCatalogue{}.Status("n0", condition, "0", 0)
+	was.FirstSeen, was.LastSeen, is.FirstSeen, is.LastSeen = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	was.Origin, was.AffectsLoad = is.Origin, is.AffectsLoad
+	if was.DeviceMode == prom.DeviceNone {
+		was.ID = ""
+	}
+	is.Condition = simName(is.Condition)
+	require.Equal(t, was, is)
 }

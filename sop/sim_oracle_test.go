@@ -101,6 +101,9 @@ func (r simRecord) history() (past []simIncidentPast) {
 	if err := yaml.Unmarshal([]byte(r.node.Annotations[soptest.HistoryAnnotation]), &past); err != nil {
 		return nil
 	}
+	for i := range past {
+		past[i].Condition = simName(past[i].Condition)
+	}
 	return past
 }
 
@@ -123,6 +126,8 @@ func (k *ticketTexts) read(text string) *simTicket {
 	t := new(simTicket)
 	if err := yaml.Unmarshal([]byte(text), t); err != nil || text == "" {
 		t = nil
+	} else {
+		t.Condition = simName(t.Condition)
 	}
 	if len(k.known) >= most {
 		clear(k.known)

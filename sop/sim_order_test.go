@@ -56,7 +56,7 @@ func destroysOnTheMostUrgent(o *oracle, m moment) {
 		return // It has its slot already.
 	}
 	admitted := time.Time{}
-	for _, d := range p.verdicts.Node(m.node) {
+	for _, d := range p.decisions(m.node) {
 		if d.Condition == t.Condition && d.Verdict.Name == "execute" {
 			admitted = d.Since
 		}
@@ -122,7 +122,7 @@ func (p *simProcess) waitsForSlot(node *corev1.Node) (condition string, since ti
 
 // waits returns the most urgent condition of the node that waits for a limit, and since when.
 func (p *simProcess) waits(node, limit string) (condition string, since time.Time) {
-	for _, d := range p.verdicts.Node(node) {
+	for _, d := range p.decisions(node) {
 		waits := d.Verdict.Name == "budget" && strings.Contains(d.Verdict.Reason, limit)
 		if waits && (condition == "" || rank(d.Condition) < rank(condition)) {
 			condition, since = d.Condition, d.Since

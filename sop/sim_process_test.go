@@ -127,7 +127,7 @@ func (c *cluster) newProcess() *simProcess {
 		asking: make(map[string][]types.UID), met: make(map[types.UID]bool), visited: make(map[string]time.Time),
 	}
 	p.id = p.client.ID
-	p.intake = newIntake()
+	p.intake = newIntake(c.catalogue)
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	p.client.Died = func() { p.stop(soptest.ErrDead) }
 	c.processes = append(c.processes, p)
@@ -269,7 +269,7 @@ func (p *simProcess) configured() policy.Settings {
 			p.productPools = append(p.productPools, pool.settings())
 		}
 	}
-	s := policy.Settings{Paused: p.halted, Pools: slices.Clone(p.productPools)}
+	s := policy.Settings{Paused: p.halted, ManageControlPlane: p.managesControl, Pools: slices.Clone(p.productPools)}
 	if p.bounds.name != "" {
 		s.Cluster = p.bounds.settings()
 	}
@@ -305,7 +305,7 @@ func (p *simProcess) report(key prom.Key, startsAt time.Time, firing bool) {
 	}
 	told.webhook, told.startsAt = time.Now(), startsAt
 	told.learn()
-	for _, s := range p.queue.Statuses(key.Node) {
+	for _, s := range p.holds(key.Node) {
 		if s.Key() == key && s.Contested {
 			told.contested = time.Now()
 		}
@@ -318,7 +318,26 @@ func (t *simTold) learn() {
 	}
 }
 
+// holds returns what holds on the node, as the process knows, by the names of the oracle.
+func (p *simProcess) holds(node string) []prom.AegisNodeStatus {
+	statuses := p.queue.Statuses(node)
+	for i := range statuses {
+		statuses[i].Condition = simName(statuses[i].Condition)
+	}
+	return statuses
+}
+
+// decisions returns what the process has decided on the node, by the names of the oracle.
+func (p *simProcess) decisions(node string) []policy.Decision {
+	decisions := p.verdicts.Node(node)
+	for i := range decisions {
+		decisions[i].Condition = simName(decisions[i].Condition)
+	}
+	return decisions
+}
+
 func (p *simProcess) tellOf(key prom.Key) *simTold {
+	key.Condition = simName(key.Condition)
 	if p.told[key] == nil {
 		p.told[key] = &simTold{}
 	}

@@ -101,6 +101,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.drawElection(seed)
 	s.drawSights(seed)
 	s.drawForgery(seed)
+	s.drawConfiguration(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
@@ -372,6 +373,7 @@ func (s *schedule) pacify() {
 	dead := s.leader.client.Dead
 	processes := slices.Clone(s.processes)
 	s.Unlock()
+	s.settleConfiguration()
 	s.background.Wait()
 	if s.stands {
 		s.settleElection()

@@ -65,6 +65,9 @@ func isolatesWhatIsConfirmed(o *oracle, m moment) {
 	if !excluded.IsZero() && m.p.idle(m.node, excluded) > simThought && o.c.On(excludedState(m.node)) {
 		m.violated("p%d cordons the excluded node %s", m.p.id, m.node)
 	}
+	if since := o.c.ofControlPlane(m.node); !since.IsZero() && m.p.idle(m.node, since) > simThought {
+		m.violated("p%d cordons %s, which is of the control plane", m.p.id, m.node)
+	}
 	if m.begins && !m.incident.requested {
 		o.founded(m)
 	}
@@ -125,6 +128,7 @@ func keepsTheBudget(o *oracle, m moment) {
 		return
 	}
 	for _, pool := range o.c.limitsOf(o.c.Nodes[name]) {
+		pool = o.c.loosest(pool, p.begun[name].at)
 		if size, out := o.outOfService(m, pool); len(out) >= pool.allowed(size) {
 			m.violated("p%d cordons %s beyond the budget %d of %d of %s, out of service: %v", p.id, name, pool.allowed(size), size, pool.name, out)
 		}
@@ -164,7 +168,7 @@ func returnsWhatIsFit(o *oracle, m moment) {
 // kept judges a return by what the process knows of the node besides.
 func (o *oracle) kept(m moment, t *simTicket) {
 	p, name := m.p, m.node
-	for _, s := range p.queue.Statuses(name) {
+	for _, s := range p.holds(name) {
 		keeps := s.Priority < 100 && s.Policy.Workload != prom.WorkloadKeep && s.Condition != simCordon
 		other := s.Condition != t.Condition || s.ID != t.Device
 		known := p.tellOf(s.Key()).known

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
@@ -60,7 +61,12 @@ type cluster struct {
 	// isolates is true where nodes are isolated while Alertmanager is away.
 	isolates  bool
 	processes []*simProcess
-	oracle    *oracle
+	// catalogue are the rules that every process has, managesControl says whether it may repair control-plane nodes.
+	catalogue      *rules.Catalogue
+	managesControl bool
+	// earlier are the pools as they were configured before.
+	earlier []simEarlier
+	oracle  *oracle
 	// modeSet is when the mode of a condition last became what it is.
 	modeSet map[string]time.Time
 	// holder is who holds the Lease, and heldSince since when. elected is called with the lock held when that is one of the processes.
@@ -97,7 +103,7 @@ func (c *cluster) poolOf(node *corev1.Node) simPoolSettings {
 }
 
 func newCluster(seed uint64, verbose bool) *cluster {
-	c := &cluster{modeSet: make(map[string]time.Time), Cluster: soptest.New(soptest.Options{
+	c := &cluster{catalogue: simRules().asIs, modeSet: make(map[string]time.Time), Cluster: soptest.New(soptest.Options{
 		GuardsRecords: true,
 		Seed:          seed, Verbose: verbose, Election: simLease,
 		Pace: soptest.Pace{

@@ -60,6 +60,7 @@ func permissions() []mutation {
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "	w.permitted = w.gated == \"\"\n", "	w.permitted = true\n"},
 		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted: !c.resumed || gated == \"\"}", "permitted: true}"},
+		{"control plane disturbed", permitted, "sop/policy/guards.go", "if IsControlPlane(s.Node) && !s.Settings.ManageControlPlane {", "if false {"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.resumed {", "if first && c.resumed {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
@@ -167,6 +168,7 @@ func endings() []mutation {
 
 func orders() []mutation {
 	return []mutation{
+		{"rule that was removed acted on", obeyed, "sop/policy/guards.go", "	if s.Status.Policy.Mode == \"\" {\n", "	if false {\n"},
 		{"change of the mode ignored", obeyed, "sop/gate.go", "	return orders.Apply(current)", "	return current"},
 		{"approval not waited for", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: Alert | Begun, Step: Alert | Begun, Needs: OrdersFact, Judge: approvalMissing", "Needs: OrdersFact, Judge: approvalMissing"},
 		{"mode observe not obeyed", obeyed, "sop/policy/table.go", "Visit: Alert | Intake, Isolate: reported, Step: reported, Needs: OrdersFact, Judge: observe", "Needs: OrdersFact, Judge: observe"},
