@@ -87,3 +87,13 @@ func simulated(t *testing.T, seed uint64, verbose bool) (violations, lines []str
 	})
 	return violations, lines, lasted
 }
+
+// The page says of each invariant what the code says.
+func TestPageOfTheInvariants(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/simulation.md")
+	require.NoError(t, err)
+	for _, invariant := range simInvariants() {
+		require.Contains(t, string(page), fmt.Sprintf("| %s | %s |\n", invariant.Name, invariant.Says))
+	}
+}
