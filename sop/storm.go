@@ -201,9 +201,10 @@ func (w *stormWatch) learn() {
 // look looks for storms. Where nothing has changed it does so from time to time; a condition that has come over a node is found to be a storm
 // before anything is decided on that node.
 func (w *stormWatch) look() {
+	settings := w.census.catchUp()
 	w.looking.Lock()
 	defer w.looking.Unlock()
-	now, orders, settings := w.clock.Now(), w.orders(), w.census.catchUp()
+	now, orders := w.clock.Now(), w.orders()
 	w.weighAll(orders.Modes)
 	if now.Sub(w.looked) >= stormEvery || !sameStormLimits(settings, w.settings) {
 		w.looked, w.settings = now, settings
