@@ -84,12 +84,7 @@ func (d *Dispatcher) withRequest(node *corev1.Node, r ticket.Record, statuses []
 		origin = prom.OriginCheck
 	}
 	status := d.checkStatus(node.Name, origin)
-	statuses = slices.DeleteFunc(slices.Clone(statuses), func(s prom.AegisNodeStatus) bool { return s.Key() == status.Key() })
-	after := slices.IndexFunc(statuses, func(s prom.AegisNodeStatus) bool { return urgencyOf(s) > urgencyOf(status) })
-	if after < 0 {
-		after = len(statuses)
-	}
-	return slices.Insert(statuses, after, status)
+	return byUrgency(statuses, status)
 }
 
 // isRequest reports whether the status stands for a request for a check.

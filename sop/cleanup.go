@@ -207,7 +207,7 @@ func taintsOf(node *corev1.Node) []string {
 // NeedsVisit reports whether a node is to be looked at even though no condition is reported on it.
 func NeedsVisit(node *corev1.Node, settings policy.Settings) bool {
 	_, asked := settings.CheckRequestOf(node)
-	return asked || policy.RequestLeftOver(node) || node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
+	return asked || policy.RequestLeftOver(node) || policy.LeftBehind(node) || node.Annotations[ticket.Annotation] != "" || staleTaint(node) ||
 		node.Annotations[ticket.RecordAnnotation] != "" ||
 		node.Annotations[ticket.OwnerAnnotation] != "" && !node.Spec.Unschedulable
 }

@@ -193,6 +193,7 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 		return
 	}
 	statuses = d.withRequest(node, record, d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses)))
+	statuses = d.withLeft(record, statuses)
 	candidates, verdicts, waits := d.choose(node, record, statuses)
 	d.judgeAll(name, statuses, verdicts, candidates)
 	if len(candidates) == 0 {

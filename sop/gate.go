@@ -64,6 +64,8 @@ func (g *gate) origin() policy.Origins {
 	switch t := g.journal.ticket(); {
 	case g.journal.incident.asked():
 		return policy.Check
+	case g.journal.incident.left():
+		return policy.Left
 	case g.journal.incident.requested():
 		return policy.Requested
 	case t == nil:
@@ -75,9 +77,9 @@ func (g *gate) origin() policy.Origins {
 }
 
 // confirm asks the sources anew whether the condition holds and may be acted on. An incident that has begun, or that a
-// person asked for, needs no confirmation: each of its disruptive steps asks for itself.
+// person asked for, needs no confirmation: each of its disruptive steps asks for itself. Nor does a cordon of Aegis itself.
 func (g *gate) confirm(ctx context.Context) bool {
-	if g.journal.opened() || g.journal.incident.requested() {
+	if i := g.journal.incident; g.journal.opened() || i.requested() || i.left() {
 		return true
 	}
 	finding := g.findingForCordon(ctx)

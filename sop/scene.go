@@ -62,8 +62,8 @@ func newScene(e environment, a assignment) *scene {
 	return s
 }
 
-// healing reports whether a person or a script asked for the repair, so that no alert has to vouch for it.
-func (s *scene) healing() bool { return s.journal.incident.requested() }
+// healing reports whether no alert has to vouch for the repair: a person or a script asked for it, or Aegis has left the cordon.
+func (s *scene) healing() bool { return s.journal.incident.requested() || s.journal.incident.left() }
 
 // event tells people who look at the node what happened.
 func (s *scene) event(kind, reason, format string, args ...any) {

@@ -142,12 +142,18 @@ func (i isolator) intakeTaints(node *corev1.Node) []corev1.Taint {
 
 // awaitNoBlocker waits until no other condition keeps the node out of service.
 func (i isolator) awaitNoBlocker(ctx context.Context, c call) error {
-	return c.time.watch(ctx, i.status.Policy.VerifyWithin, func(_ context.Context, late bool) (bool, error) {
-		name := i.blocker()
+	asked, left := i.journal.incident.asked(), i.journal.incident.left()
+	return c.time.watch(ctx, i.status.Policy.VerifyWithin, func(ctx context.Context, late bool) (bool, error) {
+		if left {
+			if seen, err := i.seen(ctx, c); !seen || err != nil {
+				return false, err
+			}
+		}
+		name, repaired := i.blocker()
 		late = late && name != ""
 		switch {
-		case late && i.journal.incident.asked():
-			// Somebody waits for the answer, and no ticket but this one tells them.
+		case late && (asked || left && !repaired):
+			// Somebody waits for the answer, or nobody else looks after the node, and no ticket but this one tells them.
 			return false, failed("the healthcheck has passed, but %s holds on the node", name)
 		case late:
 			return false, inconclusive("left cordoned: %s holds on the node", name)
@@ -156,18 +162,18 @@ func (i isolator) awaitNoBlocker(ctx context.Context, c call) error {
 	})
 }
 
-// blocker names another condition of the node that would take it out of service again, empty when there is none.
-func (i isolator) blocker() string {
+// blocker names another condition of the node that keeps it out of service, empty when there is none, and says whether Aegis repairs that.
+func (i isolator) blocker() (name string, repaired bool) {
 	blocks := policy.Blocks
-	if i.journal.incident.asked() {
+	if i.journal.incident.asked() || i.journal.incident.left() {
 		blocks = policy.Reported
 	}
 	for _, s := range i.services.statuses(i.node) {
 		if s.Key() != i.status.Key() && blocks(s) {
-			return s.Condition
+			return s.Condition, policy.Blocks(s)
 		}
 	}
-	return ""
+	return "", false
 }
 
 // outOfServiceTaint makes Kubernetes release the volumes and delete the pods of a node that is down. Kubernetes does not look at

@@ -116,7 +116,7 @@ func repairedBefore(t *ticket.Ticket, before *ticket.History, window time.Durati
 // falseAlarm reports whether the condition of an alert was not found on the machine: nothing was done that could have removed it, and
 // the machine itself was found in order, by a healthcheck or by an operation that found nothing to do.
 func falseAlarm(t *ticket.Ticket) bool {
-	if (incident{origin: t.Origin}).requested() || t.Origin == originHealthcheck {
+	if i := incidentOf(t); i.requested() || i.left() || t.Origin == originHealthcheck {
 		return false
 	}
 	changed := made(t, ticket.Remedy, ticket.Repair, ticket.RestartPod, ticket.Reset, ticket.Reboot, ticket.Shutdown, ticket.Taint,

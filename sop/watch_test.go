@@ -178,9 +178,10 @@ func TestDestructiveStepIsNotPreempted(t *testing.T) {
 func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		w.priorities = map[string]int{"Cordon": 1}
+		w.priorities = map[string]int{policy.CheckedCondition: 1}
+		w.table["test/nodecordon"] = w.table["test/cordon"]
 		w.cordonAsAegis("aegis/earlier")
-		w.raise("Cordon")
+		w.raise(policy.CheckedCondition)
 		stop := w.start()
 		w.awaitRunning(ticket.Healthcheck)
 		w.raise("Reboot")
@@ -189,7 +190,7 @@ func TestEmergencyPreemptsTheReturnOfANode(t *testing.T) {
 			if r.Action == protocol.ActionReboot {
 				w.source.gone()
 				w.withdraw(prom.Key{Node: nodeA, Condition: "Reboot"})
-				w.withdraw(prom.Key{Node: nodeA, Condition: "Cordon"})
+				w.withdraw(prom.Key{Node: nodeA, Condition: policy.CheckedCondition})
 			}
 		}
 		w.await("resolved", resolved)

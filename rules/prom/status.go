@@ -77,6 +77,7 @@ const (
 	OriginTicket Origin = "ticket" // An open ticket found on a node.
 	OriginCheck  Origin = "check"  // A person who asks for a check of the node, over the API or by an annotation.
 	OriginIntake Origin = "intake" // A taint of a node that is to be checked before it goes into service.
+	OriginCordon Origin = "cordon" // A cordon of Aegis that no ticket is about any more.
 )
 
 // DeviceMode says what the ID of a status names.

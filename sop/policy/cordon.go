@@ -20,6 +20,13 @@ func OwnCordon(node *corev1.Node) bool {
 	return noted && ticket.CordonedByAegis(node)
 }
 
+// LeftBehind reports whether the cordon of the node is one of Aegis by the note on it, and nobody else is noted to have set one. Only a check
+// tells whether the node is fit, and OwnCordon whether Aegis may undo the cordon.
+func LeftBehind(node *corev1.Node) bool {
+	noted := strings.HasPrefix(node.Annotations[ticket.OwnerAnnotation], OwnerPrefix)
+	return node.Spec.Unschedulable && noted && !ticket.CordonedByOthers(node)
+}
+
 // Uncordoned reports whether a person has undone the cordon of Aegis, or the one that was lent to it, though they may have set one of
 // their own since.
 func Uncordoned(node *corev1.Node, lent string) bool {

@@ -67,6 +67,8 @@ const (
 	Check
 	// Intake is a check of a node that has a taint of those that wait for one.
 	Intake
+	// Left is a check of a node that Aegis has cordoned and that no ticket is about any more.
+	Left
 )
 
 // String names the reasons to act, as a table does.
@@ -84,6 +86,7 @@ func (o Origins) String() string {
 		{Approved, "approved"},
 		{Check, "check"},
 		{Intake, "intake"},
+		{Left, "left"},
 	}
 	var parts []string
 	for _, n := range names {
@@ -96,11 +99,11 @@ func (o Origins) String() string {
 
 const (
 	// anew is all for which there is no ticket at a visit, takenUp all for which there is one.
-	anew    = Alert | Requested | Check | Intake
+	anew    = Alert | Requested | Check | Intake | Left
 	takenUp = Begun | Approved
 	// reported is all that an alert has to vouch for.
 	reported = Alert | Begun | Approved
-	anyone   = Alert | Begun | Requested | Approved | Check | Intake
+	anyone   = Alert | Begun | Requested | Approved | Check | Intake | Left
 	// requests is all that asks for something that no alert has to vouch for.
 	requests = Requested | Check | Intake
 	// asks is all for which somebody has a ticket written.
@@ -117,6 +120,8 @@ func visited(s Situation) Origins {
 		return Check
 	case s.Status.Origin == prom.OriginIntake:
 		return Intake
+	case s.Status.Origin == prom.OriginCordon:
+		return Left
 	case t == nil || !t.Open():
 		return Alert
 	case t.ApprovedBy != "":

@@ -196,7 +196,7 @@ func checks() []Guard {
 			Name: "request not understood", Verdict: VerdictUnconfirmed, Visit: Check, Judge: notUnderstood,
 		},
 		{
-			Name: "not ready for a check", Verdict: VerdictUnverifiable, Visit: Check | Intake, Needs: NodeFact, Judge: notReady,
+			Name: "not ready for a check", Verdict: VerdictUnverifiable, Visit: Check | Intake | Left, Needs: NodeFact, Judge: notReady,
 		},
 		{
 			Name: "checked a moment ago", Verdict: VerdictCooldown, Visit: Intake, Judge: justChecked,
@@ -276,7 +276,7 @@ func cordons() []Guard {
 func priorities() []Guard {
 	return []Guard{
 		{
-			Name: "more urgent condition", Verdict: VerdictTolerated, Visit: Alert, Judge: moreUrgent, RequestsSkip: true,
+			Name: "more urgent condition", Verdict: VerdictTolerated, Visit: Alert | Left, Judge: moreUrgent, RequestsSkip: true,
 			Because: "A more urgent condition takes over the ticket of what has begun.",
 		},
 		{
