@@ -649,7 +649,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		d.tell(r.status, policy.Verdict{Name: policy.VerdictNodeGone, Reason: err.Error()})
 	case isStep:
 		return r.handOver(ctx, b, teamFor(failure, b.Policy()), failure.Error())
-	case errors.Is(err, errUncordoned):
+	case errors.Is(err, errUncordoned), errors.Is(err, errUnnoted):
 		return r.handOver(ctx, b, b.Policy().Team, err.Error())
 	case errors.Is(err, ErrWithdrawn), errors.Is(err, errNeverBegan):
 		return r.withdrawn(ctx, b)

@@ -98,7 +98,7 @@ func gone(ctx context.Context, err error) error {
 
 // left reports whether the node is no longer in the hands of the run.
 func left(err error) bool {
-	return errors.Is(err, ErrTakenOver) || errors.Is(err, errUncordoned) || errors.Is(err, ticket.ErrNodeGone) || errors.Is(err, ticket.ErrRecreated)
+	return errors.Is(err, ErrTakenOver) || errors.Is(err, errUncordoned) || errors.Is(err, errUnnoted) || errors.Is(err, ticket.ErrNodeGone) || errors.Is(err, ticket.ErrRecreated)
 }
 
 // leave takes back the Job of a run that people have ended, if its operation has not been started: it must not take effect in their

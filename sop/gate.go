@@ -26,6 +26,9 @@ const permissionAge = 5 * time.Second
 // errUncordoned ends a procedure whose isolation a person undid.
 var errUncordoned = errors.New("a person uncordoned the node while it was being repaired")
 
+// errUnnoted ends a procedure before it disturbs a node any further of which nobody tells any more who has cordoned it.
+var errUnnoted = errors.New("the repair has ended")
+
 // heldError ends a run that cannot go on now, before anything is begun that would need a wait in place.
 type heldError struct{ verdict policy.Verdict }
 
@@ -190,7 +193,12 @@ func (g *gate) permission(ctx context.Context, action ticket.Action) (release fu
 	if err := g.ended(ctx, &s); err != nil {
 		return nil, policy.Verdict{}, err
 	}
-	if v := policy.Ask(policy.Step, s); v.Name != "" {
+	v := policy.Ask(policy.Step, s)
+	if why := policy.Unnoted(s.Node); v.Name == policy.VerdictHumanCordoned && why != "" && g.journal.isolated() {
+		// Nothing that happens on the node would end the wait.
+		return nil, policy.Verdict{}, fmt.Errorf("%w: %s", errUnnoted, why)
+	}
+	if v.Name != "" {
 		return nil, v, nil
 	}
 	how := takes

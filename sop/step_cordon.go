@@ -98,24 +98,24 @@ func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
 // stillCordoned says why a node that has passed a check has a cordon which nobody is known to have lent.
 const stillCordoned = "still cordoned: a person may have cordoned it after the request; uncordon the node, or request a check again"
 
-// unnotedCordon says why a node that has passed a check stays cordoned though no person is noted to have cordoned it.
-const unnotedCordon = "the node is fit and stays cordoned: nobody is noted to have cordoned the node; uncordon it"
-
 // putBack makes the change that takes away what keeps workload off the node, as far as it is not of people.
 func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Change) (message string, err error) {
 	intake := i.intakeTaints(node)
 	lent := policy.Lent(node, t.Cordon)
+	unnoted := policy.Unnoted(node)
 	switch {
 	case policy.OwnCordon(node), lent && !policy.Excluded(node):
 		change.Unschedulable = new(false)
 		change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
 	case node.Spec.Unschedulable && lent:
 		message = "a person has excluded the node, so it stays cordoned"
+	case unnoted != "" && (t.Count(ticket.Cordon) > 0 || policy.LeftBehind(node)):
+		// The incident must not end well with a node that Aegis took out of service and that nobody returns.
+		return "", failed("the node is fit and stays cordoned: %s; uncordon it", unnoted)
 	case node.Spec.Unschedulable && strings.HasPrefix(t.Origin, checkPrefix):
 		message = stillCordoned
-	case node.Spec.Unschedulable && !ticket.CordonedByOthers(node):
-		// The incident must not end well with a node out of service of which nobody knows.
-		return "", failed("%s", unnotedCordon)
+	case unnoted != "":
+		message = unnoted + ", so it stays cordoned"
 	case node.Spec.Unschedulable:
 		message = "a person has cordoned the node, so it stays cordoned"
 	default:

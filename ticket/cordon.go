@@ -13,25 +13,40 @@ import (
 
 // CordonedByOthers reports whether somebody else than Aegis has said that the node is unschedulable. The API server notes
 // for every field who set it, so a cordon of a person is told from an own one even where they undid that one first and
-// nobody looked. Without such a note, as on a node restored from a backup, the answer is false.
+// nobody looked. Without such a note, as on a node restored from a backup, or once the API server has merged it
+// with those of other writers, the answer is false.
 func CordonedByOthers(n *corev1.Node) bool {
 	return n.Spec.Unschedulable && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager != fieldManager && writesOf(e).cordon
+		return isOther(e) && writesOf(e).cordon
 	})
 }
+
+// isOther reports whether the writer is somebody else than Aegis. One that the API server has merged with others may be either.
+func isOther(e metav1.ManagedFieldsEntry) bool { return e.Manager != fieldManager && e.Manager != mergedManager }
 
 // CordonedByAegis reports whether the API server has noted that Aegis, and nobody else, has said that the node is unschedulable. A note on
 // the node that the cordon is one of Aegis does not do: anybody may write that.
 func CordonedByAegis(n *corev1.Node) bool {
-	return n.Spec.Unschedulable && !CordonedByOthers(n) && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager == fieldManager && writesOf(e).cordon
-	})
+	managers := CordonManagers(n)
+	return n.Spec.Unschedulable && len(managers) > 0 && !slices.ContainsFunc(managers, func(m string) bool { return m != fieldManager })
+}
+
+// CordonUnnoted says why nobody is noted to have cordoned the node: the API server notes who has set each field, but keeps only so many
+// writers apart, and notes nothing on a node whose notes were taken away. It is empty where somebody is noted, and for a node in service.
+func CordonUnnoted(n *corev1.Node) string {
+	switch {
+	case !n.Spec.Unschedulable, CordonedByOthers(n), CordonedByAegis(n):
+		return ""
+	case len(CordonManagers(n)) > 0:
+		return "the API server has merged who has with other writers, as " + mergedManager
+	}
+	return "metadata.managedFields does not say who has"
 }
 
 // EditedByOthers reports whether somebody else than Aegis has written the ticket last.
 func EditedByOthers(n *corev1.Node) bool {
 	return n.Annotations[Annotation] != "" && slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager != fieldManager && writesOf(e).ticket
+		return isOther(e) && writesOf(e).ticket
 	})
 }
 

@@ -27,6 +27,10 @@ func TestCordonedByOthers(t *testing.T) {
 		{"others wrote other fields", []metav1.ManagedFieldsEntry{kubelet, writer("aegis", cordon)}, false, true},
 		{"a person", []metav1.ManagedFieldsEntry{kubelet, writer("kubectl-cordon", cordon)}, true, false},
 		{"a person says so too", []metav1.ManagedFieldsEntry{writer("aegis", cordon), writer("argocd", cordon)}, true, false},
+		{"writers that the API server has merged", []metav1.ManagedFieldsEntry{writer("ancient-changes", cordon)}, false, false},
+		{"Aegis beside merged writers", []metav1.ManagedFieldsEntry{writer("aegis", cordon), writer("ancient-changes", cordon)}, false, false},
+		{"a person beside merged writers", []metav1.ManagedFieldsEntry{writer("ancient-changes", cordon), writer("kubectl", cordon)}, true, false},
+		{"notes taken away", []metav1.ManagedFieldsEntry{{}}, false, false},
 		{"fields that nobody can read", []metav1.ManagedFieldsEntry{writer("x", `[`), {Manager: "y"}}, false, false},
 	}
 	for _, tt := range tests {
@@ -37,6 +41,7 @@ func TestCordonedByOthers(t *testing.T) {
 			n.Spec.Unschedulable = true
 			require.Equal(t, tt.want, CordonedByOthers(n))
 			require.Equal(t, tt.ours, CordonedByAegis(n))
+			require.Equal(t, !tt.want && !tt.ours, CordonUnnoted(n) != "")
 			KeepWriters(n)
 			require.Equal(t, tt.ours, CordonedByAegis(n))
 			require.Equal(t, tt.want, CordonedByOthers(n), "after what is not needed is dropped")

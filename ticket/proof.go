@@ -164,7 +164,7 @@ const mergedManager = "ancient-changes"
 // of Aegis, which the admission policy refuses.
 func recordedByOthers(n *corev1.Node) bool {
 	return slices.ContainsFunc(n.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager != fieldManager && e.Manager != mergedManager && writesOf(e).record
+		return isOther(e) && writesOf(e).record
 	})
 }
 

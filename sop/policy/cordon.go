@@ -27,6 +27,15 @@ func LeftBehind(node *corev1.Node) bool {
 	return node.Spec.Unschedulable && noted && !ticket.CordonedByOthers(node)
 }
 
+// Unnoted says that nobody is noted to have cordoned the node, and why. It is empty where somebody is, and for a node in service. Aegis does
+// not trust such a cordon to be its own, nor does it take it for one of a person who has undone its own.
+func Unnoted(node *corev1.Node) string {
+	if why := ticket.CordonUnnoted(node); why != "" {
+		return "nobody is noted to have cordoned the node: " + why
+	}
+	return ""
+}
+
 // Uncordoned reports whether a person has undone the cordon of Aegis, or the one that was lent to it, though they may have set one of
 // their own since.
 func Uncordoned(node *corev1.Node, lent string) bool {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -210,7 +211,7 @@ func storm(s Situation) string { return s.Storm }
 // cordonedByPeople leaves a node alone that a person took out of service.
 func cordonedByPeople(s Situation) string {
 	if s.Node.Spec.Unschedulable && !OwnCordon(s.Node) && !Lent(s.Node, s.Lent) {
-		return "a person has cordoned the node"
+		return cmp.Or(Unnoted(s.Node), "a person has cordoned the node")
 	}
 	return ""
 }

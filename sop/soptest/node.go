@@ -272,6 +272,9 @@ type fieldSet struct {
 
 func fieldsOf(e metav1.ManagedFieldsEntry) []string {
 	var set fieldSet
+	if e.FieldsV1 == nil {
+		return nil // With an empty entry, people have all notes of a node taken away.
+	}
 	if err := json.Unmarshal(e.FieldsV1.GetRawBytes(), &set); err != nil {
 		panic(fmt.Sprintf("fields of %s: %v", e.Manager, err))
 	}
