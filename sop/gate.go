@@ -194,9 +194,8 @@ func (g *gate) permission(ctx context.Context, action ticket.Action) (release fu
 		return nil, policy.Verdict{}, err
 	}
 	v := policy.Ask(policy.Step, s)
-	if why := policy.Unnoted(s.Node); v.Name == policy.VerdictHumanCordoned && why != "" && g.journal.isolated() {
-		// Nothing that happens on the node would end the wait.
-		return nil, policy.Verdict{}, fmt.Errorf("%w: %s", errUnnoted, why)
+	if err := g.unnoted(v, record); err != nil {
+		return nil, policy.Verdict{}, err
 	}
 	if v.Name != "" {
 		return nil, v, nil
@@ -208,6 +207,16 @@ func (g *gate) permission(ctx context.Context, action ticket.Action) (release fu
 	release, room := g.services.limits.begin(g.journal.record.Node, action, policy.ClaimOf(g.status), how)
 	s.Room = &room
 	return release, policy.Ask(policy.Step, s), nil
+}
+
+// unnoted ends the incident that would wait for the cordon of a person, when that is probably the one of Aegis of which nobody tells any more
+// who has set it: nothing that happens on the node would end the wait.
+func (g *gate) unnoted(v policy.Verdict, r ticket.Record) error {
+	why, t := policy.Unnoted(r.Node), g.journal.ticket()
+	if v.Name != policy.VerdictHumanCordoned || why == "" || t == nil || t.Count(ticket.Cordon) == 0 && !policy.LeftBehind(r.Node) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", errUnnoted, why)
 }
 
 // look reads the node and its ticket past the cache, provided that they are as they were left. It says why they could not be read.

@@ -170,3 +170,33 @@ func (s *schedule) forgeRecords(name string) {
 		n.Annotations = annotations
 	})
 }
+
+// drawNotes draws whether cordoned nodes are only observed, and when the API server forgets who has cordoned one: it merges the writers that
+// wrote long ago, or people take its notes away.
+func (s *schedule) drawNotes(seed uint64) {
+	others := s.rng
+	defer func() { s.rng = others }()
+	s.rng = rand.New(rand.NewPCG(seed, 11))
+	s.observes = s.rng.IntN(2) == 0
+	if s.rng.IntN(4) > 0 {
+		return
+	}
+	o := s.sick[s.rng.IntN(len(s.sick))]
+	lose := []func(n *corev1.Node){
+		func(n *corev1.Node) { n.ManagedFields = nil },
+		func(n *corev1.Node) {
+			for i := range n.ManagedFields {
+				n.ManagedFields[i].Manager = "ancient-changes"
+			}
+		},
+	}[s.rng.IntN(2)]
+	do := func() {
+		s.Logf("world: nobody is noted any more to have written %s", o.node)
+		s.Edit(o.node, lose)
+	}
+	if s.rng.IntN(2) == 0 {
+		s.at(o.at+s.within(30*time.Minute), do)
+		return
+	}
+	s.afterStep(o, []string{actDrain, actReboot, actVerify, actHealthcheck, actUncordon}[s.rng.IntN(5)], do)
+}

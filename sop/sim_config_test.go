@@ -21,7 +21,7 @@ func controlPlaneState(node string) string { return node + " is of the control p
 
 // drawConfiguration draws changes, of dice of their own, so that seeds mean what they meant.
 func (s *schedule) drawConfiguration(seed uint64) {
-	s.managesControl = true
+	s.managesControl, s.catalogue = true, s.rules().asIs
 	if s.rng = rand.New(rand.NewPCG(seed, 61)); s.rng.IntN(2) == 0 {
 		return
 	}
@@ -71,21 +71,21 @@ func (p *simProcess) reload() {
 // drawRename has a new version of the rules call a condition by another name, and the version be taken back.
 func (s *schedule) drawRename() {
 	_, at := s.trouble()
-	s.configure(at, func() { s.useRules(simRules().renamed) })
+	s.configure(at, func() { s.useRules(s.rules().renamed) })
 	if s.rng.IntN(2) == 0 {
-		s.configure(at+s.within(2*time.Hour), func() { s.useRules(simRules().asIs) })
+		s.configure(at+s.within(2*time.Hour), func() { s.useRules(s.rules().asIs) })
 	}
 }
 
 // drawRemovedRule has people remove a rule, and put it back.
 func (s *schedule) drawRemovedRule() {
 	_, at := s.trouble()
-	s.configure(at, func() { s.useRules(simRules().removed) })
-	s.configure(at+s.within(2*time.Hour), func() { s.useRules(simRules().asIs) })
+	s.configure(at, func() { s.useRules(s.rules().removed) })
+	s.configure(at+s.within(2*time.Hour), func() { s.useRules(s.rules().asIs) })
 }
 
 func (s *schedule) useRules(c *rules.Catalogue) {
-	if s.catalogue = c; c == simRules().removed {
+	if s.catalogue = c; c == s.rules().removed {
 		s.Enter(stateRemoved)
 	} else {
 		s.Leave(stateRemoved)
@@ -171,7 +171,7 @@ func (c *cluster) loosest(pool simPoolSettings, since time.Time) simPoolSettings
 // settleConfiguration takes all changes back but those of limits.
 func (s *schedule) settleConfiguration() {
 	s.Lock()
-	s.useRules(simRules().asIs)
+	s.useRules(s.rules().asIs)
 	for _, name := range s.names {
 		if s.Nodes[name] != nil {
 			s.setControlPlane(name, false)

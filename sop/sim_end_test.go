@@ -47,7 +47,7 @@ func (o *oracle) unfinishedOn(p *simProcess, name string, r simRecord) []string 
 		}
 		return o.undecided(name, verdicts)
 	}
-	var left []string
+	left := o.silent(r)
 	for key, s := range o.c.Faults {
 		if key.Node == name && s.Holds && !o.justified(verdicts[key], key, r) {
 			left = append(left, fmt.Sprintf("%s %s holds on %s, verdict %v", key.Condition, key.ID, name, verdicts[key]))
@@ -57,6 +57,16 @@ func (o *oracle) unfinishedOn(p *simProcess, name string, r simRecord) []string 
 		left = append(left, name+" is ready and has the out-of-service taint")
 	}
 	return left
+}
+
+// silent names a node that Aegis has cordoned, that no ticket is about, and that nothing else keeps out of service.
+func (o *oracle) silent(r simRecord) []string {
+	name := r.node.Name
+	told := r.broken || r.ticket != nil && r.ticket.open()
+	if by, known := o.cordoner[name]; !known || by.person || told || o.urgent(name) {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s is left cordoned by Aegis, and no ticket is about that", name)}
 }
 
 // undecided names what holds on the node without any verdict.

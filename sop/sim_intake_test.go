@@ -24,23 +24,34 @@ import (
 // simRenamed is what a later version of the rules calls simReboot.
 const simRenamed = "NodeHung"
 
-// simRules are the conditions of the simulation, as they are, with one renamed, and without it. They are read once: a catalogue is never
-// changed.
-var simRules = sync.OnceValue(func() (versions struct{ asIs, renamed, removed *rules.Catalogue }) {
-	load := func(names ...string) *rules.Catalogue {
-		o := rules.Options{}
-		for _, name := range append([]string{"conditions"}, names...) {
-			o.Files = append(o.Files, "testdata/simulation/"+name+".yaml")
+// simVersions are the conditions of the simulation as they are, with one renamed, and without it.
+type simVersions struct{ asIs, renamed, removed *rules.Catalogue }
+
+// simRules are the versions by whether cordoned nodes are only observed. They are read once: a catalogue is never changed.
+var simRules = sync.OnceValue(func() map[bool]simVersions {
+	versions := make(map[bool]simVersions)
+	for observes, more := range map[bool][]string{false: nil, true: {"observed"}} {
+		versions[observes] = simVersions{
+			asIs: loadRules(append([]string{"reboot"}, more...)), renamed: loadRules(append([]string{"renamed"}, more...)), removed: loadRules(more),
 		}
-		catalogue, err := rules.Load(o)
-		if err != nil {
-			panic(err)
-		}
-		return catalogue
 	}
-	versions.asIs, versions.renamed, versions.removed = load("reboot"), load("renamed"), load()
 	return versions
 })
+
+func loadRules(names []string) *rules.Catalogue {
+	o := rules.Options{Files: []string{"testdata/simulation/conditions.yaml"}}
+	for _, name := range names {
+		o.Files = append(o.Files, "testdata/simulation/"+name+".yaml")
+	}
+	catalogue, err := rules.Load(o)
+	if err != nil {
+		panic(err)
+	}
+	return catalogue
+}
+
+// rules returns the versions of the rules that the cluster has.
+func (c *cluster) rules() simVersions { return simRules()[c.observes] }
 
 // simName is what the oracle calls the condition.
 func simName(condition string) string {
@@ -122,16 +133,19 @@ func (p *simProcess) webhook(key prom.Key, startsAt time.Time, firing bool) (tak
 // The oracle says in its own words what the rules of the simulation say.
 func TestRulesOfTheSimulation(t *testing.T) {
 	t.Parallel()
-	for _, condition := range simConditions() {
-		requireSameStatus(t, condition, simRules().asIs.Status("n0", condition, "0"))
+	for observes, versions := range simRules() {
+		oracle := simCatalogue{observes}
+		for _, condition := range simConditions() {
+			requireSameStatus(t, oracle, condition, versions.asIs.Status("n0", condition, "0"))
+		}
+		requireSameStatus(t, oracle, simReboot, versions.renamed.Status("n0", simReboot, "0"))
+		require.Empty(t, versions.removed.Status("n0", simReboot, "0").SOP)
 	}
-	requireSameStatus(t, simReboot, simRules().renamed.Status("n0", simReboot, "0"))
-	require.Empty(t, simRules().removed.Status("n0", simReboot, "0").SOP)
 }
 
-func requireSameStatus(t *testing.T, condition string, is prom.AegisNodeStatus) {
+func requireSameStatus(t *testing.T, oracle simCatalogue, condition string, is prom.AegisNodeStatus) {
 	t.Helper()
-	was := simCatalogue{}.Status("n0", condition, "0", 0)
+	was := oracle.Status("n0", condition, "0", 0)
 	was.FirstSeen, was.LastSeen, is.FirstSeen, is.LastSeen = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	was.Origin, was.AffectsLoad = is.Origin, is.AffectsLoad
 	if was.DeviceMode == prom.DeviceNone {

@@ -101,6 +101,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.drawElection(seed)
 	s.drawSights(seed)
 	s.drawForgery(seed)
+	s.drawNotes(seed)
 	s.drawConfiguration(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })

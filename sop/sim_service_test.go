@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/soptest"
 )
 
 // The checks of a node that is taken out of service, returned, or given up.
@@ -162,7 +163,22 @@ func returnsWhatIsFit(o *oracle, m moment) {
 	if t.Condition != simCordon && t.Condition != simReady && !cleared(t) {
 		m.violated("p%d uncordons %s, and has not verified that %s is gone", p.id, name, t.Condition)
 	}
+	if t.Origin == simLeft {
+		o.overseen(m)
+	}
 	o.kept(m, t)
+}
+
+// simLeft is the origin of the check of a node that Aegis has cordoned, and that no ticket was about.
+const simLeft = "cordon"
+
+// overseen judges the return of a node of which nobody remembers what was wrong: Prometheus sees it.
+func (o *oracle) overseen(m moment) {
+	for _, state := range []string{soptest.PrometheusDown, soptest.PrometheusEmpty, soptest.UnseenOf(m.node)} {
+		if o.c.On(state) && m.p.idle(m.node, o.c.Began(state)) > simThought {
+			m.violated("p%d uncordons %s, of which no ticket was, although %s", m.p.id, m.node, state)
+		}
+	}
 }
 
 // kept judges a return by what the process knows of the node besides.

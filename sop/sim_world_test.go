@@ -59,7 +59,9 @@ type cluster struct {
 	productPools []policy.Pool
 	settingsOf   []simPoolSettings
 	// isolates is true where nodes are isolated while Alertmanager is away.
-	isolates  bool
+	isolates bool
+	// observes is true where nothing is done by itself about a node that is cordoned.
+	observes  bool
 	processes []*simProcess
 	// catalogue are the rules that every process has, managesControl says whether it may repair control-plane nodes.
 	catalogue      *rules.Catalogue
@@ -103,7 +105,7 @@ func (c *cluster) poolOf(node *corev1.Node) simPoolSettings {
 }
 
 func newCluster(seed uint64, verbose bool) *cluster {
-	c := &cluster{catalogue: simRules().asIs, modeSet: make(map[string]time.Time), Cluster: soptest.New(soptest.Options{
+	c := &cluster{catalogue: simRules()[false].asIs, modeSet: make(map[string]time.Time), Cluster: soptest.New(soptest.Options{
 		GuardsRecords: true,
 		Seed:          seed, Verbose: verbose, Election: simLease,
 		Pace: soptest.Pace{
@@ -194,14 +196,14 @@ func (c *cluster) offer(name string, missing bool) {
 	c.Edit(name, func(n *corev1.Node) { n.Status.Allocatable = devices })
 }
 
-// simCatalogue knows the conditions of the simulation.
-type simCatalogue struct{}
+// simCatalogue knows the conditions of the simulation. It may have nodes that are cordoned observed.
+type simCatalogue struct{ observes bool }
 
 func (simCatalogue) InhibitedBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeStatus) string {
 	return ""
 }
 
-func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
+func (c simCatalogue) Status(node, condition, device string, _ int) prom.AegisNodeStatus {
 	policy := prom.Policy{
 		Mode: prom.ModeAuto, Workload: prom.WorkloadDrain, Team: "gpu", MaxReboots: 2, AttemptWindow: 24 * time.Hour, RepairWindow: 72 * time.Hour,
 		Cooldown: 20 * time.Minute, Grace: 2 * time.Minute, PowerOffAfter: 10 * time.Minute, HandOverAfter: 30 * time.Minute,
@@ -216,7 +218,9 @@ func (simCatalogue) Status(node, condition, device string, _ int) prom.AegisNode
 	case simReady:
 		s.Priority, s.Policy.MaxReboots = 0, 0
 	case simCordon:
-		s.Priority, s.Policy.MaxReboots = 1, 0
+		if s.Priority, s.Policy.MaxReboots = 1, 0; c.observes {
+			s.Policy.Mode = prom.ModeObserve
+		}
 	case simIsolate:
 		s.Priority, s.Policy.Shutdown = 4, true
 	case simRelieve:
@@ -327,6 +331,9 @@ func (c *cluster) depose() {
 
 // mode returns the mode of the condition that people have ordered.
 func (c *cluster) mode(condition string) prom.Mode {
+	if condition == simCordon && c.observes {
+		return prom.ModeObserve
+	}
 	for _, mode := range lowModes() {
 		if c.On(modeState(condition, mode)) {
 			return mode

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func (i isolator) cordon(ctx context.Context, n int) error {
 		message = ""
 		// Asked before every try: a write that an outage delays must not land where it is forbidden by then.
 		if v := i.gate.isolation(r); v.Name != "" {
-			return &heldError{v}
+			return cmp.Or[error](i.gate.unnoted(v, r), &heldError{v})
 		}
 		switch {
 		case policy.OwnCordon(r.Node):
@@ -170,7 +171,7 @@ func (i isolator) blocker() (name string, repaired bool) {
 	}
 	for _, s := range i.services.statuses(i.node) {
 		if s.Key() != i.status.Key() && blocks(s) {
-			return s.Condition, policy.Blocks(s)
+			return s.Condition, policy.Blocks(s) && policy.OwnCordon(i.journal.record.Node)
 		}
 	}
 	return "", false

@@ -10,6 +10,7 @@ import (
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
@@ -110,5 +111,48 @@ func TestCordonThatNobodyNotedHoldsARepair(t *testing.T) {
 		require.Zero(t, w.jobs.total())
 		require.Equal(t, policy.VerdictHumanCordoned, w.verdict("Reboot"))
 		require.Contains(t, w.verdicts.Node(nodeA)[0].Verdict.Reason, "nobody is noted to have cordoned the node")
+	})
+}
+
+// A fault on a node that Aegis has left cordoned, and of which nobody is noted to have done it, waits for people who know of it.
+func TestFaultUnderALeftCordonThatNobodyNotedIsHandedOver(t *testing.T) {
+	for name, lose := range lostNotes() {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w, stop := verifying(t)
+				defer stop()
+				w.edit(func(n *corev1.Node) {
+					delete(n.Annotations, ticket.Annotation)
+					lose(n)
+				})
+				w.raise("Reset")
+				w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionGranted})
+				w.queue.Enqueue(nodeA)
+				w.await("handed over", handedTo("gpu"))
+				require.Contains(t, w.record().Ticket.Reason, "the healthcheck has passed, but Reset holds on the node")
+			})
+		})
+	}
+}
+
+// A repair that was accepted while the cordon was known to be one of Aegis ends with people as well.
+func TestRequestUnderACordonThatNobodyNotedIsHandedOver(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w, stop := verifying(t)
+		stop()
+		w.edit(func(n *corev1.Node) {
+			delete(n.Annotations, ticket.Annotation)
+			delete(n.Annotations, ticket.RecordAnnotation)
+		})
+		_, err := w.d.Heal(t.Context(), policy.HealRequest{Status: w.Status(nodeA, "Reset", "", 0), By: "alice"})
+		require.NoError(t, err)
+		w.edit(func(n *corev1.Node) { n.ManagedFields = nil })
+		stop = w.start()
+		defer stop()
+		w.queue.Enqueue(nodeA)
+		w.await("handed over", handedTo("gpu"))
+		require.Equal(t, "Reset", w.record().Ticket.Condition)
+		require.Contains(t, w.record().Ticket.Reason, "nobody is noted to have cordoned the node")
+		require.Zero(t, w.jobs.count(protocol.ActionRemedy))
 	})
 }

@@ -226,6 +226,9 @@ func notCordoned(s Situation) string {
 
 // moreUrgent leaves a condition to a more urgent one of the same node.
 func moreUrgent(s Situation) string {
+	if s.Origin == Left && Unnoted(s.Node) != "" {
+		return "" // Nothing is repaired under a cordon that may be of a person, so that nobody else would look after the node.
+	}
 	band := prom.BandOf(s.Status.Priority)
 	for _, other := range s.Others {
 		above := prom.BandOf(other.Priority)

@@ -137,7 +137,7 @@ func people() []mutation {
 		{"cordon that came while the request waited undone", theirs, "sop/check.go", "policy.RequesterOf(node), policy.LentByNote", "policy.RequesterOf(node), policy.LentNow"},
 		{"cordon of a person undone", theirs, "sop/step_cordon.go", "	case policy.OwnCordon(node), lent && !policy.Excluded(node):", "	case node.Spec.Unschedulable:"},
 		{"cordon of a person taken for an own one", theirs, "sop/policy/table.go", "Isolate: anyone, Step: reported | Requested, Needs: NodeFact, Judge: cordonedByPeople", "Needs: NodeFact, Judge: cordonedByPeople"},
-		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return e.Manager != fieldManager && writesOf(e).cordon", "		return false && writesOf(e).cordon"},
+		{"cordon that a person has replaced taken for an own one", theirs, "ticket/cordon.go", "		return isOther(e) && writesOf(e).cordon", "		return false && writesOf(e).cordon"},
 		{"edits by people not watched for", theirs, "sop/watch.go", "		if err := b.edited(ctx, record); err != nil {", "		if err := b.edited(ctx, record); false {"},
 		{"stale owner note kept", theirs, "sop/cleanup.go", "!node.Spec.Unschedulable && node.Annotations[ticket.OwnerAnnotation] != \"\":", "false:"},
 	}
@@ -151,6 +151,7 @@ func proofs() []mutation {
 		{"absence of what an Alertmanager lists", honest, "queue/pass.go", "	case l != nil && len(l.firing) > 0:", "	case l != nil && false:"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
+		{"node that was left cordoned returned unseen", honest, "sop/left.go", "	case finding.Evidence != prom.EvidenceUnknown:\n", "	case finding.Evidence != \"never\":\n"},
 		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && blocks(s) && false {"},
 	}
 }
@@ -162,6 +163,8 @@ func endings() []mutation {
 		{"slot not given back", ended, "sop/limits.go", "	l.inFlight[node.Name] = action\n	return func() { l.end(node.Name) }, \"\"", "	l.inFlight[node.Name] = action\n	return func() {}, \"\""},
 		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
 		{"ticket that was given back not closed", ended, "sop/cleanup.go", "	case released(t):", "	case false:"},
+		{"node left cordoned without a ticket", ended, "sop/dispatcher.go", "	statuses = d.withLeft(record, statuses)\n", ""},
+		{"cordon that nobody is noted to have set left without a word", ended, "sop/step_cordon.go", "	case unnoted != \"\" && (t.Count(ticket.Cordon) > 0 || policy.LeftBehind(node)):", "	case unnoted == \"never\":"},
 		{"hand-over forgotten", ended, "sop/step_close.go", "		t.Supervisor = team\n", ""},
 	}
 }
