@@ -188,3 +188,31 @@ func TestLeftCordonOfAPersonIsTheirs(t *testing.T) {
 		})
 	}
 }
+
+// A healthcheck that runs is waited for: two at a time would find each other's work.
+func TestLeftNodeIsNotCheckedTwiceAtATime(t *testing.T) {
+	for name, end := range map[string]func(n *corev1.Node){
+		"a version without records has written it": func(n *corev1.Node) { delete(n.Annotations, ticket.RecordAnnotation) },
+		"removed": func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) },
+		"closed": func(n *corev1.Node) {
+			n.Annotations[ticket.Annotation] = strings.Replace(n.Annotations[ticket.Annotation], "status: resolving", "status: closed", 1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w, stop := verifying(t)
+				w.await("ordered", func(ticket.Record) bool { return w.jobs.count(protocol.ActionHealthcheck) == 1 })
+				ordered := time.Now()
+				stop()
+				w.edit(end)
+				stop = w.start()
+				defer stop()
+				w.queue.Enqueue(nodeA)
+				time.Sleep(time.Until(ordered.Add(jobTime - 2*time.Second)))
+				require.Equal(t, 1, w.jobs.count(protocol.ActionHealthcheck))
+				w.await("back in service", inService)
+				require.Equal(t, 2, w.jobs.count(protocol.ActionHealthcheck))
+			})
+		})
+	}
+}

@@ -106,44 +106,48 @@ func lastOfEach(did []ticket.Destructive, now time.Time) []ticket.Destructive {
 	return kept
 }
 
-// followed is how long the Jobs of a ticket that is not proven are waited for.
-const followed = 2 * time.Hour
+// jobsAwaited is how long the Jobs of a ticket that is not proven are waited for.
+const jobsAwaited = 2 * time.Hour
 
-// jobsOf names the Jobs that may run on the node and change it, by its ticket or by its record: nothing else is begun beside them. A clock
+// jobsOf names the Jobs that may run on the node and change or check it, by its ticket or by its record: nothing else is begun beside them. A clock
 // that was ahead when a step began makes it no older.
 func (d *Dispatcher) jobsOf(r ticket.Record) []string {
 	var names []string
 	now := d.services.Clock.Now()
 	for _, run := range r.Runs() {
 		o := operationOf(run.Action)
-		request := jobs.Request{Action: o.operation, Node: r.Node.Name, Incident: run.Ticket, Attempt: o.offset + run.N}
-		if o.operation != "" && now.Sub(run.At).Abs() < followed && !slices.Contains(names, request.Name()) {
+		request := jobs.Request{Action: o.name, Node: r.Node.Name, Incident: run.Ticket, Attempt: o.offset + run.N}
+		if o.name != "" && now.Sub(run.At).Abs() < jobsAwaited && !slices.Contains(names, request.Name()) {
 			names = append(names, request.Name())
 		}
 	}
 	return names
 }
 
-type changingOperation struct {
-	operation string
-	offset    int
+// operation is one on the host, and what the numbers of its Jobs begin after.
+type operation struct {
+	name   string
+	offset int
 }
 
-// operationOf returns the operation by which a step changes the node, none for one that does not.
-func operationOf(a ticket.Action) changingOperation {
+// operationOf returns the operation by which a step changes the node, or checks it, none for one that does neither. Two checks at a time would
+// find each other's work.
+func operationOf(a ticket.Action) operation {
 	switch a {
 	case ticket.Reboot:
-		return changingOperation{protocol.ActionReboot, 0}
+		return operation{protocol.ActionReboot, 0}
 	case ticket.Shutdown:
-		return changingOperation{protocol.ActionShutdown, 0}
+		return operation{protocol.ActionShutdown, 0}
 	case ticket.Reset:
-		return changingOperation{protocol.ActionRemedy, resetAttempts}
+		return operation{protocol.ActionRemedy, resetAttempts}
 	case ticket.Remedy:
-		return changingOperation{protocol.ActionRemedy, 0}
+		return operation{protocol.ActionRemedy, 0}
 	case ticket.Repair:
-		return changingOperation{protocol.ActionRepair, 0}
+		return operation{protocol.ActionRepair, 0}
+	case ticket.Healthcheck:
+		return operation{protocol.ActionHealthcheck, 0}
 	}
-	return changingOperation{}
+	return operation{}
 }
 
 // running names those of the Jobs that have not ended. An API server that gives no answer has not said so.
