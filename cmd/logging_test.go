@@ -1,10 +1,14 @@
 package cmd
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/token"
 	"io/fs"
+	"log/slog"
 	"os"
 	"regexp"
 	"slices"
@@ -14,6 +18,8 @@ import (
 	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/klog/v2"
 )
 
 // logging are the packages whose logs people read together.
@@ -180,4 +186,22 @@ func literal(e ast.Expr) (string, bool) {
 	}
 	text, err := strconv.Unquote(l.Value)
 	return text, err == nil
+}
+
+// What client-go logs has the form of all other lines.
+func TestClientGoLogsInOneForm(t *testing.T) {
+	var lines bytes.Buffer
+	adoptClientLogs(slog.New(slog.NewJSONHandler(&lines, nil)))
+	defer klog.ClearLogger()
+	klog.Background().Error(errors.New("no route"), "Failed to watch", "type", "*v1.Node")
+	utilruntime.HandleError(errors.New("lost"))
+	klog.V(2).InfoS("for who looks for a fault in client-go")
+	for line := range strings.Lines(lines.String()) {
+		var entry map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &entry))
+		require.Equal(t, "client-go", entry["component"])
+		require.Equal(t, "ERROR", entry["level"])
+	}
+	require.Contains(t, lines.String(), `"err":"no route"`)
+	require.Contains(t, lines.String(), `"err":"lost"`)
 }

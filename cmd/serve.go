@@ -18,6 +18,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/sop"
@@ -100,8 +101,12 @@ func serve(ctx context.Context, args []string, stderr io.Writer, procedures sop.
 	if err != nil {
 		return err
 	}
+	adoptClientLogs(logger)
 	return app.run(ctx, flags)
 }
+
+// adoptClientLogs has client-go log through the logger. Its own form is that of no other line.
+func adoptClientLogs(logger *slog.Logger) { klog.SetSlogLogger(logger.With("component", "client-go")) }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/utils/clock"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -98,7 +99,8 @@ func (c *Candidate) Run(ctx context.Context) error {
 func (c *Candidate) stand(ctx context.Context) (why, err error) {
 	work, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	election, resign := context.WithCancel(context.WithoutCancel(ctx))
+	// The elector logs through the context. Without a logger there it writes lines of its own form to standard error.
+	election, resign := context.WithCancel(logr.NewContextWithSlogLogger(context.WithoutCancel(ctx), c.logger))
 	defer resign()
 	t := &term{work: c.options.Work, ctx: work, end: end, resign: resign, saw: c.options.Saw, logger: c.logger, ended: make(chan struct{})}
 	defer context.AfterFunc(ctx, t.close)()

@@ -1,6 +1,7 @@
 package election
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 )
 
 // The pause after a failure grows, has a bound, and begins anew after a term that went well. A lost Lease is no failure.
@@ -85,4 +89,35 @@ func TestWorkThatDoesNotEndIsAnError(t *testing.T) {
 		require.Equal(t, stopWithin, time.Since(began))
 		close(wake)
 	})
+}
+
+// denied are Leases that no server tells of.
+type denied struct {
+	coordinationclient.LeasesGetter
+	coordinationclient.LeaseInterface
+}
+
+func (d denied) Leases(string) coordinationclient.LeaseInterface { return d }
+
+func (denied) Get(context.Context, string, metav1.GetOptions) (*coordinationv1.Lease, error) {
+	return nil, errors.New("the API server is away")
+}
+
+// The elector of client-go logs where everything else does, in the same form.
+func TestElectorLogsThroughTheLogger(t *testing.T) {
+	t.Parallel()
+	var own bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		c := New(Options{
+			Client: denied{}, Namespace: "monitoring", Name: "aegis", Identity: "me",
+			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+			Work:   func(context.Context, context.CancelCauseFunc) error { return nil },
+			Logger: slog.New(slog.NewTextHandler(&own, nil)),
+		})
+		require.NoError(t, c.Run(ctx))
+	})
+	require.Contains(t, own.String(), `level=ERROR msg="Error retrieving lease lock" component=election identity=me`)
+	require.Contains(t, own.String(), "the API server is away")
 }
