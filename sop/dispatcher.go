@@ -412,8 +412,10 @@ type visit struct {
 }
 
 // run runs the procedure of the first condition that its sources confirm, and returns after which time the node is to be looked
-// at again. A condition that they do not confirm, or whose procedure may not begin, stands in nobody's way.
+// at again. A condition that they do not confirm, or whose procedure may not begin, stands in nobody's way. One answer of the sources serves
+// all candidates: fifty devices do not wait for fifty passes.
 func (v *visit) run(ctx context.Context) time.Duration {
+	asked := v.dispatcher.services.Clock.Now()
 	for i, c := range v.candidates {
 		if isRequest(v.statuses[c]) {
 			return v.dispatcher.takeUp(ctx, v.record.Node, v.statuses[c])
@@ -421,6 +423,7 @@ func (v *visit) run(ctx context.Context) time.Duration {
 		r := &run{
 			dispatcher: v.dispatcher, status: v.statuses[c], record: v.record, verdict: v.verdicts[c],
 			begun: func() { v.begun(i) }, waitsForOther: v.waits != nothing && v.waits != c,
+			asked: asked,
 		}
 		if after, refused := r.do(ctx); !refused {
 			return after
@@ -449,6 +452,8 @@ type run struct {
 	begun func()
 	// waitsForOther says that the node waits in the list of the budget for another condition.
 	waitsForOther bool
+	// asked is when the visit began to ask the sources about its candidates.
+	asked time.Time
 }
 
 // do runs the procedure and returns after which time the node is to be looked at again, or that it was refused.
@@ -522,7 +527,7 @@ func (r *run) refused(v policy.Verdict) {
 func (r *run) assignment() assignment {
 	d, t := r.dispatcher, r.record.Ticket
 	a := assignment{
-		status: r.status, record: r.record, incident: r.incident(),
+		status: r.status, record: r.record, incident: r.incident(), asked: r.asked,
 		hooks: hooks{begun: sync.OnceFunc(r.begun), settled: func() {}},
 	}
 	if d.givesWay(t, r.status) {

@@ -17,6 +17,9 @@ import (
 // recentFinding is how long a confirmation is good for isolating a node.
 const recentFinding = 5 * time.Second
 
+// sharedFinding is how old an answer may be that others on the node have waited for: a pass over slow sources takes a while.
+const sharedFinding = 30 * time.Second
+
 // holdNoteEvery is the least time between two notes on a ticket that say the same in other words.
 const holdNoteEvery = 5 * time.Minute
 
@@ -43,6 +46,8 @@ type gate struct {
 	journal  *journal
 	// suspicion is why the node is sick although its alert may be silent: a check of Aegis failed.
 	suspicion string
+	// asked is when this visit to the node began to ask the sources. Zero when nobody else on the node waits for the same answer.
+	asked time.Time
 	// confirmed is when the sources were asked before anything was done, refusal is why they, or the guards, said no.
 	confirmed time.Time
 	refusal   policy.Verdict
@@ -91,11 +96,15 @@ func (g *gate) confirm(ctx context.Context) bool {
 	return g.refusal.Name == ""
 }
 
-// findingForCordon asks the sources, unless they have confirmed the condition a moment ago: when hundreds of nodes fall ill
-// at once they are isolated on the same answer. Each disruptive step asks anew.
+// findingForCordon asks the sources, unless they have answered already: when hundreds of nodes fall ill at once they are isolated on the
+// same answer, and one that began after the visit to the node is good for all that the visit asks about. Each disruptive step asks anew.
 func (g *gate) findingForCordon(ctx context.Context) prom.Finding {
 	last := g.services.Source.Last(g.status.Key())
-	if g.services.Clock.Since(last.At) < recentFinding && policy.Judge(last).Name == policy.VerdictExecute {
+	age := g.services.Clock.Since(last.At)
+	if age < recentFinding && policy.Judge(last).Name == policy.VerdictExecute {
+		return last
+	}
+	if !g.asked.IsZero() && last.At.After(g.asked) && age < sharedFinding {
 		return last
 	}
 	return g.services.Source.Observe(ctx, g.status.Key())

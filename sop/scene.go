@@ -29,6 +29,8 @@ type assignment struct {
 	// note is the ticket that the incident may take the place of. Empty when there is none.
 	note  string
 	hooks hooks
+	// asked is when the visit began to ask the sources. Zero when it asks about this condition alone.
+	asked time.Time
 }
 
 // scene is what all steps of one incident share: the node, its condition, and its ticket.
@@ -59,6 +61,7 @@ func newScene(e environment, a assignment) *scene {
 		hooks:    a.hooks,
 	}
 	s.gate = newGate(e, a.status, s.journal)
+	s.gate.asked = a.asked
 	return s
 }
 

@@ -51,7 +51,10 @@ type world struct {
 	client  *soptest.Client
 	queue   *queue.Queue
 	source  *fakeSource
-	jobs    *fakeJobs
+	// asks takes the place of the source, and stopAsking ends it. Nil means that nothing does.
+	asks       Source
+	stopAsking func()
+	jobs       *fakeJobs
 	// runner takes the place of the cluster's own Jobs. Nil means those.
 	runner   JobRunner
 	verdicts *VerdictCache
@@ -293,7 +296,7 @@ func (w *world) dispatcher() *Dispatcher {
 	d := NewDispatcher(Services{
 		Orders: orders,
 		Kube:   w.client, Nodes: w.nodes, Tickets: ticket.NewStore(ticket.StoreOptions{Client: w.client.CoreV1()}), Jobs: cmp.Or[JobRunner](w.runner, w.client.Jobs()),
-		Source: w.source, Conditions: w.queue, Recorder: w.events, Verdicts: w.verdicts,
+		Source: cmp.Or[Source](w.asks, w.source), Conditions: w.queue, Recorder: w.events, Verdicts: w.verdicts,
 		Settings: w.currentSettings, Timing: DefaultTiming(), Metrics: w.metrics, Logger: slog.New(slog.DiscardHandler),
 	}, w.queue, w, w.table)
 	w.cluster.Do(func() { w.processes = append(w.processes, d) })
