@@ -114,11 +114,12 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	a.queue = queue.New(queue.Options{
 		Registerer:     registry,
 		Logger:         logger,
+		Cluster:        cfg.cluster(),
 		KnownCondition: func(name string) bool { _, known := live.rules.Current().Lookup(name); return known },
 	})
 	a.nodes = newNodeCache(informers.NewSharedInformerFactory(a.clients.watches, 0), a.queue, live.current)
 	classifier := rules.NewClassifier(rules.ClassifierOptions{
-		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.Cluster, Logger: logger,
+		Store: live.rules, Nodes: a.nodes.index, NodeLabels: cfg.NodeLabels, Cluster: cfg.cluster(), Logger: logger,
 	})
 	a.orders = a.newOrders()
 	if a.resync, err = a.newResync(classifier, registry, logger); err != nil {
@@ -194,13 +195,15 @@ func (a *app) newResync(classifier *rules.Classifier, reg prometheus.Registerer,
 		Silences:      a.orders,
 		Gone:          a.nodes.gone,
 		Classifier:    classifier,
+		Cluster:       cfg.cluster(),
+		Canaries:      cfg.canaries(),
 		Interval:      cfg.ResyncInterval,
 		Registerer:    reg,
 		Logger:        logger,
 	}
 	for _, p := range cfg.Prometheus.all() {
 		client, err := source.NewPrometheus(source.PrometheusOptions{
-			URL: p.Server.URL, HTTP: p.Server.http(), Canary: p.Canary, MaxAge: cfg.Prometheus.MaxAge, Starts: true,
+			URL: p.Server.URL, HTTP: p.Server.http(), Canary: p.Canary, Cluster: cfg.cluster(), MaxAge: cfg.Prometheus.MaxAge, Starts: true,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("prometheus: %w", err)

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ type config struct {
 	Paused             bool                 `yaml:"paused"`
 	ManageControlPlane bool                 `yaml:"manageControlPlane"`
 	Cluster            string               `yaml:"cluster"`
+	ClusterLabel       string               `yaml:"clusterLabel"`
 	NodeLabels         []string             `yaml:"nodeLabels"`
 	Conditions         []string             `yaml:"conditions"`
 	Prometheus         prometheusConfig     `yaml:"prometheus"`
@@ -61,6 +63,24 @@ type prometheusConfig struct {
 type prometheusServer struct {
 	Server serverConfig `yaml:",inline"`
 	Canary string       `yaml:"canary"`
+}
+
+// labelName is a name of a label that PromQL takes without quotes.
+var labelName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// cluster says which alerts are of this cluster.
+func (c config) cluster() prom.Cluster { return prom.Cluster{Label: c.ClusterLabel, Name: c.Cluster} }
+
+// canaries returns the names of the alerts that fire at each Prometheus all the time.
+func (c config) canaries() []string {
+	names := []string{source.DefaultCanary}
+	for _, p := range c.Prometheus.all() {
+		names = append(names, p.Canary)
+	}
+	for _, s := range c.Sources {
+		names = append(names, s.Canary)
+	}
+	return names
 }
 
 // all returns every server, each with its canary: the one that the section itself names comes first.
@@ -307,6 +327,10 @@ func (c config) validate() error {
 	}
 	if c.Preset != "" && c.knownPreset() == "" {
 		errs = append(errs, mistakef("preset", "%q is unknown, %s", c.Preset, strict.Hint(c.Preset, rules.Presets())))
+	}
+	if c.ClusterLabel != "" && !labelName.MatchString(c.ClusterLabel) {
+		errs = append(errs, mistakef("clusterLabel", "%s is no name of a label: it must begin with a letter or _, and have letters, digits and _ only",
+			strict.Quote(c.ClusterLabel)))
 	}
 	errs = append(errs, c.Prometheus.validate())
 	for i, a := range c.Alertmanagers {

@@ -229,7 +229,7 @@ func (c config) inspections() ([]queue.Inspection, error) {
 }
 
 func (c config) inspection(s sourceConfig) (queue.Inspection, error) {
-	server := source.PrometheusOptions{URL: s.Server.URL, HTTP: s.Server.http(), Canary: s.Canary, MaxAge: cmp.Or(s.MaxAge, c.Prometheus.MaxAge)}
+	server := source.PrometheusOptions{URL: s.Server.URL, HTTP: s.Server.http(), Canary: s.Canary, Cluster: c.cluster(), MaxAge: cmp.Or(s.MaxAge, c.Prometheus.MaxAge)}
 	if s.Server.URL == "" {
 		first := c.Prometheus.all()[0] // There is one, or the configuration had been refused.
 		server.URL, server.HTTP, server.Canary = first.Server.URL, first.Server.http(), first.Canary
@@ -252,6 +252,6 @@ func (c config) inspection(s sourceConfig) (queue.Inspection, error) {
 	}
 	return queue.Inspection{
 		Name: s.Name, Query: s.Query, Source: query, Condition: s.Condition, ConditionLabel: s.conditionLabel(), NodeLabel: s.NodeLabel,
-		DeviceLabel: s.DeviceLabel, Threshold: s.threshold(), Forget: server.MaxAge, Cluster: c.Cluster,
+		DeviceLabel: s.DeviceLabel, Threshold: s.threshold(), Forget: server.MaxAge, Cluster: c.cluster(),
 	}, nil
 }

@@ -21,6 +21,8 @@ type feed struct {
 	earliest, latest time.Time
 	// contestedAt is when it fired again without a new start. Zero when it is not contested.
 	contestedAt time.Time
+	// cluster is the one that it names. Empty when it names none.
+	cluster string
 }
 
 // extended returns the feed with one more startsAt.

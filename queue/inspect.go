@@ -33,7 +33,6 @@ const (
 	labelCondition = "condition"
 	labelNode      = "node"
 	labelSource    = "source"
-	labelCluster   = "cluster"
 	labelName      = "__name__"
 )
 
@@ -59,8 +58,8 @@ type Inspection struct {
 	// Forget is how long a series that is not seen keeps what it said, and how long a node must be alive before what it does not report
 	// is taken for absent. 0 means 2 minutes.
 	Forget time.Duration
-	// Cluster is the label cluster of findings whose sample has none. Empty sets none.
-	Cluster string
+	// Cluster is this one, which findings name whose sample names none. Without a name they name none.
+	Cluster prom.Cluster
 }
 
 func (i Inspection) validate() error {
@@ -253,6 +252,15 @@ func (i *inspector) alert(s source.Sample) prom.Alert {
 	}
 }
 
+// alerts returns what the answer has as alerts: the canaries and the samples.
+func (i *inspector) alerts(a source.Answer) []prom.Alert {
+	all := slices.Clone(a.Canaries)
+	for _, sample := range a.Samples {
+		all = append(all, i.alert(sample))
+	}
+	return all
+}
+
 // finding completes an observation: with the labels that silences match, and an identity that lasts while labels such as the message
 // change.
 func (i *inspector) finding(s sighting, since time.Time) prom.Observation {
@@ -261,8 +269,8 @@ func (i *inspector) finding(s sighting, since time.Time) prom.Observation {
 	o.Labels = maps.Clone(o.Labels)
 	delete(o.Labels, labelName)
 	o.Labels[labelAlertname], o.Labels[labelCondition], o.Labels[labelNode], o.Labels[labelSource] = key.Condition, key.Condition, key.Node, i.Name
-	if i.Cluster != "" && o.Labels[labelCluster] == "" {
-		o.Labels[labelCluster] = i.Cluster
+	if i.Cluster.Name != "" && i.Cluster.Of(o.Labels) == "" {
+		o.Labels[i.Cluster.LabelName()] = i.Cluster.Name
 	}
 	o.Fingerprint = sourcePrefix + prom.Fingerprint(map[string]string{
 		labelSource: i.Name, labelNode: key.Node, labelCondition: key.Condition, "id": key.ID,

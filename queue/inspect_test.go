@@ -109,10 +109,11 @@ func newSite(t *testing.T) *site {
 	o := ResyncOptions{
 		Queue: s.queue, Prometheus: s.prometheus, Classifier: bySubject{}, Alertmanagers: map[string]AlertSource{"http://am-0": s.am0},
 		Sources: []Inspection{
-			{Name: "hot", Source: s.hot, Condition: "Hot", Threshold: Threshold{Above: new(90.0), Clear: new(80.0), For: time.Minute}, Cluster: "c1"},
+			{Name: "hot", Source: s.hot, Condition: "Hot", Threshold: Threshold{Above: new(90.0), Clear: new(80.0), For: time.Minute}, Cluster: prom.Cluster{Name: "c1"}},
 			{Name: "series", Source: s.series, ConditionLabel: "condition"},
 		},
-		Gone: func(node string) bool { gone := s.gone.Load(); return gone != nil && *gone == node },
+		Cluster: prom.Cluster{Name: "c1"},
+		Gone:    func(node string) bool { gone := s.gone.Load(); return gone != nil && *gone == node },
 	}
 	var err error
 	s.resync, err = NewResync(o)

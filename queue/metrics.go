@@ -174,6 +174,7 @@ type resyncMetrics struct {
 	reads       map[sourceKind]map[bool]prometheus.Counter // By whether the source answered.
 	lastSuccess prometheus.Gauge
 	duration    prometheus.Histogram
+	ambiguous   prometheus.Gauge
 }
 
 // newResyncMetrics registers the metrics of resync.
@@ -192,6 +193,10 @@ func newResyncMetrics(reg prometheus.Registerer, r *Resync) *resyncMetrics {
 		lastSuccess: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "aegis_resync_last_success_timestamp_seconds",
 			Help: "When the last pass in which every source answered ended.",
+		}),
+		ambiguous: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "aegis_cluster_ambiguous",
+			Help: "Whether alerts of several clusters are seen and aegis.yaml does not name this one, so that nothing is done for any (1).",
 		}),
 		duration: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "aegis_resync_duration_seconds",

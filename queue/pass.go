@@ -95,6 +95,8 @@ type pass struct {
 
 	labels map[prom.Key]alertLabels // Of the alerts that the sources have.
 
+	clusters clusterView // Of which clusters the alerts are.
+
 	judged  map[prom.Key][]judgement // What the sources say of the statuses that they have found.
 	orphans map[prom.Key]string      // The statuses whose source is not configured any more, by its name.
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type Options struct {
 	// ContestedMemory is how many resolved alerts are remembered, to notice those that fire again with an old start.
 	// 0 means 8192.
 	ContestedMemory int
+	// Cluster says which label of an alert names its cluster.
+	Cluster prom.Cluster
 	// KnownCondition reports whether the catalogue has the condition. The metrics count the others together. It must
 	// not call the queue. Nil means that all are known.
 	KnownCondition func(name string) bool
@@ -39,6 +42,7 @@ type Options struct {
 type Queue struct {
 	clock   clock.WithDelayedExecution
 	metrics *metrics
+	cluster prom.Cluster
 
 	mu       sync.Mutex
 	nodes    map[string]*node
@@ -88,6 +92,7 @@ func New(o Options) *Queue {
 	}
 	q := &Queue{
 		clock:    cmp.Or[clock.WithDelayedExecution](o.Clock, clock.RealClock{}),
+		cluster:  o.Cluster,
 		nodes:    make(map[string]*node),
 		ready:    newHeap[string](func(a, b *node) bool { return a.compare(b) < 0 }),
 		waiting:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
@@ -157,6 +162,7 @@ func (q *Queue) fire(o prom.Observation, asOf, now time.Time) result {
 		q.detach(prior, fingerprint)
 		open = false
 	}
+	f.cluster = q.cluster.Of(o.Labels)
 	return q.attach(o, f.extended(o.StartsAt), now, open)
 }
 
@@ -331,6 +337,23 @@ func (q *Queue) has(key prom.Key) bool {
 	defer q.mu.Unlock()
 	_, _, found := q.find(key)
 	return found
+}
+
+// clustersOf returns the clusters that the alerts of the condition name.
+func (q *Queue) clustersOf(key prom.Key) (names []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, c, found := q.find(key)
+	if !found {
+		return nil
+	}
+	for _, f := range c.feeds {
+		if f.cluster != "" && !slices.Contains(names, f.cluster) {
+			names = append(names, f.cluster)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Statuses returns the conditions of a node, the most urgent first.

@@ -81,6 +81,10 @@ type ResyncOptions struct {
 	Gone func(node string) bool
 	// Classifier says which condition an alert means.
 	Classifier Classifier
+	// Cluster is this one. As long as it has no name, nothing is permitted once alerts of several clusters are seen.
+	Cluster prom.Cluster
+	// Canaries are the names of the alerts that fire at each Prometheus all the time.
+	Canaries []string
 	// Interval is the time between passes. 0 means 30 seconds.
 	Interval time.Duration
 	// Timeout bounds a pass. 0 means 15 seconds.
@@ -107,6 +111,7 @@ type Resync struct {
 	findings   *sourceMetrics
 	labels     *labelMemory
 	eyes       *eyes
+	clusters   *clusters
 	terms      terms
 	silences   OwnSilences
 
@@ -124,8 +129,9 @@ type Resync struct {
 	heard              *pass
 
 	// These belong to Run.
-	silent map[string]bool  // The sources that did not answer last time, by name.
-	misses map[prom.Key]int // In how many passes in a row a condition of the queue was absent.
+	silent  map[string]bool  // The sources that did not answer last time, by name.
+	doubted bool             // Whether alerts may be of another cluster.
+	misses  map[prom.Key]int // In how many passes in a row a condition of the queue was absent.
 	// orphans are the statuses of tickets whose source is not configured any more, by its name.
 	orphans map[prom.Key]string
 }
@@ -162,6 +168,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		findings:   newSourceMetrics(o.Registerer, names),
 		labels:     newLabelMemory(),
 		eyes:       newEyes(o),
+		clusters:   newClusters(o),
 		terms:      terms,
 		silences:   o.Silences,
 		trigger:    make(chan struct{}, 1),
@@ -229,6 +236,7 @@ func (r *Resync) Run(ctx context.Context) error {
 	r.forget()
 	defer r.forget()
 	defer func() { r.orphans = nil }()
+	defer r.tellClusters("")
 	r.misses = nil // Time has passed: what was absent then is no row with what is absent now.
 	ticker := r.clock.NewTicker(r.interval)
 	defer ticker.Stop()
@@ -318,7 +326,11 @@ func (r *Resync) Last(key prom.Key) prom.Finding {
 // finding returns what the pass found about the status.
 func (r *Resync) finding(p *pass, key prom.Key) prom.Finding {
 	labels, alerted := r.labels.of(key, p)
-	return r.hushed(key, labels, p.finding(key, labels, alerted))
+	f := p.finding(key, labels, alerted)
+	if doubt := p.clusters.doubt(r.queue.clustersOf(key), f.Evidence == prom.EvidenceUnknown); doubt != "" {
+		f = doubted(f, doubt)
+	}
+	return r.hushed(key, labels, f)
 }
 
 // unknown returns what is known of the status without a pass.
@@ -361,9 +373,14 @@ func (r *Resync) pass(ctx context.Context) {
 	for _, reading := range readings {
 		r.report(reading)
 		p.add(reading, r.classifier)
+		if reading.err == nil {
+			r.clusters.hear(reading.source.name, reading.source.kind, reading.alerts, r.classifier)
+		}
 	}
 	r.eyes.look(p, r.classifier, needed)
 	r.inspect(p, answers)
+	p.clusters = r.clusters.seen()
+	r.tellClusters(p.clusters.doubt(nil, false))
 	r.adopt(p)
 	r.hear(p)
 	r.enter(p)
@@ -430,6 +447,9 @@ func (r *Resync) inspect(p *pass, answers []sampled) {
 	for n, i := range r.inspectors {
 		result := i.inspect(answers[n].Answer, answers[n].err, p.began)
 		r.tell("source "+i.Name, result.err)
+		if result.err == nil {
+			r.clusters.hear("source "+i.Name, sourcePrometheus, i.alerts(answers[n].Answer), r.classifier)
+		}
 		r.findings.inspected(i.Name, result, p.began)
 		r.noteHealth(n, result, p.began)
 		p.addInspection(result)
@@ -493,6 +513,20 @@ func (r *Resync) tell(name string, err error) {
 	}
 }
 
+// tellClusters tells when alerts of several clusters begin or cease to be seen.
+func (r *Resync) tellClusters(doubt string) {
+	was := r.doubted
+	r.doubted = doubt != ""
+	switch {
+	case doubt != "" && !was:
+		r.metrics.ambiguous.Set(1)
+		r.logger.Warn("alerts may be of another cluster, nothing is done for any", "err", doubt)
+	case doubt == "" && was:
+		r.metrics.ambiguous.Set(0)
+		r.logger.Info("alerts are of one cluster again")
+	}
+}
+
 // enter puts what was found into the queue, and settles what was contested.
 func (r *Resync) enter(p *pass) {
 	entering := p.entering(r.queue.has)
@@ -507,9 +541,12 @@ func (r *Resync) enter(p *pass) {
 }
 
 // withdraw removes the conditions that no source has had for some passes in a row. A pass that is not complete proves
-// no absence, and interrupts the row.
+// no absence, and interrupts the row. So does one that may have seen the nodes of another cluster.
 func (r *Resync) withdraw(p *pass, queued []item) {
 	misses := make(map[prom.Key]int)
+	if r.doubted {
+		queued = nil
+	}
 	for _, item := range p.absent(queued) {
 		key := item.Key()
 		misses[key] = r.misses[key] + 1

@@ -28,7 +28,6 @@ const (
 
 // Labels that say where an alert comes from.
 const (
-	labelCluster        = "cluster"
 	labelNode           = "node"
 	labelInstance       = "instance"
 	labelKubernetesNode = "kubernetes_node"
@@ -90,8 +89,9 @@ type ClassifierOptions struct {
 	// NodeLabels are the labels that may name the node when the label node does not, in order. Nil stands for
 	// DefaultNodeLabels.
 	NodeLabels []string
-	// Cluster is the value of the label cluster on alerts of this cluster. Empty accepts every alert.
-	Cluster string
+	// Cluster says which alerts are of this cluster. Without a name every alert is accepted, and whoever acts on them has to find out
+	// whether they are of several.
+	Cluster prom.Cluster
 	// Logger is told of each alias that is used, once. Nil discards.
 	Logger *slog.Logger
 	// Clock tells whether an alert has ended. Nil means the wall clock.
@@ -103,7 +103,7 @@ type Classifier struct {
 	store      *Store
 	nodes      *NodeIndex
 	nodeLabels []string
-	cluster    string
+	cluster    prom.Cluster
 	logger     *slog.Logger
 	clock      clock.PassiveClock
 	// warned holds the aliases that were warned of.
@@ -178,8 +178,8 @@ func (r *Classifier) status(a prom.Alert) (prom.AegisNodeStatus, *Drop) {
 	if drop != nil {
 		return prom.AegisNodeStatus{}, drop
 	}
-	if cluster := labels[labelCluster]; cluster != "" && r.cluster != "" && cluster != r.cluster {
-		return prom.AegisNodeStatus{}, newDrop(DropOtherCluster, "the alert is of cluster %s", strict.Quote(cluster))
+	if r.cluster.Other(labels) {
+		return prom.AegisNodeStatus{}, newDrop(DropOtherCluster, "the alert is of cluster %s", strict.Quote(r.cluster.Of(labels)))
 	}
 	status.Node, drop = r.node(a)
 	if drop != nil {

@@ -17,7 +17,7 @@ import (
 
 func newTestClassifier(t testing.TB, texts ...string) *Classifier {
 	t.Helper()
-	return NewClassifier(ClassifierOptions{Store: NewStore(load(t, texts...)), Nodes: index3(), Cluster: "c1"})
+	return NewClassifier(ClassifierOptions{Store: NewStore(load(t, texts...)), Nodes: index3(), Cluster: prom.Cluster{Name: "c1"}})
 }
 
 // alert returns a firing alert with the labels, which are pairs of a name and a value.

@@ -149,7 +149,7 @@ func (g *gate) current(orders policy.Orders) prom.AegisNodeStatus {
 // between, or a person has silenced it. Sources that give no answer say nothing.
 func (g *gate) toldSince() *prom.Finding {
 	last := g.services.Source.Last(g.status.Key())
-	if last.Permission == prom.PermissionSilenced {
+	if last.Permission == prom.PermissionSilenced || last.Permission == prom.PermissionAmbiguous {
 		return &last
 	}
 	if !last.At.After(g.confirmed) || policy.Judge(last).Name == policy.VerdictUnverifiable {

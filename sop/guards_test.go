@@ -202,6 +202,7 @@ func sourceObstacles() map[string]obstacle {
 		"sources silent at first": silent,
 		"not reported at first":   pending,
 		"silenced":                silenced,
+		"several clusters":        say(prom.EvidenceUnknown, prom.PermissionAmbiguous),
 		"sources silent":          silent,
 		"not reported":            pending,
 		"reported too briefly": func(w *trial) {

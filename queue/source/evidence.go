@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 const (
@@ -43,7 +45,7 @@ type Sighting struct {
 func (p *Prometheus) Evidence(ctx context.Context, r EvidenceRequest) ([]Sighting, error) {
 	var all []Sighting
 	for chunk := range slices.Chunk(r.Names, nodesAtOnce) {
-		seen, err := p.sightings(ctx, evidenceQuery(chunk), func(labels map[string]string) string { return labels[labelSource] })
+		seen, err := p.sightings(ctx, evidenceQuery(p.cluster, chunk), func(labels map[string]string) string { return labels[labelSource] })
 		if err != nil {
 			return nil, fmt.Errorf("ask which nodes are seen: %w", err)
 		}
@@ -60,14 +62,14 @@ func (p *Prometheus) Evidence(ctx context.Context, r EvidenceRequest) ([]Sightin
 }
 
 // evidenceQuery asks for recorded evidence of the nodes, and for their targets that are up. A port may follow a name.
-func evidenceQuery(names []string) string {
+func evidenceQuery(cluster prom.Cluster, names []string) string {
 	quoted := make([]string, len(names))
 	for i, name := range names {
 		quoted[i] = regexp.QuoteMeta(name)
 	}
 	on := "node=~" + strconv.Quote("(?i:"+strings.Join(quoted, "|")+")(:[0-9]+)?")
-	return fmt.Sprintf("last_over_time(%[1]s{%[2]s}[%[3]s]) or max by (node, cluster) (timestamp(up{%[2]s}) and up{%[2]s} == 1)",
-		metricEvidence, on, strconv.Itoa(int(EvidenceMemory.Minutes()))+"m")
+	return fmt.Sprintf("last_over_time(%[1]s{%[2]s}[%[3]s]) or max by (node, %[4]s) (timestamp(up{%[2]s}) and up{%[2]s} == 1)",
+		metricEvidence, on, strconv.Itoa(int(EvidenceMemory.Minutes()))+"m", cluster.LabelName())
 }
 
 // sightings evaluates a query whose values are times.

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	defaultCanary = "Watchdog"
+	// DefaultCanary is the alert that always fires where nobody has named another.
+	DefaultCanary = "Watchdog"
 	defaultMaxAge = 2 * time.Minute
 	// alertsQuery yields when each alert was last evaluated. The value of ALERTS itself is always 1.
 	alertsQuery = `timestamp(ALERTS{alertstate=~"pending|firing"})`
@@ -44,6 +45,8 @@ type PrometheusOptions struct {
 	HTTP *HTTPConfig
 	// Canary is the alert that always fires. Without it an answer proves nothing. Empty means Watchdog.
 	Canary string
+	// Cluster is this one. A canary of another one proves nothing.
+	Cluster prom.Cluster
 	// MaxAge is the age from which a sample is stale, at least twice the interval of the slowest rule group. 0 means
 	// 2 minutes.
 	MaxAge time.Duration
@@ -57,11 +60,12 @@ type PrometheusOptions struct {
 
 // Prometheus reads the alerts of one Prometheus, or of what speaks its API: Thanos, VictoriaMetrics.
 type Prometheus struct {
-	client *client
-	canary string
-	maxAge time.Duration
-	query  string
-	clock  clock.PassiveClock
+	client  *client
+	canary  string
+	cluster prom.Cluster
+	maxAge  time.Duration
+	query   string
+	clock   clock.PassiveClock
 }
 
 // NewPrometheus returns a client. It sends nothing yet.
@@ -78,11 +82,12 @@ func NewPrometheus(o PrometheusOptions) (*Prometheus, error) {
 		query = startsQuery
 	}
 	return &Prometheus{
-		client: c,
-		query:  query,
-		canary: cmp.Or(o.Canary, defaultCanary),
-		maxAge: cmp.Or(o.MaxAge, defaultMaxAge),
-		clock:  cmp.Or[clock.PassiveClock](o.Clock, clock.RealClock{}),
+		client:  c,
+		query:   query,
+		canary:  cmp.Or(o.Canary, DefaultCanary),
+		cluster: o.Cluster,
+		maxAge:  cmp.Or(o.MaxAge, defaultMaxAge),
+		clock:   cmp.Or[clock.PassiveClock](o.Clock, clock.RealClock{}),
 	}, nil
 }
 
@@ -140,7 +145,7 @@ func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
 	for _, s := range freshest(samples) {
 		age := p.age(s)
 		stale := age.Abs() > p.maxAge
-		if stale && s.alert.Labels[labelAlertName] == p.canary {
+		if stale && p.isCanary(s.alert) {
 			return nil, fmt.Errorf("the canary alert %s is stale: its last sample is %s old", quote(p.canary), age.Round(time.Second))
 		}
 		if stale {
@@ -163,9 +168,14 @@ func (p *Prometheus) age(s sample) time.Duration {
 	return s.evaluatedAt.Sub(s.at)
 }
 
+// isCanary reports whether the alert is the canary of this cluster.
+func (p *Prometheus) isCanary(a prom.Alert) bool {
+	return a.Labels[labelAlertName] == p.canary && !p.cluster.Other(a.Labels)
+}
+
 func (p *Prometheus) hasCanary(alerts []prom.Alert) bool {
 	for _, a := range alerts {
-		if a.Labels[labelAlertName] == p.canary && a.State == prom.StateFiring {
+		if p.isCanary(a) && a.State == prom.StateFiring {
 			return true
 		}
 	}

@@ -241,6 +241,23 @@ func TestPrometheusJudgesAgeWithoutTheClockOfThisHost(t *testing.T) {
 	}
 }
 
+// In a view of several clusters the canary of another one proves nothing, fresh or stale.
+func TestTheCanaryIsThatOfThisCluster(t *testing.T) {
+	t.Parallel()
+	p, err := NewPrometheus(PrometheusOptions{URL: "http://h", Cluster: prom.Cluster{Name: "a"}})
+	require.NoError(t, err)
+	watchdog := func(cluster string, age time.Duration) string {
+		return element("Watchdog", "firing", age, "cluster", cluster)
+	}
+	_, err = p.judge([]byte(vector(watchdog("b", 0))))
+	require.EqualError(t, err, `the canary alert "Watchdog" does not fire`)
+	_, err = p.judge([]byte(vector(watchdog("a", 0), watchdog("b", time.Hour))))
+	require.NoError(t, err)
+	_, err = p.judge([]byte(vector(canary)))
+	require.NoError(t, err, "one that names no cluster is that of the server")
+	require.Contains(t, evidenceQuery(prom.Cluster{Label: "k8s"}, []string{"n1"}), "max by (node, k8s)")
+}
+
 func TestPrometheusOptions(t *testing.T) {
 	t.Parallel()
 	p, err := NewPrometheus(PrometheusOptions{URL: "http://h", Canary: "DeadMan", MaxAge: time.Minute})

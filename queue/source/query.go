@@ -32,6 +32,8 @@ type Answer struct {
 	Samples []Sample
 	// Alive are the samples of the query for signs of life. Nil when there is no such query.
 	Alive []Sample
+	// Canaries are the alerts that prove that the server evaluates rules.
+	Canaries []prom.Alert
 }
 
 // QueryOptions configure a Query.
@@ -63,11 +65,11 @@ func NewQuery(o QueryOptions) (*Query, error) {
 // Read returns the samples of now. An error means that nothing is known: a request that failed, a partial answer, too many
 // series, or a server without a fresh sign of its canary.
 func (q *Query) Read(ctx context.Context) (Answer, error) {
-	if err := q.server.checkCanary(ctx); err != nil {
-		return Answer{}, err
-	}
 	var answer Answer
 	var err error
+	if answer.Canaries, err = q.server.canaries(ctx); err != nil {
+		return Answer{}, err
+	}
 	if answer.Samples, err = q.server.samples(ctx, q.query); err != nil || q.alive == nil {
 		return answer, err
 	}
@@ -78,10 +80,9 @@ func (q *Query) Read(ctx context.Context) (Answer, error) {
 	return answer, nil
 }
 
-// checkCanary returns an error unless the server has evaluated its rules lately.
-func (p *Prometheus) checkCanary(ctx context.Context) error {
-	_, err := p.alerts(ctx, fmt.Sprintf(`timestamp(ALERTS{alertname=%s,alertstate="firing"})`, strconv.Quote(p.canary)))
-	return err
+// canaries returns the canaries, or an error unless the server has evaluated its rules lately.
+func (p *Prometheus) canaries(ctx context.Context) ([]prom.Alert, error) {
+	return p.alerts(ctx, fmt.Sprintf(`timestamp(ALERTS{alertname=%s,alertstate="firing"})`, strconv.Quote(p.canary)))
 }
 
 // samples evaluates the query. How old a sample is, the server tells only of series that were scraped or recorded.

@@ -255,6 +255,8 @@ const (
 	PermissionGranted  Permission = "granted"  // Active and not suppressed on every replica that answered.
 	PermissionSilenced Permission = "silenced" // Silenced, inhibited or muted on a replica.
 	PermissionUnlisted Permission = "unlisted" // No replica lists the alert, as after its restart.
+	// PermissionAmbiguous says that the alert may be of another cluster, whose nodes have the same names.
+	PermissionAmbiguous Permission = "ambiguous"
 	// PermissionIsolate allows Aegis to take the node out of service, and nothing more, because no replica has answered for a long time.
 	PermissionIsolate Permission = "isolate"
 )

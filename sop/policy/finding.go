@@ -20,6 +20,8 @@ func Judge(f prom.Finding) Verdict {
 	switch {
 	case f.Permission == prom.PermissionSilenced:
 		return Verdict{VerdictSilenced, reason("the alert is silenced")}
+	case f.Permission == prom.PermissionAmbiguous:
+		return Verdict{VerdictAmbiguous, reason("it is not known whether the alert is about this cluster")}
 	case f.Evidence == prom.EvidenceUnknown:
 		return Verdict{VerdictUnverifiable, reason("Prometheus gives no reliable answer")}
 	case f.Permission == prom.PermissionUnknown:
@@ -58,6 +60,8 @@ func says(name VerdictName, s Situation) string {
 }
 
 func silenced(s Situation) string { return says(VerdictSilenced, s) }
+
+func ambiguous(s Situation) string { return says(VerdictAmbiguous, s) }
 
 // silentBefore lets a webhook stand for sources that cannot be asked, and Prometheus for an Alertmanager that has been away for as
 // long as people have set. One that is silent later takes back no confirmation.

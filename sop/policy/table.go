@@ -230,6 +230,10 @@ func before() []Guard {
 			Because: "Every step asks the sources anew, so only the first cordon can rest on an answer that has become old.",
 		},
 		{
+			Name: "several clusters", Verdict: VerdictAmbiguous, Isolate: reported, Step: reported, Needs: FindingFact, Judge: ambiguous, RequestsSkip: true,
+			Because: "It is told by an answer of the sources, and a visit asks none. Who asks for a repair names the node.",
+		},
+		{
 			Name: "silenced", Verdict: VerdictSilenced, Isolate: reported, Step: reported, Needs: FindingFact, Judge: silenced, RequestsSkip: true,
 		},
 		{

@@ -30,6 +30,7 @@ const (
 	VerdictSilenced          VerdictName = "silenced"           // The alert is silenced, inhibited or muted.
 	VerdictContested         VerdictName = "contested"          // The alert came back with an old start; not confirmed yet.
 	VerdictUnconfirmed       VerdictName = "unconfirmed"        // The source does not report the condition.
+	VerdictAmbiguous         VerdictName = "ambiguous"          // The alerts are of several clusters, and nobody has said which one this is.
 	VerdictUnverifiable      VerdictName = "unverifiable"       // The source gives no reliable answer, or nothing can check the node.
 	VerdictTolerated         VerdictName = "tolerated"          // Another condition explains it or comes first, or it is known already.
 	VerdictIgnored           VerdictName = "ignored"            // Its mode is off, or its band is MustIgnore.
@@ -44,7 +45,7 @@ func VerdictNames() []VerdictName {
 		VerdictExecute, VerdictObserve, VerdictAwaitingApproval, VerdictDuplicate, VerdictInProgress, VerdictCooldown,
 		VerdictAttemptsExhausted, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictControlPlane,
 		VerdictHumanOwned, VerdictHumanCordoned, VerdictSilenced, VerdictContested, VerdictUnconfirmed,
-		VerdictUnverifiable, VerdictTolerated, VerdictIgnored, VerdictUnknownCondition, VerdictNoSOP, VerdictNodeGone,
+		VerdictAmbiguous, VerdictUnverifiable, VerdictTolerated, VerdictIgnored, VerdictUnknownCondition, VerdictNoSOP, VerdictNodeGone,
 	}
 }
 
@@ -52,7 +53,7 @@ func VerdictNames() []VerdictName {
 // an end of its own, such as a silence or a cooldown, is none of these, nor what people work on.
 func (n VerdictName) Holds() bool {
 	return slices.Contains([]VerdictName{
-		VerdictAwaitingApproval, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictHumanCordoned, VerdictUnverifiable,
+		VerdictAwaitingApproval, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictHumanCordoned, VerdictAmbiguous, VerdictUnverifiable,
 	}, n)
 }
 
@@ -90,6 +91,7 @@ func (n VerdictName) Change() string {
 		VerdictSilenced:          "the silence, inhibition or mute time ends",
 		VerdictContested:         "a later pass over Prometheus and Alertmanager confirms it",
 		VerdictUnconfirmed:       "the sources report it, or it goes away",
+		VerdictAmbiguous:         "cluster in aegis.yaml names this cluster, or the alerts are of one cluster only",
 		VerdictUnverifiable:      "Prometheus, Alertmanager and the API server answer again, or the node is ready",
 		VerdictTolerated:         "what explains it is gone, it occurs again, or the node is idle",
 		VerdictIgnored:           "its mode or its priority changes",
@@ -119,6 +121,7 @@ func (n VerdictName) Meaning() string {
 		VerdictSilenced:          "Alertmanager suppresses the alert, or a silence of Alertmanager or of Aegis matches it.",
 		VerdictContested:         "The alert came back with an old start time, as a late message does, or began before its node was registered.",
 		VerdictUnconfirmed:       "Prometheus does not report the condition, or no Alertmanager lists its alert; or the annotation that asks for a check has a value that Aegis does not know.",
+		VerdictAmbiguous:         "The alerts are of several clusters, and [`cluster`](configuration.md#several-clusters) does not say which one this is.",
 		VerdictUnverifiable:      "Prometheus, Alertmanager or the API server gives no reliable answer, or a node that is to be checked is not ready.",
 		VerdictTolerated:         "Another condition of the node explains it or comes first; or Aegis has noted or repaired it, and its alert has not begun anew; or it can wait until the node is idle, because its priority is 100 or more and its `workload` is `drain` or `drainGPU` (set it to `waitIdle`).",
 		VerdictIgnored:           "Its mode is `off`, or its priority is above 999.",
