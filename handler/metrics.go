@@ -64,5 +64,5 @@ func outcomes() []string {
 
 // dropReasons returns the closed set of reasons for which an alert is dropped, here or by rules.
 func dropReasons() []string {
-	return append(rules.DropReasons(), dropMalformed, dropBadStatus, dropNoLabels, dropOther)
+	return append(rules.DropReasons(), dropMalformed, dropBadStatus, dropNoLabels, dropEnded, dropOther)
 }

@@ -26,6 +26,7 @@ const (
 	dropMalformed = "malformed"
 	dropBadStatus = "bad_status"
 	dropNoLabels  = "no_labels"
+	dropEnded     = "ended"
 	dropOther     = "other"
 )
 
@@ -149,6 +150,11 @@ func (a *webhookAlert) alert(now time.Time) (prom.Alert, error) {
 	}
 	switch a.Status {
 	case statusFiring:
+		// Alertmanager tells no end of what fires, and takes an alert whose end has passed for resolved. This one was told of too late:
+		// it opens nothing, and ends nothing that fires since.
+		if !a.EndsAt.IsZero() && !a.EndsAt.After(now) {
+			return prom.Alert{}, &rules.Drop{Reason: dropEnded, Detail: "it fired until " + a.EndsAt.UTC().Format(time.RFC3339)}
+		}
 	case statusResolved:
 		alert.EndsAt = a.EndsAt
 		if alert.EndsAt.IsZero() {

@@ -299,11 +299,11 @@ func TestResolvedAlerts(t *testing.T) {
 		firing bool
 		want   time.Time
 	}{
-		"firing without end":     {statusFiring, time.Time{}, true, time.Time{}},
-		"firing with an old end": {statusFiring, now.Add(-time.Hour), true, time.Time{}},
-		"resolved an hour ago":   {statusResolved, now.Add(-time.Hour), false, now.Add(-time.Hour)},
-		"resolved without end":   {statusResolved, time.Time{}, false, now},
-		"resolved in an hour":    {statusResolved, now.Add(time.Hour), false, now.Add(time.Hour)},
+		"firing without end":   {statusFiring, time.Time{}, true, time.Time{}},
+		"firing with an end":   {statusFiring, now.Add(time.Hour), true, time.Time{}},
+		"resolved an hour ago": {statusResolved, now.Add(-time.Hour), false, now.Add(-time.Hour)},
+		"resolved without end": {statusResolved, time.Time{}, false, now},
+		"resolved in an hour":  {statusResolved, now.Add(time.Hour), false, now.Add(time.Hour)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -552,4 +552,18 @@ func unmarshalOnce(b *testing.B, body []byte) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Since(start)
+}
+
+// An alert that fired until a time that has passed has ended, as Alertmanager itself takes it. It opens nothing, and ends nothing.
+func TestAlertsThatHaveEndedAreDropped(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for end, dropped := range map[time.Time]bool{now: true, now.Add(-time.Second): true, now.Add(time.Second): false, {}: false} {
+		a := &webhookAlert{Status: statusFiring, EndsAt: end, Labels: map[string]string{"node": "gpu-17"}}
+		_, err := newFixture(t).handler.observation(a, now)
+		require.Equal(t, dropped, err != nil, end)
+		if dropped {
+			require.Equal(t, dropEnded, dropReason(err))
+		}
+	}
 }

@@ -22,6 +22,7 @@ const (
 	resultResolved  result = "resolved"  // The alert no longer feeds the condition.
 	resultStray     result = "stray"     // The alert resolved without having fired here.
 	resultOutdated  result = "outdated"  // The alert resolved while it was being read.
+	resultDropped   result = "dropped"   // There is no room for it.
 	resultInvalid   result = "invalid"   // It names no node or no condition.
 )
 
@@ -29,13 +30,14 @@ const (
 func results() []result {
 	return []result{
 		resultOpened, resultJoined, resultHeartbeat, resultContested, resultResolved, resultStray, resultOutdated,
-		resultInvalid,
+		resultDropped, resultInvalid,
 	}
 }
 
 // metrics are the counters of the queue.
 type metrics struct {
 	observations map[result]prometheus.Counter
+	dropped      map[bound]prometheus.Counter
 }
 
 // newMetrics registers the counters, and the gauges that are read from the queue at scrape time.
@@ -44,7 +46,15 @@ func newMetrics(reg prometheus.Registerer, q *Queue, known func(string) bool) *m
 		Name: "aegis_queue_observations_total",
 		Help: "Observations merged into the queue, by result.",
 	}, []string{"result"})
-	m := &metrics{observations: make(map[result]prometheus.Counter)}
+	dropped := promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+		Name: "aegis_queue_dropped_total",
+		Help: "Conditions and alerts that the queue has dropped because it was full, the least urgent ones, by the limit. The next pass " +
+			"over the sources brings them back if there is room by then.",
+	}, []string{"limit"})
+	m := &metrics{observations: make(map[result]prometheus.Counter), dropped: make(map[bound]prometheus.Counter)}
+	for _, b := range boundsReached() {
+		m.dropped[b] = dropped.WithLabelValues(string(b))
+	}
 	for _, r := range results() {
 		m.observations[r] = observations.WithLabelValues(string(r))
 	}

@@ -80,6 +80,7 @@ aegis_queue_nodes{state="waiting"} 1
 # HELP aegis_queue_observations_total Observations merged into the queue, by result.
 # TYPE aegis_queue_observations_total counter
 aegis_queue_observations_total{result="contested"} 1
+aegis_queue_observations_total{result="dropped"} 0
 aegis_queue_observations_total{result="heartbeat"} 1
 aegis_queue_observations_total{result="invalid"} 1
 aegis_queue_observations_total{result="joined"} 1

@@ -328,6 +328,16 @@ func (d *driver) check(t *testing.T, trace string) {
 		require.Equal(t, d.model.feeds[fingerprint].key, key, trace)
 	}
 	require.Len(t, d.queue.fed, len(d.model.feeds), trace)
+	conditions := 0
+	for _, item := range items {
+		for _, s := range item.Statuses {
+			c, found := d.queue.urgency.Get(s.Key())
+			require.True(t, found, trace)
+			require.Equal(t, s.FirstSeen, c.status.FirstSeen, trace)
+			conditions++
+		}
+	}
+	require.Equal(t, conditions, d.queue.urgency.Len(), trace)
 }
 
 func TestQueueAgainstTheModel(t *testing.T) {

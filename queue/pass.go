@@ -394,7 +394,7 @@ func (p *pass) stillListed(key prom.Key) string {
 	switch l := p.listed[key]; {
 	case p.terms.by == PermitPrometheus, p.replicas == 0:
 		return ""
-	case l != nil && len(l.firing) > 0:
+	case l != nil: // By its own clock: it lists no alert that has ended.
 		return "evidence unknown: no Prometheus that is asked has the alert, but an Alertmanager still lists it"
 	case p.answered == 0:
 		return "evidence unknown: no Alertmanager tells whether it still lists the alert"

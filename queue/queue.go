@@ -17,7 +17,15 @@ import (
 	"aegis.io/aegis/rules/prom"
 )
 
-const defaultContestedMemory = 8192
+const (
+	defaultContestedMemory = 8192
+	// The bounds of what is held. A node has some hundred devices at most, and what fires on every node of a large cluster is one fault.
+	defaultNodeConditions = 256
+	defaultConditions     = 32768
+	defaultAlerts         = 65536
+	// conditionAlerts is how many alerts feed one condition. More say nothing new.
+	conditionAlerts = 64
+)
 
 // Options configure a Queue.
 type Options struct {
@@ -30,6 +38,9 @@ type Options struct {
 	// ContestedMemory is how many resolved alerts are remembered, to notice those that fire again with an old start.
 	// 0 means 8192.
 	ContestedMemory int
+	// MaxNodeConditions is how many conditions of one node are held, MaxConditions how many of all nodes, and MaxAlerts how many alerts feed
+	// them. The least urgent are dropped. 0 means 256, 32768 and 65536.
+	MaxNodeConditions, MaxConditions, MaxAlerts int
 	// Cluster says which label of an alert names its cluster.
 	Cluster prom.Cluster
 	// KnownCondition reports whether the catalogue has the condition. The metrics count the others together. It must
@@ -43,13 +54,16 @@ type Queue struct {
 	clock   clock.WithDelayedExecution
 	metrics *metrics
 	cluster prom.Cluster
+	// most are the bounds.
+	most bounds
 
 	mu       sync.Mutex
 	nodes    map[string]*node
-	ready    *heap[string, *node] // Due and not in flight, the most urgent first.
-	waiting  *heap[string, *node] // Due later and not in flight, the earliest first.
-	overdue  *heap[string, *node] // Those of ready, the one that has been due longest first.
-	fed      map[string]prom.Key  // Which condition an alert feeds, by fingerprint.
+	ready    *heap[string, *node]        // Due and not in flight, the most urgent first.
+	waiting  *heap[string, *node]        // Due later and not in flight, the earliest first.
+	overdue  *heap[string, *node]        // Those of ready, the one that has been due longest first.
+	fed      map[string]prom.Key         // Which condition an alert feeds, by fingerprint.
+	urgency  *heap[prom.Key, *condition] // All conditions, the least urgent first.
 	resolved *lru.Cache[string, resolution]
 	changed  func(node string)
 	timer    clock.Timer // Fires when the first of waiting is due.
@@ -93,6 +107,8 @@ func New(o Options) *Queue {
 	q := &Queue{
 		clock:    cmp.Or[clock.WithDelayedExecution](o.Clock, clock.RealClock{}),
 		cluster:  o.Cluster,
+		most:     boundsOf(o),
+		urgency:  newHeap[prom.Key](func(a, b *condition) bool { return compareStatuses(a.status, b.status) > 0 }),
 		nodes:    make(map[string]*node),
 		ready:    newHeap[string](func(a, b *node) bool { return a.compare(b) < 0 }),
 		waiting:  newHeap[string](func(a, b *node) bool { return a.dueAt.Before(b.dueAt) }),
@@ -168,12 +184,16 @@ func (q *Queue) fire(o prom.Observation, asOf, now time.Time) result {
 
 // attach merges a firing alert into its condition, which it may feed already.
 func (q *Queue) attach(o prom.Observation, f feed, now time.Time, heartbeat bool) result {
-	n := q.node(o.Status.Node)
 	key := o.Status.Key()
-	c, known := n.conditions.Get(key)
+	_, c, known := q.find(key)
 	if !known {
 		c = newCondition(o.Status)
+		c.status.FirstSeen = f.earliest
 	}
+	if !heartbeat && !q.makeRoom(c, known) {
+		return resultDropped
+	}
+	n := q.node(o.Status.Node)
 	before := essenceOf(c.status)
 	fingerprint := identity(o)
 	previous := c.feeds[fingerprint]
@@ -186,7 +206,7 @@ func (q *Queue) attach(o prom.Observation, f feed, now time.Time, heartbeat bool
 	if heartbeat && essenceOf(c.status) == before {
 		return resultHeartbeat
 	}
-	n.conditions.Set(key, c)
+	q.put(n, key, c)
 	q.change(n)
 	switch {
 	case heartbeat:
@@ -241,9 +261,9 @@ func (q *Queue) detach(key prom.Key, fingerprint string) {
 func (q *Queue) settle(n *node, key prom.Key, c *condition) {
 	if len(c.feeds) > 0 {
 		c.derive()
-		n.conditions.Fix(key)
+		q.put(n, key, c)
 	} else {
-		n.conditions.Delete(key)
+		q.remove(n, key)
 	}
 	q.change(n)
 }
@@ -308,7 +328,7 @@ func (q *Queue) reprioritiseNode(n *node, classify func(prom.AegisNodeStatus) pr
 			continue
 		}
 		if essenceOf(c.status) != before {
-			n.conditions.Fix(c.status.Key())
+			q.put(n, c.status.Key(), c)
 			changed = true
 		}
 	}
@@ -319,7 +339,7 @@ func (q *Queue) reprioritiseNode(n *node, classify func(prom.AegisNodeStatus) pr
 
 // rename puts a condition in the place of its new name, together with what is there already.
 func (q *Queue) rename(n *node, c *condition, old prom.Key) {
-	n.conditions.Delete(old)
+	q.remove(n, old)
 	if there, taken := n.conditions.Get(c.status.Key()); taken {
 		maps.Copy(there.feeds, c.feeds)
 		c = there
@@ -328,7 +348,7 @@ func (q *Queue) rename(n *node, c *condition, old prom.Key) {
 		q.fed[fingerprint] = c.status.Key()
 	}
 	c.derive()
-	n.conditions.Set(c.status.Key(), c)
+	q.put(n, c.status.Key(), c)
 }
 
 // has reports whether the condition is in the queue.
