@@ -149,6 +149,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 		Catalogue:  live.rules,
 		Settings:   live.current,
 		Ready:      a.ready,
+		Informed:   a.informed,
 		Reload:     a.reload,
 		Resync:     a.resync.Trigger,
 		Auth:       auth,
@@ -312,6 +313,16 @@ func (a *app) telemetry(reg prometheus.Registerer) {
 
 // ready says whether this replica takes alerts, and else why not.
 func (a *app) ready() (bool, string) {
+	if ok, reason := a.informed(); !ok {
+		return false, reason
+	}
+	neglected := a.duty.neglected()
+	return neglected == "", neglected
+}
+
+// informed says whether this replica knows what people ask for, and else why not. One that leads and decides nothing has to tell what it
+// knows: that helps to find out why.
+func (a *app) informed() (bool, string) {
 	switch {
 	case a.stopping.Load():
 		return false, "stopping"
@@ -322,8 +333,7 @@ func (a *app) ready() (bool, string) {
 	case !a.resync.Synced():
 		return false, "not synced yet"
 	}
-	neglected := a.duty.neglected()
-	return neglected == "", neglected
+	return true, ""
 }
 
 // work runs until the context ends: the cache of nodes always, the rest while this replica leads.

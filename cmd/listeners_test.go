@@ -146,7 +146,8 @@ func TestRolesOfCertificates(t *testing.T) {
 	api, telemetry := "https://"+s.flags.listen, "https://"+s.flags.telemetryListen
 
 	status, body := s.ask(console, "GET", api+"/api/v1/conditions", "")
-	require.Equal(t, 200, status, body)
+	require.Equal(t, 503, status, body)
+	require.Contains(t, body, "not ready", "the role is good enough, and nothing leads here")
 	status, body = s.ask(am, "GET", api+"/api/v1/conditions", "")
 	require.Equal(t, 403, status, body)
 	require.Contains(t, body, "lacks the role view")
@@ -186,13 +187,13 @@ func TestRolesOfUsers(t *testing.T) {
 	s := serveMutually(t, users, "auth:\n  users:\n  - {name: alice, roles: [view]}\n", false)
 	api, telemetry := "http://"+s.flags.listen, "http://"+s.flags.telemetryListen
 	for url, want := range map[string][3]int{ // Of nobody, of prometheus, of alice.
-		api + "/api/v1/conditions":           {401, 403, 200},
+		api + "/api/v1/conditions":           {401, 403, 503}, // Nothing leads here.
 		telemetry + "/metrics":               {401, 200, 200},
 		telemetry + "/debug/pprof/cmdline":   {401, 404, 404},
 		telemetry + "/-/healthy":             {200, 200, 200},
 		telemetry + "/-/ready":               {503, 503, 503},
 		api + "/-/healthy":                   {200, 200, 200},
-		api + "/api/v1/nodes/gpu-17/explain": {401, 403, 404},
+		api + "/api/v1/nodes/gpu-17/explain": {401, 403, 503},
 	} {
 		for i, user := range []string{"", "prometheus:pw", "alice:pw"} {
 			status, body := s.ask(http.DefaultClient, "GET", url, user)

@@ -76,6 +76,8 @@ type Options struct {
 	Settings func() policy.Settings
 	// Ready says whether this process leads and has seen the state of the world, and else why not.
 	Ready func() (bool, string)
+	// Informed says the same of a process that may fail to do its work otherwise: what it knows can be asked. Nil stands for Ready.
+	Informed func() (bool, string)
 	// Reload reads the configuration again.
 	Reload func() error
 	// Resync asks for a pass over the sources soon.
@@ -133,6 +135,7 @@ type Handler struct {
 	catalogue   *rules.Store
 	settings    func() policy.Settings
 	ready       func() (bool, string)
+	informed    func() (bool, string)
 	reload      func() error
 	resync      func()
 	auth        *Auth
@@ -154,6 +157,9 @@ func New(o Options) (*Handler, error) {
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = defaultMaxInFlight
 	}
+	if o.Informed == nil {
+		o.Informed = o.Ready
+	}
 	if o.Sources == nil {
 		o.Sources = func() []prom.SourceHealth { return nil }
 	}
@@ -168,6 +174,7 @@ func New(o Options) (*Handler, error) {
 		catalogue:   o.Catalogue,
 		settings:    o.Settings,
 		ready:       o.Ready,
+		informed:    o.Informed,
 		reload:      o.Reload,
 		resync:      o.Resync,
 		auth:        cmp.Or(o.Auth, &Auth{}),
@@ -190,8 +197,9 @@ type route struct {
 	pattern string
 	// role is what the caller needs. Empty leaves the route open to everyone.
 	role Role
-	// limited routes serve at most MaxInFlight requests at once.
+	// limited routes serve at most MaxInFlight requests at once, or fewer if most is set.
 	limited bool
+	most    int
 	serve   endpoint
 	// codes are the statuses that serve answers with.
 	codes []int
@@ -227,10 +235,12 @@ func (h *Handler) requests() []route {
 // questions are the routes that change nothing.
 func (h *Handler) questions() []route {
 	ask := func(name, pattern string, serve endpoint, codes ...int) route {
-		return route{name: name, method: http.MethodGet, pattern: pattern, role: RoleView, serve: serve, codes: codes}
+		return route{name: name, method: http.MethodGet, pattern: pattern, role: RoleView, serve: h.whenInformed(serve), codes: codes}
 	}
+	nodes := ask("nodes", "/api/v1/nodes", h.serveNodes, 200, 400, 503)
+	nodes.limited, nodes.most = true, maxNodeLists
 	return []route{
-		ask("nodes", "/api/v1/nodes", h.serveNodes, 200, 503),
+		nodes,
 		ask("node", "/api/v1/nodes/{node}", h.serveNode, 200, 404, 503),
 		ask("explain", "/api/v1/nodes/{node}/explain", h.serveExplain, 200, 404, 503),
 		ask("pause", "/api/v1/pause", h.servePause, 200, 503),
@@ -280,11 +290,24 @@ func (h *Handler) serveReady(http.ResponseWriter, *http.Request) (reply, error) 
 	return reply{status: http.StatusOK, body: map[string]bool{"ready": true}}, nil
 }
 
-func (h *Handler) checkReady() error {
-	if ok, reason := h.ready(); !ok {
+func (h *Handler) checkReady() error { return unless(h.ready()) }
+
+// unless refuses for a reason.
+func unless(ok bool, reason string) error {
+	if !ok {
 		return problemf(http.StatusServiceUnavailable, "not ready: %s", cmp.Or(reason, "no reason given"))
 	}
 	return nil
+}
+
+// whenInformed keeps a process that does not lead, or has seen nothing yet, from answering that there is nothing.
+func (h *Handler) whenInformed(serve endpoint) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) (reply, error) {
+		if err := unless(h.informed()); err != nil {
+			return reply{}, err
+		}
+		return serve(w, r)
+	}
 }
 
 func (h *Handler) serveReload(http.ResponseWriter, *http.Request) (reply, error) {

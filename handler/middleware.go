@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"runtime/debug"
@@ -26,7 +27,7 @@ func (h *Handler) guard(rt route) http.Handler {
 	codes := append([]int{http.StatusInternalServerError}, rt.codes...)
 	next := h.endpoint(rt.serve)
 	if rt.limited {
-		next = h.limit(next)
+		next = h.limit(next, cmp.Or(rt.most, h.maxInFlight))
 	}
 	if rt.role != "" {
 		next = h.authorize(rt.role, next)
@@ -58,8 +59,8 @@ func (h *Handler) authorize(need Role, next http.Handler) http.Handler {
 const slotWait = time.Second
 
 // limit sheds load with 503, the only refusal that Alertmanager retries.
-func (h *Handler) limit(next http.Handler) http.Handler {
-	slots := make(chan struct{}, h.maxInFlight)
+func (h *Handler) limit(next http.Handler, most int) http.Handler {
+	slots := make(chan struct{}, most)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		timer := time.NewTimer(slotWait)
 		defer timer.Stop()
@@ -69,7 +70,7 @@ func (h *Handler) limit(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		case <-r.Context().Done():
 		case <-timer.C:
-			h.answer(w, r, reply{}, problemf(http.StatusServiceUnavailable, "overloaded: %d requests are in flight", h.maxInFlight))
+			h.answer(w, r, reply{}, problemf(http.StatusServiceUnavailable, "overloaded: %d requests are in flight", most))
 		}
 	})
 }

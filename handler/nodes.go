@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +15,7 @@ import (
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 // Nodes lists the nodes of the cluster, as the lister of an informer does.
@@ -33,9 +37,24 @@ type Verdicts interface {
 	Node(name string) []policy.Decision
 }
 
-// nodeList is the answer to the question for all nodes. An object can grow.
+const (
+	// maxNodesListed is how many nodes one answer lists, maxNodeLists how many such answers are made at once. Tickets and histories have
+	// to be read for each node.
+	maxNodesListed = 500
+	maxNodeLists   = 4
+)
+
+// The parameters of the list of nodes.
+const (
+	paramLimit    = "limit"
+	paramContinue = "continue"
+)
+
+// nodeList is a page of the answer to the question for all nodes, by name. An object can grow.
 type nodeList struct {
 	Nodes []NodeView `json:"nodes"`
+	// Continue asks for the next page. Empty when there is none.
+	Continue string `json:"continue,omitempty"`
 }
 
 func (h *Handler) serveNode(_ http.ResponseWriter, r *http.Request) (reply, error) {
@@ -54,20 +73,55 @@ func (h *Handler) serveExplain(_ http.ResponseWriter, r *http.Request) (reply, e
 	return reply{status: http.StatusOK, body: plainText(append(explain(view, h.clock.Now()), explainSources(h.sources(), h.clock.Now())...))}, nil
 }
 
-// serveNodes answers the nodes on which there is something to tell.
-func (h *Handler) serveNodes(http.ResponseWriter, *http.Request) (reply, error) {
+// serveNodes answers a page of the nodes on which there is something to tell.
+func (h *Handler) serveNodes(_ http.ResponseWriter, r *http.Request) (reply, error) {
+	limit, after, err := pageOf(r)
+	if err != nil {
+		return reply{}, err
+	}
 	nodes, err := h.nodes.List(labels.Everything())
 	if err != nil {
 		return reply{}, fmt.Errorf("list nodes: %w", err)
 	}
+	nodes = slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return n.Name <= after || !h.telling(n) })
+	slices.SortFunc(nodes, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	list := nodeList{Nodes: []NodeView{}}
 	for _, node := range nodes {
+		if len(list.Nodes) == limit {
+			list.Continue = list.Nodes[limit-1].Name
+			break
+		}
+		if r.Context().Err() != nil {
+			return reply{}, problemf(http.StatusServiceUnavailable, "no answer in time: %d of %d nodes are read, ask for fewer with %s",
+				len(list.Nodes), min(limit, len(nodes)), paramLimit)
+		}
 		view := h.viewOf(node)
 		if len(view.Conditions) > 0 || view.Ticket != nil || view.TicketError != "" {
 			list.Nodes = append(list.Nodes, h.explained(view))
 		}
 	}
 	return reply{status: http.StatusOK, body: list}, nil
+}
+
+// telling reports whether there may be something to tell of the node, without reading its ticket.
+func (h *Handler) telling(n *corev1.Node) bool {
+	return n.Annotations[ticket.Annotation] != "" || len(h.conditions.Statuses(n.Name)) > 0 || len(h.verdicts.Node(n.Name)) > 0
+}
+
+// pageOf returns how many nodes are asked for, and after which name.
+func pageOf(r *http.Request) (limit int, after string, err error) {
+	query := r.URL.Query()
+	limit, after = maxNodesListed, query.Get(paramContinue)
+	if text := query.Get(paramLimit); text != "" {
+		limit, err = strconv.Atoi(text)
+	}
+	if err != nil || limit < 1 || limit > maxNodesListed {
+		return 0, "", problemf(http.StatusBadRequest, "%s is %.20q, want a number from 1 to %d", paramLimit, query.Get(paramLimit), maxNodesListed)
+	}
+	if len(after) > maxNameBytes {
+		return 0, "", problemf(http.StatusBadRequest, "%s is %d bytes long, want what the answer before has there", paramContinue, len(after))
+	}
+	return limit, after, nil
 }
 
 // nodeInPath returns the view of the node in the path.

@@ -176,9 +176,15 @@ func (w *world) views() (views map[string]view, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	var list struct{ Nodes []view }
+	var list struct {
+		Nodes    []view
+		Continue string
+	}
 	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
 		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK || list.Continue != "" {
+		return nil, fmt.Errorf("the replica answers %s, and there are more nodes after %q", resp.Status, list.Continue)
 	}
 	views = make(map[string]view)
 	for _, v := range list.Nodes {
