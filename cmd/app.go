@@ -46,6 +46,7 @@ type app struct {
 	cfg        config
 	config     *liveConfig
 	logger     *slog.Logger
+	log        *slog.Logger // That of all parts, each of which adds its name.
 	identity   string
 	clients    clients
 	nodes      *nodeCache
@@ -107,7 +108,7 @@ func newApp(flags serveFlags, cfg config, catalogue *rules.Catalogue, procedures
 	if err != nil {
 		return nil, err
 	}
-	a := &app{cfg: cfg, registry: registry, config: live, web: front, logger: logger.With("component", "aegis")}
+	a := &app{cfg: cfg, registry: registry, config: live, web: front, log: logger, logger: logger.With("component", "aegis")}
 	if a.clients, err = newClients(base, cfg.LeaderElection.RenewDeadline); err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 
 // lead leads in terms until the context ends, with or without an election.
 func (a *app) lead(ctx context.Context) error {
-	o := election.Options{Work: a.term, RetryPeriod: a.cfg.LeaderElection.RetryPeriod, Ended: a.duty.ended, Saw: a.orders.See, Logger: a.logger}
+	o := election.Options{Work: a.term, RetryPeriod: a.cfg.LeaderElection.RetryPeriod, Ended: a.duty.ended, Saw: a.orders.See, Logger: a.log}
 	if *a.cfg.LeaderElection.Enabled {
 		host, err := os.Hostname()
 		if err != nil {

@@ -305,7 +305,7 @@ func (s *site) start() *replica {
 	reached := hookedClient{s.client, &r.reaches}
 	clients := clients{calls: s.client, watches: s.client, election: reached}
 	logger := slog.New(slog.NewTextHandler(io.MultiWriter(s.t.Output(), r.log), nil))
-	a := &app{cfg: cfg, config: &liveConfig{rules: store}, clients: clients, logger: logger, events: record.NewBroadcaster()}
+	a := &app{cfg: cfg, config: &liveConfig{rules: store}, clients: clients, logger: logger, log: logger, events: record.NewBroadcaster()}
 	a.queue = queue.New(queue.Options{})
 	a.nodes = newNodeCache(informers.NewSharedInformerFactory(s.client, 0), a.queue, settings)
 	a.orders = sop.NewOrderStore(sop.OrderStoreOptions{
