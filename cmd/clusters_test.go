@@ -27,7 +27,8 @@ func global(t *testing.T) string {
 	t.Helper()
 	begun := time.Now().Add(-time.Hour).UTC()
 	alerts := []map[string]string{
-		{"alertname": "Watchdog", "cluster": "a"}, {"alertname": "Watchdog", "cluster": "b"},
+		{"alertname": "Watchdog", "cluster": "a"},
+		{"alertname": "Watchdog", "cluster": "b"},
 		{"alertname": "GpuHung", "cluster": "b", "node": "gpu-0"},
 	}
 	mux := http.NewServeMux()
