@@ -57,7 +57,6 @@ func permissions() []mutation {
 		{"contested alert taken for certain", permitted, "sop/policy/guards.go", "	if s.Status.Contested {", "	if false {"},
 		{"alert that has just begun taken for confirmed", permitted, "sop/policy/finding.go", `s.Suspicion != "" || !s.Now.Before(confirmed) {`, `s.Suspicion != "" || true {`},
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
-		{"answer from before the visit taken for a new one", permitted, "sop/gate.go", "last.At.After(g.asked) && age < sharedFinding", "age < 10*sharedFinding"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "	w.permitted = w.gated == \"\"\n", "	w.permitted = true\n"},
 		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted: !c.resumed || gated == \"\"}", "permitted: true}"},
