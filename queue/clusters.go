@@ -124,8 +124,3 @@ func quoted(names []string) string {
 	}
 	return strings.Join(shown, " and ")
 }
-
-// doubted is the finding about a status whose alerts may be of another cluster: nothing is known, and nothing may be done.
-func doubted(f prom.Finding, doubt string) prom.Finding {
-	return prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionAmbiguous, Reason: doubt, At: f.At}
-}

@@ -249,3 +249,22 @@ func TestSourcesOfSeveralClusters(t *testing.T) {
 type fixed source.Answer
 
 func (f fixed) Read(context.Context) (source.Answer, error) { return source.Answer(f), nil }
+
+// A pass that is cut short, as at the end of a term, has the doubt of the one before, and so has an answer that does not come.
+func TestDoubtAboutClustersOutlastsAPass(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := clusterWorld(t, prom.Cluster{})
+		w.prometheus.tell(nil, named(prom.StateFiring, "Watchdog", "cluster", "a"), named(prom.StateFiring, "Watchdog", "cluster", "b"))
+		stop := w.run(t)
+		w.prometheus.take(10 * time.Second)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Equal(t, prom.PermissionAmbiguous, w.resync.Observe(short, keyHung).Permission)
+		aborted := make(chan prom.Finding)
+		go func() { aborted <- w.resync.Observe(t.Context(), keyHung) }()
+		synctest.Wait()
+		stop()
+		require.Equal(t, prom.PermissionAmbiguous, (<-aborted).Permission)
+	})
+}

@@ -326,17 +326,28 @@ func (r *Resync) Last(key prom.Key) prom.Finding {
 // finding returns what the pass found about the status.
 func (r *Resync) finding(p *pass, key prom.Key) prom.Finding {
 	labels, alerted := r.labels.of(key, p)
-	f := p.finding(key, labels, alerted)
-	if doubt := p.clusters.doubt(r.queue.clustersOf(key), f.Evidence == prom.EvidenceUnknown); doubt != "" {
-		f = doubted(f, doubt)
-	}
-	return r.hushed(key, labels, f)
+	return r.hushed(key, labels, r.attributed(key, p.clusters, p.finding(key, labels, alerted)))
 }
 
 // unknown returns what is known of the status without a pass.
 func (r *Resync) unknown(key prom.Key, at time.Time, reason string) prom.Finding {
 	labels, _ := r.labels.of(key, newPass(r.terms))
-	return r.hushed(key, labels, unknownFinding(at, reason))
+	var clusters clusterView
+	r.mu.Lock()
+	if r.last != nil {
+		clusters = r.last.clusters
+	}
+	r.mu.Unlock()
+	return r.hushed(key, labels, r.attributed(key, clusters, unknownFinding(at, reason)))
+}
+
+// attributed doubts a finding whose alerts may be of another cluster.
+func (r *Resync) attributed(key prom.Key, clusters clusterView, f prom.Finding) prom.Finding {
+	doubt := clusters.doubt(r.queue.clustersOf(key), f.Evidence == prom.EvidenceUnknown)
+	if doubt == "" {
+		return f
+	}
+	return prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionAmbiguous, Reason: doubt, At: f.At}
 }
 
 // await asks for the next pass and returns it.
@@ -358,6 +369,7 @@ func (r *Resync) begin() *pass {
 	default:
 	}
 	p.began = r.clock.Now()
+	p.clusters = r.clusters.seen() // What was known before holds for a pass that does not get to its end.
 	return p
 }
 
