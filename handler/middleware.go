@@ -69,6 +69,7 @@ func (h *Handler) limit(next http.Handler, most int) http.Handler {
 			defer func() { <-slots }()
 			next.ServeHTTP(w, r)
 		case <-r.Context().Done():
+			h.answer(w, r, reply{}, problemf(http.StatusServiceUnavailable, "the request ended before its turn"))
 		case <-timer.C:
 			h.answer(w, r, reply{}, problemf(http.StatusServiceUnavailable, "overloaded: %d requests are in flight", most))
 		}
