@@ -22,7 +22,9 @@ func CordonedByOthers(n *corev1.Node) bool {
 }
 
 // isOther reports whether the writer is somebody else than Aegis. One that the API server has merged with others may be either.
-func isOther(e metav1.ManagedFieldsEntry) bool { return e.Manager != fieldManager && e.Manager != mergedManager }
+func isOther(e metav1.ManagedFieldsEntry) bool {
+	return e.Manager != fieldManager && e.Manager != mergedManager
+}
 
 // CordonedByAegis reports whether the API server has noted that Aegis, and nobody else, has said that the node is unschedulable. A note on
 // the node that the cordon is one of Aegis does not do: anybody may write that.
