@@ -171,14 +171,19 @@ func (s *schedule) forgeRecords(name string) {
 	})
 }
 
-// drawNotes draws whether cordoned nodes are only observed, and when the API server forgets who has cordoned one: it merges the writers that
-// wrote long ago, or people take its notes away.
+// drawNotes draws whether cordoned nodes are only observed, whether people end an incident while its node returns, and when the API server
+// forgets who has cordoned one: it merges the writers that wrote long ago, or people take its notes away.
 func (s *schedule) drawNotes(seed uint64) {
 	others := s.rng
 	defer func() { s.rng = others }()
 	s.rng = rand.New(rand.NewPCG(seed, 11))
 	s.observes = s.rng.IntN(2) == 0
-	if s.rng.IntN(4) > 0 {
+	if s.rng.IntN(3) == 0 {
+		o := s.sick[s.rng.IntN(len(s.sick))]
+		end := []func(string){s.remove, s.forgeStep}[s.rng.IntN(2)]
+		s.afterStep(o, []string{actVerify, actHealthcheck, actUncordon}[s.rng.IntN(3)], func() { end(o.node) })
+	}
+	if s.rng.IntN(3) > 0 {
 		return
 	}
 	o := s.sick[s.rng.IntN(len(s.sick))]
@@ -194,7 +199,7 @@ func (s *schedule) drawNotes(seed uint64) {
 		s.Logf("world: nobody is noted any more to have written %s", o.node)
 		s.Edit(o.node, lose)
 	}
-	if s.rng.IntN(2) == 0 {
+	if s.rng.IntN(4) == 0 {
 		s.at(o.at+s.within(30*time.Minute), do)
 		return
 	}

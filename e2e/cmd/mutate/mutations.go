@@ -151,7 +151,6 @@ func proofs() []mutation {
 		{"absence of what an Alertmanager lists", honest, "queue/pass.go", "	case l != nil: // By its own clock", "	case l != nil && false: // By its own clock"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
-		{"node that was left cordoned returned unseen", honest, "sop/left.go", "	case finding.Evidence != prom.EvidenceUnknown:\n", "	case finding.Evidence != \"never\":\n"},
 		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && blocks(s) && false {"},
 	}
 }
@@ -164,7 +163,6 @@ func endings() []mutation {
 		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
 		{"ticket that was given back not closed", ended, "sop/cleanup.go", "	case released(t):", "	case false:"},
 		{"node left cordoned without a ticket", ended, "sop/dispatcher.go", "	statuses = d.withLeft(record, statuses)\n", ""},
-		{"cordon that nobody is noted to have set left without a word", ended, "sop/step_cordon.go", "	case unnoted != \"\" && (t.Count(ticket.Cordon) > 0 || policy.LeftBehind(node)):", "	case unnoted == \"never\":"},
 		{"hand-over forgotten", ended, "sop/step_close.go", "		t.Supervisor = team\n", ""},
 	}
 }
