@@ -27,13 +27,16 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 // newBridge returns a bridge that carries the steps of the assignment out.
 func newBridge(e environment, a assignment) *ApiBridge {
 	scene := newScene(e, a)
-	calls := make(map[ticket.Action]int)
+	calls, found := make(map[ticket.Action]int), make(map[ticket.Action]int)
 	if t := scene.journal.ticket(); t != nil {
 		maps.Copy(calls, t.Past)
+		for _, action := range ticket.Actions() {
+			found[action] = t.Count(action)
+		}
 	}
 	scene.keeps.Store(scene.journal.isolated())
 	node := &machine{scene: scene}
-	return &ApiBridge{scene: scene, executor: &journaled{machine: node, calls: calls}, operations: &operations{node}}
+	return &ApiBridge{scene: scene, executor: &journaled{machine: node, calls: calls, found: found}, operations: &operations{node}}
 }
 
 // newPlan returns a bridge that notes the steps in the dry run.

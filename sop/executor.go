@@ -20,6 +20,8 @@ type call struct {
 	resumed bool
 	// target is the pod that the journal says that the step is applied to.
 	target podTarget
+	// outdated is the call of the action that this one makes anew. Zero for none.
+	outdated int
 	// time is for how long the step has been permitted.
 	time *permittedTime
 }
@@ -66,14 +68,15 @@ type executor interface {
 // journaled is the executor that acts. Each step is written on the ticket before it is begun, and once it has ended.
 type journaled struct {
 	*machine
-	// calls counts the calls of each action in this run; a step is identified by action and number.
-	calls map[ticket.Action]int
+	// calls counts the calls of each action in this run; a step is identified by action and number. Found is how many there were before it.
+	calls, found map[ticket.Action]int
 }
 
 // execute carries out a step: replay, else permission, else journal, act, journal.
 func (e *journaled) execute(ctx context.Context, s step) error {
 	e.calls[s.action]++
-	c := call{n: e.calls[s.action]}
+	c := call{outdated: e.skipOutdated(s)}
+	c.n = e.calls[s.action]
 	c.time = &permittedTime{scene: e.scene, action: s.action, n: c.n}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

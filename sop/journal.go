@@ -118,7 +118,17 @@ func (j *journal) isolated() bool {
 		return false
 	}
 	last, cordoned := t.Outcome(ticket.Cordon, t.Count(ticket.Cordon))
-	return cordoned && last.Status == ticket.Succeeded && t.Count(ticket.Uncordon) == 0
+	return cordoned && last.Status == ticket.Succeeded && !uncordons(t)
+}
+
+// uncordons reports whether the node was uncordoned, or is being, by its ticket: no fault was back before that.
+func uncordons(t *ticket.Ticket) bool {
+	for n := 1; n <= t.Count(ticket.Uncordon); n++ {
+		if s, _ := t.Outcome(ticket.Uncordon, n); !s.Recurred && !s.Outdated {
+			return true
+		}
+	}
+	return false
 }
 
 // disrupted reports whether the incident has taken a destructive step.
@@ -238,6 +248,9 @@ func (j *journal) begin(ctx context.Context, s step, c call) error {
 		t.Status, t.Hold = ticket.StatusResolving, ""
 		if s.action.Destructive() {
 			t.Attempts++
+		}
+		if c.outdated > 0 {
+			t.Outdate(s.action, c.outdated)
 		}
 		return t.RecordStep(c.n, ticket.Step{
 			Action:  s.action,

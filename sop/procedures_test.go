@@ -272,6 +272,7 @@ func TestNotReadyIsIsolatedAndReturned(t *testing.T) {
 		go func() {
 			time.Sleep(40 * time.Minute)
 			w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionTrue) })
+			w.source.gone()
 		}()
 		w.run("resolved", func(r ticket.Record) bool {
 			require.Empty(t, r.Node.Spec.Taints, "a node that is merely silent is not declared dead")

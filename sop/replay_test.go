@@ -230,7 +230,10 @@ func silent(after time.Duration) func(w *world) {
 	return func(w *world) {
 		w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionFalse) })
 		if after > 0 {
-			time.AfterFunc(after, func() { w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionTrue) }) })
+			time.AfterFunc(after, func() {
+				w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionTrue) })
+				w.source.gone()
+			})
 		}
 	}
 }

@@ -80,20 +80,37 @@ func (b *ApiBridge) UncordonUnharmed(ctx context.Context) error {
 	return b.do(ctx, step{action: ticket.Uncordon, act: isolator{b.operations.machine}.uncordon})
 }
 
+// uncordon tries to return the node until what was asked is fresh enough when it is written.
 func (i isolator) uncordon(ctx context.Context, c call) (outcome, error) {
-	if err := i.awaitNoBlocker(ctx, c); err != nil {
-		return outcome{}, err
+	own := i.recurrence()
+	for {
+		message, err := i.uncordonOnce(ctx, c, own)
+		if !errors.Is(err, errPermissionOld) {
+			return outcome{message: message}, err
+		}
 	}
-	message := ""
+}
+
+func (i isolator) uncordonOnce(ctx context.Context, c call, own *recurrence) (message string, err error) {
+	if err := i.awaitNoBlocker(ctx, c, own); err != nil {
+		return "", err
+	}
+	asked := i.services.Clock.Now()
 	i.keeps.Store(false)
-	err := i.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, change *ticket.Change) (err error) {
+	err = i.journal.update(ctx, func(t *ticket.Ticket, r ticket.Record, change *ticket.Change) (err error) {
+		if i.services.Clock.Since(asked) > permissionAge {
+			return errPermissionOld
+		}
 		message, err = i.putBack(t, r.Node, change)
 		return err
 	})
-	if err == nil && message == "" {
+	switch {
+	case errors.Is(err, errPermissionOld):
+		i.keeps.Store(true)
+	case err == nil && message == "":
 		i.measureReturn()
 	}
-	return outcome{message: message}, err
+	return message, err
 }
 
 // stillCordoned says why a node that has passed a check has a cordon which nobody is known to have lent.
@@ -141,14 +158,23 @@ func (i isolator) intakeTaints(node *corev1.Node) []corev1.Taint {
 	return i.services.Settings().IntakeTaintsOf(node)
 }
 
-// awaitNoBlocker waits until no other condition keeps the node out of service.
-func (i isolator) awaitNoBlocker(ctx context.Context, c call) error {
+// awaitNoBlocker waits until neither the condition of the incident nor another one keeps the node out of service.
+func (i isolator) awaitNoBlocker(ctx context.Context, c call, own *recurrence) error {
 	asked, left := i.journal.incident.asked(), i.journal.incident.left()
 	return c.time.watch(ctx, i.status.Policy.VerifyWithin, func(ctx context.Context, late bool) (bool, error) {
+		if c.resumed {
+			if back, err := i.backAlready(ctx); back || err != nil {
+				return back, err
+			}
+		}
 		if left {
 			if seen, err := i.seen(ctx, c); !seen || err != nil {
 				return false, err
 			}
+		}
+		clear, err := own.gone(ctx, c, late)
+		if err != nil {
+			return false, err
 		}
 		name, repaired := i.blocker()
 		late = late && name != ""
@@ -159,8 +185,20 @@ func (i isolator) awaitNoBlocker(ctx context.Context, c call) error {
 		case late:
 			return false, inconclusive("left cordoned: %s holds on the node", name)
 		}
-		return name == "", nil
+		return clear && name == "", nil
 	})
+}
+
+// backAlready reports whether the node is in service since an earlier run: what comes now is a matter of a new incident.
+func (i isolator) backAlready(ctx context.Context) (bool, error) {
+	node, err := i.liveNode(ctx)
+	switch {
+	case err == nil:
+		return !node.Spec.Unschedulable, nil
+	case left(err):
+		return false, err
+	}
+	return false, nil //nolint:nilerr // A node that cannot be read is kept, and cannot be written either.
 }
 
 // blocker names another condition of the node that keeps it out of service, empty when there is none, and says whether Aegis repairs that.

@@ -18,6 +18,8 @@ type Findings struct {
 	Recovery string // What the driver of the GPU asks for.
 	Refused  bool   // The operation was not begun, because something forbids it.
 	Unneeded bool   // The operation found in order what it was to put right.
+	Recurred bool   // The condition was back before the node could return to service.
+	Outdated bool   // It was too long ago to return a node on its word, so that it was made anew.
 }
 
 const (
@@ -49,6 +51,12 @@ func (f Findings) write(o object) {
 	if f.Unneeded {
 		o.add("unneeded", boolNode(true))
 	}
+	if f.Recurred {
+		o.add(recurredWord, boolNode(true))
+	}
+	if f.Outdated {
+		o.add(outdatedWord, boolNode(true))
+	}
 }
 
 // set reads one field of the findings and reports whether it is one.
@@ -64,6 +72,10 @@ func (f *Findings) set(key, value *yaml.Node) (known bool, err error) {
 		f.Refused, err = decodeBool(value)
 	case "unneeded":
 		f.Unneeded, err = decodeBool(value)
+	case recurredWord:
+		f.Recurred, err = decodeBool(value)
+	case outdatedWord:
+		f.Outdated, err = decodeBool(value)
 	default:
 		return false, nil
 	}
@@ -128,13 +140,23 @@ func (k foldedFindings) calls() string {
 	return fmt.Sprintf("%d-%d", k.first, k.last)
 }
 
-// refusedWord stands for an operation that was not begun.
-const refusedWord = "refused"
+// The words for what is no number: an operation that was not begun, a condition that was back, and a step that was made anew.
+const (
+	refusedWord  = "refused"
+	recurredWord = "recurred"
+	outdatedWord = "outdated"
+)
 
 func (f Findings) words() string {
 	words := []string{strings.Join(strings.Fields(f.Hardware), "-"), strconv.Itoa(f.Code)}
 	if f.Refused {
 		words = append(words, refusedWord)
+	}
+	if f.Recurred {
+		words = append(words, recurredWord)
+	}
+	if f.Outdated {
+		words = append(words, outdatedWord)
 	}
 	return strings.TrimSpace(strings.Join(words, " "))
 }
@@ -142,8 +164,9 @@ func (f Findings) words() string {
 // parseFindings reads what words wrote.
 func parseFindings(text string) (f Findings, err error) {
 	words := strings.Fields(text)
-	if n := len(words) - 1; n >= 0 && words[n] == refusedWord {
-		f.Refused, words = true, words[:n]
+	flags := map[string]*bool{refusedWord: &f.Refused, recurredWord: &f.Recurred, outdatedWord: &f.Outdated}
+	for n := len(words) - 1; n >= 0 && flags[words[n]] != nil; n-- {
+		*flags[words[n]], words = true, words[:n]
 	}
 	if len(words) == 2 {
 		f.Hardware, words = words[0], words[1:]

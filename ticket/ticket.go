@@ -200,6 +200,41 @@ func (t *Ticket) finish(step Step, n int) error {
 	return nil
 }
 
+// Outdate takes back what the n-th call of the action said, and all calls after it in the order of the ticket: they are made anew.
+func (t *Ticket) Outdate(a Action, n int) {
+	first := t.index(a, n)
+	if first < 0 {
+		return
+	}
+	for i := range t.Workflows[first:] {
+		s := &t.Workflows[first+i]
+		s.Status, s.Outdated = Canceled, true
+	}
+}
+
+// Since returns when the n-th call of the action, or one that rests on it, was last gone on with, and whether they are the last word of the
+// ticket: nothing has come of them that failed, or that changed the node.
+func (t *Ticket) Since(a Action, n int) (last time.Time, ends bool) {
+	first := t.index(a, n)
+	if first < 0 {
+		return last, false
+	}
+	for _, s := range t.Workflows[first:] {
+		proves := (s.Action == Verify || s.Action == Healthcheck) && s.Status != Failed
+		if !proves && (s.Action != Uncordon || s.Status != Running) {
+			return last, false
+		}
+		at := s.At
+		if s.Status == Running {
+			at = at.Add(s.Spent)
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last, true
+}
+
 // Spend notes for how long the running n-th call of the action was permitted so far.
 func (t *Ticket) Spend(a Action, n int, spent time.Duration) {
 	if i := t.index(a, n); i >= 0 && t.Workflows[i].Status == Running {

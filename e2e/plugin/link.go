@@ -50,20 +50,20 @@ func (l *Link) Execute(ctx context.Context, _ string, _ *prom.AegisNodeStatus) e
 			return err
 		}
 		if fit {
-			return playbook.Finish(ctx, l.bridge)
+			return l.bridge.Resolve(ctx)
 		}
 	}
 	why := fmt.Sprintf("nothing has helped: %s; %s", sop.Describe(l.bridge.Status()), l.bridge.Suspicion())
 	return l.bridge.HandOver(ctx, l.bridge.Policy().Team, why)
 }
 
-// try takes one rung, and reports whether the node has proven to be fit.
+// try takes one rung, and reports whether the node has proven to be fit, and is back in service.
 func try(ctx context.Context, b *sop.ApiBridge, rung playbook.Steps) (fit bool, err error) {
 	err = rung(ctx, b)
 	sick, failed := sop.AsStepError(err)
 	switch {
 	case errors.Is(err, sop.ErrWithdrawn), err == nil:
-		sick, err = playbook.Prove(ctx, b)
+		sick, err = playbook.Return(ctx, b)
 	case failed:
 		err = nil
 	}

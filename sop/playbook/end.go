@@ -24,14 +24,27 @@ func VerifyCordoned(ctx context.Context, b *sop.ApiBridge) error {
 
 // ReturnToService proves that an isolated node is fit and returns it.
 func ReturnToService(ctx context.Context, b *sop.ApiBridge) error {
-	sick, err := Prove(ctx, b)
+	sick, err := Return(ctx, b)
 	if err != nil {
 		return err
 	}
 	if sick != nil {
 		return sick
 	}
-	return Finish(ctx, b)
+	return b.Resolve(ctx)
+}
+
+// Return proves that the node is fit and puts it back in service. It returns what was found wrong, which a fault that was back before the
+// node could return is as well; an error means that it could not be found out.
+func Return(ctx context.Context, b *sop.ApiBridge) (sick *sop.StepError, err error) {
+	if sick, err = Prove(ctx, b); sick != nil || err != nil {
+		return sick, err
+	}
+	err = tolerateLeftCordoned(ctx, b, b.Uncordon(ctx))
+	if back, isStep := sop.AsStepError(err); isStep && back.Recurred {
+		return back, nil
+	}
+	return nil, err
 }
 
 // GiveUp hands the node over, powered off before if the policy wants that and the workload has gone.

@@ -28,12 +28,12 @@ func Climb(ctx context.Context, b *sop.ApiBridge) error {
 			return err
 		}
 		// It has booted, or the condition went away before: either way the node has to prove that it is fit.
-		sick, err := Prove(ctx, b)
+		sick, err := Return(ctx, b)
 		if err != nil {
 			return err
 		}
 		if sick == nil {
-			return Finish(ctx, b)
+			return b.Resolve(ctx)
 		}
 		b.Suspect(sick.Error())
 	}
@@ -78,12 +78,12 @@ func Reset(ctx context.Context, b *sop.ApiBridge) error {
 		if err := stands(err); err != nil {
 			return err
 		}
-		if sick, err = Prove(ctx, b); err != nil {
+		if sick, err = Return(ctx, b); err != nil {
 			return err
 		}
 	}
 	if sick == nil {
-		return Finish(ctx, b)
+		return b.Resolve(ctx)
 	}
 	b.Suspect(sick.Error())
 	// What a reset could not do takes a boot, and for that the whole node has to be empty.

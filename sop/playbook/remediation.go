@@ -48,12 +48,12 @@ func (r Remediation) Isolated(ctx context.Context, b *sop.ApiBridge, otherwise S
 		}
 		return err
 	}
-	fixed, err := r.try(ctx, b, Prove)
+	fixed, err := r.try(ctx, b, Return)
 	switch {
 	case err != nil:
 		return err
 	case fixed:
-		return Finish(ctx, b)
+		return b.Resolve(ctx)
 	}
 	return otherwise(ctx, b)
 }
