@@ -60,6 +60,7 @@ const (
 type simStep struct {
 	Action, Status, At string
 	Code               int
+	Recurred, Outdated bool
 }
 
 // simTicket is the incident of a node, as its annotation has it.

@@ -468,7 +468,8 @@ func taken(r simRecord) bool {
 	if t == nil || !t.open() || t.Status == "assigned" {
 		return r.broken
 	}
-	isolated := t.last(actCordon).Status == isSucceeded && t.count(actUncordon) == 0
+	returns := slices.ContainsFunc(t.outcomes(actUncordon), func(s simStep) bool { return !s.Recurred && !s.Outdated })
+	isolated := t.last(actCordon).Status == isSucceeded && !returns
 	return !t.owned() || isolated && !r.node.Spec.Unschedulable
 }
 

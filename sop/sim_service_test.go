@@ -2,6 +2,7 @@ package sop_test
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"aegis.io/aegis/rules/prom"
@@ -167,6 +168,7 @@ func returnsWhatIsFit(o *oracle, m moment) {
 		o.overseen(m)
 	}
 	o.kept(m, t)
+	seenToBeGone(o, m, t)
 }
 
 // simLeft is the origin of the check of a node that Aegis has cordoned, and that no ticket was about.
@@ -186,12 +188,32 @@ func (o *oracle) kept(m moment, t *simTicket) {
 	p, name := m.p, m.node
 	for _, s := range p.holds(name) {
 		keeps := s.Priority < 100 && s.Policy.Workload != prom.WorkloadKeep && s.Condition != simCordon
-		other := s.Condition != t.Condition || s.ID != t.Device
+		other := s.Condition != t.Condition || s.ID != t.Device || o.c.reports(t)
 		known := p.tellOf(s.Key()).known
 		if keeps && other && o.c.mode(s.Condition).Acts() && !known.IsZero() && p.idle(name, known) > simThought {
 			m.violated("p%d uncordons %s while %s %s holds", p.id, name, s.Condition, s.ID)
 		}
 	}
+}
+
+// seenToBeGone judges a return by the last word of the sources on the condition of the ticket: it is gone, and that was asked right before.
+func seenToBeGone(o *oracle, m moment, t *simTicket) {
+	key := prom.Key{Node: m.node, Condition: t.Condition, ID: t.Device}
+	f := m.p.tellOf(key).finding
+	if !o.c.reports(t) || strings.HasPrefix(t.Origin, askedFor) && !cleared(t) && f.Evidence == prom.EvidenceUnknown {
+		return
+	}
+	if f.Evidence != prom.EvidenceAbsent || m.p.idle(m.node, f.At) > simThought+simAsked {
+		m.violated("p%d uncordons %s, of which it was told %s ago that %s is %s", m.p.id, m.node, time.Since(f.At), t.Condition, f.Evidence)
+	}
+}
+
+// simAsked is how long an answer is good for.
+const simAsked = 5 * time.Second
+
+// reports reports whether an alert tells of what the ticket is about, and ends with it.
+func (c *cluster) reports(t *simTicket) bool {
+	return t.Condition != simCordon && t.Condition != simNote && !strings.HasPrefix(t.Origin, checkAskedFor) && c.mode(t.Condition).Acts()
 }
 
 // fit reports whether the last word on the node of the ticket is a passed healthcheck.

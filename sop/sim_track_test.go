@@ -207,7 +207,7 @@ func (o *oracle) journaled(p *simProcess, old, now simRecord) {
 	if same {
 		o.turned(p, old.ticket, now.ticket, m.incident)
 	}
-	for _, action := range []string{actVerify, actHealthcheck, actReset, actRemedy, actReboot} {
+	for _, action := range []string{actVerify, actHealthcheck, actReset, actRemedy, actReboot, actUncordon} {
 		if now.ticket.last(action).Status == isFailed && now.ticket.count(action) > now.ticket.Past[action] {
 			m.incident.suspect = true
 		}

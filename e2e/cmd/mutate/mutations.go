@@ -150,6 +150,7 @@ func proofs() []mutation {
 		{"absence of what nobody sees", honest, "queue/pass.go", "	if why != \"\" {\n		return prom.EvidenceUnknown,", "	if why != \"\" {\n		return prom.EvidenceAbsent, \"\", p.began\n	}\n	if why != \"\" {\n		return prom.EvidenceUnknown,"},
 		{"absence of what an Alertmanager lists", honest, "queue/pass.go", "	case l != nil: // By its own clock", "	case l != nil && false: // By its own clock"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
+		{"fault that is back returned", honest, "sop/recurrence.go", "	if r == nil {", "	if r != nil && r.verified {"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
 		{"other faults do not keep a node cordoned", honest, "sop/step_cordon.go", " && blocks(s) {", " && blocks(s) && false {"},
 	}
