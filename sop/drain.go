@@ -2,6 +2,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,9 +90,14 @@ func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
 			if err := c.time.admit(ctx); err != nil {
 				return false, err
 			}
+			c.admitted = d.services.Clock.Now()
 		}
 		first = false
-		left, err := d.pass(ctx)
+		left, err := d.pass(ctx, &c)
+		var denied *deniedError
+		if errors.As(err, &denied) {
+			return false, denied.error
+		}
 		if err == nil && left == 0 {
 			return true, nil
 		}
@@ -105,7 +111,7 @@ func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
 
 // pass asks for the eviction of the pods that are left, the critical ones only when no others are, and returns how many
 // pods there are.
-func (d *drainer) pass(ctx context.Context) (int, error) {
+func (d *drainer) pass(ctx context.Context, c *call) (int, error) {
 	pods, err := d.workloadPods(ctx, d.wanted)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -124,6 +130,13 @@ func (d *drainer) pass(ctx context.Context) (int, error) {
 			continue
 		}
 		budget--
+		if d.services.Clock.Since(c.admitted) > permissionAge {
+			// The list, or the evictions before, took long.
+			if err := c.time.admit(ctx); err != nil {
+				return len(pods), &deniedError{err}
+			}
+			c.admitted = d.services.Clock.Now()
+		}
 		if err := d.evict(ctx, pod); err != nil {
 			return len(pods), err
 		}

@@ -22,6 +22,8 @@ type call struct {
 	target podTarget
 	// outdated is the call of the action that this one makes anew. Zero for none.
 	outdated int
+	// admitted is when permission was given last, in this run. Zero before that.
+	admitted time.Time
 	// time is for how long the step has been permitted.
 	time *permittedTime
 }
@@ -139,18 +141,11 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 		e.logger.InfoContext(ctx, "step resumed", "action", s.action, "call", c.n)
 		return e.services.limits.resume(e.node, s.action), nil
 	}
-	release := func() {}
-	if s.gated {
-		var err error
-		if release, err = e.gate.admit(ctx, s.action); err != nil {
-			return release, err
-		}
-	}
-	e.begun()
-	admitted := e.services.Clock.Now()
-	if err := e.empty(ctx, s.action); err != nil {
+	release, err := e.permit(ctx, s, c)
+	if err != nil {
 		return release, err
 	}
+	e.begun()
 	if s.prepare != nil {
 		var err error
 		if c.target, err = s.prepare(ctx); err != nil {
@@ -166,12 +161,27 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	}
 	e.gate.during = c.time
 	e.interruptible.Store(interruptible(s.action))
-	if s.gated && e.services.Clock.Since(admitted) > permissionAge {
-		// The write took long; what was permitted before it may be forbidden by now. The slot is taken already.
-		_, err := e.gate.admit(ctx, s.action)
+	if s.gated && e.services.Clock.Since(c.admitted) > permissionAge {
+		// The write took long; what was permitted before it may be forbidden by now, and workload may have come. The slot is taken already.
+		_, err := e.permit(ctx, s, c)
 		return release, err
 	}
 	return release, nil
+}
+
+// permit waits until nothing stands against the step. The returned function gives back the slot that it takes.
+func (e *journaled) permit(ctx context.Context, s step, c *call) (release func(), err error) {
+	release = func() {}
+	if !s.gated {
+		return release, nil
+	}
+	err = e.whileEmpty(ctx, s.action, func(ctx context.Context) error {
+		var err error
+		release, err = e.gate.admit(ctx, s.action)
+		c.admitted = e.services.Clock.Now()
+		return err
+	})
+	return release, err
 }
 
 // finish journals how the step ended and turns the end into the step's error.

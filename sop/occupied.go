@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -49,6 +50,26 @@ func (b *ApiBridge) drainAgain(ctx context.Context, before ticket.Action) error 
 	}
 	b.drained = false
 	return b.ClearWorkload(ctx)
+}
+
+// emptyAge is how long a list of the pods is good for.
+const emptyAge = 30 * time.Second
+
+// whileEmpty asks for permission once no workload stands in the way of the action, in this order: the pods may not be listed for hours, and a
+// permission is as old as when it was given. Workload that has come while the permission was waited for is found.
+func (m *machine) whileEmpty(ctx context.Context, action ticket.Action, admit func(context.Context) error) error {
+	for {
+		if err := m.empty(ctx, action); err != nil {
+			return err
+		}
+		listed := m.services.Clock.Now()
+		if err := admit(ctx); err != nil {
+			return err
+		}
+		if m.mustBeGone(action) == nil || m.services.Clock.Since(listed) <= emptyAge {
+			return nil
+		}
+	}
 }
 
 // empty returns an occupiedError while workload is on the node that has to be gone before the action. It does not return before the API

@@ -49,8 +49,13 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 // order makes sure that the Job of a step exists. Who takes a step over, or does not know what became of an order, finds the Job,
 // or finds that nothing is left to order, or asks for permission again: the one that was given may be old by now.
 func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
-	w := ordering{operations: o, call: c, gated: gated, req: req, settled: settled, permitted: !c.resumed || gated == ""}
+	w := ordering{operations: o, call: c, gated: gated, req: req, settled: settled, permitted: c.permitted(gated)}
 	return c.time.poll(ctx, req.Deadline, w.try)
+}
+
+// permitted reports whether the call needs no new permission to order its Job.
+func (c call) permitted(gated ticket.Action) bool {
+	return gated == "" || !c.resumed && c.time.services.Clock.Since(c.admitted) <= permissionAge
 }
 
 // ordering is the order of one Job, which may take several tries.
@@ -101,10 +106,7 @@ func (w *ordering) overdue(ctx context.Context, late bool) error {
 
 // permit asks for permission anew.
 func (w *ordering) permit(ctx context.Context) error {
-	if err := w.call.time.admit(ctx); err != nil {
-		return err
-	}
-	return w.empty(ctx, w.gated)
+	return w.whileEmpty(ctx, w.gated, w.call.time.admit)
 }
 
 // create creates the Job, or finds it.

@@ -28,9 +28,7 @@ func (b *ApiBridge) RestartPod(ctx context.Context, selector string, resource co
 		r.chosen = c.target
 		r.time = c.time
 		var missing string
-		if !c.resumed {
-			r.permitted = b.services.Clock.Now()
-		}
+		r.permitted = c.admitted
 		err := c.time.watch(ctx, b.status.Policy.RemedyDeadline, func(ctx context.Context, late bool) (bool, error) {
 			var err error
 			missing, err = r.advance(ctx, c.began)

@@ -59,7 +59,7 @@ func permissions() []mutation {
 		{"old webhook taken for fresh", permitted, "sop/policy/finding.go", "s.Now.Sub(s.Status.LastSeen) < freshAlert", "s.Now.Sub(s.Status.LastSeen) < 100*freshAlert"},
 		{"isolation not confirmed", permitted, "sop/gate.go", "	return g.refusal.Name == \"\"", "	return true"},
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "	w.permitted = w.gated == \"\"\n", "	w.permitted = true\n"},
-		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted: !c.resumed || gated == \"\"}", "permitted: true}"},
+		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted: c.permitted(gated)}", "permitted: true}"},
 		{"control plane disturbed", permitted, "sop/policy/guards.go", "if IsControlPlane(s.Node) && !s.Settings.ManageControlPlane {", "if false {"},
 		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.resumed {", "if first && c.resumed {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
