@@ -20,6 +20,8 @@ type ApiBridge struct { //nolint:revive // The name is part of the interface tha
 	operations *operations
 	// drained is set once the workload is gone as the policy wants it.
 	drained bool
+	// cleared is what the procedure has cleared off the node so far. A remedy that comes after it needs it to be so still.
+	cleared clearance
 	// checked is true while the last healthcheck passed and nothing destructive was done since.
 	checked bool
 }

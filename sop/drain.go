@@ -32,12 +32,12 @@ const (
 // Drain evicts all pods from the node, except those that belong to the node itself. It fails at the deadline: a node from
 // which pods do not go is not drained, and the message names the pods and the disruption budgets that hold them.
 func (b *ApiBridge) Drain(ctx context.Context) error {
-	return b.drain(ctx, ticket.Drain, anyPod)
+	return b.clears(clearance{anyPod, b.Drain, true}, b.drain(ctx, ticket.Drain, anyPod))
 }
 
 // DrainGPU evicts the pods that hold a GPU of the node.
 func (b *ApiBridge) DrainGPU(ctx context.Context) error {
-	return b.drain(ctx, ticket.DrainGPU, holdsGPU)
+	return b.clears(clearance{holdsGPU, b.DrainGPU, false}, b.drain(ctx, ticket.DrainGPU, holdsGPU))
 }
 
 // ClearWorkload does with the node's pods what the policy of the condition says. Once done it is not repeated: nothing new

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/ticket"
 )
@@ -20,6 +22,8 @@ type call struct {
 	resumed bool
 	// target is the pod that the journal says that the step is applied to.
 	target podTarget
+	// gone is that of the step.
+	gone func(*corev1.Pod) bool
 	// outdated is the call of the action that this one makes anew. Zero for none.
 	outdated int
 	// admitted is when permission was given last, in this run. Zero before that.
@@ -43,6 +47,8 @@ type step struct {
 	detail string
 	// gated steps may disturb workload. They begin only when the sources permit it, and a withdrawn condition cancels them.
 	gated bool
+	// gone says which pods have to be gone when the step begins, whoever has drained the node and whenever. Nil asks for none.
+	gone func(*corev1.Pod) bool
 	// ends is true of a step that ends the incident. It is never replayed, because what has ended is not resumed.
 	ends bool
 	// prepare finds out, before the step is journaled, what exactly it is applied to. May be nil.
@@ -77,7 +83,7 @@ type journaled struct {
 // execute carries out a step: replay, else permission, else journal, act, journal.
 func (e *journaled) execute(ctx context.Context, s step) error {
 	e.calls[s.action]++
-	c := call{outdated: e.skipOutdated(s)}
+	c := call{outdated: e.skipOutdated(s), gone: s.gone}
 	c.n = e.calls[s.action]
 	c.time = &permittedTime{scene: e.scene, action: s.action, n: c.n}
 	if ctx.Err() != nil {
@@ -175,7 +181,7 @@ func (e *journaled) permit(ctx context.Context, s step, c *call) (release func()
 	if !s.gated {
 		return release, nil
 	}
-	err = e.whileEmpty(ctx, s.action, func(ctx context.Context) error {
+	err = e.whileEmpty(ctx, s.gone, func(ctx context.Context) error {
 		var err error
 		release, err = e.gate.admit(ctx, s.action)
 		c.admitted = e.services.Clock.Now()

@@ -25,6 +25,12 @@ const maxDrains = 3
 
 // destroy carries out a destructive step, and drains the node again first if workload is on it.
 func (b *ApiBridge) destroy(ctx context.Context, s step) error {
+	s.gone = b.operations.mustBeGone(s.action)
+	return b.onEmptied(ctx, s)
+}
+
+// onEmptied carries out a step, and drains the node again first if workload has come to it that has to be gone.
+func (b *ApiBridge) onEmptied(ctx context.Context, s step) error {
 	for drains := 0; ; drains++ {
 		err := b.do(ctx, s)
 		var occupied *occupiedError
@@ -45,11 +51,29 @@ func (b *ApiBridge) destroy(ctx context.Context, s step) error {
 }
 
 func (b *ApiBridge) drainAgain(ctx context.Context, before ticket.Action) error {
-	if before == ticket.Reset {
+	switch before {
+	case ticket.Reset:
 		return b.DrainGPU(ctx)
+	case ticket.Remedy, ticket.Repair:
+		return b.cleared.again(ctx)
 	}
 	b.drained = false
 	return b.ClearWorkload(ctx)
+}
+
+// clearance is what the procedure has cleared off the node: the pods that have to be gone from then on, and how they are cleared again.
+type clearance struct {
+	gone  func(*corev1.Pod) bool
+	again func(context.Context) error
+	all   bool
+}
+
+// clears notes what a step has cleared, unless more was.
+func (b *ApiBridge) clears(c clearance, err error) error {
+	if err == nil && (c.all || !b.cleared.all) {
+		b.cleared = c
+	}
+	return err
 }
 
 // emptyAge is how long a list of the pods is good for.
@@ -57,25 +81,24 @@ const emptyAge = 30 * time.Second
 
 // whileEmpty asks for permission once no workload stands in the way of the action, in this order: the pods may not be listed for hours, and a
 // permission is as old as when it was given. Workload that has come while the permission was waited for is found.
-func (m *machine) whileEmpty(ctx context.Context, action ticket.Action, admit func(context.Context) error) error {
+func (m *machine) whileEmpty(ctx context.Context, wanted func(*corev1.Pod) bool, admit func(context.Context) error) error {
 	for {
-		if err := m.empty(ctx, action); err != nil {
+		if err := m.empty(ctx, wanted); err != nil {
 			return err
 		}
 		listed := m.services.Clock.Now()
 		if err := admit(ctx); err != nil {
 			return err
 		}
-		if m.mustBeGone(action) == nil || m.services.Clock.Since(listed) <= emptyAge {
+		if wanted == nil || m.services.Clock.Since(listed) <= emptyAge {
 			return nil
 		}
 	}
 }
 
-// empty returns an occupiedError while workload is on the node that has to be gone before the action. It does not return before the API
+// empty returns an occupiedError while pods are on the node that are wanted to be gone. It does not return before the API
 // server has answered.
-func (m *machine) empty(ctx context.Context, action ticket.Action) error {
-	wanted := m.mustBeGone(action)
+func (m *machine) empty(ctx context.Context, wanted func(*corev1.Pod) bool) error {
 	if wanted == nil {
 		return nil
 	}

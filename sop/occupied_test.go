@@ -2,12 +2,14 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
@@ -175,4 +177,71 @@ func drains(t *ticket.Ticket) (n int) {
 		}
 	}
 	return n
+}
+
+// A remedy that tears down what the pods use, as a restart of the fabric manager or of the IB driver does, is as bad for them as a reset: a
+// drain is not believed before it either.
+func TestDrainIsCheckedBeforeARemedyThatNeedsIt(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.table["test/fabric"] = func() SOP { // What playbook.Remediation{Name: "RestartFabricManager", GPUs: true} does.
+			return NewProcedure(cordonAnd(func(b *ApiBridge, ctx context.Context) error {
+				if err := b.DrainGPU(ctx); err != nil {
+					return err
+				}
+				return b.Remedy(ctx, "RestartFabricManager")
+			}))
+		}
+		w.raise("Fabric")
+		w.dieAfter("draingpu Succeeded")
+		w.cluster.Do(func() {
+			w.cluster.AddPod(testPod("train", func(p *corev1.Pod) {
+				p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"nvidia.com/gpu": *gpus(8)}}}}
+			}))
+		})
+		under, asked := 0, false
+		ordered := w.cluster.Observer.JobOrdered
+		w.cluster.Observer.JobOrdered = func(c *soptest.Client, r jobs.Request) {
+			ordered(c, r)
+			if r.Action == protocol.ActionRemedy {
+				under, asked = len(w.cluster.PodsOn(nodeA)), true
+			}
+		}
+		w.queue.Enqueue(nodeA)
+		w.run("ordered", func(ticket.Record) bool { return w.jobs.count(protocol.ActionRemedy) > 0 })
+		require.True(t, asked)
+		require.Zero(t, under, "the fabric manager is restarted under a training that began after the drain")
+	})
+}
+
+// A write that takes long is as much time as a lost leader: what came to the node meanwhile is found before the boot.
+func TestWorkloadThatComesWhileTheStepIsWrittenIsFound(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		before := w.client.Before
+		var began time.Time
+		w.client.Before = func(call soptest.Call) error {
+			if call.Resource == "nodes" && call.Verb == soptest.VerbPatch && slices.Contains(w.journaled(), "drain Succeeded") && !slices.Contains(w.journaled(), "reboot Running") {
+				if began.IsZero() {
+					began = time.Now()
+				}
+				if time.Since(began) < 10*time.Minute { // An admission webhook for Nodes gives no answer. Pods are made all the same.
+					return apierrors.NewInternalError(errors.New("failed calling webhook"))
+				}
+				w.cluster.Do(func() { w.cluster.AddPod(testPod("train", func(*corev1.Pod) {})) })
+			}
+			return before(call)
+		}
+		under := -1
+		ordered := w.cluster.Observer.JobOrdered
+		w.cluster.Observer.JobOrdered = func(c *soptest.Client, r jobs.Request) {
+			ordered(c, r)
+			if r.Action == protocol.ActionReboot && under < 0 {
+				under = len(w.cluster.PodsOn(nodeA))
+			}
+		}
+		w.raise("Reboot")
+		w.run("ordered", func(ticket.Record) bool { return w.jobs.count(protocol.ActionReboot) > 0 })
+		require.Zero(t, under, "pods were listed before the write, ten minutes ago")
+	})
 }

@@ -106,7 +106,7 @@ func (w *ordering) overdue(ctx context.Context, late bool) error {
 
 // permit asks for permission anew.
 func (w *ordering) permit(ctx context.Context) error {
-	return w.whileEmpty(ctx, w.gated, w.call.time.admit)
+	return w.whileEmpty(ctx, w.call.gone, w.call.time.admit)
 }
 
 // create creates the Job, or finds it.

@@ -45,9 +45,10 @@ func (b *ApiBridge) Diagnose(ctx context.Context) error {
 	return err
 }
 
-// Remedy runs a remedy on the node, such as RestartKubelet. The arguments are those of the operation.
+// Remedy runs a remedy on the node, such as RestartKubelet. The arguments are those of the operation. What the procedure has cleared off the
+// node before is gone when it begins.
 func (b *ApiBridge) Remedy(ctx context.Context, name string, args ...string) error {
-	return b.do(ctx, step{action: ticket.Remedy, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
+	return b.onEmptied(ctx, step{action: ticket.Remedy, detail: name, gated: true, gone: b.cleared.gone, act: func(ctx context.Context, c call) (outcome, error) {
 		request := b.operations.request(protocol.ActionRemedy, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...)
 		return saysWhat(name)(b.operations.runJob(ctx, c, ticket.Remedy, request))
 	}})
@@ -71,7 +72,7 @@ func saysWhat(name string) func(o outcome, err error) (outcome, error) {
 
 // Repair runs a repair, such as MountGpfs, or one that the site has installed on its nodes. The arguments are those of the operation.
 func (b *ApiBridge) Repair(ctx context.Context, name string, args ...string) error {
-	return b.do(ctx, step{action: ticket.Repair, detail: name, gated: true, act: func(ctx context.Context, c call) (outcome, error) {
+	return b.onEmptied(ctx, step{action: ticket.Repair, detail: name, gated: true, gone: b.cleared.gone, act: func(ctx context.Context, c call) (outcome, error) {
 		request := b.operations.request(protocol.ActionRepair, c.n, b.status.Policy.RemedyDeadline, append([]string{name}, args...)...)
 		return saysWhat(name)(b.operations.runJob(ctx, c, ticket.Repair, request))
 	}})

@@ -139,7 +139,7 @@ func (r *readiness) look(ctx context.Context, node *corev1.Node, waited time.Dur
 
 // WaitIdle waits until no workload pod runs on the node. A node whose pods cannot be listed counts as busy.
 func (b *ApiBridge) WaitIdle(ctx context.Context) error {
-	return b.do(ctx, step{action: ticket.WaitIdle, act: b.operations.waitIdle})
+	return b.clears(clearance{anyPod, b.WaitIdle, true}, b.do(ctx, step{action: ticket.WaitIdle, act: b.operations.waitIdle}))
 }
 
 func (m *machine) waitIdle(ctx context.Context, c call) (outcome, error) {

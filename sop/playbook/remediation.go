@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"aegis.io/aegis/sop"
+	"aegis.io/aegis/ticket"
 )
 
 // Remediation is something that is done on a node that needs no boot.
@@ -78,7 +79,7 @@ func (r Remediation) try(ctx context.Context, b *sop.ApiBridge, proof func(conte
 	for range times {
 		err := stands(r.apply(ctx, b))
 		failure, isStep := sop.AsStepError(err)
-		if err != nil && (!isStep || unavailable(failure)) {
+		if err != nil && (!isStep || unavailable(failure) || !applied(failure)) {
 			return false, err
 		}
 		if isStep {
@@ -97,6 +98,11 @@ func (r Remediation) try(ctx context.Context, b *sop.ApiBridge, proof func(conte
 // unavailable reports whether the host has no such operation that it may run: one that was refused without a word on the hardware.
 // Trying again would not change it, and the next rung would take the place of what the site wants to be done.
 func unavailable(failure *sop.StepError) bool { return failure.Refused && failure.Code == 0 }
+
+// applied reports whether the failure is that of the remediation itself, and not of a drain that went before it.
+func applied(failure *sop.StepError) bool {
+	return failure.Action == ticket.Remedy || failure.Action == ticket.Repair
+}
 
 // apply carries out the remediation once.
 func (r Remediation) apply(ctx context.Context, b *sop.ApiBridge) error {
