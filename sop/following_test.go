@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -296,5 +297,28 @@ func TestOrdersHaveAnEnd(t *testing.T) {
 			deadline := time.Duration(*job.Spec.ActiveDeadlineSeconds) * time.Second
 			require.WithinRange(t, notAfter, time.Now().Add(deadline-time.Hour), time.Now().Add(deadline+jobGrace))
 		}
+	})
+}
+
+// A node that only seemed to be powered off, and was cut off, is not powered off later, in the hands of people.
+func TestShutdownTakesNoEffectAfterTheHandOver(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		p := testPolicy()
+		p.Shutdown, p.MaxReboots = true, 0
+		w := newWorld(t, p, testNode(nodeA, nodeUID), &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeA},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}},
+		})
+		c := w.withController()
+		// Its network fails as the Job is made: the kubelet hears of no pod, and its Lease is renewed no more.
+		c.work[protocol.ActionShutdown] = func(*batchv1.Job) {
+			w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) })
+		}
+		w.raise("Reboot")
+		stop := w.start()
+		defer stop()
+		w.await("handed over", handedTo("gpu"))
+		require.Empty(t, c.unfinished(), "as soon as its network is back, the node is powered off: %s", w.record().Ticket.Reason)
+		require.Contains(t, w.record().Ticket.Reason, "power state unknown")
 	})
 }

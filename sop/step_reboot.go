@@ -59,6 +59,7 @@ func (o *operations) shutdown(ctx context.Context, c call) (outcome, error) {
 			return o.leaseStale(ctx)
 		},
 	}
+	power.unbegun = power.cutOff
 	message, err := power.run(ctx, c)
 	return outcome{message: message}, err
 }
@@ -70,6 +71,8 @@ type powerStep struct {
 	request jobs.Request
 	// done reports whether the node shows that the work is done, else in words what is missing.
 	done func(context.Context, *corev1.Node) (bool, string)
+	// unbegun judges work that seems to be done while nothing tells that the operation was begun. Nil needs no operation: the node shows it.
+	unbegun func(context.Context, jobs.Result) error
 }
 
 // run makes or resumes the Job and waits until the work is done.
@@ -80,8 +83,15 @@ func (p *powerStep) run(ctx context.Context, c call) (string, error) {
 	err := c.time.poll(ctx, p.request.Deadline, func(ctx context.Context, late bool) (bool, error) {
 		ok, missing, err := p.look(ctx)
 		switch {
-		case ok || err != nil:
-			return ok, err
+		case err != nil:
+			return false, err
+		case ok:
+			if ok, err = p.proven(ctx); ok || err != nil {
+				return ok, err
+			}
+			missing = "nothing tells whether its operation was begun"
+		}
+		switch {
 		case late:
 			return false, p.giveUp(ctx, c, missing)
 		}
@@ -97,6 +107,44 @@ func (p *powerStep) run(ctx context.Context, c call) (string, error) {
 func (p *powerStep) finished(ctx context.Context) (bool, error) {
 	ok, _, err := p.look(ctx)
 	return ok, err
+}
+
+// proven reports whether the operation was begun whose work seems to be done.
+func (p *powerStep) proven(ctx context.Context) (bool, error) {
+	if p.unbegun == nil {
+		return true, nil
+	}
+	result, err := p.services.Jobs.Status(ctx, p.request.Name())
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case err != nil:
+		p.logger.WarnContext(ctx, "job not read, trying again", "err", err)
+		return false, nil
+	case result.Phase == jobs.PhaseFailed && result.Report != nil:
+		return false, foundBadly(result)
+	case result.Begun || result.Phase == jobs.PhaseSucceeded:
+		return true, nil
+	}
+	return false, p.unbegun(ctx, result)
+}
+
+// cutOff ends a shutdown of a node that is silent although nothing has powered it off. A Job that has not begun is taken back first: it
+// would power the node off in the hands of people, as soon as its network is back. It returns nothing while that is not settled.
+func (p *powerStep) cutOff(ctx context.Context, r jobs.Result) error {
+	if r.Phase == jobs.PhaseActive {
+		withdrawn, err := p.services.Jobs.Withdraw(ctx, r.Job)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			p.logger.WarnContext(ctx, "job not withdrawn, trying again", "job", r.Job, "err", err)
+			return nil
+		case !withdrawn:
+			return nil // It has begun, or has ended.
+		}
+	}
+	return failed("the node is silent, and nothing tells that its operation was begun: it may be cut off and running")
 }
 
 // look asks the node itself. A node that cannot be read has not proven anything.
