@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -91,6 +93,10 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup
 		logger.InfoContext(ctx, "node not cleaned up while a Job runs", "job", left)
 		return d.services.Timing.Hold
 	}
+	if run, boots := d.booting(ctx, node, u); boots {
+		logger.InfoContext(ctx, "node not cleaned up while it boots", "ticket", run.Ticket)
+		return d.services.Timing.Hold
+	}
 	base := node
 	if u.fresh {
 		base = nil
@@ -109,6 +115,33 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup
 		logger.ErrorContext(ctx, "node not cleaned up, trying again", "err", err)
 	}
 	return d.services.Timing.Hold
+}
+
+// booting returns the reboot that the cleanup would forget and that is not over: its Job ends as the host goes down, long before the node has
+// another boot and is ready. An operation that has reported why it did not reboot the node, or was never ordered, has left it as it was.
+func (d *Dispatcher) booting(ctx context.Context, node *corev1.Node, u *cleanup) (ticket.Run, bool) {
+	if len(u.after) == 0 {
+		return ticket.Run{}, false
+	}
+	for _, run := range ticket.ReadNode(node).Runs() {
+		if run.Action == ticket.Reboot && !d.bootOver(ctx, node, run) {
+			return run, true
+		}
+	}
+	return ticket.Run{}, false
+}
+
+// bootOver reports whether the reboot is over, as far as the node shows it.
+func (d *Dispatcher) bootOver(ctx context.Context, node *corev1.Node, run ticket.Run) bool {
+	if !policy.IsReady(node) {
+		return false
+	}
+	if run.Boot == "" || node.Status.NodeInfo.BootID != run.Boot {
+		return true
+	}
+	request := jobs.Request{Action: protocol.ActionReboot, Node: node.Name, Incident: run.Ticket, Attempt: run.N}
+	result, err := d.services.Jobs.Status(ctx, request.Name())
+	return err == nil && (result.Phase == jobs.PhaseMissing || result.Phase == jobs.PhaseFailed && result.Report != nil)
 }
 
 // closeIncident moves a ticket into the history, provided that it still is as it was found.

@@ -40,9 +40,10 @@ func (p Proof) Whole() bool { return p.Identity && p.Outcomes }
 
 const (
 	sealVersion = 1
-	// maxSealed bounds the destructive steps that a record names, and sealedCondition what it keeps of the condition's name.
+	// maxSealed bounds the destructive steps that a record names, and the others what it keeps of a name.
 	maxSealed       = 6
 	sealedCondition = 32
+	sealedBoot      = 64
 )
 
 // seal is what the record of a ticket says.
@@ -62,10 +63,11 @@ type seal struct {
 	Runs map[Action]sealedRun `json:"runs,omitempty"`
 }
 
-// sealedRun is a step that runs: its number among those of its action, and when it began, in seconds.
+// sealedRun is a step that runs: its number among those of its action, when it began, in seconds, and the boot that a reboot is to end.
 type sealedRun struct {
-	N  int   `json:"n"`
-	At int64 `json:"at"`
+	N    int    `json:"n"`
+	At   int64  `json:"at"`
+	Boot string `json:"boot,omitempty"`
 }
 
 // Run is a step that runs, or may do so.
@@ -74,6 +76,8 @@ type Run struct {
 	Action Action
 	N      int
 	At     time.Time
+	// Boot is the boot that a reboot is to end. Empty where that is not known.
+	Boot string
 }
 
 // Runs lists the steps that may run on the node: those of its ticket and those of its record, whatever has become of the ticket since.
@@ -81,13 +85,13 @@ func (r Record) Runs() []Run {
 	var runs []Run
 	if t := r.Ticket; t != nil {
 		for _, s := range t.Running() {
-			runs = append(runs, Run{t.ID, s.Action, t.Count(s.Action), s.At})
+			runs = append(runs, Run{t.ID, s.Action, t.Count(s.Action), s.At, t.BootID})
 		}
 	}
 	s, _ := readSeal(r.Node)
 	for _, action := range slices.Sorted(maps.Keys(s.Runs)) {
 		run := s.Runs[action]
-		runs = append(runs, Run{s.Ticket, action, run.N, time.Unix(run.At, 0)})
+		runs = append(runs, Run{s.Ticket, action, run.N, time.Unix(run.At, 0), run.Boot})
 	}
 	return runs
 }
@@ -118,7 +122,11 @@ func RecordOf(n *corev1.Node, text string, now time.Time) (string, error) {
 		if s.Runs == nil {
 			s.Runs = make(map[Action]sealedRun)
 		}
-		s.Runs[step.Action] = sealedRun{t.Count(step.Action), step.At.Unix()}
+		run := sealedRun{N: t.Count(step.Action), At: step.At.Unix()}
+		if step.Action == Reboot {
+			run.Boot = Clip(t.BootID, sealedBoot)
+		}
+		s.Runs[step.Action] = run
 	}
 	record, err := json.Marshal(s)
 	if err != nil {

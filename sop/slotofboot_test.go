@@ -1,0 +1,67 @@
+package sop
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+// The operation of a boot ends as the host goes down, and its Job with it, long before the host is up again. The slot is that of the boot.
+func TestSlotOfABootOutlivesItsJob(t *testing.T) {
+	for name, edit := range map[string]func(n *corev1.Node){
+		"removed": func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) },
+		"edited": func(n *corev1.Node) {
+			n.Annotations[ticket.Annotation] = strings.Replace(n.Annotations[ticket.Annotation], "attempts: 1", "attempts: 7", 1)
+		},
+		"closed": func(n *corev1.Node) {
+			n.Annotations[ticket.Annotation] = strings.Replace(n.Annotations[ticket.Annotation], "status: resolving", "status: resolved", 1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("gpu-0002", "uid-2"))
+				w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxDestructive = 1 })
+				c := w.withController()
+				c.work[protocol.ActionReboot] = func(job *batchv1.Job) {
+					if job.Annotations["aegis.io/node"] != nodeA {
+						return
+					}
+					// "systemctl reboot was accepted, and this container was then told to end": exit code 0.
+					time.AfterFunc(10*time.Second, func() { c.end(job, batchv1.JobComplete, 0) })
+					time.AfterFunc(20*time.Second, func() { w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) }) })
+					time.AfterFunc(10*time.Minute, func() { w.boot(nodeA) })
+				}
+				boot := w.node().Status.NodeInfo.BootID
+				stop := w.start()
+				defer stop()
+				w.raise("Reboot")
+				w.awaitRunning(ticket.Reboot)
+				w.raiseOn("gpu-0002", "Reboot")
+				time.Sleep(time.Minute)
+				w.edit(edit)
+				w.queue.Enqueue(nodeA)
+				for began := time.Now(); w.node().Status.NodeInfo.BootID == boot; time.Sleep(time.Second) {
+					beside := slices.DeleteFunc(slices.Clone(c.made), func(name string) bool {
+						return !strings.HasPrefix(name, "aegis-reboot") && !strings.HasPrefix(name, "aegis-restart") || strings.Contains(name, nodeA)
+					})
+					require.Empty(t, beside, "after %s a second node boots, in a pool that lets one, while the first is down", time.Since(began))
+					require.Less(t, time.Since(began), time.Hour)
+				}
+				w.await("the second node has its turn", func(ticket.Record) bool {
+					return slices.ContainsFunc(c.made, func(name string) bool {
+						return strings.HasPrefix(name, "aegis-reboot") && !strings.Contains(name, nodeA)
+					})
+				})
+			})
+		})
+	}
+}
