@@ -27,6 +27,8 @@ type machine struct {
 	*scene
 	// leaseSeen is since when the Lease of the node shows the renewal leaseRenewed.
 	leaseSeen, leaseRenewed time.Time
+	// leaseWritten is when the API server took that renewal, zero where it does not tell.
+	leaseWritten time.Time
 }
 
 // liveNode reads the node from the API server, past any cache.
@@ -87,6 +89,12 @@ func (m *machine) leaseStale(ctx context.Context) (bool, string) {
 	if renewed := lease.Spec.RenewTime.Time; m.leaseSeen.IsZero() || !renewed.Equal(m.leaseRenewed) {
 		m.leaseRenewed, m.leaseSeen = renewed, m.services.Clock.Now()
 	}
+	m.leaseWritten = time.Time{}
+	for _, e := range lease.ManagedFields {
+		if e.Time != nil && e.Time.After(m.leaseWritten) {
+			m.leaseWritten = e.Time.Time
+		}
+	}
 	age := m.services.Clock.Since(m.leaseSeen)
 	text := fmt.Sprintf("the Lease of the node has not been renewed for %s", age.Round(time.Second))
 	return age >= m.services.Timing.LeaseStale, text
@@ -107,12 +115,30 @@ func (m *machine) provenDown(ctx context.Context) (bool, string) {
 		return false, "the node is ready"
 	}
 	stale, why := m.leaseStale(ctx)
-	if stale && !off.After(m.leaseRenewed) {
+	if alive := m.lastAlive(node); stale && !off.After(alive) {
 		// The proof is from before the node last gave a sign of life.
-		return false, fmt.Sprintf("annotation %s says that the power was off at %s, but the node has renewed its Lease at %s",
-			PowerStateAnnotation, off.UTC().Format(time.RFC3339), m.leaseRenewed.UTC().Format(time.RFC3339))
+		return false, fmt.Sprintf("annotation %s says that the power was off at %s, but the node gave a sign of life at %s",
+			PowerStateAnnotation, off.UTC().Format(time.RFC3339), alive.UTC().Format(time.RFC3339))
 	}
 	return stale, "its power is reported off, it is not ready, and " + why
+}
+
+// lastAlive returns when the node last gave a sign of life, by whichever clock says so latest: that of the node in its Lease, which may be far
+// behind, that of the API server which took the renewal, and that of whoever has found since that the kubelet is silent.
+func (m *machine) lastAlive(node *corev1.Node) time.Time {
+	last := m.leaseRenewed
+	if m.leaseWritten.After(last) {
+		last = m.leaseWritten
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type != corev1.NodeReady {
+			continue
+		}
+		if silent := c.LastTransitionTime.Add(-m.services.Timing.LeaseStale); silent.After(last) {
+			last = silent
+		}
+	}
+	return last
 }
 
 const (
