@@ -14,8 +14,8 @@ import (
 // maxClustersNamed is how many clusters a sentence names.
 const maxClustersNamed = 4
 
-// told is which clusters the alerts of one answer are of.
-type told struct {
+// membership is which clusters the alerts of one answer are of.
+type membership struct {
 	names map[string]bool
 	// named and unnamed say that there are canaries with the label of the cluster, and without.
 	named, unnamed bool
@@ -27,11 +27,11 @@ type clusters struct {
 	label    prom.Cluster
 	unknown  bool // Nobody has said which one this is.
 	canaries map[string]bool
-	sources  map[string]told
+	sources  map[string]membership
 }
 
 func newClusters(o ResyncOptions) *clusters {
-	c := &clusters{label: o.Cluster, unknown: o.Cluster.Name == "", canaries: make(map[string]bool), sources: make(map[string]told)}
+	c := &clusters{label: o.Cluster, unknown: o.Cluster.Name == "", canaries: make(map[string]bool), sources: make(map[string]membership)}
 	for _, name := range o.Canaries {
 		c.canaries[name] = name != ""
 	}
@@ -44,7 +44,7 @@ func (c *clusters) hear(source string, kind sourceKind, alerts []prom.Alert, cla
 	if !c.unknown {
 		return
 	}
-	t := told{names: make(map[string]bool)}
+	t := membership{names: make(map[string]bool)}
 	for _, a := range alerts {
 		of, canary := c.label.Of(a.Labels), c.canaries[a.Labels[labelAlertname]]
 		if canary && kind == sourcePrometheus {

@@ -126,7 +126,7 @@ func (p *pass) sees(key prom.Key) (time.Time, string) {
 	if p.eyes == nil {
 		return time.Time{}, "nobody was asked whether the node is seen"
 	}
-	if p.eyes.gone(key.Node) {
+	if p.isGone(key.Node) {
 		return p.began, ""
 	}
 	known, wanted := p.sights[key.Node], p.eyes.wanted(key.Condition)
@@ -154,6 +154,9 @@ func (p *pass) sees(key prom.Key) (time.Time, string) {
 	}
 	return fresh, ""
 }
+
+// isGone reports whether there is no such node any more.
+func (p *pass) isGone(node string) bool { return p.eyes != nil && p.eyes.gone(node) }
 
 // seesAnyhow takes any exporter of the node, for conditions of which nobody has said which one shows them.
 func (p *pass) seesAnyhow(node string, known sights) (time.Time, string) {

@@ -29,6 +29,13 @@ type namedSource struct {
 	alerts   AlertSource
 	silences SilenceSource  // Nil for Prometheus.
 	evidence EvidenceSource // Nil for Alertmanager.
+	rules    RuleSource     // Nil for Alertmanager, and for a Prometheus that tells of none.
+}
+
+// questions are what sources are asked besides their alerts.
+type questions struct {
+	evidence source.EvidenceRequest
+	rules    map[string][]string // The names of the rules that each Prometheus is asked about.
 }
 
 // reading is the answer of a source.
@@ -40,15 +47,23 @@ type reading struct {
 
 	sightings []source.Sighting
 	blind     error // Why there are no sightings.
+
+	rules  []source.Rule
+	listed bool // Whether it tells of rules.
 }
 
 // read asks the source. Half an answer is none, but a Prometheus that does not tell which nodes it sees still tells what fires.
-func (s namedSource) read(ctx context.Context, wanted source.EvidenceRequest) (r reading) {
+func (s namedSource) read(ctx context.Context, wanted questions) (r reading) {
 	r.source = s
 	defer panicked(&r.err)
+	if names := wanted.rules[s.name]; s.rules != nil && len(names) > 0 {
+		// Before the alerts: those of an evaluation that ends in between are in the answer.
+		rules, err := s.rules.Rules(ctx, names)
+		r.rules, r.listed = rules, err == nil
+	}
 	r.alerts, r.err = s.alerts.Alerts(ctx)
-	if r.err == nil && s.evidence != nil && len(wanted.Names) > 0 {
-		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted)
+	if r.err == nil && s.evidence != nil && len(wanted.evidence.Names) > 0 {
+		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted.evidence)
 	}
 	if r.err == nil && s.silences != nil {
 		// After the alerts: a silence that begins in between is not applied to them.
@@ -80,6 +95,9 @@ type pass struct {
 	blind     []error
 	eyes      *eyes // Nil before the sightings have been taken.
 	sights    map[string]sights
+
+	told map[string]*told    // By the name of the Prometheus.
+	aged map[prom.Key]string // Why an alert that is not there may not have ended.
 
 	replicas, answered int
 	replicaErrs        []error
@@ -120,6 +138,7 @@ func newPass(t terms) *pass {
 		fingerprints: make(map[string]struct{}),
 		labels:       make(map[prom.Key]alertLabels),
 		judged:       make(map[prom.Key][]judgement),
+		told:         make(map[string]*told),
 	}
 }
 
@@ -147,7 +166,8 @@ func (p *pass) add(r reading, classifier Classifier) {
 			return
 		}
 		p.seeing++
-		p.addEvidence(r.alerts, classifier)
+		p.tells(r)
+		p.addEvidence(r.source.name, r.alerts, classifier)
 		p.sightings = append(p.sightings, r.sightings...)
 		if r.blind != nil {
 			p.blind = append(p.blind, r.blind)
@@ -165,7 +185,7 @@ func (p *pass) add(r reading, classifier Classifier) {
 }
 
 // addEvidence keeps the strongest evidence of each status: that it fires, then that nothing is known, then that it is pending.
-func (p *pass) addEvidence(alerts []prom.Alert, classifier Classifier) {
+func (p *pass) addEvidence(server string, alerts []prom.Alert, classifier Classifier) {
 	for _, a := range alerts {
 		p.fingerprints[a.Fingerprint] = struct{}{}
 		o, err := classifier.Classify(a)
@@ -173,6 +193,7 @@ func (p *pass) addEvidence(alerts []prom.Alert, classifier Classifier) {
 			continue // An alert that is no condition of a node, such as the canary. The classifier counts them.
 		}
 		key := o.Status.Key()
+		p.note(server, key, a)
 		p.addLabels(o, false)
 		switch known := p.evidence[key]; {
 		case a.State == prom.StateFiring:
@@ -363,6 +384,9 @@ func (p *pass) evidenceOfAlerts(key prom.Key) (prom.Evidence, string, time.Time)
 	}
 	if p.seeing == 0 {
 		return prom.EvidenceUnknown, "evidence unknown: " + p.whyNotSeeing(), time.Time{}
+	}
+	if why := p.aged[key]; why != "" && !p.isGone(key.Node) {
+		return prom.EvidenceUnknown, "evidence unknown: Prometheus has no such alert, but " + why, time.Time{}
 	}
 	seen, why := p.sees(key)
 	if why != "" && len(p.blind) > 0 {

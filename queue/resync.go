@@ -56,6 +56,7 @@ type ResyncOptions struct {
 	// Queue is kept true to the sources.
 	Queue *Queue
 	// Prometheus says whether a condition exists. Without it that is unknown. It must be an EvidenceSource too.
+	// A RuleSource besides tells whether the rules of its alerts are evaluated.
 	Prometheus AlertSource
 	// Prometheis are more of them, by their URL, which must not hold credentials. Each sees some of the nodes, or all.
 	Prometheis map[string]AlertSource
@@ -112,6 +113,7 @@ type Resync struct {
 	labels     *labelMemory
 	eyes       *eyes
 	clusters   *clusters
+	evaluated  *evaluations
 	terms      terms
 	silences   OwnSilences
 
@@ -169,6 +171,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		labels:     newLabelMemory(),
 		eyes:       newEyes(o),
 		clusters:   newClusters(o),
+		evaluated:  newEvaluations(o),
 		terms:      terms,
 		silences:   o.Silences,
 		trigger:    make(chan struct{}, 1),
@@ -197,7 +200,8 @@ func sourcesOf(o ResyncOptions) ([]namedSource, error) {
 		if !ok {
 			return nil, fmt.Errorf("resync: prometheus %s does not tell which nodes it sees", name)
 		}
-		sources = append(sources, namedSource{name: name, kind: sourcePrometheus, alerts: prometheis[name], evidence: evidence})
+		rules, _ := prometheis[name].(RuleSource)
+		sources = append(sources, namedSource{name: name, kind: sourcePrometheus, alerts: prometheis[name], evidence: evidence, rules: rules})
 	}
 	for _, address := range slices.Sorted(maps.Keys(o.Alertmanagers)) {
 		alerts := o.Alertmanagers[address]
@@ -377,7 +381,7 @@ func (r *Resync) begin() *pass {
 func (r *Resync) pass(ctx context.Context) {
 	p := r.begin()
 	needed := r.needed()
-	readings, answers := r.read(ctx, r.eyes.request(needed))
+	readings, answers := r.read(ctx, r.questions(needed))
 	if ctx.Err() != nil {
 		p.abort(fmt.Errorf("the pass was interrupted: %w", context.Cause(ctx)))
 		return
@@ -390,6 +394,7 @@ func (r *Resync) pass(ctx context.Context) {
 		}
 	}
 	r.eyes.look(p, r.classifier, needed)
+	r.evaluated.look(p, needed)
 	r.inspect(p, answers)
 	p.clusters = r.clusters.seen()
 	r.tellClusters(p.clusters.doubt(nil, false))
@@ -422,8 +427,19 @@ func (r *Resync) needed() []prom.Key {
 	return keys
 }
 
+// questions returns what has to be asked besides alerts.
+func (r *Resync) questions(needed []prom.Key) questions {
+	q := questions{evidence: r.eyes.request(needed), rules: make(map[string][]string)}
+	for _, s := range r.sources {
+		if s.rules != nil {
+			q.rules[s.name] = r.evaluated.names(s.name)
+		}
+	}
+	return q
+}
+
 // read asks all sources at once.
-func (r *Resync) read(ctx context.Context, wanted source.EvidenceRequest) ([]reading, []sampled) {
+func (r *Resync) read(ctx context.Context, wanted questions) ([]reading, []sampled) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	readings := make([]reading, len(r.sources))

@@ -152,6 +152,7 @@ func (p *Prometheus) judge(body []byte) ([]prom.Alert, error) {
 			s.alert.State = prom.StateStale
 		}
 		s.alert.StartsAt = starts[s.alert.Fingerprint]
+		s.alert.SampledAt, s.alert.AskedAt = s.at, s.evaluatedAt
 		alerts = append(alerts, s.alert)
 	}
 	if !p.hasCanary(alerts) {

@@ -69,11 +69,14 @@ func TestPrometheusAlerts(t *testing.T) {
 	gpu1 := map[string]string{"alertname": "GpuHung", "node": "n1"}
 	gpu2 := map[string]string{"alertname": "GpuHung", "node": "n2"}
 	watchdog := map[string]string{"alertname": "Watchdog"}
+	asked := time.UnixMilli(evaluated*1000 + 781).UTC()
+	of := func(labels map[string]string, state prom.AlertState, age time.Duration) prom.Alert {
+		return prom.Alert{Labels: labels, State: state, Fingerprint: prom.Fingerprint(labels), SampledAt: asked.Add(-age), AskedAt: asked}
+	}
 	require.Equal(t, []prom.Alert{
-		{Labels: watchdog, State: prom.StateFiring, Fingerprint: prom.Fingerprint(watchdog)},
-		{Labels: gpu1, State: prom.StateFiring, Fingerprint: prom.Fingerprint(gpu1)},
-		{Labels: gpu2, State: prom.StatePending, Fingerprint: prom.Fingerprint(gpu2)},
+		of(watchdog, prom.StateFiring, 10*time.Second), of(gpu1, prom.StateFiring, 30*time.Second), of(gpu2, prom.StatePending, 0),
 	}, alerts)
+	require.Equal(t, 30*time.Second, alerts[1].Age())
 }
 
 func TestPrometheusSendsOneStrictQuery(t *testing.T) {

@@ -30,8 +30,19 @@ type Alert struct {
 	EndsAt      time.Time
 	// SuppressedBy names the silences, inhibiting alerts and time intervals that suppress the alert.
 	SuppressedBy []string
+	// SampledAt is when the server had the alert in this state last, and AskedAt when it answered, both by its own clock. Zero where it
+	// does not tell.
+	SampledAt, AskedAt time.Time
 	// Subject says what the alert is about, where a configuration says it. Nil leaves that to the labels.
 	Subject *Subject
+}
+
+// Age is for how long the server has not seen the alert in its state, 0 where it does not tell.
+func (a Alert) Age() time.Duration {
+	if a.SampledAt.IsZero() || a.AskedAt.IsZero() {
+		return 0
+	}
+	return max(0, a.AskedAt.Sub(a.SampledAt))
 }
 
 // Subject is what a finding of a source is about.

@@ -117,6 +117,30 @@ func (s Source) Evidence(_ context.Context, r source.EvidenceRequest) (seen []so
 	return seen, err
 }
 
+// Rules tells how the rules of Prometheus do: each is evaluated all the time.
+func (s Source) Rules(_ context.Context, names []string) (rules []source.Rule, err error) {
+	s.client.cluster.Do(func() {
+		if s.down() {
+			err = ErrOutage
+			return
+		}
+		for _, name := range names {
+			rules = append(rules, source.Rule{Name: name, Evaluated: time.Now(), Active: s.active(name)})
+		}
+	})
+	return rules, err
+}
+
+// active returns the labels of the alerts of the rule.
+func (s Source) active(rule string) (active []map[string]string) {
+	for key, f := range s.client.cluster.Faults {
+		if a := s.alert(key, f); a != nil && key.Condition == rule {
+			active = append(active, a.Labels)
+		}
+	}
+	return active
+}
+
 // Silences lists the active silences of Alertmanager.
 func (s Source) Silences(context.Context) (silences []source.Silence, err error) {
 	s.client.cluster.Do(func() { silences, err = s.silences() })

@@ -1,0 +1,202 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"aegis.io/aegis/queue/source"
+	"aegis.io/aegis/rules/prom"
+)
+
+const (
+	// lookback is how long a query finds a series of which nobody says that it has ended.
+	lookback = 5 * time.Minute
+	// agedFor is how long an alert is missed of which nobody tells whether its rule is evaluated.
+	agedFor = 24 * time.Hour
+	// removedFor is how long an alert is missed whose rule is listed no more. It may have been renamed, or be back soon.
+	removedFor = time.Hour
+)
+
+// RuleSource tells how the alerting rules of a Prometheus do. An error means that nothing is known.
+type RuleSource interface {
+	Rules(ctx context.Context, names []string) ([]source.Rule, error)
+}
+
+// told is what one Prometheus says in a pass of alerts of statuses, by fingerprint, and of rules, by name.
+type told struct {
+	alerts map[prom.Key]map[string]prom.Alert
+	rules  map[string][]source.Rule
+	listed bool // Whether it tells of rules.
+}
+
+// lastAlert is what is remembered of an alert that a Prometheus has had.
+type lastAlert struct {
+	name   string
+	labels map[string]string
+	// at is when it was evaluated last, and sampled the same by the clock of the server, if that is known.
+	at, sampled time.Time
+	// aged is why the alert may exist although it is not there, or is old. Empty means that it was there in the last answer.
+	aged string
+	// listed says that the server has listed a rule of that name.
+	listed bool
+}
+
+// evaluations remembers the alerts that each Prometheus has had. Prometheus marks the series of an alert that ends. Where a rule fails, or is
+// not evaluated, nobody does: the series grows old, and is not found any more. It belongs to the passes, which never overlap.
+type evaluations struct {
+	servers map[string]map[prom.Key]map[string]lastAlert
+	maxAge  time.Duration
+}
+
+func newEvaluations(o ResyncOptions) *evaluations {
+	return &evaluations{servers: make(map[string]map[prom.Key]map[string]lastAlert), maxAge: cmp.Or(o.MaxAge, defaultMaxAge)}
+}
+
+// names returns the alerts of which the server has to say how their rules do.
+func (e *evaluations) names(server string) []string {
+	names := make(map[string]bool)
+	for _, alerts := range e.servers[server] {
+		for _, a := range alerts {
+			if a.name != "" {
+				names[a.name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// note keeps an alert of a status that the server has.
+func (p *pass) note(server string, key prom.Key, a prom.Alert) {
+	t := p.told[server]
+	if t.alerts[key] == nil {
+		t.alerts[key] = make(map[string]prom.Alert)
+	}
+	t.alerts[key][a.Fingerprint] = a
+}
+
+// tells takes what the server says of rules.
+func (p *pass) tells(r reading) {
+	t := &told{alerts: make(map[prom.Key]map[string]prom.Alert), rules: make(map[string][]source.Rule), listed: r.listed}
+	for _, rule := range r.rules {
+		t.rules[rule.Name] = append(t.rules[rule.Name], rule)
+	}
+	p.told[r.source.name] = t
+}
+
+// look takes what the servers have told in a pass, and keeps it of what is needed.
+func (e *evaluations) look(p *pass, needed []prom.Key) {
+	keep := make(map[prom.Key]bool, len(needed))
+	for _, key := range needed {
+		keep[key] = true
+	}
+	ended := make(map[string]bool)
+	for server, t := range p.told {
+		known := e.servers[server]
+		if known == nil {
+			known = make(map[prom.Key]map[string]lastAlert)
+			e.servers[server] = known
+		}
+		maps.DeleteFunc(known, func(key prom.Key, _ map[string]lastAlert) bool { return !keep[key] && t.alerts[key] == nil })
+		t.remember(known, p.began)
+		for key, alerts := range known {
+			for fingerprint, a := range alerts {
+				if _, there := t.alerts[key][fingerprint]; there {
+					continue
+				}
+				if a = e.missing(a, t, p.began); a.aged == "" {
+					ended[fingerprint] = true
+				}
+				alerts[fingerprint] = a
+			}
+		}
+	}
+	p.aged = e.settle(ended)
+}
+
+// remember takes the alerts that the server has. One that is old may be one whose rule is evaluated no more.
+func (t *told) remember(known map[prom.Key]map[string]lastAlert, now time.Time) {
+	for key, alerts := range t.alerts {
+		if known[key] == nil {
+			known[key] = make(map[string]lastAlert)
+		}
+		for fingerprint, a := range alerts {
+			last := known[key][fingerprint]
+			last.name, last.labels, last.aged = a.Labels[labelAlertname], a.Labels, ""
+			last.listed = last.listed || len(t.rules[last.name]) > 0
+			if a.State == prom.StateStale {
+				last.aged = "the alert has not been evaluated"
+			}
+			if a.State != prom.StateStale || last.at.IsZero() {
+				last.at, last.sampled = now.Add(-a.Age()), a.SampledAt
+			}
+			known[key][fingerprint] = last
+		}
+	}
+}
+
+// missing returns what is known of an alert that the server does not have any more. It has ended where aged is empty: its series was marked,
+// which makes it go before it is old, or its rule has been evaluated since and does not have it.
+func (e *evaluations) missing(a lastAlert, t *told, now time.Time) lastAlert {
+	rules, since := t.rules[a.name], now.Sub(a.at)
+	failing := slices.IndexFunc(rules, func(r source.Rule) bool { return r.Failure != "" })
+	switch {
+	case failing >= 0:
+		a.aged = fmt.Sprintf("the rule of alert %s fails: %s", a.name, rules[failing].Failure)
+	case len(rules) > 0 && e.without(a, rules), a.aged == "" && since <= lookback && (len(rules) > 0 || !a.listed || !t.listed):
+		a.aged = ""
+	case len(rules) > 0:
+		a.aged = fmt.Sprintf("the rule of alert %s has not been evaluated", a.name)
+	case t.listed && a.listed && since > removedFor, since > agedFor:
+		a.aged = ""
+	case t.listed && a.listed:
+		a.aged = fmt.Sprintf("the rule of alert %s has been removed", a.name)
+	default:
+		a.aged = "the alert has not been evaluated, and nobody tells whether its rule is"
+	}
+	return a
+}
+
+// without reports whether the rules have been evaluated since the alert was, and do not have it. What evaluated it last is dated a little
+// later than its sample, or a good deal where rules are evaluated with an offset.
+func (e *evaluations) without(a lastAlert, rules []source.Rule) bool {
+	at := a.sampled
+	if at.IsZero() {
+		at = a.at
+	}
+	for _, r := range rules {
+		if r.Evaluated.Sub(at) <= e.maxAge || slices.ContainsFunc(r.Active, a.is) {
+			return false
+		}
+	}
+	return true
+}
+
+// is reports whether the labels are those of the alert. It may have more, which a server adds.
+func (a lastAlert) is(labels map[string]string) bool {
+	for name, value := range labels {
+		if a.labels[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// settle forgets the alerts that have ended, also where another server of a pair has not told so yet, and returns why the others may exist.
+func (e *evaluations) settle(ended map[string]bool) map[prom.Key]string {
+	aged := make(map[prom.Key]string)
+	for _, known := range e.servers {
+		for key, alerts := range known {
+			maps.DeleteFunc(alerts, func(fingerprint string, _ lastAlert) bool { return ended[fingerprint] })
+			for _, a := range alerts {
+				if why := a.aged; why != "" {
+					aged[key] = max(aged[key], fmt.Sprintf("%s since %s", why, a.at.UTC().Format(time.RFC3339)))
+				}
+			}
+		}
+	}
+	return aged
+}

@@ -1,0 +1,116 @@
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+)
+
+const (
+	// rulesTimeout bounds the question about rules, which comes before the one about alerts.
+	rulesTimeout = 4 * time.Second
+	// namesAtOnce is how many rules one address names. Of more, all are asked for.
+	namesAtOnce = 100
+	// healthFailing is of a rule whose last evaluation failed.
+	healthFailing = "err"
+)
+
+// Rule says how an alerting rule did when it was evaluated last.
+type Rule struct {
+	// Name is the name of its alerts.
+	Name string
+	// Failure is why the last evaluation failed. Empty means that it did not.
+	Failure string
+	// Evaluated is when that was, by the clock of the server. Zero means never.
+	Evaluated time.Time
+	// Active are the labels of its alerts that are pending or firing.
+	Active []map[string]string
+}
+
+// rulesAnswer is the answer of api/v1/rules, of Prometheus and of those who speak its API.
+type rulesAnswer struct {
+	Status   string   `json:"status"`
+	Warnings []string `json:"warnings"`
+	Data     *struct {
+		Groups []struct {
+			Rules []ruleAnswer `json:"rules"`
+		} `json:"groups"`
+	} `json:"data"`
+}
+
+type ruleAnswer struct {
+	Type           string    `json:"type"`
+	Name           string    `json:"name"`
+	Health         string    `json:"health"`
+	LastError      string    `json:"lastError"`
+	LastEvaluation time.Time `json:"lastEvaluation"`
+	Alerts         []struct {
+		Labels map[string]string `json:"labels"`
+	} `json:"alerts"`
+}
+
+// Rules returns the alerting rules with these names that the server lists. An error means that nothing is known of any: there are
+// servers that have no rules of their own, and no such API.
+func (p *Prometheus) Rules(ctx context.Context, names []string) ([]Rule, error) {
+	ctx, cancel := context.WithTimeout(ctx, rulesTimeout)
+	defer cancel()
+	query := url.Values{"type": {"alert"}, "partial_response": {"false"}}
+	if len(names) <= namesAtOnce {
+		query["rule_name[]"] = names
+	}
+	body, err := p.client.get(ctx, "api/v1/rules", query)
+	if err != nil {
+		return nil, fmt.Errorf("ask for rules: %w", err)
+	}
+	rules, err := decodeRules(body, names)
+	if err != nil {
+		return nil, fmt.Errorf("the rules of prometheus %s: %w", p.client.safeURL(), err)
+	}
+	return rules, nil
+}
+
+// decodeRules reads the alerting rules that were asked for. Some servers answer with all.
+func decodeRules(body []byte, names []string) ([]Rule, error) {
+	var answer rulesAnswer
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	switch {
+	case answer.Status != "success":
+		return nil, fmt.Errorf("the status is %s", quote(answer.Status))
+	case len(answer.Warnings) > 0:
+		return nil, fmt.Errorf("%d warning(s), the first is %s", len(answer.Warnings), quote(answer.Warnings[0]))
+	case answer.Data == nil:
+		return nil, errors.New("it has no data")
+	}
+	wanted := make(map[string]bool, len(names))
+	for _, name := range names {
+		wanted[name] = true
+	}
+	var rules []Rule
+	for _, group := range answer.Data.Groups {
+		for _, r := range group.Rules {
+			if wanted[r.Name] && (r.Type == "" || r.Type == "alerting") {
+				rules = append(rules, r.rule())
+			}
+		}
+	}
+	return rules, nil
+}
+
+func (r ruleAnswer) rule() Rule {
+	rule := Rule{Name: r.Name, Evaluated: r.LastEvaluation}
+	if r.Health == healthFailing {
+		rule.Failure = "its last evaluation failed"
+		if r.LastError != "" {
+			rule.Failure += ": " + quote(r.LastError)
+		}
+	}
+	for _, a := range r.Alerts {
+		rule.Active = append(rule.Active, a.Labels)
+	}
+	return rule
+}

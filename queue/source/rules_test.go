@@ -1,0 +1,78 @@
+package source
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// rulesOf is what Prometheus answers about one group.
+func rulesOf(rules string) string {
+	return `{"status":"success","data":{"groups":[{"name":"gpu","file":"/etc/gpu.yaml","interval":30,"limit":0,"rules":[` + rules +
+		`],"evaluationTime":0.01,"lastEvaluation":"2026-11-30T10:00:00.5Z"}]}}`
+}
+
+const (
+	ruleGood = `{"state":"firing","name":"GpuHung","query":"up == 0","duration":120,"keepFiringFor":0,"labels":{"severity":"critical"},
+"annotations":{},"alerts":[{"labels":{"alertname":"GpuHung","node":"n1","severity":"critical"},"annotations":{},"state":"firing",
+"activeAt":"2026-11-30T09:00:00Z","value":"1e+00"}],"health":"ok","evaluationTime":0.001,"lastEvaluation":"2026-11-30T10:00:00.5Z","type":"alerting"}`
+	ruleBad = `{"state":"firing","name":"GpuLost","query":"a * on(node) b","labels":{},"annotations":{},"alerts":[],"health":"err",
+"lastError":"found duplicate series for the match group","evaluationTime":0.001,"lastEvaluation":"2026-11-30T10:00:00.5Z","type":"alerting"}`
+	ruleNew   = `{"state":"unknown","name":"GpuNew","labels":{},"alerts":null,"health":"unknown","lastEvaluation":"0001-01-01T00:00:00Z","type":"alerting"}`
+	ruleOther = `{"name":"GpuHung","query":"up","health":"ok","lastEvaluation":"2026-11-30T10:00:00.5Z","type":"recording"}`
+)
+
+func TestPrometheusTellsOfRules(t *testing.T) {
+	t.Parallel()
+	var asked url.Values
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Query()
+		reply(rulesOf(ruleGood+","+ruleBad+","+ruleNew+","+ruleOther)).ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	p, err := NewPrometheus(PrometheusOptions{URL: server.URL})
+	require.NoError(t, err)
+	rules, err := p.Rules(t.Context(), []string{"GpuHung", "GpuLost", "GpuNew", "Removed"})
+	require.NoError(t, err)
+	at := time.Date(2026, 11, 30, 10, 0, 0, 500_000_000, time.UTC)
+	require.Equal(t, []Rule{
+		{Name: "GpuHung", Evaluated: at, Active: []map[string]string{{"alertname": "GpuHung", "node": "n1", "severity": "critical"}}},
+		{Name: "GpuLost", Evaluated: at, Failure: `its last evaluation failed: "found duplicate series for the match group"`},
+		{Name: "GpuNew"},
+	}, rules)
+	require.Equal(t, url.Values{
+		"type": {"alert"}, "partial_response": {"false"}, "rule_name[]": {"GpuHung", "GpuLost", "GpuNew", "Removed"},
+	}, asked)
+
+	rules, err = p.Rules(t.Context(), []string{"GpuLost"})
+	require.NoError(t, err)
+	require.Len(t, rules, 1, "a server that answers with all")
+}
+
+// A server without rules of its own, and half an answer, say nothing of any rule.
+func TestAnswersAboutRulesThatSayNothing(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"an error":   `{"status":"error","errorType":"internal","error":"x"}`,
+		"a warning":  `{"status":"success","warnings":["no answer of store-1"],"data":{"groups":[]}}`,
+		"no data":    `{"status":"success"}`,
+		"not JSON":   `<html>`,
+		"other JSON": `{"status":"success","data":[]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := newPrometheus(t, body).Rules(t.Context(), []string{"GpuHung"})
+			require.Error(t, err)
+		})
+	}
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	p, err := NewPrometheus(PrometheusOptions{URL: server.URL})
+	require.NoError(t, err)
+	_, err = p.Rules(t.Context(), []string{"GpuHung"})
+	require.ErrorContains(t, err, "404")
+}
