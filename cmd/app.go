@@ -347,7 +347,8 @@ func (a *app) work(ctx context.Context) error {
 	return a.lead(ctx)
 }
 
-// rememberSources tells resync which sources have found what the open tickets are about: only these say when it is over.
+// rememberSources tells resync since when what the open tickets are about has been there, and which sources have found it: only these say
+// when it is over.
 // It holds for the whole term, and does not rest on a cache that is behind.
 func (a *app) rememberSources(ctx context.Context) error {
 	if err := a.nodes.catchUp(ctx, a.clients.calls, a.logger); err != nil {
@@ -359,8 +360,14 @@ func (a *app) rememberSources(ctx context.Context) error {
 	}
 	reader := ticket.NewReader().Named(a.config.rules.Names)
 	for _, node := range nodes {
-		if t, err := reader.Ticket(node); err == nil && t != nil && t.Open() && t.Source != "" {
-			a.resync.Remember(prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}, t.Source)
+		t, err := reader.Ticket(node)
+		if err != nil || t == nil || !t.Open() {
+			continue
+		}
+		key := prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}
+		a.resync.Began(key, t.CreatedAt)
+		if t.Source != "" {
+			a.resync.Remember(key, t.Source)
 		}
 	}
 	return nil

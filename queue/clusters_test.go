@@ -49,7 +49,7 @@ func named(state prom.AlertState, name string, pairs ...string) prom.Alert {
 	return prom.Alert{Labels: labels, State: state, Fingerprint: prom.Fingerprint(labels), StartsAt: time.Now().Add(-time.Hour)}
 }
 
-func hung(state prom.AlertState, node string, pairs ...string) prom.Alert {
+func hungOn(state prom.AlertState, node string, pairs ...string) prom.Alert {
 	return named(state, "GpuHung", append([]string{"node", node}, pairs...)...)
 }
 
@@ -69,68 +69,68 @@ func clusterCases() map[string]clusterCase {
 	const two = `alerts have several values of the label cluster, "a" and "b": set cluster in aegis.yaml to the value of this cluster`
 	return map[string]clusterCase{
 		"no labels": {
-			prometheus: alerts(hung(firing, "gpu-0")), am: alerts(hung(active, "gpu-0")), want: prom.PermissionGranted,
+			prometheus: alerts(hungOn(firing, "gpu-0")), am: alerts(hungOn(active, "gpu-0")), want: prom.PermissionGranted,
 		},
 		"external labels at Alertmanager alone": {
-			prometheus: alerts(hung(firing, "gpu-0"), named(firing, "Watchdog")), want: prom.PermissionGranted,
-			am: alerts(hung(active, "gpu-0", "cluster", "a"), named(active, "Watchdog", "cluster", "a")),
+			prometheus: alerts(hungOn(firing, "gpu-0"), named(firing, "Watchdog")), want: prom.PermissionGranted,
+			am: alerts(hungOn(active, "gpu-0", "cluster", "a"), named(active, "Watchdog", "cluster", "a")),
 		},
 		"one cluster in a global view": {
-			prometheus: alerts(hung(firing, "gpu-0", "cluster", "a"), named(firing, "Watchdog", "cluster", "a")), want: prom.PermissionGranted,
-			am: alerts(hung(active, "gpu-0", "cluster", "a")),
+			prometheus: alerts(hungOn(firing, "gpu-0", "cluster", "a"), named(firing, "Watchdog", "cluster", "a")), want: prom.PermissionGranted,
+			am: alerts(hungOn(active, "gpu-0", "cluster", "a")),
 		},
 		"labels of targets, which a rule loses": {
-			prometheus: alerts(hung(firing, "gpu-0", "cluster", "a"), named(firing, "Watchdog"), named(firing, "NodeNotReady", "node", "gpu-0")),
-			am:         alerts(hung(active, "gpu-0", "cluster", "a")), want: prom.PermissionGranted,
+			prometheus: alerts(hungOn(firing, "gpu-0", "cluster", "a"), named(firing, "Watchdog"), named(firing, "NodeNotReady", "node", "gpu-0")),
+			am:         alerts(hungOn(active, "gpu-0", "cluster", "a")), want: prom.PermissionGranted,
 		},
 		"what an exporter calls a cluster": {
-			prometheus: alerts(hung(firing, "gpu-0"), named(firing, "ElasticsearchRed", "cluster", "logs"), named(firing, "CephError", "cluster", "rook")),
-			am:         alerts(hung(active, "gpu-0", "cluster", "a")), want: prom.PermissionGranted,
+			prometheus: alerts(hungOn(firing, "gpu-0"), named(firing, "ElasticsearchRed", "cluster", "logs"), named(firing, "CephError", "cluster", "rook")),
+			am:         alerts(hungOn(active, "gpu-0", "cluster", "a")), want: prom.PermissionGranted,
 		},
 		"two canaries in a global view": {
-			prometheus: alerts(hung(firing, "gpu-0", "cluster", "b"), named(firing, "Watchdog", "cluster", "a"), named(firing, "Watchdog", "cluster", "b")),
-			am:         alerts(hung(active, "gpu-0", "cluster", "b")), doubt: two,
+			prometheus: alerts(hungOn(firing, "gpu-0", "cluster", "b"), named(firing, "Watchdog", "cluster", "a"), named(firing, "Watchdog", "cluster", "b")),
+			am:         alerts(hungOn(active, "gpu-0", "cluster", "b")), doubt: two,
 		},
 		"two canaries at Alertmanager": {
-			prometheus: alerts(hung(firing, "gpu-0")), doubt: two,
-			am: alerts(hung(active, "gpu-0", "cluster", "b"), named(active, "Watchdog", "cluster", "a"), named(active, "Watchdog", "cluster", "b")),
+			prometheus: alerts(hungOn(firing, "gpu-0")), doubt: two,
+			am: alerts(hungOn(active, "gpu-0", "cluster", "b"), named(active, "Watchdog", "cluster", "a"), named(active, "Watchdog", "cluster", "b")),
 		},
 		"equal names of nodes": {
-			prometheus: alerts(hung(firing, "gpu-0", "cluster", "a"), hung(firing, "gpu-0", "cluster", "b")), doubt: two,
-			am: alerts(hung(active, "gpu-0", "cluster", "a")),
+			prometheus: alerts(hungOn(firing, "gpu-0", "cluster", "a"), hungOn(firing, "gpu-0", "cluster", "b")), doubt: two,
+			am: alerts(hungOn(active, "gpu-0", "cluster", "a")),
 		},
 		"a condition of a node that is not here": {
-			prometheus: alerts(hung(firing, "gpu-0")), am: alerts(hung(active, "gpu-0", "cluster", "a"), hung(active, "gpu-9", "cluster", "b")), doubt: two,
+			prometheus: alerts(hungOn(firing, "gpu-0")), am: alerts(hungOn(active, "gpu-0", "cluster", "a"), hungOn(active, "gpu-9", "cluster", "b")), doubt: two,
 		},
 		"another cluster in a webhook": {
-			prometheus: alerts(hung(firing, "gpu-0")), am: alerts(hung(active, "gpu-0", "cluster", "a")),
-			webhook: alerts(hung(firing, "gpu-0", "cluster", "b")), doubt: two,
+			prometheus: alerts(hungOn(firing, "gpu-0")), am: alerts(hungOn(active, "gpu-0", "cluster", "a")),
+			webhook: alerts(hungOn(firing, "gpu-0", "cluster", "b")), doubt: two,
 		},
 		"nothing but a webhook": {
-			silent: true, webhook: alerts(hung(firing, "gpu-0", "cluster", "b")),
+			silent: true, webhook: alerts(hungOn(firing, "gpu-0", "cluster", "b")),
 			doubt: `the alert has the value "b" of the label cluster, which no source has told of: set cluster in aegis.yaml to the value of this cluster`,
 		},
 		"nothing but a webhook without the label": {
-			silent: true, webhook: alerts(hung(firing, "gpu-0")), want: prom.PermissionUnknown,
+			silent: true, webhook: alerts(hungOn(firing, "gpu-0")), want: prom.PermissionUnknown,
 		},
 		"canaries with and without in a global view": {
-			prometheus: alerts(hung(firing, "gpu-0"), named(firing, "Watchdog"), named(firing, "Watchdog", "cluster", "a")), am: alerts(hung(active, "gpu-0")),
+			prometheus: alerts(hungOn(firing, "gpu-0"), named(firing, "Watchdog"), named(firing, "Watchdog", "cluster", "a")), am: alerts(hungOn(active, "gpu-0")),
 			doubt: "prometheus has canary alerts with the label cluster and without it, so it sees several clusters: " +
 				"give each Prometheus an external label cluster, and set cluster in aegis.yaml to the value of this cluster",
 		},
 		"this cluster is named": {
 			cluster:    prom.Cluster{Name: "a"},
-			prometheus: alerts(hung(firing, "gpu-0", "cluster", "a"), named(firing, "Watchdog", "cluster", "a"), named(firing, "Watchdog", "cluster", "b")),
-			am:         alerts(hung(active, "gpu-0", "cluster", "a"), hung(active, "gpu-0", "cluster", "b")), want: prom.PermissionGranted,
+			prometheus: alerts(hungOn(firing, "gpu-0", "cluster", "a"), named(firing, "Watchdog", "cluster", "a"), named(firing, "Watchdog", "cluster", "b")),
+			am:         alerts(hungOn(active, "gpu-0", "cluster", "a"), hungOn(active, "gpu-0", "cluster", "b")), want: prom.PermissionGranted,
 		},
 		"another label": {
 			cluster:    prom.Cluster{Label: "k8s"},
-			prometheus: alerts(hung(firing, "gpu-0", "k8s", "a", "cluster", "x"), named(firing, "Watchdog", "k8s", "a", "cluster", "y")),
-			am:         alerts(hung(active, "gpu-0", "k8s", "a")), want: prom.PermissionGranted,
+			prometheus: alerts(hungOn(firing, "gpu-0", "k8s", "a", "cluster", "x"), named(firing, "Watchdog", "k8s", "a", "cluster", "y")),
+			am:         alerts(hungOn(active, "gpu-0", "k8s", "a")), want: prom.PermissionGranted,
 		},
 		"two values of another label": {
 			cluster:    prom.Cluster{Label: "k8s"},
-			prometheus: alerts(hung(firing, "gpu-0", "k8s", "a"), named(firing, "Watchdog", "k8s", "b"), named(firing, "Watchdog", "k8s", "c"), named(firing, "Watchdog", "k8s", "d"), named(firing, "Watchdog", "k8s", "e")),
+			prometheus: alerts(hungOn(firing, "gpu-0", "k8s", "a"), named(firing, "Watchdog", "k8s", "b"), named(firing, "Watchdog", "k8s", "c"), named(firing, "Watchdog", "k8s", "d"), named(firing, "Watchdog", "k8s", "e")),
 			doubt:      `alerts have several values of the label k8s, "a", "b", "c", "d" and 1 more: set cluster in aegis.yaml to the value of this cluster`,
 		},
 	}
@@ -181,13 +181,13 @@ func TestDoubtAboutClustersIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := clusterWorld(t, prom.Cluster{})
 		ambiguous := func() float64 { return testutil.ToFloat64(w.resync.metrics.ambiguous) }
-		w.prometheus.tell(nil, hung(prom.StateFiring, "gpu-0"))
-		w.am0.tell(nil, hung(prom.StateActive, "gpu-0", "cluster", "a"))
+		w.prometheus.tell(nil, hungOn(prom.StateFiring, "gpu-0"))
+		w.am0.tell(nil, hungOn(prom.StateActive, "gpu-0", "cluster", "a"))
 		stop := w.run(t)
 		require.Zero(t, ambiguous())
 		require.NotContains(t, w.log.String(), "another cluster")
 
-		w.am0.tell(nil, hung(prom.StateActive, "gpu-0", "cluster", "a"), named(prom.StateActive, "Watchdog", "cluster", "b"))
+		w.am0.tell(nil, hungOn(prom.StateActive, "gpu-0", "cluster", "a"), named(prom.StateActive, "Watchdog", "cluster", "b"))
 		passes(2)
 		require.InDelta(t, 1, ambiguous(), 0)
 		require.Contains(t, w.log.String(), `level=WARN msg="alerts may be of another cluster, nothing is done for any"`)

@@ -53,8 +53,13 @@ type evaluations struct {
 }
 
 func newEvaluations(o ResyncOptions) *evaluations {
-	return &evaluations{servers: make(map[string]map[prom.Key]map[string]lastAlert), maxAge: cmp.Or(o.MaxAge, defaultMaxAge)}
+	e := &evaluations{maxAge: cmp.Or(o.MaxAge, defaultMaxAge)}
+	e.reset()
+	return e
 }
+
+// reset forgets everything. The next leader may be another one.
+func (e *evaluations) reset() { e.servers = make(map[string]map[prom.Key]map[string]lastAlert) }
 
 // names returns the alerts of which the server has to say how their rules do.
 func (e *evaluations) names(server string) []string {
@@ -87,12 +92,15 @@ func (p *pass) tells(r reading) {
 	p.told[r.source.name] = t
 }
 
-// look takes what the servers have told in a pass, and keeps it of what is needed.
-func (e *evaluations) look(p *pass, needed []prom.Key) {
-	keep := make(map[prom.Key]bool, len(needed))
-	for _, key := range needed {
-		keep[key] = true
+// forget forgets the alerts of a status.
+func (e *evaluations) forget(key prom.Key) {
+	for _, known := range e.servers {
+		delete(known, key)
 	}
+}
+
+// look takes what the servers have told in a pass.
+func (e *evaluations) look(p *pass) {
 	ended := make(map[string]bool)
 	for server, t := range p.told {
 		known := e.servers[server]
@@ -100,7 +108,6 @@ func (e *evaluations) look(p *pass, needed []prom.Key) {
 			known = make(map[prom.Key]map[string]lastAlert)
 			e.servers[server] = known
 		}
-		maps.DeleteFunc(known, func(key prom.Key, _ map[string]lastAlert) bool { return !keep[key] && t.alerts[key] == nil })
 		t.remember(known, p.began)
 		for key, alerts := range known {
 			for fingerprint, a := range alerts {

@@ -18,9 +18,21 @@ type EvidenceSource interface {
 	Evidence(ctx context.Context, r source.EvidenceRequest) ([]source.Sighting, error)
 }
 
+const (
+	// missedBefore is how long before a status began an exporter may have been there last, and yet have been lost with it. It is more than
+	// the clocks of two servers differ.
+	missedBefore = 10 * time.Minute
+	// neededFor is how long it is remembered what has shown a status that nobody asks for. A ticket may be held for days.
+	neededFor = 7 * 24 * time.Hour
+	// kindTarget is the kind of evidence that any target of the node is, and kindJob that of the targets of a job.
+	kindTarget, kindJob = "", "targets of job "
+)
+
 // sight is when a kind of evidence of a node was there last.
 type sight struct {
 	at time.Time
+	// down is true when the targets of the node are there, and none is up.
+	down bool
 	// told is true when a Prometheus that answered in this pass says so, and not only the memory.
 	told bool
 }
@@ -31,6 +43,12 @@ type sights map[string]sight
 // eyes remembers which exporters have seen which nodes. It belongs to the passes, which never overlap.
 type eyes struct {
 	nodes map[string]sights
+	// began is when each status that is needed began, and shown by what it is shown: what was there since, and is missed while it is not,
+	// for as long as the status is needed.
+	began map[prom.Key]time.Time
+	shown map[prom.Key]map[string]time.Time
+	// asked is how far back the servers were asked last, and reach how far they can be: one that cannot answer is asked for less.
+	asked, reach time.Duration
 	// wanted returns the kinds of evidence of a condition. None stands for any.
 	wanted func(condition string) []string
 	// names returns what a node is called.
@@ -41,7 +59,8 @@ type eyes struct {
 }
 
 func newEyes(o ResyncOptions) *eyes {
-	e := &eyes{nodes: make(map[string]sights), wanted: o.Evidence, names: o.Names, maxAge: cmp.Or(o.MaxAge, defaultMaxAge), gone: o.Gone}
+	e := &eyes{wanted: o.Evidence, names: o.Names, maxAge: cmp.Or(o.MaxAge, defaultMaxAge), gone: o.Gone}
+	e.reset()
 	if e.gone == nil {
 		e.gone = func(string) bool { return false }
 	}
@@ -54,9 +73,23 @@ func newEyes(o ResyncOptions) *eyes {
 	return e
 }
 
-// request returns what has to be asked to answer for the keys.
-func (e *eyes) request(keys []prom.Key) source.EvidenceRequest {
+// reset forgets everything. The next leader may be another one.
+func (e *eyes) reset() {
+	e.nodes, e.began, e.shown = make(map[string]sights), make(map[prom.Key]time.Time), make(map[prom.Key]map[string]time.Time)
+	e.asked, e.reach = 0, 0
+}
+
+// begins notes when a status began, by what is known of that. The earliest time counts.
+func (e *eyes) begins(key prom.Key, at time.Time) {
+	if known, ok := e.began[key]; !ok || !at.IsZero() && at.Before(known) {
+		e.began[key] = at
+	}
+}
+
+// request returns what has to be asked at that time to answer for the keys. Of those that are new, it is what was there since they began.
+func (e *eyes) request(keys []prom.Key, now time.Time) source.EvidenceRequest {
 	names, selectors := make(map[string]bool), make(map[string]bool)
+	var memory time.Duration
 	for _, key := range keys {
 		for _, name := range e.names(key.Node) {
 			names[name] = true
@@ -66,8 +99,14 @@ func (e *eyes) request(keys []prom.Key) source.EvidenceRequest {
 				selectors[kind] = true
 			}
 		}
+		if at := e.began[key]; e.shown[key] == nil && !at.IsZero() {
+			memory = max(memory, now.Sub(at)+missedBefore)
+		}
 	}
-	return source.EvidenceRequest{Names: slices.Sorted(maps.Keys(names)), Selectors: slices.Sorted(maps.Keys(selectors))}
+	if e.asked = memory; e.reach > 0 {
+		e.asked = min(memory, e.reach)
+	}
+	return source.EvidenceRequest{Names: slices.Sorted(maps.Keys(names)), Selectors: slices.Sorted(maps.Keys(selectors)), Memory: e.asked}
 }
 
 // look takes what the servers have told in a pass.
@@ -77,13 +116,16 @@ func (e *eyes) look(p *pass, classifier Classifier, keys []prom.Key) {
 		needed[key.Node] = true
 	}
 	maps.DeleteFunc(e.nodes, func(node string, _ sights) bool { return !needed[node] })
+	if len(p.blind) > 0 && e.asked > source.EvidenceMemory {
+		e.reach = max(e.asked/2, source.EvidenceMemory)
+	}
 	for _, known := range e.nodes {
 		for kind, s := range known {
 			if p.began.Sub(s.at) > source.EvidenceMemory {
 				delete(known, kind)
 				continue
 			}
-			s.told = false
+			s.told, s.down = false, false
 			known[kind] = s
 		}
 	}
@@ -96,7 +138,37 @@ func (e *eyes) look(p *pass, classifier Classifier, keys []prom.Key) {
 	for node, known := range e.nodes {
 		p.sights[node] = maps.Clone(known)
 	}
-	p.eyes = e
+	p.eyes, p.shown = e, make(map[prom.Key]map[string]time.Time, len(keys))
+	for _, key := range keys {
+		e.show(key, p)
+		p.shown[key] = maps.Clone(e.shown[key])
+	}
+}
+
+// forget forgets what has shown a status.
+func (e *eyes) forget(key prom.Key) {
+	delete(e.shown, key)
+	delete(e.began, key)
+}
+
+// show notes what has shown the status since it began. A status is not new any more once a server has told.
+func (e *eyes) show(key prom.Key, p *pass) {
+	shown := e.shown[key]
+	if shown == nil {
+		shown = make(map[string]time.Time)
+	}
+	began := e.began[key]
+	if began.IsZero() {
+		began = p.began
+	}
+	for kind, s := range e.nodes[key.Node] {
+		if !s.down && s.at.After(began.Add(-missedBefore)) {
+			shown[kind] = later(shown[kind], s.at)
+		}
+	}
+	if e.shown[key] != nil || p.seeing > 0 && len(p.blind) == 0 {
+		e.shown[key] = shown
+	}
 }
 
 // see takes one sighting. Of several of one kind the newest counts.
@@ -106,8 +178,18 @@ func (e *eyes) see(node string, seen source.Sighting, now time.Time) {
 		known = make(sights)
 		e.nodes[node] = known
 	}
-	s := known[seen.Source]
-	known[seen.Source] = sight{at: later(s.at, now.Add(-max(0, seen.Age))), told: true}
+	at, kinds := now.Add(-max(0, seen.Age)), []string{seen.Source}
+	if seen.Job != "" {
+		kinds = []string{kindTarget, kindJob + seen.Job}
+	}
+	for _, kind := range kinds {
+		switch s := known[kind]; {
+		case !seen.Down:
+			known[kind] = sight{at: later(s.at, at), told: true}
+		case kind != kindTarget && !s.told:
+			known[kind] = sight{at: s.at, down: true}
+		}
+	}
 }
 
 // nodeOf returns the node that the labels name.
@@ -131,19 +213,20 @@ func (p *pass) sees(key prom.Key) (time.Time, string) {
 	}
 	known, wanted := p.sights[key.Node], p.eyes.wanted(key.Condition)
 	if len(wanted) == 0 {
-		return p.seesAnyhow(key.Node, known)
+		return p.seesAnyhow(key, known)
 	}
 	var fresh time.Time
 	var lost []string
 	for _, kind := range wanted {
 		s, ok := known[kind]
+		shown := later(p.shown[key][kind], s.at)
 		switch {
 		case ok && p.fresh(s):
 			if fresh.IsZero() || s.at.Before(fresh) {
 				fresh = s.at
 			}
-		case ok:
-			lost = append(lost, fmt.Sprintf("%s, which saw it at %s", kind, s.at.UTC().Format(time.RFC3339)))
+		case !shown.IsZero():
+			lost = append(lost, lostSince(kind, shown))
 		}
 	}
 	switch {
@@ -158,16 +241,32 @@ func (p *pass) sees(key prom.Key) (time.Time, string) {
 // isGone reports whether there is no such node any more.
 func (p *pass) isGone(node string) bool { return p.eyes != nil && p.eyes.gone(node) }
 
-// seesAnyhow takes any exporter of the node, for conditions of which nobody has said which one shows them.
-func (p *pass) seesAnyhow(node string, known sights) (time.Time, string) {
+func lostSince(kind string, at time.Time) string {
+	return fmt.Sprintf("%s, which saw it at %s", kind, at.UTC().Format(time.RFC3339))
+}
+
+// seesAnyhow takes any exporter of the node, for conditions of which nobody has said which one shows them. Each that was there since the
+// condition began may be the one that does. A target that is not there any more belongs to a pod that is gone, and is none.
+func (p *pass) seesAnyhow(key prom.Key, known sights) (time.Time, string) {
 	var last time.Time
 	for _, s := range known {
 		if p.fresh(s) {
 			last = later(last, s.at)
 		}
 	}
-	if last.IsZero() {
-		return last, fmt.Sprintf("the node %s has no fresh series of any exporter", node)
+	var lost []string
+	for kind, at := range p.shown[key] {
+		target := kind == kindTarget || strings.HasPrefix(kind, kindJob)
+		if s := known[kind]; !p.fresh(s) && !prom.IsSelector(kind) && (!target || s.down) {
+			lost = append(lost, lostSince(kind, at))
+		}
+	}
+	slices.Sort(lost)
+	switch {
+	case len(lost) > 0:
+		return time.Time{}, fmt.Sprintf("the node %s has no fresh series of %s", key.Node, strings.Join(lost, " and of "))
+	case last.IsZero():
+		return last, fmt.Sprintf("the node %s has no fresh series of any exporter", key.Node)
 	}
 	return last, ""
 }

@@ -115,7 +115,7 @@ func TestAbsentMeansSeenAndGone(t *testing.T) {
 	}
 }
 
-// An exporter that reported is missed for an hour, also where the Prometheus that had it is the one that is away.
+// An exporter that reported is missed until it is back, also where the Prometheus that had it is the one that is away.
 func TestAnExporterThatIsLostIsMissed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -127,14 +127,121 @@ func TestAnExporterThatIsLostIsMissed(t *testing.T) {
 		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
 
 		s.prometheus.tell(errBroken)
-		for range 119 { // Nobody else keeps the memory of it.
+		for range 130 { // Nobody else keeps the memory of it.
 			passes(1)
 			evidence, reason = s.observe(t, keyA)
 			require.Equal(t, prom.EvidenceUnknown, evidence, reason)
 		}
 		require.Contains(t, reason, "no fresh series of x, which saw it at 1999-12-31T23:59:50Z")
+		s.prometheus.tell(nil)
+		evidence, reason = s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// An exporter that was away long before the condition began did not see it, and is missed for an hour only.
+func TestAnExporterThatLeftBeforeIsNotMissedForLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		s.prometheus.see(nil, seenBy("n1", "x", fresh), seenBy("n1", "y", 20*time.Minute))
+		s.run(t)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
+		s.prometheus.see(nil, seenBy("n1", "x", fresh)) // Out of the hour of the query.
+		passes(79)
+		evidence, reason = s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
 		passes(2)
 		evidence, reason = s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// Who says that an exporter shows the condition no more ends the waiting for it.
+func TestAnExporterThatNoConditionNamesIsNotMissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		wanted := []string{"x", "y"}
+		s.resync.eyes.wanted = func(string) []string { return wanted }
+		s.prometheus.see(nil, seenBy("n1", "x", fresh), seenBy("n1", "y", fresh))
+		s.run(t)
+		s.observe(t, keyA)
+		s.prometheus.see(nil, seenBy("n1", "x", fresh))
+		passes(200)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
+		wanted = []string{"x"}
+		evidence, reason = s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// The next leader asks for what was there since the incident began, once, and misses what has gone since.
+func TestTheNextLeaderMissesTheExporterThatIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		s.prometheus.see(nil, seenBy("n1", "x", fresh), seenBy("n1", "y", 5*time.Hour))
+		s.resync.Began(keyA, time.Now().Add(-5*time.Hour))
+		s.run(t)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
+		require.Equal(t, 5*time.Hour+missedBefore, s.prometheus.longest.Truncate(time.Minute))
+		s.prometheus.see(nil, seenBy("n1", "x", fresh)) // It is asked for one hour from now on.
+		s.prometheus.longest = 0
+		passes(300)
+		evidence, reason = s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
+		require.Zero(t, s.prometheus.longest)
+	})
+}
+
+// A server that cannot answer for so long is asked for less.
+func TestAServerThatCannotLookBackSoFarIsAskedForLess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		s.prometheus.see(errBroken)
+		s.other.see(nil)
+		s.resync.Began(keyA, time.Now().Add(-50*time.Hour))
+		s.run(t)
+		s.observe(t, keyA)
+		for want := 50*time.Hour + missedBefore; want > time.Hour; want /= 2 {
+			require.InDelta(t, want, s.prometheus.last, float64(time.Minute))
+			s.observe(t, keyA)
+		}
+		require.Equal(t, time.Hour, s.prometheus.last)
+	})
+}
+
+// The targets of a pod that is gone are not missed, those of one that is down are: the exporter may have died of the fault.
+func TestOfASiteTargetsThatAreDownAreMissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		site := prom.Key{Node: "n1", Condition: "Site"}
+		target := func(job string, down bool) source.Sighting {
+			seen := seenBy("n1", "", fresh)
+			seen.Job, seen.Down = job, down
+			return seen
+		}
+		s.prometheus.see(nil, target("fans", false), target("training", false), target("broken", true))
+		s.run(t)
+		evidence, reason := s.observe(t, site)
+		require.Equal(t, prom.EvidenceAbsent, evidence, "what was never up is not missed: %s", reason)
+		s.prometheus.see(nil, target("fans", false), target("broken", true))
+		passes(3)
+		evidence, reason = s.observe(t, site)
+		require.Equal(t, prom.EvidenceAbsent, evidence, "the drain took the training: %s", reason)
+		s.prometheus.see(nil, target("fans", true), target("broken", false))
+		passes(200)
+		evidence, reason = s.observe(t, site)
+		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
+		require.Contains(t, reason, "targets of job fans, which saw it at")
+		s.other.see(nil, target("fans", false))
+		evidence, reason = s.observe(t, site)
 		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
 	})
 }
@@ -175,6 +282,6 @@ func TestEvidenceIsAskedForWhatIsNeeded(t *testing.T) {
 		Names:    func(node string) []string { return []string{node, "10.0.0.1"} },
 		Evidence: func(string) []string { return []string{"x", `fans_up{job="fans"}`} },
 	})
-	require.Equal(t, source.EvidenceRequest{Names: []string{"10.0.0.1", "n1"}, Selectors: []string{`fans_up{job="fans"}`}}, e.request([]prom.Key{keyA, keyA}))
-	require.Empty(t, e.request(nil))
+	require.Equal(t, source.EvidenceRequest{Names: []string{"10.0.0.1", "n1"}, Selectors: []string{`fans_up{job="fans"}`}}, e.request([]prom.Key{keyA, keyA}, time.Now()))
+	require.Empty(t, e.request(nil, time.Now()))
 }

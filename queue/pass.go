@@ -95,6 +95,7 @@ type pass struct {
 	blind     []error
 	eyes      *eyes // Nil before the sightings have been taken.
 	sights    map[string]sights
+	shown     map[prom.Key]map[string]time.Time // When each kind of evidence that has shown a status was there last.
 
 	told map[string]*told    // By the name of the Prometheus.
 	aged map[prom.Key]string // Why an alert that is not there may not have ended.

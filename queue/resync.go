@@ -134,6 +134,8 @@ type Resync struct {
 	silent  map[string]bool  // The sources that did not answer last time, by name.
 	doubted bool             // Whether alerts may be of another cluster.
 	misses  map[prom.Key]int // In how many passes in a row a condition of the queue was absent.
+	// neededAt is when somebody has needed a status last, or it had an alert.
+	neededAt map[prom.Key]time.Time
 	// orphans are the statuses of tickets whose source is not configured any more, by its name.
 	orphans map[prom.Key]string
 }
@@ -177,6 +179,7 @@ func NewResync(o ResyncOptions) (*Resync, error) {
 		trigger:    make(chan struct{}, 1),
 		next:       newPass(terms),
 		silent:     make(map[string]bool),
+		neededAt:   make(map[prom.Key]time.Time),
 	}
 	for _, i := range inspectors {
 		r.health = append(r.health, prom.SourceHealth{
@@ -239,7 +242,11 @@ func (r *Resync) Run(ctx context.Context) error {
 	defer r.synced.Store(false)
 	r.forget()
 	defer r.forget()
-	defer func() { r.orphans = nil }()
+	defer func() {
+		r.orphans, r.neededAt = nil, make(map[prom.Key]time.Time)
+		r.eyes.reset()
+		r.evaluated.reset()
+	}()
 	defer r.tellClusters("")
 	r.misses = nil // Time has passed: what was absent then is no row with what is absent now.
 	ticker := r.clock.NewTicker(r.interval)
@@ -309,6 +316,10 @@ func (r *Resync) Remember(key prom.Key, name string) {
 	}
 	r.orphans[key] = name
 }
+
+// Began says when a status began that a ticket of an earlier process is about. It is called before Run. Exporters that were there since are
+// missed while they are not.
+func (r *Resync) Began(key prom.Key, at time.Time) { r.eyes.begins(key, at) }
 
 // adopt lets those who report the status of an orphan say when it is over.
 func (r *Resync) adopt(p *pass) {
@@ -381,7 +392,7 @@ func (r *Resync) begin() *pass {
 func (r *Resync) pass(ctx context.Context) {
 	p := r.begin()
 	needed := r.needed()
-	readings, answers := r.read(ctx, r.questions(needed))
+	readings, answers := r.read(ctx, r.questions(needed, p.began))
 	if ctx.Err() != nil {
 		p.abort(fmt.Errorf("the pass was interrupted: %w", context.Cause(ctx)))
 		return
@@ -394,7 +405,8 @@ func (r *Resync) pass(ctx context.Context) {
 		}
 	}
 	r.eyes.look(p, r.classifier, needed)
-	r.evaluated.look(p, needed)
+	r.evaluated.look(p)
+	r.keep(p, needed)
 	r.inspect(p, answers)
 	p.clusters = r.clusters.seen()
 	r.tellClusters(p.clusters.doubt(nil, false))
@@ -422,14 +434,34 @@ func (r *Resync) needed() []prom.Key {
 	for _, item := range r.queue.items() {
 		for _, s := range item.Statuses {
 			keys = append(keys, s.Key())
+			r.eyes.begins(s.Key(), s.FirstSeen)
 		}
 	}
 	return keys
 }
 
+// keep forgets what is remembered of statuses that nobody has needed for long.
+func (r *Resync) keep(p *pass, needed []prom.Key) {
+	for _, key := range needed {
+		r.neededAt[key] = p.began
+	}
+	for _, t := range p.told {
+		for key := range t.alerts {
+			r.neededAt[key] = p.began
+		}
+	}
+	for key, at := range r.neededAt {
+		if p.began.Sub(at) > neededFor {
+			delete(r.neededAt, key)
+			r.eyes.forget(key)
+			r.evaluated.forget(key)
+		}
+	}
+}
+
 // questions returns what has to be asked besides alerts.
-func (r *Resync) questions(needed []prom.Key) questions {
-	q := questions{evidence: r.eyes.request(needed), rules: make(map[string][]string)}
+func (r *Resync) questions(needed []prom.Key, now time.Time) questions {
+	q := questions{evidence: r.eyes.request(needed, now), rules: make(map[string][]string)}
 	for _, s := range r.sources {
 		if s.rules != nil {
 			q.rules[s.name] = r.evaluated.names(s.name)

@@ -53,10 +53,12 @@ type fakeSource struct {
 	// sightings are what it has seen of nodes. Nil means all that is asked for, just now.
 	sightings []source.Sighting
 	blindErr  error
-	delay     time.Duration
-	calls     int
-	active    int // How many calls run now.
-	most      int // How many have run at once.
+	// last is how far back evidence was asked for last, and longest at most.
+	last, longest time.Duration
+	delay         time.Duration
+	calls         int
+	active        int // How many calls run now.
+	most          int // How many have run at once.
 }
 
 var (
@@ -110,6 +112,7 @@ func (f *fakeSource) Silences(context.Context) ([]source.Silence, error) {
 func (f *fakeSource) Evidence(_ context.Context, r source.EvidenceRequest) ([]source.Sighting, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.last, f.longest = r.Memory, max(f.longest, r.Memory)
 	if f.sightings != nil || f.blindErr != nil {
 		return f.sightings, f.blindErr
 	}

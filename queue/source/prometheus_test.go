@@ -258,7 +258,7 @@ func TestTheCanaryIsThatOfThisCluster(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.judge([]byte(vector(canary)))
 	require.NoError(t, err, "one that names no cluster is that of the server")
-	require.Contains(t, evidenceQuery(prom.Cluster{Label: "k8s"}, []string{"n1"}), "max by (node, k8s)")
+	require.Contains(t, evidenceQuery(prom.Cluster{Label: "k8s"}, []string{"n1"}, 0), "max by (node, k8s)")
 }
 
 func TestPrometheusOptions(t *testing.T) {
@@ -340,6 +340,8 @@ func TestEvidence(t *testing.T) {
 	server, asked := recorded(t, `{"status":"success","data":{"resultType":"vector","result":[
 		{"metric":{"node":"n1","source":"gpu/dcgm-exporter"},"value":[1000,"990"]},
 		{"metric":{"node":"n1"},"value":[1000,"940.5"]},
+		{"metric":{"node":"n1","job":"kubelet"},"value":[1000,"990"]},
+		{"metric":{"node":"n1","job":"fans","aegis_down":"true"},"value":[1000,"990"]},
 		{"metric":{"node":"n2","source":"gpu/sichek"},"value":[1000,"NaN"]}]}}`)
 	p, err := NewPrometheus(PrometheusOptions{URL: server})
 	require.NoError(t, err)
@@ -348,15 +350,29 @@ func TestEvidence(t *testing.T) {
 	labels := map[string]string{"node": "n1", "source": "gpu/dcgm-exporter"}
 	require.Equal(t, Sighting{Labels: labels, Source: "gpu/dcgm-exporter", Age: 10 * time.Second}, seen[0])
 	require.Equal(t, Sighting{Labels: map[string]string{"node": "n1"}, Age: 59500 * time.Millisecond}, seen[1])
-	require.Equal(t, Sighting{Labels: labels, Source: `up{job="fans"}`, Age: 10 * time.Second}, seen[2], "of a selector every series counts")
-	require.Len(t, seen, 4, "a value that is not a time is not a sign of anything")
+	for i, want := range []Sighting{{Job: "kubelet"}, {Job: "fans", Down: true}} {
+		want.Labels, want.Age = seen[2+i].Labels, 10*time.Second
+		require.Equal(t, want, seen[2+i])
+	}
+	require.Equal(t, Sighting{Labels: labels, Source: `up{job="fans"}`, Age: 10 * time.Second}, seen[4], "of a selector every series counts")
+	require.Len(t, seen, 8, "a value that is not a time is not a sign of anything")
 	require.Len(t, *asked, 2)
 	for _, query := range *asked {
 		_, err := ParseExpression(query)
 		require.NoError(t, err, query)
 	}
 	require.Contains(t, (*asked)[0], `node=~"(?i:10\\.0\\.0\\.1|n\"1)(:[0-9]+)?"`)
-	require.Equal(t, `timestamp(up{job="fans"})`, (*asked)[1])
+	require.Contains(t, (*asked)[0], `[60m]`)
+	require.Equal(t, `timestamp(up{job="fans"}) and up{job="fans"} == 1`, (*asked)[1])
+	require.Equal(t, `timestamp(fans_up{job="fans"})`, selectorQuery(`fans_up{job="fans"}`))
+}
+
+// An exporter that was there when an incident began is asked for as long as a server can be expected to remember it.
+func TestEvidenceIsAskedForSinceTheIncidentBegan(t *testing.T) {
+	t.Parallel()
+	for memory, want := range map[time.Duration]string{0: "[60m]", 90*time.Minute + time.Second: "[91m]", 365 * 24 * time.Hour: "[10080m]"} {
+		require.Contains(t, evidenceQuery(prom.Cluster{}, []string{"n1"}, memory), want)
+	}
 }
 
 // recorded answers each query with the body, and notes the queries.

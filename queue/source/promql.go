@@ -61,6 +61,12 @@ func (e Expression) plain() bool {
 	return named && !moved
 }
 
+// selects reports whether the query selects the series of the metric.
+func (e Expression) selects(metric string) bool {
+	selector, ok := bare(e.expr).(*parser.VectorSelector)
+	return ok && slices.ContainsFunc(selector.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == labelName && m.Matches(metric) })
+}
+
 // bare takes the parentheses away.
 func bare(e parser.Expr) parser.Expr {
 	for {
