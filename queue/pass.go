@@ -220,6 +220,8 @@ func atPrometheus(o prom.Observation) prom.Observation {
 func (p *pass) addListed(alerts []prom.Alert, classifier Classifier) {
 	for _, a := range alerts {
 		p.fingerprints[a.Fingerprint] = struct{}{}
+		// What has ended by its own clock Alertmanager does not list. By the clock of Aegis all may seem to have.
+		a.EndsAt = time.Time{}
 		o, err := classifier.Classify(a)
 		if err != nil {
 			continue
@@ -243,14 +245,11 @@ func (p *pass) addLabels(o prom.Observation, final bool) {
 	p.labels[o.Status.Key()] = p.labels[o.Status.Key()].joined(one)
 }
 
-// add takes one alert. An alert that has expired is listed still, but neither fires nor permits anything.
+// add takes one alert. What Alertmanager lists has not ended, by its state.
 func (l *listing) add(a prom.Alert, o prom.Observation) {
 	if a.State == prom.StateSuppressed || len(a.SuppressedBy) > 0 {
 		l.suppressed = true
 		l.suppressedBy = append(l.suppressedBy, a.SuppressedBy...)
-	}
-	if !o.Firing {
-		return
 	}
 	l.active = l.active || a.State == prom.StateActive
 	o.Status.Origin = prom.OriginResync

@@ -368,9 +368,9 @@ func findingCases() map[string]findingCase {
 			prometheus: state("firing"), am0: state("suppressed"), e1: errBroken,
 			evidence: "firing", permission: "silenced", reason: "suppressed at Alertmanager",
 		},
-		"expired at Alertmanager": {
+		"ended by the clock of Aegis, listed as active": {
 			prometheus: state("firing"), am0: state("active"), expired: true,
-			evidence: "firing", permission: "unlisted", reason: "2 of 2 replicas of Alertmanager answer, and none has it active",
+			evidence: "firing", permission: "granted",
 		},
 		"no replica answers": {
 			prometheus: state("firing"), e0: errBroken, e1: errors.New("later"),
