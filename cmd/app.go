@@ -365,7 +365,11 @@ func (a *app) rememberSources(ctx context.Context) error {
 			continue
 		}
 		key := prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}
-		a.resync.Began(key, t.CreatedAt)
+		began := t.CreatedAt
+		if !t.StartsAt.IsZero() && t.StartsAt.Before(began) {
+			began = t.StartsAt
+		}
+		a.resync.Began(key, began)
 		if t.Source != "" {
 			a.resync.Remember(key, t.Source)
 		}

@@ -553,6 +553,7 @@ func (r *run) incident() incident {
 
 func (d *Dispatcher) newIncident(s prom.AegisNodeStatus, sop, origin string) incident {
 	return incident{
+		startsAt:  startOf(s, d.services.Clock.Now()),
 		id:        ticket.NewID(d.services.Clock.Now()),
 		condition: s.Condition,
 		device:    s.ID,
@@ -562,6 +563,14 @@ func (d *Dispatcher) newIncident(s prom.AegisNodeStatus, sop, origin string) inc
 		reason:    s.Msg,
 		xid:       s.XID.Code,
 	}
+}
+
+// startOf returns when the alert of the status began. No clock is a day ahead, and no alert older than the clocks of computers.
+func startOf(s prom.AegisNodeStatus, now time.Time) time.Time {
+	if len(s.Alerts) == 0 || s.FirstSeen.Unix() <= 0 || s.FirstSeen.After(now.Add(24*time.Hour)) {
+		return time.Time{}
+	}
+	return s.FirstSeen
 }
 
 func (r *run) sopName() string {

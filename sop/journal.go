@@ -24,6 +24,7 @@ type incident struct {
 	source    string
 	reason    string
 	xid       int
+	startsAt  time.Time // When its alert began, by the clock of whoever evaluates that.
 	// requestedBy is who asked for the check that it began with, lent the cordon of theirs that it may undo.
 	requestedBy, lent string
 }
@@ -32,7 +33,7 @@ type incident struct {
 func incidentOf(t *ticket.Ticket) incident {
 	return incident{
 		id: t.ID, condition: t.Condition, device: t.Device, sop: t.SOP, origin: t.Origin, source: t.Source, reason: t.Reason, xid: t.XID,
-		requestedBy: t.RequestedBy, lent: t.Cordon,
+		startsAt: t.StartsAt, requestedBy: t.RequestedBy, lent: t.Cordon,
 	}
 }
 
@@ -52,6 +53,7 @@ func (i incident) open(now time.Time, bootID string) *ticket.Ticket {
 		Supervisor: ticket.Self,
 		Status:     ticket.StatusResolving,
 		CreatedAt:  now,
+		StartsAt:   i.startsAt.UTC().Truncate(time.Second),
 		BootID:     bootID,
 	}
 }

@@ -142,6 +142,7 @@ func entered(h *ticket.History, t *ticket.Ticket, how string, now time.Time) *ti
 		Device:      t.Device,
 		SOP:         t.SOP,
 		Opened:      t.CreatedAt,
+		StartsAt:    t.StartsAt,
 		Closed:      now,
 		Outcome:     how,
 		Isolated:    t.Count(ticket.Cordon) > 0,

@@ -209,6 +209,7 @@ func (t *Ticket) node() *yaml.Node {
 	o.text("supervisor", t.Supervisor)
 	o.text("status", string(t.status()))
 	o.time("createdAt", t.CreatedAt)
+	o.time("startsAt", t.StartsAt)
 	o.text("bootID", t.BootID)
 	if t.Attempts != 0 {
 		o.add("attempts", intNode(t.Attempts))

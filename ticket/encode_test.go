@@ -14,7 +14,7 @@ func TestEncodeFixedOrder(t *testing.T) {
 	t.Parallel()
 	tk := &Ticket{
 		ID: "20261123t120000-4f2a91", Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Origin: "webhook", Source: "inspection", Reason: "GPU 3: hung\nXID 79",
-		Supervisor: "aegis", Status: StatusResolving, CreatedAt: noon, BootID: "b-1", Attempts: 2, Hold: "approve",
+		Supervisor: "aegis", Status: StatusResolving, CreatedAt: noon, StartsAt: noon.Add(time.Minute), BootID: "b-1", Attempts: 2, Hold: "approve",
 		ApprovedBy: "alice", Attended: true, Past: map[Action]int{Verify: 2, Healthcheck: 1},
 		done: []folded{{action: Drain, runs: []run{{Failed, 2}, {Succeeded, 1}}}, {action: Reboot, runs: []run{{Canceled, 1}}}},
 		found: []foldedFindings{
@@ -40,6 +40,7 @@ reason: "GPU 3: hung\nXID 79"
 supervisor: aegis
 status: resolving
 createdAt: 2026-11-23T12:00:00Z
+startsAt: 2026-11-23T12:01:00Z
 bootID: b-1
 attempts: 2
 hold: approve
@@ -288,7 +289,7 @@ func randomTicket(t *testing.T, rng *rand.Rand) *Ticket {
 	t.Helper()
 	tk := &Ticket{
 		ID: NewID(noon), Condition: randomText(rng, 30), Device: randomText(rng, 20), SOP: "gpu/hung", Reason: randomText(rng, 2000),
-		Supervisor: Self, Status: StatusResolving, CreatedAt: noon, BootID: randomText(rng, 36), Attempts: rng.IntN(10), Hold: randomText(rng, 50),
+		Supervisor: Self, Status: StatusResolving, CreatedAt: noon, StartsAt: noon.Add(-time.Hour), BootID: randomText(rng, 36), Attempts: rng.IntN(10), Hold: randomText(rng, 50),
 	}
 	if rng.IntN(3) == 0 {
 		tk.extra = []field{unknown(textNode("note"), textNode(randomText(rng, 60)))}

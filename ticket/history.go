@@ -30,10 +30,12 @@ type History struct {
 
 // Incident is what is remembered of a ticket.
 type Incident struct {
-	ID          string
-	Condition   string
-	Device      string
-	Opened      time.Time
+	ID        string
+	Condition string
+	Device    string
+	Opened    time.Time
+	// StartsAt is when the alert began that it was about, by the clock of whoever evaluates it. Zero as in a ticket.
+	StartsAt    time.Time
 	Closed      time.Time
 	Outcome     string
 	Destructive []Destructive
@@ -99,6 +101,8 @@ func (in *Incident) set(key, value *yaml.Node) (err error) {
 	switch key.Value {
 	case "opened":
 		in.Opened, err = decodeTime(value)
+	case "startsAt":
+		in.StartsAt, err = decodeTime(value)
 	case "closed":
 		in.Closed, err = decodeTime(value)
 	case "isolated":
@@ -216,6 +220,7 @@ func (in *Incident) node() *yaml.Node {
 	o.text("device", in.Device)
 	o.text("sop", in.SOP)
 	o.time("opened", in.Opened)
+	o.time("startsAt", in.StartsAt)
 	o.time("closed", in.Closed)
 	o.text("outcome", in.Outcome)
 	o.text("by", in.By)

@@ -11,7 +11,7 @@ import (
 
 func incident(id string) Incident {
 	return Incident{
-		ID: id, Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Opened: noon, Closed: noon.Add(time.Hour), Outcome: "resolved", Isolated: true,
+		ID: id, Condition: "GpuHung", Device: "3", SOP: "gpu/hung", Opened: noon, StartsAt: noon.Add(time.Minute), Closed: noon.Add(time.Hour), Outcome: "resolved", Isolated: true,
 		Destructive: []Destructive{{Action: Reboot, At: noon.Add(time.Minute)}, {Action: Shutdown}},
 	}
 }
@@ -26,6 +26,7 @@ func TestHistoryEncode(t *testing.T) {
   device: "3"
   sop: gpu/hung
   opened: 2026-11-23T12:00:00Z
+  startsAt: 2026-11-23T12:01:00Z
   closed: 2026-11-23T13:00:00Z
   outcome: resolved
   isolated: true

@@ -50,6 +50,8 @@ func (t *Ticket) set(key, value *yaml.Node) (err error) {
 		t.Status, err = decodeStatus(value)
 	case "createdAt":
 		t.CreatedAt, err = decodeTime(value)
+	case "startsAt":
+		t.StartsAt, err = decodeTime(value)
 	case "attempts":
 		t.Attempts, err = decodeCount(value, maxAttempts)
 	case "attended":

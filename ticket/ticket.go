@@ -78,6 +78,9 @@ type Ticket struct {
 	Supervisor string // Who owns it, separated by commas.
 	Status     Status
 	CreatedAt  time.Time
+	// StartsAt is when the alert began that it was opened for, by the clock of whoever evaluates it. Zero where no alert began it, and in
+	// older tickets.
+	StartsAt   time.Time
 	BootID     string
 	Attempts   int
 	Hold       string

@@ -182,13 +182,26 @@ func olderThanNode(s Situation) string {
 		registered.Add(newNode).UTC().Format(time.RFC3339))
 }
 
+// sameStart is how far apart the starts of one alert may be: each replica of Prometheus tells its own.
+const sameStart = 2 * time.Minute
+
+// about reports whether the incident was about the event that the alert tells of. The start of an alert is compared with that of another one:
+// whose clock dates it, and that of the leader that opened the incident, may be minutes apart.
+func about(i ticket.Incident, s prom.AegisNodeStatus) bool {
+	dealtWith := i.Opened
+	if start := i.StartsAt.Add(sameStart); !i.StartsAt.IsZero() && start.After(dealtWith) {
+		dealtWith = start
+	}
+	return !dealtWith.Before(s.FirstSeen.Truncate(time.Second))
+}
+
 // settled lets what was dealt with rest: an event that its alert goes on telling of, and a note that was just made.
 func settled(s Situation) string {
 	for _, i := range slices.Backward(s.Record.History.Incidents) {
 		if !sameFault(i, s.Status) {
 			continue
 		}
-		same := !i.Opened.Before(s.Status.FirstSeen.Truncate(time.Second))
+		same := about(i, s.Status)
 		again := i.Closed.Add(s.Status.Policy.Cooldown)
 		switch {
 		case i.Outcome == ticket.Noted && same:
