@@ -90,6 +90,7 @@ type pass struct {
 	prometheusErrs     []error
 	evidence           map[prom.Key]prom.Evidence
 	firing             map[prom.Key][]prom.Observation // What fires at Prometheus.
+	holds              map[prom.Key]time.Time          // Since when it holds, by the clock of Aegis.
 
 	sightings []source.Sighting
 	blind     []error
@@ -135,6 +136,7 @@ func newPass(t terms) *pass {
 		terms:        t,
 		evidence:     make(map[prom.Key]prom.Evidence),
 		firing:       make(map[prom.Key][]prom.Observation),
+		holds:        make(map[prom.Key]time.Time),
 		listed:       make(map[prom.Key]*listing),
 		fingerprints: make(map[string]struct{}),
 		labels:       make(map[prom.Key]alertLabels),
@@ -200,6 +202,7 @@ func (p *pass) addEvidence(server string, alerts []prom.Alert, classifier Classi
 		case a.State == prom.StateFiring:
 			p.evidence[key] = prom.EvidenceFiring
 			p.firing[key] = append(p.firing[key], atPrometheus(o))
+			p.hold(key, p.beganAt(a))
 		case known == prom.EvidenceFiring:
 		case a.State == prom.StateStale:
 			p.evidence[key] = prom.EvidenceUnknown
@@ -326,19 +329,32 @@ func (p *pass) finding(key prom.Key, labels alertLabels, alerted bool) prom.Find
 // since returns since when the expression of an alert of the status has held, or the value of a source has been a fault, without a
 // break. It is zero when neither tells.
 func (p *pass) since(key prom.Key) time.Time {
-	firing := slices.Clone(p.firing[key])
+	first := p.holds[key]
 	for _, j := range p.judged[key] {
 		if j.evidence == prom.EvidenceFiring {
-			firing = append(firing, j.observation)
-		}
-	}
-	var first time.Time
-	for _, o := range firing {
-		if !o.StartsAt.IsZero() && (first.IsZero() || o.StartsAt.Before(first)) {
-			first = o.StartsAt
+			first = earlier(first, j.observation.StartsAt)
 		}
 	}
 	return first
+}
+
+// hold notes since when a status holds. The earliest time counts, and zero is none.
+func (p *pass) hold(key prom.Key, at time.Time) { p.holds[key] = earlier(p.holds[key], at) }
+
+// beganAt returns when the alert began by the clock of Aegis, of which that of its server may be minutes apart.
+func (p *pass) beganAt(a prom.Alert) time.Time {
+	if age, ok := a.ActiveFor(); ok {
+		return p.began.Add(-age)
+	}
+	return a.StartsAt
+}
+
+// earlier returns the earlier of two times. Zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // unlisted reports whether the replicas that answered know nothing of the status. Where none is asked, none knows anything.

@@ -45,6 +45,14 @@ func (a Alert) Age() time.Duration {
 	return max(0, a.AskedAt.Sub(a.SampledAt))
 }
 
+// ActiveFor is how long the alert has been active by the clock of the server, and whether that is known.
+func (a Alert) ActiveFor() (time.Duration, bool) {
+	if a.StartsAt.IsZero() || a.AskedAt.IsZero() {
+		return 0, false
+	}
+	return max(0, a.AskedAt.Sub(a.StartsAt)), true
+}
+
 // Subject is what a finding of a source is about.
 type Subject struct {
 	// Condition is the name or an alias of the condition.
