@@ -24,6 +24,14 @@ const (
 // RuleSource tells how the alerting rules of a Prometheus do. An error means that nothing is known.
 type RuleSource interface {
 	Rules(ctx context.Context, names []string) ([]source.Rule, error)
+	// Aged returns the alerts of nodes that grew old within that time, and have not been evaluated since.
+	Aged(ctx context.Context, nodes []string, within time.Duration) ([]prom.Alert, error)
+}
+
+// agedRequest asks for the alerts that grew old while an earlier process led.
+type agedRequest struct {
+	nodes  []string
+	within time.Duration
 }
 
 // told is what one Prometheus says in a pass of alerts of statuses, by fingerprint, and of rules, by name.
@@ -31,6 +39,7 @@ type told struct {
 	alerts map[prom.Key]map[string]prom.Alert
 	rules  map[string][]source.Rule
 	listed bool // Whether it tells of rules.
+	read   reading
 }
 
 // lastAlert is what is remembered of an alert that a Prometheus has had.
@@ -49,7 +58,11 @@ type lastAlert struct {
 // not evaluated, nobody does: the series grows old, and is not found any more. It belongs to the passes, which never overlap.
 type evaluations struct {
 	servers map[string]map[prom.Key]map[string]lastAlert
-	maxAge  time.Duration
+	// began is when the statuses began that an earlier process has begun to deal with. The servers in asked have told what became of their
+	// alerts since.
+	began  map[prom.Key]time.Time
+	asked  map[string]bool
+	maxAge time.Duration
 }
 
 func newEvaluations(o ResyncOptions) *evaluations {
@@ -59,7 +72,46 @@ func newEvaluations(o ResyncOptions) *evaluations {
 }
 
 // reset forgets everything. The next leader may be another one.
-func (e *evaluations) reset() { e.servers = make(map[string]map[prom.Key]map[string]lastAlert) }
+func (e *evaluations) reset() {
+	e.servers = make(map[string]map[prom.Key]map[string]lastAlert)
+	e.began, e.asked = make(map[prom.Key]time.Time), make(map[string]bool)
+}
+
+// past returns what the server has to be asked about the time before this process led.
+func (e *evaluations) past(server string, names func(node string) []string, now time.Time) agedRequest {
+	var r agedRequest
+	if e.asked[server] {
+		return r
+	}
+	for key, at := range e.began {
+		r.nodes = append(r.nodes, names(key.Node)...)
+		r.within = max(r.within, min(now.Sub(at)+missedBefore, agedFor))
+	}
+	slices.Sort(r.nodes)
+	r.nodes = slices.Compact(r.nodes)
+	return r
+}
+
+// recall takes what the server tells of the time before this process led.
+func (e *evaluations) recall(r reading, known map[prom.Key]map[string]lastAlert, classifier Classifier, now time.Time) {
+	if !r.recalled {
+		return
+	}
+	e.asked[r.source.name] = true
+	for _, a := range r.aged {
+		o, err := classifier.Classify(a)
+		if err != nil {
+			continue
+		}
+		key := o.Status.Key()
+		if known[key] == nil {
+			known[key] = make(map[string]lastAlert)
+		}
+		known[key][a.Fingerprint] = lastAlert{
+			name: a.Labels[labelAlertname], labels: a.Labels, at: now.Add(-a.Age()), sampled: a.SampledAt, aged: "the alert has not been evaluated",
+		}
+	}
+}
 
 // names returns the alerts of which the server has to say how their rules do.
 func (e *evaluations) names(server string) []string {
@@ -85,7 +137,7 @@ func (p *pass) note(server string, key prom.Key, a prom.Alert) {
 
 // tells takes what the server says of rules.
 func (p *pass) tells(r reading) {
-	t := &told{alerts: make(map[prom.Key]map[string]prom.Alert), rules: make(map[string][]source.Rule), listed: r.listed}
+	t := &told{alerts: make(map[prom.Key]map[string]prom.Alert), rules: make(map[string][]source.Rule), listed: r.listed, read: r}
 	for _, rule := range r.rules {
 		t.rules[rule.Name] = append(t.rules[rule.Name], rule)
 	}
@@ -100,7 +152,7 @@ func (e *evaluations) forget(key prom.Key) {
 }
 
 // look takes what the servers have told in a pass.
-func (e *evaluations) look(p *pass) {
+func (e *evaluations) look(p *pass, classifier Classifier) {
 	ended := make(map[string]bool)
 	for server, t := range p.told {
 		known := e.servers[server]
@@ -108,6 +160,7 @@ func (e *evaluations) look(p *pass) {
 			known = make(map[prom.Key]map[string]lastAlert)
 			e.servers[server] = known
 		}
+		e.recall(t.read, known, classifier, p.began)
 		t.remember(known, p.began)
 		for key, alerts := range known {
 			for fingerprint, a := range alerts {

@@ -122,10 +122,18 @@ func TestAnAlertThatEndedOnOneOfAPairHasEnded(t *testing.T) {
 // ruled is a Prometheus that tells of its rules.
 type ruled struct {
 	*fakeSource
-	rules func() ([]source.Rule, error)
+	rules    func() ([]source.Rule, error)
+	aged     []prom.Alert
+	agedErr  error
+	recalled []agedRequest
 }
 
 func (r *ruled) Rules(context.Context, []string) ([]source.Rule, error) { return r.rules() }
+
+func (r *ruled) Aged(_ context.Context, nodes []string, within time.Duration) ([]prom.Alert, error) {
+	r.recalled = append(r.recalled, agedRequest{nodes, within})
+	return r.aged, r.agedErr
+}
 
 func ruledBy(s *seeing, rules func() ([]source.Rule, error)) *ruled {
 	r := &ruled{fakeSource: s.prometheus, rules: rules}
@@ -227,5 +235,32 @@ func TestARuleThatIsRemovedEndsItsAlertsAnHourLater(t *testing.T) {
 		passes(21)
 		evidence, reason := s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// The next leader asks once which alerts of open tickets grew old before it led.
+func TestTheNextLeaderKnowsWhichAlertsGrewOld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		rules := []source.Rule{{Name: "Hung", Failure: "it fails", Evaluated: time.Now()}}
+		r := ruledBy(s, func() ([]source.Rule, error) { return rules, nil })
+		old := hung(prom.StateStale)
+		old.AskedAt = time.Now().Add(-3 * time.Hour) // By a clock that is behind.
+		old.SampledAt = old.AskedAt.Add(-20 * time.Minute)
+		r.aged, r.agedErr = []prom.Alert{old}, errBroken
+		s.prometheus.see(nil, seenBy("n1", "x", fresh))
+		s.resync.Began(keyA, time.Now().Add(-time.Hour))
+		s.run(t)
+		s.observe(t, keyA)
+		r.agedErr = nil
+		s.requireUnknown(t, "the alert has not been evaluated, and nobody tells")
+		s.requireUnknown(t, "the rule of alert Hung fails")
+		require.Equal(t, agedRequest{[]string{"n1"}, time.Hour + missedBefore}, r.recalled[0])
+		asked := len(r.recalled)
+		rules = []source.Rule{{Name: "Hung", Evaluated: old.AskedAt}}
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+		require.Len(t, r.recalled, asked, "it has told")
 	})
 }

@@ -36,6 +36,7 @@ type namedSource struct {
 type questions struct {
 	evidence source.EvidenceRequest
 	rules    map[string][]string // The names of the rules that each Prometheus is asked about.
+	past     map[string]agedRequest
 }
 
 // reading is the answer of a source.
@@ -50,6 +51,9 @@ type reading struct {
 
 	rules  []source.Rule
 	listed bool // Whether it tells of rules.
+
+	aged     []prom.Alert
+	recalled bool // Whether it tells of what grew old.
 }
 
 // read asks the source. Half an answer is none, but a Prometheus that does not tell which nodes it sees still tells what fires.
@@ -62,6 +66,10 @@ func (s namedSource) read(ctx context.Context, wanted questions) (r reading) {
 		r.rules, r.listed = rules, err == nil
 	}
 	r.alerts, r.err = s.alerts.Alerts(ctx)
+	if past := wanted.past[s.name]; r.err == nil && s.rules != nil && len(past.nodes) > 0 {
+		aged, err := s.rules.Aged(ctx, past.nodes, past.within)
+		r.aged, r.recalled = aged, err == nil
+	}
 	if r.err == nil && s.evidence != nil && len(wanted.evidence.Names) > 0 {
 		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted.evidence)
 	}

@@ -318,8 +318,11 @@ func (r *Resync) Remember(key prom.Key, name string) {
 }
 
 // Began says when a status began that a ticket of an earlier process is about. It is called before Run. Exporters that were there since are
-// missed while they are not.
-func (r *Resync) Began(key prom.Key, at time.Time) { r.eyes.begins(key, at) }
+// missed while they are not, and alerts that grew old since.
+func (r *Resync) Began(key prom.Key, at time.Time) {
+	r.eyes.begins(key, at)
+	r.evaluated.began[key] = at
+}
 
 // adopt lets those who report the status of an orphan say when it is over.
 func (r *Resync) adopt(p *pass) {
@@ -405,7 +408,7 @@ func (r *Resync) pass(ctx context.Context) {
 		}
 	}
 	r.eyes.look(p, r.classifier, needed)
-	r.evaluated.look(p)
+	r.evaluated.look(p, r.classifier)
 	r.keep(p, needed)
 	r.inspect(p, answers)
 	p.clusters = r.clusters.seen()
@@ -461,10 +464,11 @@ func (r *Resync) keep(p *pass, needed []prom.Key) {
 
 // questions returns what has to be asked besides alerts.
 func (r *Resync) questions(needed []prom.Key, now time.Time) questions {
-	q := questions{evidence: r.eyes.request(needed, now), rules: make(map[string][]string)}
+	q := questions{evidence: r.eyes.request(needed, now), rules: make(map[string][]string), past: make(map[string]agedRequest)}
 	for _, s := range r.sources {
 		if s.rules != nil {
 			q.rules[s.name] = r.evaluated.names(s.name)
+			q.past[s.name] = r.evaluated.past(s.name, r.eyes.names, now)
 		}
 	}
 	return q

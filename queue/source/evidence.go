@@ -75,16 +75,21 @@ func (p *Prometheus) Evidence(ctx context.Context, r EvidenceRequest) ([]Sightin
 
 // evidenceQuery asks for recorded evidence of the nodes, and for their targets, by job. A port may follow a name.
 func evidenceQuery(cluster prom.Cluster, names []string, memory time.Duration) string {
-	quoted := make([]string, len(names))
-	for i, name := range names {
-		quoted[i] = regexp.QuoteMeta(name)
-	}
-	on := "node=~" + strconv.Quote("(?i:"+strings.Join(quoted, "|")+")(:[0-9]+)?")
+	on := onNodes(names)
 	within := min(max(memory, EvidenceMemory), maxEvidenceMemory)
 	const targets = "max by (node, %[3]s, job) (timestamp(up{%[1]s}) and up{%[1]s} == %[2]d)"
 	up, down := fmt.Sprintf(targets, on, 1, cluster.LabelName()), fmt.Sprintf(targets, on, 0, cluster.LabelName())
 	return fmt.Sprintf("last_over_time(%s{%s}[%dm]) or %s or label_replace(%s unless %s, %q, \"true\", \"\", \"\")",
 		metricEvidence, on, int(math.Ceil(within.Minutes())), up, down, up, labelDown)
+}
+
+// onNodes is the matcher of the label that names one of the nodes.
+func onNodes(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = regexp.QuoteMeta(name)
+	}
+	return "node=~" + strconv.Quote("(?i:"+strings.Join(quoted, "|")+")(:[0-9]+)?")
 }
 
 // selectorQuery asks when the series of a selector were sampled. A target that is down has a sample of up as well.

@@ -258,7 +258,7 @@ func TestTheCanaryIsThatOfThisCluster(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.judge([]byte(vector(canary)))
 	require.NoError(t, err, "one that names no cluster is that of the server")
-	require.Contains(t, evidenceQuery(prom.Cluster{Label: "k8s"}, []string{"n1"}, 0), "max by (node, k8s)")
+	require.Contains(t, evidenceQuery(prom.Cluster{Label: "k8s"}, []string{"n1"}, 0), "max by (node, k8s, job)")
 }
 
 func TestPrometheusOptions(t *testing.T) {

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 const (
@@ -70,6 +73,32 @@ func (p *Prometheus) Rules(ctx context.Context, names []string) ([]Rule, error) 
 		return nil, fmt.Errorf("the rules of prometheus %s: %w", p.client.safeURL(), err)
 	}
 	return rules, nil
+}
+
+// agedQuery yields when each alert of the nodes was evaluated last that was old once within the time, and has not been evaluated since. Its
+// steps are shorter than the time between too old to count, and too old to be found.
+const agedQuery = `max_over_time((timestamp(%[1]s) < time() - 150)[%[2]dm:2m]) == max_over_time(timestamp(%[1]s)[%[2]dm:2m])`
+
+// Aged returns the alerts of the nodes that fired within the time and then were not evaluated any more, without that anybody marked their end.
+// They are stale. The label node must name the node.
+func (p *Prometheus) Aged(ctx context.Context, names []string, within time.Duration) ([]prom.Alert, error) {
+	var aged []prom.Alert
+	for chunk := range slices.Chunk(names, nodesAtOnce) {
+		selector := `ALERTS{alertstate="firing",` + onNodes(chunk) + `}`
+		elements, err := p.elements(ctx, fmt.Sprintf(agedQuery, selector, int(within.Minutes())+1))
+		if err != nil {
+			return nil, fmt.Errorf("ask which alerts grew old: %w", err)
+		}
+		for _, e := range elements {
+			s, err := e.sample()
+			if err != nil {
+				continue // What has no time grew old at no time.
+			}
+			s.alert.State, s.alert.SampledAt, s.alert.AskedAt = prom.StateStale, s.at, s.evaluatedAt
+			aged = append(aged, s.alert)
+		}
+	}
+	return aged, nil
 }
 
 // decodeRules reads the alerting rules that were asked for. Some servers answer with all.

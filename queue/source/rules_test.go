@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/rules/prom"
 )
 
 // rulesOf is what Prometheus answers about one group.
@@ -75,4 +77,24 @@ func TestAnswersAboutRulesThatSayNothing(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.Rules(t.Context(), []string{"GpuHung"})
 	require.ErrorContains(t, err, "404")
+}
+
+func TestAlertsThatGrewOld(t *testing.T) {
+	t.Parallel()
+	server, asked := recorded(t, `{"status":"success","data":{"resultType":"vector","result":[
+		{"metric":{"alertname":"GpuHung","alertstate":"firing","node":"n1"},"value":[4600,"1000"]},
+		{"metric":{"alertname":"GpuHung","alertstate":"firing","node":"n2"},"value":[4600,"NaN"]}]}}`)
+	p, err := NewPrometheus(PrometheusOptions{URL: server})
+	require.NoError(t, err)
+	aged, err := p.Aged(t.Context(), []string{"n1", "n2"}, 90*time.Minute)
+	require.NoError(t, err)
+	require.Len(t, aged, 1)
+	require.Equal(t, prom.StateStale, aged[0].State)
+	require.Equal(t, map[string]string{"alertname": "GpuHung", "node": "n1"}, aged[0].Labels)
+	require.Equal(t, time.Hour, aged[0].Age())
+	for _, query := range *asked {
+		_, err := ParseExpression(query)
+		require.NoError(t, err, query)
+	}
+	require.Contains(t, (*asked)[0], `[91m:2m]`)
 }

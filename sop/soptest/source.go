@@ -131,6 +131,9 @@ func (s Source) Rules(_ context.Context, names []string) (rules []source.Rule, e
 	return rules, err
 }
 
+// Aged returns that no alert grew old.
+func (s Source) Aged(context.Context, []string, time.Duration) ([]prom.Alert, error) { return nil, nil }
+
 // active returns the labels of the alerts of the rule.
 func (s Source) active(rule string) (active []map[string]string) {
 	for key, f := range s.client.cluster.Faults {
