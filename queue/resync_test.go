@@ -797,20 +797,3 @@ func TestResyncRemembersTheLastPass(t *testing.T) {
 		require.Equal(t, began, f.At)
 	})
 }
-
-// Whether an alert has ended, an Alertmanager decides by its own clock: it lists none that has. What it lists is not gone, although by the
-// clock of Aegis, which is ahead, its end has passed.
-func TestAListedAlertIsNotGoneByAnotherClock(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		listed := alert("a", "n1", prom.StateActive)
-		listed.EndsAt = time.Now().Add(-time.Minute)
-		w.am0.tell(nil, listed)
-		w.run(t)
-		f := w.resync.Observe(t.Context(), keyA)
-		require.Equal(t, prom.EvidenceUnknown, f.Evidence)
-		require.Equal(t, "unlisted", string(f.Permission), "nor does it permit anything")
-		require.Contains(t, f.Reason, "an Alertmanager still lists it")
-	})
-}
