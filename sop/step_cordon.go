@@ -120,24 +120,16 @@ const stillCordoned = "still cordoned: a person may have cordoned it after the r
 func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Change) (message string, err error) {
 	intake := i.intakeTaints(node)
 	lent := policy.Lent(node, t.Cordon)
-	unnoted := policy.Unnoted(node)
 	switch {
 	case policy.OwnCordon(node), lent && !policy.Excluded(node):
 		change.Unschedulable = new(false)
 		change.Annotations = map[string]*string{ticket.OwnerAnnotation: nil}
-	case node.Spec.Unschedulable && lent:
-		message = "a person has excluded the node, so it stays cordoned"
-	case unnoted != "" && (t.Count(ticket.Cordon) > 0 || policy.LeftBehind(node)):
-		// The incident must not end well with a node that Aegis took out of service and that nobody returns.
-		return "", failed("the node is fit and stays cordoned: %s; uncordon it", unnoted)
-	case node.Spec.Unschedulable && strings.HasPrefix(t.Origin, checkPrefix):
-		message = stillCordoned
-	case unnoted != "":
-		message = unnoted + ", so it stays cordoned"
-	case node.Spec.Unschedulable:
-		message = "a person has cordoned the node, so it stays cordoned"
-	default:
+	case !node.Spec.Unschedulable:
 		message = "was schedulable already"
+	default:
+		if message, err = whyCordoned(t, node, lent); err != nil {
+			return "", err
+		}
 	}
 	stays := node.Spec.Unschedulable && change.Unschedulable == nil
 	if stays && len(intake) == 0 {
@@ -148,6 +140,23 @@ func (i isolator) putBack(t *ticket.Ticket, node *corev1.Node, change *ticket.Ch
 		message = strings.TrimPrefix(message+"; taint "+taint.ToString()+" removed", "; ")
 	}
 	return message, nil
+}
+
+// whyCordoned says why a node that is fit stays cordoned. The incident must not end well with one that Aegis took out of service and that nobody
+// returns, which is an error.
+func whyCordoned(t *ticket.Ticket, node *corev1.Node, lent bool) (message string, err error) {
+	unnoted := policy.Unnoted(node)
+	switch {
+	case lent:
+		return "a person has excluded the node, so it stays cordoned", nil
+	case unnoted != "" && (t.Count(ticket.Cordon) > 0 || policy.LeftBehind(node)):
+		return "", failed("the node is fit and stays cordoned: %s; uncordon it", unnoted)
+	case strings.HasPrefix(t.Origin, checkPrefix):
+		return stillCordoned, nil
+	case unnoted != "":
+		return unnoted + ", so it stays cordoned", nil
+	}
+	return "a person has cordoned the node, so it stays cordoned", nil
 }
 
 // intakeTaints returns the taints of the node that a passed check takes away.
