@@ -183,7 +183,7 @@ func olderThanNode(s Situation) string {
 }
 
 // sameStart is how far apart the starts of one alert may be: each replica of Prometheus tells its own.
-const sameStart = 2 * time.Minute
+const sameStart = time.Minute
 
 // about reports whether the incident was about the event that the alert tells of. The start of an alert is compared with that of another one:
 // whose clock dates it, and that of the leader that opened the incident, may be minutes apart.
