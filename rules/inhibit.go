@@ -73,29 +73,85 @@ func (d decoder) inhibitions(n *yaml.Node, field string, e *entry) {
 	})
 }
 
-// InhibitedBy returns in words which of the other conditions of its node explains the status. Empty means that none does.
-func (c *Catalogue) InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
-	for _, other := range others {
-		e := c.lookup(other.Condition)
-		if e == nil || other.Policy.Mode == prom.ModeOff {
+// InhibitedBy returns a function that says in words which of the conditions of one node explains a status. Empty means that none does. A
+// node may have thousands of conditions: each is looked at once, and a status is held against the inhibitions of the catalogue, not against
+// all of the others.
+func (c *Catalogue) InhibitedBy(now time.Time, statuses []prom.AegisNodeStatus) func(prom.AegisNodeStatus) string {
+	explanations := c.explanations(now, statuses)
+	return func(status prom.AegisNodeStatus) string {
+		first := len(statuses)
+		for _, e := range explanations {
+			first = min(first, e.cause(status, first))
+		}
+		if first == len(statuses) {
+			return ""
+		}
+		return describeCause(statuses[first])
+	}
+}
+
+// explanation is an inhibition together with the conditions of a node for which it stands, each by its index.
+type explanation struct {
+	Inhibition
+	condition string
+	// first is the first of them, byDevice the first of each device.
+	first    int
+	byDevice map[string]int
+}
+
+// explanations returns the inhibitions of the conditions.
+func (c *Catalogue) explanations(now time.Time, statuses []prom.AegisNodeStatus) []*explanation {
+	type rule struct {
+		condition string
+		n         int
+	}
+	var all []*explanation
+	known := make(map[rule]*explanation)
+	for at, cause := range statuses {
+		e := c.lookup(cause.Condition)
+		if e == nil || cause.Policy.Mode == prom.ModeOff {
 			continue
 		}
-		for _, i := range e.Inhibits {
-			if i.covers(now, other, status) {
-				return describeCause(other)
+		for n, i := range e.Inhibits {
+			if !i.stands(now, cause) {
+				continue
+			}
+			of := known[rule{cause.Condition, n}]
+			if of == nil {
+				of = &explanation{Inhibition: i, condition: cause.Condition, first: at, byDevice: make(map[string]int)}
+				known[rule{cause.Condition, n}] = of
+				all = append(all, of)
+			}
+			if _, found := of.byDevice[cause.ID]; !found {
+				of.byDevice[cause.ID] = at
 			}
 		}
 	}
-	return ""
+	return all
 }
 
-// covers reports whether the cause explains the status.
-func (i Inhibition) covers(now time.Time, cause, status prom.AegisNodeStatus) bool {
-	named := slices.Contains(i.Conditions, status.Condition) || slices.Contains(i.Types, status.Type) && status.Condition != cause.Condition
-	elsewhere := i.SameDevice && cause.ID != "" && status.ID != "" && cause.ID != status.ID
-	otherDevice := len(i.Devices) > 0 && (!slices.Contains(i.Devices, status.ID) || slices.Contains(i.Devices, cause.ID))
+// stands reports whether the cause explains anything.
+func (i Inhibition) stands(now time.Time, cause prom.AegisNodeStatus) bool {
 	over := i.Within > 0 && !now.Before(cause.FirstSeen.Add(i.Within))
-	return named && !elsewhere && !otherDevice && !over
+	return !over && !slices.Contains(i.Devices, cause.ID)
+}
+
+// cause returns the index of the first condition that explains the status, or none.
+func (e *explanation) cause(status prom.AegisNodeStatus, none int) int {
+	named := slices.Contains(e.Conditions, status.Condition) || slices.Contains(e.Types, status.Type) && status.Condition != e.condition
+	otherDevice := len(e.Devices) > 0 && !slices.Contains(e.Devices, status.ID)
+	switch {
+	case !named || otherDevice:
+		return none
+	case !e.SameDevice || status.ID == "":
+		return e.first
+	}
+	for _, device := range []string{status.ID, ""} {
+		if at, found := e.byDevice[device]; found {
+			none = min(none, at)
+		}
+	}
+	return none
 }
 
 func describeCause(cause prom.AegisNodeStatus) string {

@@ -60,7 +60,7 @@ types: [npu]
 		require.Equal(t, domain, got.Type)
 	}
 	down, up := c.Status("n", "LustreServerDown", ""), c.Status("n", "LustreUnmounted", "")
-	require.Equal(t, "LustreServerDown explains it", c.InhibitedBy(time.Now(), up, []prom.AegisNodeStatus{down}))
+	require.Equal(t, "LustreServerDown explains it", c.InhibitedBy(time.Now(), []prom.AegisNodeStatus{up, down})(up))
 }
 
 // A site may change what is built in and add what is not. What it does not say stays.

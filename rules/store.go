@@ -34,8 +34,8 @@ func (s *Store) Names(condition, device string) (canonicalCondition, canonicalDe
 }
 
 // InhibitedBy is InhibitedBy of the catalogue in use.
-func (s *Store) InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
-	return s.Current().InhibitedBy(now, status, others)
+func (s *Store) InhibitedBy(now time.Time, statuses []prom.AegisNodeStatus) func(prom.AegisNodeStatus) string {
+	return s.Current().InhibitedBy(now, statuses)
 }
 
 // Swap replaces the catalogue in use.

@@ -55,8 +55,8 @@ type Queue interface {
 type Catalogue interface {
 	// Status returns a condition on a node and device. The code says which XID it is about, 0 that it is the only one, or none.
 	Status(node, condition, device string, xid int) prom.AegisNodeStatus
-	// InhibitedBy says in words which of the others explains the status. Empty means that none does.
-	InhibitedBy(now time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string
+	// InhibitedBy returns what says in words which of the conditions of one node explains a status of it. Empty means that none does.
+	InhibitedBy(now time.Time, statuses []prom.AegisNodeStatus) func(prom.AegisNodeStatus) string
 }
 
 // Dispatcher decides on the conditions of one node after the other and runs one procedure per node at a time.
@@ -266,8 +266,9 @@ const nothing = -1
 // condition that the sources are likely to refuse: they are asked before there is room, so that it keeps no place from those who can use it.
 func (d *Dispatcher) choose(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) (candidates []int, verdicts []policy.Verdict, waits int) {
 	verdicts, waits = make([]policy.Verdict, len(statuses)), nothing
+	survey := d.survey(node, r, statuses)
 	for i, status := range statuses {
-		verdicts[i] = d.decide(d.situation(node, r, statuses, i), func(would bool) string {
+		verdicts[i] = d.decide(survey.situation(status), func(would bool) string {
 			first := would && waits == nothing
 			if first && !d.promising(status) {
 				return ""
@@ -314,30 +315,55 @@ func (d *Dispatcher) consider(s policy.Situation) policy.Verdict {
 	return d.decide(s, func(bool) string { return d.services.limits.vacancy(policy.ClaimOf(s.Status), false) })
 }
 
+// survey is a node and what holds on it, as the decisions on all of its conditions share it: there may be thousands, and they are decided on
+// one after the other.
+type survey struct {
+	dispatcher  *Dispatcher
+	now         time.Time
+	node        *corev1.Node
+	record      ticket.Record
+	settings    policy.Settings
+	orders      policy.Orders
+	urgent      policy.Urgent
+	inhibitedBy func(prom.AegisNodeStatus) string
+	check       policy.CheckRequest
+	pool        string
+}
+
+// survey sums up what is known for the decisions on the conditions.
+func (d *Dispatcher) survey(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) *survey {
+	now, settings := d.services.Clock.Now(), d.services.Settings()
+	s := &survey{
+		dispatcher: d, now: now, node: node, record: r, settings: settings, orders: d.services.Orders.Last(),
+		urgent: policy.UrgentOf(statuses), inhibitedBy: d.catalogue.InhibitedBy(now, statuses),
+	}
+	s.check, _ = settings.CheckRequestOf(node)
+	if node != nil {
+		s.pool = settings.PoolOf(node).Name
+	}
+	return s
+}
+
 // situation sums up what is known for a decision on one of the conditions, but for the room that there is.
-func (d *Dispatcher) situation(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus, i int) policy.Situation {
-	status := statuses[i]
-	settings := d.services.Settings()
-	procedure := policy.ProcedureOf(status, r.Ticket)
+func (s *survey) situation(status prom.AegisNodeStatus) policy.Situation {
+	d, t := s.dispatcher, s.record.Ticket
+	procedure := policy.ProcedureOf(status, t)
 	_, hasSOP := d.table.Lookup(procedure)
-	now, others := d.services.Clock.Now(), slices.Concat(statuses[:i], statuses[i+1:])
-	orders := d.services.Orders.Last()
-	request, _ := settings.CheckRequestOf(node)
 	return policy.Situation{
-		Now:          now,
-		Node:         node,
-		Record:       r,
+		Now:          s.now,
+		Node:         s.node,
+		Record:       s.record,
 		Status:       status,
-		Others:       others,
+		Urgent:       s.urgent,
 		HasSOP:       hasSOP,
 		OnlyNotifies: onlyNotifies(d.table, procedure),
-		Note:         d.givesWay(r.Ticket, status) || d.givesWayToCheck(r.Ticket, status),
-		Check:        request,
-		Lent:         lentTo(r.Ticket),
-		Inhibited:    d.catalogue.InhibitedBy(now, status, others),
-		Settings:     settings,
-		Orders:       &orders,
-		Storm:        d.storms.holds(status.Condition, settings.PoolOf(node).Name),
+		Note:         d.givesWay(t, status) || d.givesWayToCheck(t, status),
+		Check:        s.check,
+		Lent:         lentTo(t),
+		Inhibited:    s.inhibitedBy(status),
+		Settings:     s.settings,
+		Orders:       &s.orders,
+		Storm:        d.storms.holds(status.Condition, s.pool),
 	}
 }
 
@@ -363,7 +389,7 @@ func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verd
 	keys := make([]prom.Key, 0, len(statuses))
 	for i, s := range statuses {
 		keys = append(keys, s.Key())
-		if !slices.Contains(candidates, i) {
+		if _, runs := slices.BinarySearch(candidates, i); !runs {
 			d.tell(s, verdicts[i])
 		}
 	}

@@ -96,7 +96,7 @@ func (d *Dispatcher) skipped(r ticket.Record, status prom.AegisNodeStatus) []str
 			statuses = append(statuses, s)
 		}
 	}
-	s := d.situation(r.Node, r, statuses, 0)
+	s := d.survey(r.Node, r, statuses).situation(statuses[0])
 	if last := d.services.Source.Last(status.Key()); !last.At.IsZero() {
 		s.Finding = &last
 	}

@@ -64,11 +64,12 @@ func (d *Dispatcher) considerApproval(o policy.NodeOrder) (prom.AegisNodeStatus,
 	}
 	statuses := d.services.Orders.Last().ApplyAll(d.withTicket(record, d.services.Conditions.Statuses(o.Node)))
 	verdict := policy.Verdict{Name: policy.VerdictUnconfirmed, Reason: "the condition is not reported on the node"}
-	for i, s := range statuses {
+	survey := d.survey(record.Node, record, statuses)
+	for _, s := range statuses {
 		if s.Condition != o.Condition || s.ID != o.Device {
 			continue
 		}
-		verdict = d.consider(d.situation(record.Node, record, statuses, i))
+		verdict = d.consider(survey.situation(s))
 		goesOn := record.Ticket != nil && record.Ticket.Open() && verdict.Name == policy.VerdictExecute && s.Policy.Mode == prom.ModeApprove
 		if verdict.Name == policy.VerdictAwaitingApproval || goesOn {
 			return s, record, verdict, nil

@@ -24,8 +24,8 @@ func (c modeCatalogue) Status(node, condition, device string, _ int) prom.AegisN
 	return prom.AegisNodeStatus{Node: node, Condition: condition, ID: device, Policy: prom.Policy{Mode: c[condition]}}
 }
 
-func (modeCatalogue) InhibitedBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeStatus) string {
-	return ""
+func (modeCatalogue) InhibitedBy(time.Time, []prom.AegisNodeStatus) func(prom.AegisNodeStatus) string {
+	return func(prom.AegisNodeStatus) string { return "" }
 }
 
 // replicaWith returns the orders of a process that remembers the Lease that had the orders.

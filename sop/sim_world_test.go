@@ -199,8 +199,8 @@ func (c *cluster) offer(name string, missing bool) {
 // simCatalogue knows the conditions of the simulation. It may have nodes that are cordoned observed.
 type simCatalogue struct{ observes bool }
 
-func (simCatalogue) InhibitedBy(time.Time, prom.AegisNodeStatus, []prom.AegisNodeStatus) string {
-	return ""
+func (simCatalogue) InhibitedBy(time.Time, []prom.AegisNodeStatus) func(prom.AegisNodeStatus) string {
+	return func(prom.AegisNodeStatus) string { return "" }
 }
 
 func (c simCatalogue) Status(node, condition, device string, _ int) prom.AegisNodeStatus {

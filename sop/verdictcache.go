@@ -64,8 +64,12 @@ func (b *VerdictCache) Has(key prom.Key) bool {
 func (b *VerdictCache) Keep(node string, keys []prom.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	kept := make(map[prom.Key]bool, len(keys))
+	for _, key := range keys {
+		kept[key] = true
+	}
 	for key := range b.nodes[node] {
-		if !slices.Contains(keys, key) {
+		if !kept[key] {
 			delete(b.nodes[node], key)
 			delete(b.held, key)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -59,12 +60,13 @@ func (d *Dispatcher) watch(ctx context.Context, b *scene, cancel context.CancelC
 // judgeNew enters a verdict on what is reported on the node since the procedure began. It is decided on when that has ended.
 func (d *Dispatcher) judgeNew(b *scene, r ticket.Record) {
 	statuses, repaired := d.services.statuses(b.node), b.journal.incident
-	for i, s := range statuses {
+	survey := sync.OnceValue(func() *survey { return d.survey(r.Node, r, statuses) })
+	for _, s := range statuses {
 		own := s.Condition == repaired.condition && s.ID == repaired.device
 		if own || d.services.Verdicts.Has(s.Key()) {
 			continue
 		}
-		v := d.consider(d.situation(r.Node, r, statuses, i))
+		v := d.consider(survey().situation(s))
 		if runs(v) {
 			v = policy.Verdict{Name: policy.VerdictInProgress, Reason: repaired.condition + " is being worked on"}
 		}
@@ -119,7 +121,8 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *scene, r ticket.Record) 
 	// Only what never changes is read of a status that the procedure may be changing.
 	urgency := prom.BandOf(b.status.Priority).Urgency()
 	statuses := d.services.statuses(b.node)
-	for i, s := range statuses {
+	survey := sync.OnceValue(func() *survey { return d.survey(r.Node, r, statuses) })
+	for _, s := range statuses {
 		if prom.BandOf(s.Priority) == prom.BandCordon {
 			// The cordon is that of this incident, which takes it back itself.
 			continue
@@ -127,7 +130,7 @@ func (d *Dispatcher) moreUrgent(ctx context.Context, b *scene, r ticket.Record) 
 		if urgencyOf(s) >= urgency || !present(s, r.Node) {
 			continue
 		}
-		situation := d.situation(r.Node, r, statuses, i)
+		situation := survey().situation(s)
 		situation.Lent = t.Cordon
 		if d.consider(situation).Name != policy.VerdictExecute {
 			continue

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,6 +86,8 @@ type world struct {
 	aliases map[string]string
 	// inhibits names the condition that a condition explains.
 	inhibits map[string]string
+	// inhibitors is how often the catalogue was asked what explains the conditions of a node.
+	inhibitors atomic.Int32
 	// unknown names the conditions that the catalogue does not have. Nil means none.
 	unknown func(condition string) bool
 	// identity is that of the process in the election. Empty means that there is none.
@@ -212,13 +215,15 @@ func (w *world) Status(node, condition, device string, _ int) prom.AegisNodeStat
 }
 
 // InhibitedBy explains conditions as the test has set it.
-func (w *world) InhibitedBy(_ time.Time, status prom.AegisNodeStatus, others []prom.AegisNodeStatus) string {
-	for _, o := range others {
-		if w.inhibits[o.Condition] == status.Condition {
-			return o.Condition + " explains it"
+func (w *world) InhibitedBy(_ time.Time, statuses []prom.AegisNodeStatus) func(prom.AegisNodeStatus) string {
+	w.inhibitors.Add(1)
+	by := make(map[string]string)
+	for _, s := range statuses {
+		if of := w.inhibits[s.Condition]; of != "" {
+			by[of] = s.Condition + " explains it"
 		}
 	}
-	return ""
+	return func(s prom.AegisNodeStatus) string { return by[s.Condition] }
 }
 
 // raise reports a condition on node A.

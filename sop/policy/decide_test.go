@@ -221,11 +221,11 @@ func TestDecide(t *testing.T) {
 			s.Node.Annotations = map[string]string{ticket.OwnerAnnotation: "autoscaler/1"}
 		}, VerdictHumanCordoned, ""},
 		{"cordon of nobody", func(s *Situation) { s.Status.Priority = 1 }, VerdictUnconfirmed, "not cordoned"},
-		{"hidden by a node that is not ready", func(s *Situation) { s.Others = []prom.AegisNodeStatus{notReady} }, VerdictTolerated, "NodeNotReady"},
+		{"hidden by a node that is not ready", func(s *Situation) { s.Urgent = UrgentOf([]prom.AegisNodeStatus{notReady}) }, VerdictTolerated, "NodeNotReady"},
 		{"cordon while an emergency holds", func(s *Situation) {
 			s.Status.Priority = 1
 			cordonedByAegis(s.Node)
-			s.Others = []prom.AegisNodeStatus{emergency}
+			s.Urgent = UrgentOf([]prom.AegisNodeStatus{emergency})
 		}, VerdictTolerated, "Xid79GPULost"},
 		{"can be ignored", func(s *Situation) { s.Status.Priority = 150 }, VerdictTolerated, ""},
 		{"cooldown", func(s *Situation) { s.Record.History = rebooted(10 * time.Minute) }, VerdictCooldown, "2026-11-23T12:20:00Z"},

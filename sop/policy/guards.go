@@ -237,20 +237,35 @@ func notCordoned(s Situation) string {
 	return ""
 }
 
+// Urgent names the conditions of a node that come before others of it: that it is not ready, and the first emergency with which it does not
+// return to service. Empty stands for none. No condition comes before itself.
+type Urgent struct{ NotReady, Emergency string }
+
+// UrgentOf returns which of the conditions of a node come before others of it.
+func UrgentOf(statuses []prom.AegisNodeStatus) Urgent {
+	var u Urgent
+	for _, s := range statuses {
+		switch band := prom.BandOf(s.Priority); {
+		case band == prom.BandNotReady && u.NotReady == "":
+			u.NotReady = s.Condition
+		case band == prom.BandEmergency && u.Emergency == "" && Blocks(s):
+			u.Emergency = s.Condition
+		}
+	}
+	return u
+}
+
 // moreUrgent leaves a condition to a more urgent one of the same node.
 func moreUrgent(s Situation) string {
 	if s.Origin == Left && Unnoted(s.Node) != "" {
 		return "" // Nothing is repaired under a cordon that may be of a person, so that nobody else would look after the node.
 	}
 	band := prom.BandOf(s.Status.Priority)
-	for _, other := range s.Others {
-		above := prom.BandOf(other.Priority)
-		switch {
-		case band != prom.BandNotReady && above == prom.BandNotReady:
-			return other.Condition + " comes first"
-		case band == prom.BandCordon && above == prom.BandEmergency && Blocks(other):
-			return "the cordon stays while " + other.Condition + " holds"
-		}
+	switch {
+	case band != prom.BandNotReady && s.Urgent.NotReady != "":
+		return s.Urgent.NotReady + " comes first"
+	case band == prom.BandCordon && s.Urgent.Emergency != "":
+		return "the cordon stays while " + s.Urgent.Emergency + " holds"
 	}
 	return ""
 }

@@ -19,9 +19,9 @@ type Situation struct {
 	// Node is nil when the Node object does not exist, or has not been looked at.
 	Node   *corev1.Node
 	Record ticket.Record
-	// Status is the condition to decide on, Others are the other ones of the node. The mode that people have ordered is in its policy.
+	// Status is the condition to decide on. The mode that people have ordered is in its policy. Urgent sums up what else holds on the node.
 	Status prom.AegisNodeStatus
-	Others []prom.AegisNodeStatus
+	Urgent Urgent
 	// HasSOP says whether the procedure of the condition, or of its open ticket, exists, and OnlyNotifies that it never touches the node.
 	HasSOP, OnlyNotifies bool
 	// Note says that the ticket on the node only notified people of another condition, so it keeps no repair waiting.
