@@ -86,6 +86,8 @@ type IncidentView struct {
 	// By is who asked for the check that the incident began with, Reason is why.
 	By     string `json:"by,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// Earlier are the times at which the same fault was noted before.
+	Earlier []time.Time `json:"earlier,omitempty"`
 }
 
 // DestructiveView is a destructive step of a past incident.
@@ -188,7 +190,7 @@ func historyView(h *ticket.History) []IncidentView {
 	for _, i := range h.Incidents {
 		view := IncidentView{
 			ID: i.ID, Condition: i.Condition, Device: i.Device, Opened: i.Opened, Closed: i.Closed, Outcome: i.Outcome, SOP: i.SOP,
-			By: i.By, Reason: i.Reason,
+			By: i.By, Reason: i.Reason, Earlier: i.Earlier,
 			Destructive: make([]DestructiveView, 0, len(i.Destructive)),
 		}
 		for _, d := range i.Destructive {

@@ -14,8 +14,10 @@ const (
 	// MaxIncidents is the number of incidents that a history keeps.
 	MaxIncidents = 20
 	// MaxNotes is the number of those that may be mere notes or passed checks: what was done to a node is not to be forgotten over what
-	// was seen on it.
-	MaxNotes = 6
+	// was seen on it. A machine with a fault of each of its eight GPUs has room for them.
+	MaxNotes = 10
+	// maxEarlier is how many earlier times of the same fault a note keeps. No threshold counts more.
+	maxEarlier = 5
 	// destructiveCounts is for how long a destructive step keeps its incident in a full history. No window in which steps or incidents are
 	// counted should be longer.
 	destructiveCounts = 30 * 24 * time.Hour
@@ -42,6 +44,8 @@ type Incident struct {
 	SOP         string
 	Isolated    bool // The node was taken out of service.
 	XID         int  // The error of the NVIDIA driver that it was about, 0 for none.
+	// Earlier are the times at which the same fault was noted before, oldest first, of notes that have made room for others.
+	Earlier []time.Time
 	// By is who asked for the check that the incident began with, Reason is why, in their words. Empty where nobody asked.
 	By, Reason string
 
@@ -111,6 +115,8 @@ func (in *Incident) set(key, value *yaml.Node) (err error) {
 		in.XID, err = decodeCount(value, maxXID)
 	case "destructive":
 		in.Destructive, err = decodeDestructive(value)
+	case "earlier":
+		in.Earlier, err = decodeTimes(value)
 	default:
 		in.extra = append(in.extra, unknown(key, value))
 	}
@@ -136,6 +142,27 @@ func (in *Incident) textField(name string) *string {
 		return &in.Reason
 	}
 	return nil
+}
+
+// decodeTimes reads a list of times.
+func decodeTimes(n *yaml.Node) ([]time.Time, error) {
+	switch {
+	case n.Tag == tagNull:
+		return nil, nil
+	case n.Kind != yaml.SequenceNode:
+		return nil, errors.New("want a list of times")
+	}
+	var list []time.Time
+	for i, item := range n.Content {
+		at, err := decodeTime(item)
+		if err != nil {
+			return nil, fmt.Errorf("item %d: %w", i+1, err)
+		}
+		if !at.IsZero() {
+			list = append(list, at)
+		}
+	}
+	return list, nil
 }
 
 // decodeDestructive reads a list of lines such as "reboot 2006-01-02T15:04:05Z".
@@ -236,6 +263,11 @@ func (in *Incident) node() *yaml.Node {
 		steps = append(steps, textNode(d.text()))
 	}
 	o.list("destructive", steps)
+	var earlier []*yaml.Node
+	for _, at := range in.Earlier {
+		earlier = append(earlier, timeNode(at))
+	}
+	o.list("earlier", earlier)
 	o.unknown(in.extra)
 	return o.node
 }
@@ -245,6 +277,7 @@ func (h *History) Clone() *History {
 	c := &History{Incidents: slices.Clone(h.Incidents)}
 	for i := range c.Incidents {
 		c.Incidents[i].Destructive = slices.Clone(c.Incidents[i].Destructive)
+		c.Incidents[i].Earlier = slices.Clone(c.Incidents[i].Earlier)
 	}
 	return c
 }
@@ -280,15 +313,61 @@ func (h *History) dropBeyond(most int) {
 	}
 }
 
-// dropNotes forgets the oldest notes and passed checks beyond MaxNotes.
+// dropNotes makes room for notes and passed checks beyond MaxNotes. Events that are counted are forgotten last, and never because another
+// device has some as well: the oldest note of a fault that was noted again becomes a time in a later one.
 func (h *History) dropNotes() {
-	notes := 0
-	for i := len(h.Incidents) - 1; i >= 0; i-- {
-		if o := h.Incidents[i].Outcome; o != Noted && o != Passed {
-			continue
+	for {
+		oldest, folds, notes := -1, -1, 0
+		for i := len(h.Incidents) - 1; i >= 0; i-- {
+			if o := h.Incidents[i].Outcome; o != Noted && o != Passed {
+				continue
+			}
+			notes, oldest = notes+1, i
+			if h.notedAgain(i) >= 0 {
+				folds = i
+			}
 		}
-		if notes++; notes > MaxNotes {
-			h.Incidents = slices.Delete(h.Incidents, i, i+1)
+		switch {
+		case notes <= MaxNotes:
+			return
+		case folds >= 0:
+			h.foldNote(folds)
+		default:
+			h.Incidents = slices.Delete(h.Incidents, oldest, oldest+1)
 		}
 	}
+}
+
+// notedAgain returns the next note of the same fault, -1 if there is none.
+func (h *History) notedAgain(i int) int {
+	note := h.Incidents[i]
+	if note.Outcome != Noted {
+		return -1
+	}
+	for next := i + 1; next < len(h.Incidents); next++ {
+		in := h.Incidents[next]
+		if in.Outcome == Noted && in.Condition == note.Condition && in.Device == note.Device && in.XID == note.XID {
+			return next
+		}
+	}
+	return -1
+}
+
+// foldNote makes the note a time in the next one of the same fault.
+func (h *History) foldNote(i int) {
+	note, next := h.Incidents[i], &h.Incidents[h.notedAgain(i)]
+	times := slices.Concat(note.Times(), next.Earlier)
+	next.Earlier = slices.Clone(times[max(0, len(times)-maxEarlier):])
+	if len(next.extra) == 0 {
+		next.extra = note.extra
+	}
+	h.Incidents = slices.Delete(h.Incidents, i, i+1)
+}
+
+// Times returns when the fault of a note was noted, oldest first.
+func (in Incident) Times() []time.Time {
+	if in.Closed.IsZero() {
+		return in.Earlier
+	}
+	return append(slices.Clip(in.Earlier), in.Closed)
 }

@@ -60,6 +60,8 @@ func TestParseHistorySaysWhatIsWrong(t *testing.T) {
 		"destructive":      {"- destructive: reboot", "incident 1: line 1: destructive: want a list of actions, each with its time"},
 		"a step's time":    {"- destructive: [reboot now]", `incident 1: line 1: destructive: item 1: "now" is not a time, want one such as 2006-01-02T15:04:05Z`},
 		"a step's fields":  {"- destructive: [{reboot: now}]", "incident 1: line 1: destructive: item 1: want text on one line, not a list and no further fields"},
+		"earlier, no list": {"- earlier: 2020-01-01T00:00:00Z", "incident 1: line 1: earlier: want a list of times"},
+		"earlier, no time": {"- earlier: [soon]", `incident 1: line 1: earlier: item 1: "soon" is not a time, want one such as 2006-01-02T15:04:05Z`},
 		"a step of blanks": {"- destructive: ['']", `incident 1: line 1: destructive: item 1: "" is not a destructive step, want one such as reboot 2006-01-02T15:04:05Z`},
 		"no YAML":          {"- [", "invalid YAML: line 1: did not find expected node content"},
 		"anchors":          {"- &a {}", "line 1: anchors (&) and aliases (*) are not allowed, write the value out"},
@@ -127,6 +129,35 @@ func TestOldBootsMakeRoom(t *testing.T) {
 	require.Equal(t, "check-0", h.Incidents[MaxIncidents-5].ID)
 }
 
+// Notes of one fault make room by becoming times of the next, those of others by being forgotten, the oldest first.
+func TestNotesOfOneFaultAreFolded(t *testing.T) {
+	t.Parallel()
+	h, err := ParseHistory("- {id: first, outcome: noted, condition: Xid, device: '0', closed: 2026-01-01T00:00:00Z, blame: fan}")
+	require.NoError(t, err)
+	first := h.Incidents[0].Closed
+	note := func(id, device string, after time.Duration) {
+		h.Add(Incident{ID: id, Condition: "Xid", Device: device, Outcome: Noted, Closed: first.Add(after)})
+	}
+	for i := range MaxNotes - 1 {
+		note(fmt.Sprint("other-", i), fmt.Sprint("1", i), time.Hour)
+	}
+	note("second", "0", 2*time.Hour)
+	require.Len(t, h.Incidents, MaxNotes)
+	last := h.Incidents[MaxNotes-1]
+	require.Equal(t, []time.Time{first, first.Add(2 * time.Hour)}, last.Times())
+	text, err := h.Encode()
+	require.NoError(t, err)
+	require.Contains(t, text, "blame: fan")
+	require.Contains(t, text, "earlier:\n    - 2026-01-01T00:00:00Z\n")
+	note("other", "x", 3*time.Hour)
+	require.Equal(t, "other-1", h.Incidents[0].ID, "no fault was noted twice, so the oldest goes")
+	for i := range 20 {
+		note(fmt.Sprint("again-", i), "0", time.Duration(4+i)*time.Hour)
+	}
+	require.Len(t, h.Incidents, MaxNotes)
+	require.Len(t, h.Incidents[MaxNotes-1].Times(), maxEarlier+1)
+}
+
 func TestHistoryAddReplacesInPlace(t *testing.T) {
 	t.Parallel()
 	h, err := ParseHistory("- {id: a, outcome: handed over, blame: fan}\n- {id: b}\n- {}\n")
@@ -188,7 +219,7 @@ func TestHistoryClone(t *testing.T) {
 func FuzzParseHistory(f *testing.F) {
 	for _, seed := range []string{
 		"", "|\n  - id: a", "- {id: a, opened: 2020-01-01T00:00:00Z, destructive: [reboot 2020-01-01T00:00:00Z, Reset], by: {x: [1]}}",
-		"- ", "- {}\n- destructive: ['a  b']", "[[]]", "{}",
+		"- {earlier: [2020-01-01T00:00:00Z, null]}", "- ", "- {}\n- destructive: ['a  b']", "[[]]", "{}",
 	} {
 		f.Add(seed)
 	}

@@ -22,8 +22,13 @@ func Seldom(now time.Time, h *ticket.History, s prom.AegisNodeStatus) (event int
 	}
 	event = 1
 	for _, i := range h.Incidents {
-		if sameFault(i, s) && i.Outcome == ticket.Noted && i.Closed.After(now.Add(-threshold.Within)) {
-			event++
+		if !sameFault(i, s) || i.Outcome != ticket.Noted {
+			continue
+		}
+		for _, at := range i.Times() {
+			if at.After(now.Add(-threshold.Within)) {
+				event++
+			}
 		}
 	}
 	return event, event < threshold.Count

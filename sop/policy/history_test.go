@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -43,4 +44,31 @@ func TestSuspectedHardware(t *testing.T) {
 			require.Equal(t, tt.suspected, suspect(s) != "")
 		})
 	}
+}
+
+// GPUs that throw the same error in turns are all to be acted on: none makes the node forget another.
+func TestEventsOfEachDeviceReachTheirThreshold(t *testing.T) {
+	t.Parallel()
+	const devices = 8
+	status := func(device int) prom.AegisNodeStatus {
+		return prom.AegisNodeStatus{
+			Condition: "GpuXid", ID: fmt.Sprint(device), Policy: prom.Policy{Threshold: prom.Threshold{Count: 5, Within: 24 * time.Hour}},
+		}
+	}
+	h, now := &ticket.History{}, time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	for event := range 5 * devices {
+		now = now.Add(30 * time.Minute)
+		s := status(event % devices)
+		if nth, rare := Seldom(now, h, s); !rare {
+			require.Equal(t, 5, nth)
+			require.Equal(t, 4*devices, event, "the first device is the first to have five events")
+			return
+		}
+		h.Add(ticket.Incident{ID: fmt.Sprint(event), Condition: s.Condition, Device: s.ID, Opened: now, Closed: now, Outcome: ticket.Noted})
+		text, err := h.Encode()
+		require.NoError(t, err)
+		h, err = ticket.ParseHistory(text)
+		require.NoError(t, err)
+	}
+	t.Fatal("five events on each of eight GPUs within 20 hours, and five on one are to be acted on")
 }
