@@ -11,11 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 
+	"aegis.io/aegis/rules"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/procedures"
 	"aegis.io/aegis/strict"
+	"aegis.io/aegis/ticket"
 )
 
 func write(t *testing.T, name, text string) string {
@@ -164,6 +166,7 @@ func TestBadConfigs(t *testing.T) {
 		{"pool twice", "pools: [{name: a}, {name: a}]", `:1:27: pools[1].name "a" is empty or used twice`},
 		{"bad selector", "pools: [{name: a, selector: 'a in ('}]", ":1:29: pools[0].selector is not a label selector: "},
 		{"too much", "pools: [{name: a, maxOutOfServicePercent: 101}]", "0 to 100"},
+		{"a window beyond the history", "pools: [{name: a, incidentWindow: 721h}]", "pools[0].incidentWindow is 721h0m0s, must be at most 720h0m0s: the history of a node does not reach back further"},
 		{"no slot", "pools: [{name: a, maxDestructive: 0}]", "pools[0].maxDestructive is 0, must be from 1 to"},
 		{"taint without a key", "intakeTaints: [{value: pending}]", ":1:16: intakeTaints[0].key is missing, want the key of a taint such as example.com/intake"},
 		{"no key of a taint", "intakeTaints: [{key: a b}]", `:1:22: intakeTaints[0].key "a b" is not the key of a taint: `},
@@ -236,4 +239,10 @@ func TestProceduresOfOneName(t *testing.T) {
 	require.Contains(t, errs.String(), `procedure "gpu/hung" is registered twice, give one of them another name`)
 	require.Contains(t, errs.String(), `procedure "storage/remount" has no factory`)
 	require.Empty(t, out.String())
+}
+
+// The windows of conditions reach as far back as the history of a node.
+func TestWindowsEndWithTheHistory(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, ticket.DestructiveCounts, rules.LongestWindow)
 }

@@ -568,12 +568,17 @@ func sharedLimits(p policy.Pool) []bound {
 
 // checkPool names each limit that is out of its range.
 func checkPool(field string, p policy.Pool) error {
-	return checkRanges(field, append(sharedLimits(p), []bound{
+	err := checkRanges(field, append(sharedLimits(p), []bound{
 		{"maxDestructive", int64(p.MaxDestructive), 1, math.MaxInt32},
 		{"maxIncidents", int64(p.MaxIncidents), 0, ticket.MaxIncidents},
 		{"maxRepeats", int64(p.MaxRepeats), 0, ticket.MaxIncidents},
 		{"incidentWindow in seconds", int64(p.IncidentWindow / time.Second), 1, math.MaxInt32},
 	}...))
+	if p.IncidentWindow <= ticket.DestructiveCounts {
+		return err
+	}
+	return errors.Join(err, mistakef(field+".incidentWindow", "is %v, must be at most %v: the history of a node does not reach back further",
+		p.IncidentWindow, ticket.DestructiveCounts))
 }
 
 // checkRanges names each limit that is out of its range.

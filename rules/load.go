@@ -40,6 +40,8 @@ const (
 	maxReboots = 10
 	// maxRepairs is how many incidents the history of a node keeps.
 	maxRepairs = 20
+	// LongestWindow bounds the windows in which the past of a node counts: for that long a full history remembers what was destroyed.
+	LongestWindow = 30 * 24 * time.Hour
 	// shortest is the least time for what must not take no time at all.
 	shortest = time.Second
 	// maxNameBytes keeps the pattern from being asked about long names.
@@ -496,6 +498,16 @@ func (d decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 	wait := func(field string, least time.Duration, to *time.Duration) func(*yaml.Node) {
 		return func(n *yaml.Node) { d.Duration(n, field, least, to) }
 	}
+	window := func(field string, least time.Duration, to *time.Duration) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			value := *to
+			if d.Duration(n, field, least, &value); value > LongestWindow {
+				d.Fail(n, "%s must be at most %v, is %s: the history of a node does not reach back further", field, LongestWindow, strict.Quote(n.Value))
+				return
+			}
+			*to = value
+		}
+	}
 	fields := strict.Fields{
 		"mode":                func(n *yaml.Node) { strict.Choice(d.Decoder, n, "mode", prom.Modes(), &p.Mode) },
 		"workload":            func(n *yaml.Node) { strict.Choice(d.Decoder, n, "workload", knownWorkloads(), &p.Workload) },
@@ -504,12 +516,12 @@ func (d decoder) policy(n *yaml.Node, what string, p *prom.Policy) {
 		"shutdown":            func(n *yaml.Node) { d.Boolean(n, "shutdown", &p.Shutdown) },
 		"selector":            func(n *yaml.Node) { d.Pattern(n, "selector", checkSelector, &p.Selector) },
 		"maxRepairs":          func(n *yaml.Node) { d.Integer(n, "maxRepairs", maxRepairs, &p.MaxRepairs) },
-		"repairWindow":        wait("repairWindow", shortest, &p.RepairWindow),
-		"ownBoot":             wait("ownBoot", 0, &p.OwnBoot),
+		"repairWindow":        window("repairWindow", shortest, &p.RepairWindow),
+		"ownBoot":             window("ownBoot", 0, &p.OwnBoot),
 		"once":                func(n *yaml.Node) { d.Boolean(n, "once", &p.Once) },
 		"threshold":           func(n *yaml.Node) { d.threshold(n, &p.Threshold) },
-		"cooldown":            wait("cooldown", 0, &p.Cooldown),
-		"attemptWindow":       wait("attemptWindow", shortest, &p.AttemptWindow),
+		"cooldown":            window("cooldown", 0, &p.Cooldown),
+		"attemptWindow":       window("attemptWindow", shortest, &p.AttemptWindow),
 		"confirmFor":          wait("confirmFor", 0, &p.ConfirmFor),
 		"grace":               wait("grace", 0, &p.Grace),
 		"powerOffAfter":       wait("powerOffAfter", shortest, &p.PowerOffAfter),

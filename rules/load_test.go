@@ -387,3 +387,14 @@ func requireProblems(t *testing.T, err error) {
 		require.Less(t, len(problem.Text), 2000)
 	}
 }
+
+// Nothing is counted further back than the history of a node reaches.
+func TestWindowsReachNoFurtherThanTheHistory(t *testing.T) {
+	t.Parallel()
+	for _, field := range []string{"attemptWindow", "repairWindow", "cooldown", "ownBoot"} {
+		_, err := Load(Options{Files: []string{write(t, "defaults: {"+field+": 720h1s}")}})
+		require.ErrorContains(t, err, field+` must be at most 720h0m0s, is "720h1s": the history of a node does not reach back further`)
+		_, err = Load(Options{Files: []string{write(t, "defaults: {"+field+": 720h}")}})
+		require.NoError(t, err)
+	}
+}

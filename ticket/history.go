@@ -18,9 +18,9 @@ const (
 	MaxNotes = 10
 	// maxEarlier is how many earlier times of the same fault a note keeps. No threshold counts more.
 	maxEarlier = 5
-	// destructiveCounts is for how long a destructive step keeps its incident in a full history. No window in which steps or incidents are
-	// counted should be longer.
-	destructiveCounts = 30 * 24 * time.Hour
+	// DestructiveCounts is for how long a destructive step keeps its incident in a full history. No window in which steps or incidents are
+	// counted may be longer.
+	DestructiveCounts = 30 * 24 * time.Hour
 	// MaxHistoryBytes is the largest encoded history.
 	MaxHistoryBytes = 8192
 )
@@ -304,7 +304,7 @@ func (h *History) Add(in Incident) {
 func (h *History) dropBeyond(most int) {
 	for over := len(h.Incidents) - most; over > 0; over-- {
 		last := len(h.Incidents) - 1
-		older, since := h.Incidents[:last], h.Incidents[last].Closed.Add(-destructiveCounts)
+		older, since := h.Incidents[:last], h.Incidents[last].Closed.Add(-DestructiveCounts)
 		i := slices.IndexFunc(older, func(in Incident) bool {
 			return !slices.ContainsFunc(in.Destructive, func(d Destructive) bool { return d.At.After(since) })
 		})

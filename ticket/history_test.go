@@ -122,7 +122,7 @@ func TestOldBootsMakeRoom(t *testing.T) {
 		h.Add(Incident{ID: fmt.Sprint("boot-", i), Outcome: Resolved, Closed: long, Destructive: []Destructive{{Reboot, long}}})
 	}
 	for i := range 5 {
-		h.Add(Incident{ID: fmt.Sprint("check-", i), Outcome: Removed, Closed: long.Add(destructiveCounts + time.Hour)})
+		h.Add(Incident{ID: fmt.Sprint("check-", i), Outcome: Removed, Closed: long.Add(DestructiveCounts + time.Hour)})
 	}
 	require.Len(t, h.Incidents, MaxIncidents)
 	require.Equal(t, "boot-5", h.Incidents[0].ID)
