@@ -295,7 +295,8 @@ func bootOf(pod *corev1.PodSpec) string {
 
 // Follow waits until the Job has finished or is gone. Errors of the API server are retried. When ctx ends, the error wraps that
 // of ctx and the last one of the API server; the result is then the last that was seen. A Job may never finish: one that is
-// suspended has no deadline. So look is called at each look at an unfinished one, and its error ends Follow.
+// suspended has no deadline. So look is called at each look at an unfinished one, and with what was seen last of one that cannot be read, and
+// its error ends Follow.
 func (r *Runner) Follow(ctx context.Context, name string, look func(Result) error) (Result, error) {
 	f := follower{
 		runner: r,
@@ -346,7 +347,10 @@ func (f *follower) step(ctx context.Context) (bool, error) {
 	default:
 		f.last = err
 		f.logger.WarnContext(ctx, "job not reached, trying again", "err", err)
-		return false, nil
+		unread := f.result
+		unread.Message = fmt.Sprintf("the Job cannot be read: %v", err)
+		f.enough = f.look(unread)
+		return false, f.enough
 	}
 	if res.Phase == PhaseActive && res.Message != f.result.Message {
 		f.logger.InfoContext(ctx, "job waiting", "reason", res.Message)

@@ -70,7 +70,7 @@ func (b *ApiBridge) do(ctx context.Context, s step) error {
 	if s.action.Destructive() {
 		b.checked = false
 	}
-	err := b.executor.execute(ctx, s)
+	err := b.listed(ctx, func() error { return b.executor.execute(ctx, s) })
 	if s.action == ticket.Healthcheck {
 		b.checked = err == nil
 	}

@@ -9,10 +9,12 @@ import (
 )
 
 const (
-	// journalSpent is the least time after which the ticket is told anew for how long a step was permitted, and spentShare the part of
-	// the step's deadline after which it is. A process that dies takes no more than that with it.
+	// journalSpent is the time after which the ticket is told anew for how long a step was permitted, and spentShare the part of the step's
+	// deadline after which it is, whichever comes first. A process that dies takes no more than that with it, and where processes die one
+	// after the other no more than resumedSpent.
 	journalSpent = 5 * time.Minute
 	spentShare   = 10
+	resumedSpent = time.Minute
 	// mostWatched bounds what counts between two looks, unless they are meant to be further apart: a process that was frozen for longer has
 	// watched nothing.
 	mostWatched = time.Minute
@@ -29,6 +31,10 @@ type permittedTime struct {
 	spent, kept time.Duration
 	// last is when the time was added up last. Zero while it stands still.
 	last time.Time
+	// resumed is true until a resumed step has journaled its time.
+	resumed bool
+	// stops is what the time was when the Job of the step was to be deleted, and could not be. Zero before.
+	stops time.Duration
 	// told is true once the ticket was told why the step waits, since the last look.
 	told bool
 }
@@ -55,6 +61,14 @@ func (p *permittedTime) skip() { p.last = time.Time{} }
 func (p *permittedTime) restart() {
 	p.spent, p.last = 0, time.Time{}
 	p.add()
+}
+
+// stopping returns for how long the Job of the step could not be deleted.
+func (p *permittedTime) stopping() time.Duration {
+	if p.stops == 0 {
+		p.stops = p.spent
+	}
+	return p.spent - p.stops
 }
 
 // admit asks for permission to go on with the step. Time stands still until it is given.
@@ -123,7 +137,11 @@ func (p *permittedTime) look(ctx context.Context, within time.Duration) (late bo
 func (p *permittedTime) keep(ctx context.Context, within time.Duration, over bool) error {
 	t := p.journal.ticket()
 	over = over && t != nil && t.Hold != ""
-	if t == nil || !over && (p.spent-p.kept).Abs() < max(journalSpent, within/spentShare) {
+	due := min(journalSpent, within/spentShare)
+	if p.resumed {
+		due = min(due, resumedSpent)
+	}
+	if t == nil || !over && (p.spent-p.kept).Abs() < max(due, time.Second) {
 		return nil
 	}
 	err := p.write(ctx, over)
@@ -146,7 +164,7 @@ func (p *permittedTime) write(ctx context.Context, over bool) error {
 		return nil
 	})
 	if err == nil {
-		p.kept = p.spent
+		p.kept, p.resumed = p.spent, false
 	}
 	return err
 }

@@ -101,7 +101,8 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 	}
 	err := e.carryOut(ctx, s, c, prior, known)
 	var occupied *occupiedError
-	if errors.As(err, &occupied) {
+	var unlisted *unlistedError
+	if errors.As(err, &occupied) || errors.As(err, &unlisted) {
 		// The same call is made again.
 		e.calls[s.action]--
 	}
@@ -142,7 +143,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	if known {
 		e.begun()
 		c.resumed, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
-		c.time.spent, c.time.kept = prior.Spent, prior.Spent
+		c.time.spent, c.time.kept, c.time.resumed = prior.Spent, prior.Spent, true
 		e.gate.during = c.time
 		e.logger.InfoContext(ctx, "step resumed", "action", s.action, "call", c.n)
 		return e.services.limits.resume(e.node, s.action), nil

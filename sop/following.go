@@ -16,6 +16,8 @@ const (
 	jobGrace = 2 * time.Minute
 	// jobWaits is for how long a Job may wait for its start before the ticket says so.
 	jobWaits = time.Minute
+	// stopsWithin is for how long the API server is asked to delete a Job whose time is up. Its operation refuses to begin by then.
+	stopsWithin = 10 * time.Minute
 	// leaveWithin bounds how long a run that people have ended sees to its Job.
 	leaveWithin = 30 * time.Second
 )
@@ -67,7 +69,7 @@ func (f *following) giveUp(ctx context.Context, r jobs.Result) error {
 }
 
 // stop deletes the Job of a step whose time is up. It reports whether that is settled: an API server that gives no answer is asked
-// again, one that forbids it is not.
+// again for a while, one that forbids it is not.
 func (o *operations) stop(ctx context.Context, c call, name string) (settled bool, err error) {
 	if c.time.kept != c.time.spent {
 		// Whoever goes on with the step must not take a Job that is gone for one that was never made.
@@ -79,9 +81,9 @@ func (o *operations) stop(ctx context.Context, c call, name string) (settled boo
 	switch {
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
-	case err != nil && !jobs.Permanent(err):
+	case err != nil && !jobs.Permanent(err) && c.time.stopping() < stopsWithin:
 		o.logger.WarnContext(ctx, "job not deleted, trying again", "job", name, "err", err)
-		return false, nil
+		return false, c.time.tellJob(ctx, "its time is up, and it cannot be deleted: "+err.Error())
 	case err != nil:
 		o.logger.ErrorContext(ctx, "job not deleted; its operation refuses to begin this late", "job", name, "err", err)
 	}

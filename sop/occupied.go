@@ -20,6 +20,35 @@ type occupiedError struct{ pods []corev1.Pod }
 
 func (e *occupiedError) Error() string { return "workload is on the node: " + podNames(e.pods) }
 
+// unlistedError says that nobody knows whether a step would meet workload: the pods of the node cannot be listed.
+type unlistedError struct{ error }
+
+// listed carries out a step that has to know the pods of its node. While they cannot be listed it waits, without a place that the step
+// needs, and in the end a team has the node.
+func (b *ApiBridge) listed(ctx context.Context, carryOut func() error) error {
+	q := b.question(b.status.Policy.DrainDeadline)
+	for {
+		err := carryOut()
+		var unlisted *unlistedError
+		if !errors.As(err, &unlisted) {
+			return err
+		}
+		for why := unlisted.error; why != nil; _, why = b.operations.workloadPods(ctx, anyPod) {
+			err := q.unanswered(ctx, why)
+			if err == nil {
+				err = sleep(ctx, b.services.Clock, b.services.Timing.Poll)
+			}
+			switch {
+			case errors.Is(err, errNoAnswer):
+				return &StepError{Action: ticket.Drain, Status: ticket.Failed, Message: "cannot tell whether workload is on the node: " + why.Error()}
+			case err != nil:
+				return err
+			}
+		}
+		q.answered()
+	}
+}
+
 // maxDrains is how often a node is drained again for one step.
 const maxDrains = 3
 
@@ -96,27 +125,19 @@ func (m *machine) whileEmpty(ctx context.Context, wanted func(*corev1.Pod) bool,
 	}
 }
 
-// empty returns an occupiedError while pods are on the node that are wanted to be gone. It does not return before the API
-// server has answered.
+// empty returns an occupiedError while pods are on the node that are wanted to be gone, and an unlistedError while nobody knows.
 func (m *machine) empty(ctx context.Context, wanted func(*corev1.Pod) bool) error {
 	if wanted == nil {
 		return nil
 	}
-	err := m.poll(ctx, func(ctx context.Context) (bool, error) {
-		pods, err := m.workloadPods(ctx, wanted)
-		switch {
-		case ctx.Err() != nil:
-			return false, context.Cause(ctx)
-		case err != nil:
-			m.logger.WarnContext(ctx, "pods not listed, trying again", "err", err)
-			return false, nil
-		case len(pods) > 0:
-			return false, &occupiedError{pods}
-		}
-		return true, nil
-	})
-	if err != nil {
-		return err
+	pods, err := m.workloadPods(ctx, wanted)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return &unlistedError{err}
+	case len(pods) > 0:
+		return &occupiedError{pods}
 	}
 	// What an earlier run began when it drained the node again is over: the node is empty, so this run does not drain it.
 	return m.journal.endDrains(ctx)

@@ -138,15 +138,19 @@ func (w *ordering) create(ctx context.Context) (done bool, err error) {
 // refusedFor is how long the API server has to refuse a Job for good. One that has just started forbids what it will allow.
 const refusedFor = time.Minute
 
-// ordered reports whether the Job exists, or nothing is left to order. It does not return before the API server has answered.
+// ordered reports whether the Job exists, or nothing is left to order. It is inconclusive if the API server gives no answer for longer than
+// the Job may take.
 func (o *operations) ordered(ctx context.Context, req jobs.Request, settled func(context.Context) (bool, error)) (bool, error) {
-	done := false
+	done, q := false, o.question(req.Deadline+jobGrace)
 	err := o.poll(ctx, func(ctx context.Context) (bool, error) {
 		result, err := o.services.Jobs.Status(ctx, req.Name())
 		if err != nil {
-			o.logger.WarnContext(ctx, "job not read, trying again", "err", err)
-			return false, nil
+			if ended := q.unanswered(ctx, err); !errors.Is(ended, errNoAnswer) {
+				return false, ended
+			}
+			return false, inconclusive("the Job could not be read: %v", err)
 		}
+		q.answered()
 		if done = result.Phase != jobs.PhaseMissing; done {
 			return true, nil
 		}

@@ -30,7 +30,7 @@ type Source interface {
 type JobRunner interface {
 	Ensure(ctx context.Context, r jobs.Request) (name string, created bool, err error)
 	Status(ctx context.Context, name string) (jobs.Result, error)
-	// Follow calls look at each look at an unfinished Job. Its error ends Follow.
+	// Follow calls look at each look at a Job that is unfinished, or cannot be read. Its error ends Follow.
 	Follow(ctx context.Context, name string, look func(jobs.Result) error) (jobs.Result, error)
 	// Stop deletes an unfinished Job.
 	Stop(ctx context.Context, name string) error

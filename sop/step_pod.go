@@ -87,14 +87,17 @@ func (r *podRestart) pods(ctx context.Context) ([]corev1.Pod, error) {
 
 // choose finds the pod to replace.
 func (r *podRestart) choose(ctx context.Context) (chosen podTarget, err error) {
+	q := r.question(r.status.Policy.RemedyDeadline)
 	err = r.poll(ctx, func(ctx context.Context) (bool, error) {
 		pods, err := r.pods(ctx)
+		if err != nil {
+			if ended := q.unanswered(ctx, err); !errors.Is(ended, errNoAnswer) {
+				return false, ended
+			}
+			return false, failed("cannot tell which pod to restart: %v", err)
+		}
+		q.answered()
 		switch {
-		case ctx.Err() != nil:
-			return false, context.Cause(ctx)
-		case err != nil:
-			r.logger.WarnContext(ctx, "pods not listed, trying again", "err", err)
-			return false, nil
 		case len(pods) == 0:
 			return false, failed("no pod matches %s", r.selector)
 		case len(pods) > 1:

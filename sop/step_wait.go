@@ -32,7 +32,13 @@ type verification struct {
 	repaired time.Time
 	// clearSince is when the node was seen first in the row of answers that the condition is gone.
 	clearSince time.Time
+	// unknown is when the source gave no answer last.
+	unknown time.Time
 }
+
+// moreRows is for how long after its time a verification may still be passed, at the least: the row of answers that has begun may take its
+// clearFor to the end, and one break more.
+const moreRows = 5 * time.Minute
 
 // run asks the source until the condition has been gone for long enough, or the time is up while it holds. One that is gone may take
 // its clearFor to the end.
@@ -48,18 +54,29 @@ func (v *verification) run(ctx context.Context, c call) (outcome, error) {
 		switch {
 		case finding.Evidence == prom.EvidenceUnknown:
 			c.time.skip()
+			v.unknown = v.services.Clock.Now()
 			if held {
 				return false, nil
 			}
 			return false, c.time.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(finding).Reason})
 		case late && v.clearSince.IsZero():
 			return false, failed("still %s after %s", finding.Evidence, c.time.spent.Round(time.Second))
+		case late && !clear && c.time.spent >= v.within+max(moreRows, 2*v.clearFor):
+			return false, failed("not seen to be gone for %s without a break within %s: the source answers now and then", v.clearFor, c.time.spent.Round(time.Second))
+		case !clear && v.flaps(finding):
+			// It still waits for the source, which has answered just now.
+			c.time.told = true
 		case !held:
 			v.services.Verdicts.Set(v.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: "verify: the source says " + string(finding.Evidence)})
 		}
 		return clear, nil
 	})
 	return outcome{message: "gone for " + v.clearFor.String()}, err
+}
+
+// flaps reports whether the answer that the condition is gone may be one of a source that answers now and then.
+func (v *verification) flaps(f prom.Finding) bool {
+	return f.Evidence == prom.EvidenceAbsent && !v.unknown.IsZero() && v.services.Clock.Since(v.unknown) < v.clearFor
 }
 
 // since doubts an answer that rests on what was seen before the repair.

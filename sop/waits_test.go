@@ -2,6 +2,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -9,7 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	k8stesting "k8s.io/client-go/testing"
+
+	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
 
@@ -98,14 +107,83 @@ func TestEveryWaitHasAnEndAReasonAndATeam(t *testing.T) {
 		walked = append(walked, wt.action)
 		for _, paused := range []bool{false, true} {
 			t.Run(string(wt.action)+map[bool]string{true: " paused"}[paused], func(t *testing.T) {
-				inBubble(t, func(t *testing.T) { wt.walk(t, paused) })
+				inBubble(t, func(t *testing.T) { wt.walk(t, paused, false) })
 			})
 		}
 	}
 	require.Equal(t, ticket.Actions(), slices.Clone(walked), "every action is walked")
 }
 
-func (wt wait) walk(t *testing.T, paused bool) {
+// flaws lists waits for answers that never come, or come now and then.
+func flaws() map[string]wait {
+	p := testPolicy()
+	refuses := func(verb soptest.Verb, resource string) func(w *world) {
+		return func(w *world) {
+			before := w.client.Before
+			w.client.Before = func(call soptest.Call) error {
+				if call.Verb == verb && call.Resource == resource {
+					return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no such right"))
+				}
+				return before(call)
+			}
+		}
+	}
+	return map[string]wait{
+		"a verification by a source that answers every other minute": {
+			action: ticket.Verify, world: (*world).flaps, step: (*ApiBridge).Verify, within: 2 * (p.VerifyWithin + moreRows), team: "gpu",
+		},
+		"a boot of a node whose pods cannot be listed": {
+			action: ticket.Drain, world: refuses(soptest.VerbList, "pods"), step: (*ApiBridge).Reboot, within: p.DrainDeadline, team: teamKubernetes,
+		},
+		"a restart of a pod that cannot be listed": {
+			action: ticket.RestartPod, world: refuses(soptest.VerbList, "pods"), within: p.RemedyDeadline, team: teamKubernetes,
+			step: func(b *ApiBridge, ctx context.Context) error { return b.RestartPod(ctx, "app=plugin", "") },
+		},
+		"a Job whose pods cannot be read": {
+			action: ticket.Healthcheck, step: (*ApiBridge).Healthcheck, within: p.HealthcheckDeadline + jobGrace, team: teamHost,
+			world: func(w *world) {
+				c := w.withController()
+				c.work[protocol.ActionHealthcheck] = neverRun
+				c.client.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
+					return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no such right"))
+				})
+			},
+		},
+		"a Job that can neither be read nor deleted": {
+			action: ticket.Healthcheck, step: (*ApiBridge).Healthcheck, within: p.HealthcheckDeadline + jobGrace + stopsWithin, team: teamHost,
+			world: func(w *world) {
+				c := w.withController()
+				c.work[protocol.ActionHealthcheck] = neverRun
+				c.client.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
+					return true, nil, apierrors.NewInternalError(errors.New("etcdserver: request timed out"))
+				})
+			},
+		},
+	}
+}
+
+// flaps has the source answer every other minute that the condition is gone, once the node is cordoned.
+func (w *world) flaps() {
+	var answers []prom.Evidence
+	for range 12 * 60 {
+		answers = append(answers, prom.EvidenceAbsent, prom.EvidenceUnknown)
+	}
+	time.AfterFunc(30*time.Second, func() { w.answer(answers) })
+}
+
+// What is asked and never answered ends as what is waited for and never comes, and the ticket says why the step stands still.
+func TestEveryQuestionHasAnEndAReasonAndATeam(t *testing.T) {
+	t.Parallel()
+	for name, wt := range flaws() {
+		for _, paused := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", paused"}[paused], func(t *testing.T) {
+				inBubble(t, func(t *testing.T) { wt.walk(t, paused, true) })
+			})
+		}
+	}
+}
+
+func (wt wait) walk(t *testing.T, paused, told bool) {
 	w := newWorld(t, testPolicy())
 	w.table["test/stuck"] = func() SOP { return NewProcedure(cordonAnd(wt.step)) }
 	if wt.world != nil {
@@ -136,6 +214,11 @@ func (wt wait) walk(t *testing.T, paused bool) {
 	}
 	if wt.team == "" {
 		return
+	}
+	if told && !paused {
+		time.Sleep(wt.within/2 + time.Minute)
+		require.NotEmpty(t, w.record().Ticket.Hold)
+		require.True(t, w.verdict("Stuck").Holds() || wt.byItself(), w.verdict("Stuck"))
 	}
 	w.await("team "+wt.team, handedTo(wt.team))
 	if !paused || !wt.byItself() {

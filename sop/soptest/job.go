@@ -321,16 +321,22 @@ func (r Runner) Status(ctx context.Context, name string) (result jobs.Result, er
 
 // Follow waits for the end of the Job.
 func (r Runner) Follow(ctx context.Context, name string, look func(jobs.Result) error) (jobs.Result, error) {
+	last := jobs.Result{Job: name, ExitCode: -1}
 	for {
 		result, err := r.Status(ctx, name)
-		if err == nil && result.Phase != jobs.PhaseActive {
+		switch {
+		case err == nil && result.Phase != jobs.PhaseActive:
 			return result, nil
+		case err == nil:
+			last = result
+		case ctx.Err() != nil:
+			return last, ctx.Err()
+		default:
+			result = last
+			result.Message = "the Job cannot be read: " + err.Error()
 		}
-		if err == nil {
-			err = look(result)
-			if err != nil {
-				return result, err
-			}
+		if err := look(result); err != nil {
+			return result, err
 		}
 		if err := sleep(ctx, 5*time.Second); err != nil {
 			return jobs.Result{}, err
