@@ -101,6 +101,7 @@ func (d *Dispatcher) takeUp(ctx context.Context, node *corev1.Node, status prom.
 	case errors.Is(err, errNothingToDo), errors.Is(err, policy.ErrRefused), errors.Is(err, ticket.ErrNodeGone), errors.Is(err, ticket.ErrRecreated), ctx.Err() != nil:
 	default:
 		d.services.Logger.ErrorContext(ctx, "check not begun, trying again", "node", status.Node, "err", err)
+		d.tell(status, errorVerdict(err))
 	}
 	return d.services.Timing.Hold
 }

@@ -397,20 +397,34 @@ func (d *Dispatcher) judgeAll(node string, statuses []prom.AegisNodeStatus, verd
 }
 
 // tell enters one verdict, and makes an Event of it when it is another one than before.
-func (d *Dispatcher) tell(s prom.AegisNodeStatus, v policy.Verdict) {
-	if !d.services.Verdicts.Set(s.Key(), v) {
+func (d *Dispatcher) tell(s prom.AegisNodeStatus, v policy.Verdict) { d.services.tell(s, v) }
+
+func (e environment) tell(s prom.AegisNodeStatus, v policy.Verdict) {
+	if !e.Verdicts.Set(s.Key(), v) {
 		return
 	}
-	d.services.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
+	e.Logger.Info("verdict", "node", s.Node, "condition", s.Condition, "device", s.ID, "verdict", v.Name, "reason", v.Reason)
 	if v.Name == policy.VerdictExecute || v.Name == policy.VerdictStorm {
 		// The steps have Events of their own, and a storm has one for all nodes.
 		return
 	}
-	node, err := d.services.Nodes.Get(s.Node)
+	node, err := e.Nodes.Get(s.Node)
 	if err != nil {
 		return
 	}
-	d.services.Recorder.Eventf(nodeReference(node), corev1.EventTypeNormal, "AegisVerdict", "%s: %s: %s", s.Condition, v.Name, v.Reason)
+	kind := corev1.EventTypeNormal
+	if v.Name == policy.VerdictError {
+		kind = corev1.EventTypeWarning
+	}
+	e.Recorder.Eventf(nodeReference(node), kind, "AegisVerdict", "%s: %s: %s", s.Condition, v.Name, v.Reason)
+}
+
+// maxErrorRunes bounds what is told of an error: that of an API server may quote the whole of what it refuses.
+const maxErrorRunes = 256
+
+// errorVerdict says that a procedure is tried again because of an error.
+func errorVerdict(err error) policy.Verdict {
+	return policy.Verdict{Name: policy.VerdictError, Reason: "Aegis tries again: " + ticket.Clip(err.Error(), maxErrorRunes)}
 }
 
 // requeueAfter returns when a node without a procedure is looked at again. Verdicts that only a change can change wait for it.
@@ -518,6 +532,10 @@ func (r *run) do(ctx context.Context) (after time.Duration, refused bool) {
 		r.refused(bridge.gate.refusal)
 		return 0, true
 	case errors.As(err, &held) && !bridge.journal.opened():
+		if why := bridge.journal.refusal; why != nil {
+			// What was known when the write was begun is old by now, and not why nothing has begun.
+			held.verdict = errorVerdict(why)
+		}
 		r.refused(held.verdict)
 		return 0, true
 	}
@@ -696,6 +714,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 	case err != nil:
 		d.services.Metrics.sop(sopError)
 		b.logger.ErrorContext(ctx, "procedure stopped, trying again", "err", err)
+		d.tell(r.status, errorVerdict(err))
 	case b.result == "":
 		return r.handOver(ctx, b, b.Policy().Team, "the procedure ended without a result")
 	default:
@@ -809,6 +828,7 @@ func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duratio
 	d.services.Metrics.sop(sopInterrupted)
 	if !interrupted(err) {
 		b.logger.ErrorContext(ctx, "incident not closed, trying again", "err", err)
+		d.tell(r.status, errorVerdict(err))
 	}
 	return d.services.Timing.Hold
 }

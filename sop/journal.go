@@ -68,6 +68,11 @@ type journal struct {
 	record ticket.Record
 	// note is the ticket that this incident may take the place of: it only told people about another condition.
 	note string
+	// untaken is told why the API server takes no write for long, taken of each write that it has taken.
+	untaken func(why error)
+	taken   func()
+	// refusal is why it took no write for long. Nil while that has not happened in this run.
+	refusal error
 }
 
 // supersedes reports whether the incident would take the place of the ticket on the node.
@@ -182,7 +187,7 @@ func (j *journal) bootID() string {
 // the node is not, or no longer, this incident's.
 func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error) error {
 	begun := j.opened()
-	record, err := j.store.Update(ctx, j.node, j.record.Node, func(r ticket.Record, c *ticket.Change) error {
+	record, err := j.store.UpdateTelling(ctx, j.node, j.record.Node, j.untaken, func(r ticket.Record, c *ticket.Change) error {
 		t, err := j.own(r, begun)
 		if err != nil {
 			return err
@@ -201,6 +206,7 @@ func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ti
 		return err
 	}
 	j.record = record
+	j.taken()
 	return nil
 }
 

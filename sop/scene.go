@@ -60,6 +60,11 @@ func newScene(e environment, a assignment) *scene {
 		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note, clock: e.Clock},
 		hooks:    a.hooks,
 	}
+	s.journal.untaken = func(why error) {
+		s.journal.refusal = why
+		e.tell(s.status, errorVerdict(why))
+	}
+	s.journal.taken = func() { e.Verdicts.Succeeded(s.node) }
 	s.gate = newGate(e, a.status, s.journal)
 	s.gate.asked = a.asked
 	return s

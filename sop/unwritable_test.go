@@ -1,43 +1,88 @@
 package sop
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"aegis.io/aegis/jobs"
+	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
+	"aegis.io/aegis/ticket"
 )
 
-// A node to which nothing can be written, for whatever reason, is told of: somebody has to know that it is sick and in service.
+// refusals are why an API server takes no write to a node.
+func refusals() map[string]error {
+	node := schema.GroupResource{Resource: "nodes"}
+	return map[string]error{
+		"annotations full": apierrors.NewInvalid(schema.GroupKind{Kind: "Node"}, nodeA, field.ErrorList{
+			field.TooLong(field.NewPath("metadata", "annotations"), "", 256<<10),
+		}),
+		"a webhook that refuses": apierrors.NewForbidden(node, nodeA, errors.New("admission webhook denied the request")),
+		"a webhook that is gone": apierrors.NewInternalError(errors.New("failed calling webhook")),
+	}
+}
+
+// A node to which nothing can be written, for whatever reason, is told of, with the words of the API server: somebody has to know that it is
+// sick and in service, or that its repair stands still. Once it takes writes again, the repair goes on.
 func TestNodeThatTakesNoWriteIsTold(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		w := newWorld(t, testPolicy())
-		before := w.client.Before
-		w.client.Before = func(call soptest.Call) error {
-			if call.Resource == "nodes" && call.Verb == soptest.VerbPatch {
-				// What the API server says of a node whose annotations have 256 KiB already. An admission webhook refuses with 403, and ends the same.
-				return apierrors.NewInvalid(schema.GroupKind{Kind: "Node"}, nodeA, field.ErrorList{
-					field.TooLong(field.NewPath("metadata", "annotations"), "", 256<<10),
-				})
-			}
-			return before(call)
+	t.Parallel()
+	for name, refusal := range refusals() {
+		for when, begun := range map[string]bool{"at first": false, "in the middle": true} {
+			inNamedBubble(t, name+" "+when, func(t *testing.T) { tellsOfRefusedWrites(t, refusal, begun) })
 		}
-		w.raise("Reboot")
-		stop := w.start()
-		time.Sleep(5 * time.Hour)
-		stop()
-		var told []string
-		for len(w.events.Events) > 0 {
-			told = append(told, <-w.events.Events)
+	}
+}
+
+func tellsOfRefusedWrites(t *testing.T, refusal error, begun bool) {
+	t.Helper()
+	w := newWorld(t, testPolicy())
+	refuse := !begun
+	before := w.client.Before
+	w.client.Before = func(call soptest.Call) error {
+		if refuse && call.Resource == "nodes" && call.Verb == soptest.VerbPatch {
+			return refusal
 		}
-		require.False(t, w.node().Spec.Unschedulable)
-		require.True(t, slices.ContainsFunc(told, func(e string) bool { return strings.Contains(e, "Warning") }),
-			"5 hours in service with an emergency, verdict %q, Events: %v", w.verdict("Reboot"), told)
-	})
+		return before(call)
+	}
+	w.jobs.effect = func(r jobs.Request) {
+		if r.Action == protocol.ActionReboot {
+			w.source.gone()
+		}
+	}
+	w.raise("Reboot")
+	stop := w.start()
+	defer stop()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(NewHoldCollector(w.d))
+	if begun {
+		w.await("the boot runs", running(ticket.Reboot))
+		refuse = true
+	}
+	time.Sleep(5*time.Hour + 50*time.Minute)
+	var told []string
+	for len(w.events.Events) > 0 {
+		if event := <-w.events.Events; strings.Contains(event, "Warning AegisVerdict") {
+			told = append(told, event)
+		}
+	}
+	require.Equal(t, begun, w.node().Spec.Unschedulable)
+	require.Len(t, told, 1, "told once")
+	require.Contains(t, told[0], strings.TrimPrefix(refusal.Error(), "Node "))
+	require.Equal(t, policy.VerdictError, w.verdict("Reboot"))
+	require.Equal(t, map[string]int{"error": 5}, w.held(reg))
+
+	refuse = false
+	w.await("resolved", resolved)
+	require.Empty(t, w.held(reg))
+	require.False(t, slices.Contains(w.journaled(), "cordon Failed"))
 }

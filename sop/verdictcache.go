@@ -37,6 +37,10 @@ func (b *VerdictCache) Set(key prom.Key, v policy.Verdict) bool {
 		b.nodes[key.Node] = decisions
 	}
 	last, known := decisions[key]
+	if known && last.Verdict.Name == policy.VerdictError && runs(v) {
+		// Whether it goes better this time is not known yet.
+		return false
+	}
 	changed := !known || last.Verdict.Name != v.Name
 	since := last.Since
 	if changed {
@@ -50,6 +54,21 @@ func (b *VerdictCache) Set(key prom.Key, v policy.Verdict) bool {
 	}
 	decisions[key] = policy.Decision{Condition: key.Condition, ID: key.ID, Verdict: v, Since: since}
 	return changed
+}
+
+// Succeeded takes note that something could be done on the node: what an error has stopped there goes on.
+func (b *VerdictCache) Succeeded(node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, d := range b.nodes[node] {
+		if d.Verdict.Name != policy.VerdictError {
+			continue
+		}
+		d.Verdict, d.Since = policy.Verdict{Name: policy.VerdictExecute, Reason: "it goes on after an error"}, b.clock.Now()
+		b.nodes[node][key] = d
+		b.metrics.verdict(policy.VerdictExecute)
+		delete(b.held, key)
+	}
 }
 
 // Has reports whether there is a verdict on the condition.

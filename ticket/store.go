@@ -101,7 +101,18 @@ func (s *Store) Get(ctx context.Context, node string) (Record, error) {
 // An empty change writes nothing. The errors are ErrConflict, ErrNodeGone, ErrRecreated, mutate's own as it is, and those
 // of the API server.
 func (s *Store) Update(ctx context.Context, node string, base *corev1.Node, mutate func(r Record, c *Change) error) (Record, error) {
+	return s.UpdateTelling(ctx, node, base, func(error) {}, mutate)
+}
+
+// untakenFor is for how long an update may fail before its caller is told.
+const untakenFor = time.Minute
+
+// UpdateTelling is Update for a caller who is told why the API server does not take the change, once that takes long: it is tried on.
+func (s *Store) UpdateTelling(
+	ctx context.Context, node string, base *corev1.Node, untaken func(why error), mutate func(r Record, c *Change) error,
+) (Record, error) {
 	u := &update{
+		untaken: untaken,
 		nodes:   s.client.Nodes(),
 		reader:  s.reader,
 		clock:   s.clock,
@@ -129,8 +140,10 @@ type update struct {
 	logger  *slog.Logger
 	name    string
 	mutate  func(r Record, c *Change) error
+	untaken func(why error)
 	backoff wait.Backoff
 
+	since     time.Time // Of the first error that may pass.
 	uid       types.UID // Of the first node that was seen.
 	unknown   []*write  // Those that may have landed.
 	rejected  *write    // The last one that the API server called invalid.
@@ -277,6 +290,12 @@ func (u *update) landed(n *corev1.Node) bool {
 func (u *update) pause(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return u.ended(ctx, cause)
+	}
+	if u.since.IsZero() {
+		u.since = u.clock.Now()
+	}
+	if u.clock.Since(u.since) >= untakenFor {
+		u.untaken(cause)
 	}
 	delay := u.backoff.Step()
 	if seconds, ok := apierrors.SuggestsClientDelay(cause); ok {

@@ -37,6 +37,7 @@ const (
 	VerdictUnknownCondition  VerdictName = "unknown_condition"  // No catalogue names the condition.
 	VerdictNoSOP             VerdictName = "no_sop"             // The condition has no procedure.
 	VerdictNodeGone          VerdictName = "node_gone"          // The Node object does not exist.
+	VerdictError             VerdictName = "error"              // The procedure stopped with an error and is tried again.
 )
 
 // VerdictNames returns the closed set of verdicts.
@@ -46,14 +47,16 @@ func VerdictNames() []VerdictName {
 		VerdictAttemptsExhausted, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictControlPlane,
 		VerdictHumanOwned, VerdictHumanCordoned, VerdictSilenced, VerdictContested, VerdictUnconfirmed,
 		VerdictAmbiguous, VerdictUnverifiable, VerdictTolerated, VerdictIgnored, VerdictUnknownCondition, VerdictNoSOP, VerdictNodeGone,
+		VerdictError,
 	}
 }
 
-// Holds reports whether the verdict keeps a repair waiting for a person, for a place or for the sources, and so may do so for ever. What has
+// Holds reports whether the verdict keeps a repair waiting for a person, for a place, for the sources or for the end of an error, and so may do so for ever. What has
 // an end of its own, such as a silence or a cooldown, is none of these, nor what people work on.
 func (n VerdictName) Holds() bool {
 	return slices.Contains([]VerdictName{
 		VerdictAwaitingApproval, VerdictBudget, VerdictStorm, VerdictPaused, VerdictExcluded, VerdictHumanCordoned, VerdictAmbiguous, VerdictUnverifiable,
+		VerdictError,
 	}, n)
 }
 
@@ -98,6 +101,7 @@ func (n VerdictName) Change() string {
 		VerdictUnknownCondition:  "a file names it",
 		VerdictNoSOP:             "a procedure is configured for it",
 		VerdictNodeGone:          "a Node of that name is registered",
+		VerdictError:             "the API server takes what Aegis writes on the node, or what the reason names is put right",
 	}[n]
 }
 
@@ -128,5 +132,6 @@ func (n VerdictName) Meaning() string {
 		VerdictUnknownCondition:  "No file names the condition.",
 		VerdictNoSOP:             "The condition has no procedure.",
 		VerdictNodeGone:          "There is no such Node, or another Node has its name now.",
+		VerdictError:             "The API server takes no write to the node, as when its annotations are full or an admission webhook refuses, or the procedure stopped with another error. Aegis tries again.",
 	}[n]
 }
