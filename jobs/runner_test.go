@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -343,6 +344,31 @@ func TestFollowRetriesWhatMayPass(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever follows a Job that cannot be read is asked whether to go on, with what was seen of it last.
+func TestFollowAsksAboutAJobThatCannotBeRead(t *testing.T) {
+	r, client := newRunner(t)
+	enough := errors.New("enough")
+	synctest.Test(t, func(t *testing.T) {
+		name, _, err := r.Ensure(t.Context(), reboot())
+		require.NoError(t, err)
+		var seen []Result
+		time.AfterFunc(time.Minute, func() {
+			failing(client, "get", "jobs", 1000, apierrors.NewForbidden(schema.GroupResource{Resource: "jobs"}, name, errors.New("RBAC")))
+		})
+		res, err := r.Follow(t.Context(), name, func(res Result) error {
+			if seen = append(seen, res); strings.Contains(res.Message, "cannot be read") {
+				return enough
+			}
+			return nil
+		})
+		require.ErrorIs(t, err, enough)
+		require.Equal(t, PhaseActive, res.Phase)
+		last := seen[len(seen)-1]
+		require.Equal(t, PhaseActive, last.Phase)
+		require.Equal(t, `the Job cannot be read: get job "`+name+`": jobs "`+name+`" is forbidden: RBAC`, last.Message)
+	})
 }
 
 func TestFollowBacksOffFromItsFirstError(t *testing.T) {

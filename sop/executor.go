@@ -143,7 +143,8 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	if known {
 		e.begun()
 		c.resumed, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
-		c.time.spent, c.time.kept, c.time.resumed = prior.Spent, prior.Spent, true
+		c.time.spent, c.time.kept = prior.Spent, prior.Spent
+		c.time.resumed = true
 		e.gate.during = c.time
 		e.logger.InfoContext(ctx, "step resumed", "action", s.action, "call", c.n)
 		return e.services.limits.resume(e.node, s.action), nil
