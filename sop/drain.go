@@ -83,16 +83,13 @@ type refusal struct {
 
 // run evicts the pods until none is left, or the deadline has passed.
 func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
-	first := true
+	age := permissionAge
 	err := c.time.poll(ctx, d.status.Policy.DrainDeadline, func(ctx context.Context, late bool) (bool, error) {
 		// The permission is asked for before each pass: a silence, a person or the end of the fault stops the eviction.
-		if !first || c.resumed {
-			if err := c.time.admit(ctx); err != nil {
-				return false, err
-			}
-			c.admitted = d.services.Clock.Now()
+		if err := d.permit(ctx, &c, age); err != nil {
+			return false, err
 		}
-		first = false
+		age = 0
 		left, err := d.pass(ctx, &c)
 		var denied *deniedError
 		if errors.As(err, &denied) {
@@ -107,6 +104,16 @@ func (d *drainer) run(ctx context.Context, c call) (outcome, error) {
 		return false, nil
 	})
 	return outcome{message: fmt.Sprintf("evicted %d pods", d.evicted)}, err
+}
+
+// permit asks for permission unless the one that was given is no older than that.
+func (d *drainer) permit(ctx context.Context, c *call, age time.Duration) error {
+	if d.services.Clock.Since(c.admitted) <= age {
+		return nil
+	}
+	err := c.time.admit(ctx)
+	c.admitted = d.services.Clock.Now()
+	return err
 }
 
 // pass asks for the eviction of the pods that are left, the critical ones only when no others are, and returns how many
@@ -130,12 +137,9 @@ func (d *drainer) pass(ctx context.Context, c *call) (int, error) {
 			continue
 		}
 		budget--
-		if d.services.Clock.Since(c.admitted) > permissionAge {
-			// The list, or the evictions before, took long.
-			if err := c.time.admit(ctx); err != nil {
-				return len(pods), &deniedError{err}
-			}
-			c.admitted = d.services.Clock.Now()
+		// The list, or the evictions before, may have taken long.
+		if err := d.permit(ctx, c, permissionAge); err != nil {
+			return len(pods), &deniedError{err}
 		}
 		if err := d.evict(ctx, pod); err != nil {
 			return len(pods), err

@@ -61,7 +61,7 @@ func permissions() []mutation {
 		{"permission not renewed for a repeated order", permitted, "sop/operations.go", "	w.permitted = w.gated == \"\"\n", "	w.permitted = true\n"},
 		{"permission not renewed for a resumed order", permitted, "sop/operations.go", "permitted: c.permitted(gated)}", "permitted: true}"},
 		{"control plane disturbed", permitted, "sop/policy/guards.go", "if IsControlPlane(s.Node) && !s.Settings.ManageControlPlane {", "if false {"},
-		{"permission not renewed during a drain", permitted, "sop/drain.go", "if !first || c.resumed {", "if first && c.resumed {"},
+		{"permission not renewed during a drain", permitted, "sop/drain.go", "	if d.services.Clock.Since(c.admitted) <= age {", "	if true {"},
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
