@@ -35,6 +35,9 @@ type permittedTime struct {
 	resumed bool
 	// stops is what the time was when the Job of the step was to be deleted, and could not be. Zero before.
 	stops time.Duration
+	// nears is true while the step is on its way to end well, by what it has seen itself. Whoever took it up would have to see that anew, so
+	// no write is made that is not needed.
+	nears bool
 	// told is true once the ticket was told why the step waits, since the last look.
 	told bool
 }
@@ -137,11 +140,7 @@ func (p *permittedTime) look(ctx context.Context, within time.Duration) (late bo
 func (p *permittedTime) keep(ctx context.Context, within time.Duration, over bool) error {
 	t := p.journal.ticket()
 	over = over && t != nil && t.Hold != ""
-	due := min(journalSpent, within/spentShare)
-	if p.resumed {
-		due = min(due, resumedSpent)
-	}
-	if t == nil || !over && (p.spent-p.kept).Abs() < max(due, time.Second) {
+	if t == nil || !over && (p.spent-p.kept).Abs() < p.due(within) {
 		return nil
 	}
 	err := p.write(ctx, over)
@@ -152,6 +151,18 @@ func (p *permittedTime) keep(ctx context.Context, within time.Duration, over boo
 		p.logger.DebugContext(ctx, "time of the step not journaled, trying again", "err", err)
 	}
 	return nil
+}
+
+// due returns by how much the time may differ from what the ticket says.
+func (p *permittedTime) due(within time.Duration) time.Duration {
+	share := max(within/spentShare, time.Second)
+	switch {
+	case p.nears:
+		return max(journalSpent, share)
+	case p.resumed:
+		return min(journalSpent, share, resumedSpent)
+	}
+	return min(journalSpent, share)
 }
 
 // write journals the time of the step.

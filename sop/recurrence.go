@@ -56,6 +56,7 @@ func (r *recurrence) gone(ctx context.Context, c call, late bool) (bool, error) 
 		return false, context.Cause(ctx)
 	}
 	clear := r.observe(finding)
+	c.time.nears = !r.clearSince.IsZero()
 	switch {
 	case finding.Evidence == prom.EvidenceUnknown && r.vouched && !r.verified:
 		return true, nil
@@ -70,6 +71,8 @@ func (r *recurrence) gone(ctx context.Context, c call, late bool) (bool, error) 
 			Status: ticket.Failed, Findings: ticket.Findings{Recurred: true},
 			Message: r.status.Condition + " is " + string(finding.Evidence) + " at its source, so the node does not return",
 		}
+	case late && !clear && r.broken(c):
+		return false, r.breaks(c)
 	}
 	return clear, nil
 }

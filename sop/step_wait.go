@@ -51,6 +51,7 @@ func (v *verification) run(ctx context.Context, c call) (outcome, error) {
 			return false, context.Cause(ctx)
 		}
 		clear := v.observe(finding)
+		c.time.nears = !v.clearSince.IsZero()
 		switch {
 		case finding.Evidence == prom.EvidenceUnknown:
 			c.time.skip()
@@ -61,8 +62,8 @@ func (v *verification) run(ctx context.Context, c call) (outcome, error) {
 			return false, c.time.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(finding).Reason})
 		case late && v.clearSince.IsZero():
 			return false, failed("still %s after %s", finding.Evidence, c.time.spent.Round(time.Second))
-		case late && !clear && c.time.spent >= v.within+max(moreRows, 2*v.clearFor):
-			return false, failed("not seen to be gone for %s without a break within %s: the source answers now and then", v.clearFor, c.time.spent.Round(time.Second))
+		case late && !clear && v.broken(c):
+			return false, v.breaks(c)
 		case !clear && v.flaps(finding):
 			// It still waits for the source, which has answered just now.
 			c.time.told = true
@@ -72,6 +73,15 @@ func (v *verification) run(ctx context.Context, c call) (outcome, error) {
 		return clear, nil
 	})
 	return outcome{message: "gone for " + v.clearFor.String()}, err
+}
+
+// broken reports whether the row of answers breaks off again and again: it had its time, and more.
+func (v *verification) broken(c call) bool {
+	return c.time.spent >= v.within+max(moreRows, 2*v.clearFor)
+}
+
+func (v *verification) breaks(c call) error {
+	return failed("not seen to be gone for %s without a break within %s: the source answers now and then", v.clearFor, c.time.spent.Round(time.Second))
 }
 
 // flaps reports whether the answer that the condition is gone may be one of a source that answers now and then.
@@ -129,7 +139,9 @@ func (r *readiness) run(ctx context.Context, c call) (outcome, error) {
 		if err != nil {
 			return false, err
 		}
-		return r.look(ctx, node, before+c.time.spent, late)
+		done, err := r.look(ctx, node, before+c.time.spent, late)
+		c.time.nears = !r.readySince.IsZero()
+		return done, err
 	})
 }
 
