@@ -203,8 +203,11 @@ func sourcesOf(o ResyncOptions) ([]namedSource, error) {
 		if !ok {
 			return nil, fmt.Errorf("resync: prometheus %s does not tell which nodes it sees", name)
 		}
-		rules, _ := prometheis[name].(RuleSource)
-		sources = append(sources, namedSource{name: name, kind: sourcePrometheus, alerts: prometheis[name], evidence: evidence, rules: rules})
+		prometheus := namedSource{name: name, kind: sourcePrometheus, alerts: prometheis[name], evidence: evidence}
+		if rules, ok := prometheis[name].(RuleSource); ok {
+			prometheus.rules = rules
+		}
+		sources = append(sources, prometheus)
 	}
 	for _, address := range slices.Sorted(maps.Keys(o.Alertmanagers)) {
 		alerts := o.Alertmanagers[address]

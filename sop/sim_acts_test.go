@@ -148,7 +148,7 @@ func disturbsWhatIsWanted(o *oracle, m moment) {
 		reasons[stateRemoved] = o.c.Began(stateRemoved)
 	}
 	if node := o.c.Nodes[incident.key.Node]; node != nil {
-		reasons["the maintenance window is closed"] = o.closed(o.c.poolOf(node))
+		reasons["the maintenance window is closed"] = m.p.clock.world(o.closed(o.c.poolOf(node), m.p.clock))
 	}
 	m.forbids(reasons)
 }
@@ -181,10 +181,10 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 	}
 }
 
-// closed returns since when the windows of the pool are closed, zero while one is open. Those of the simulation open and close
+// closed returns since when the windows of the pool are closed by the clock, zero while one is open. Those of the simulation open and close
 // on the same day.
-func (o *oracle) closed(pool simPoolSettings) time.Time {
-	now, start := time.Now(), o.c.Start()
+func (o *oracle) closed(pool simPoolSettings, its simClock) time.Time {
+	now, start := its.Now(), o.c.Start()
 	midnight := start.Add(now.Sub(start).Truncate(24 * time.Hour))
 	opens, closes := midnight.Add(time.Duration(pool.opens)*time.Minute), midnight.Add(time.Duration(pool.closes)*time.Minute)
 	switch {

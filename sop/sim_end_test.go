@@ -134,7 +134,7 @@ func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 		modes := map[string]prom.Mode{"ignored": prom.ModeOff, "observe": prom.ModeObserve, "awaiting_approval": prom.ModeApprove}
 		return o.c.mode(key.Condition) == modes[verdict]
 	case "paused":
-		return !o.closed(pool).IsZero()
+		return !o.closed(pool, simClock{}).IsZero()
 	case "storm":
 		return o.widespread(key.Condition, pool) || o.c.bounds.stormNodes > 0 && o.widespread(key.Condition, o.c.bounds)
 	case "human_owned":

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/handler"
 	"aegis.io/aegis/rules"
@@ -76,9 +77,9 @@ type simIntake struct {
 	handler    http.Handler
 }
 
-func newIntake(catalogue *rules.Catalogue) simIntake {
+func newIntake(catalogue *rules.Catalogue, its clock.PassiveClock) simIntake {
 	in := simIntake{store: rules.NewStore(catalogue), index: rules.NewNodeIndex()}
-	in.classifier = rules.NewClassifier(rules.ClassifierOptions{Store: in.store, Nodes: in.index})
+	in.classifier = rules.NewClassifier(rules.ClassifierOptions{Store: in.store, Nodes: in.index, Clock: its})
 	return in
 }
 

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/utils/clock"
-
 	"aegis.io/aegis/sop/policy"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +35,7 @@ import (
 type simProcess struct {
 	*cluster
 	client     *soptest.Client
+	clock      simClock
 	id         int
 	ctx        context.Context
 	stop       context.CancelCauseFunc
@@ -120,14 +119,17 @@ func (c *cluster) startProcess() *simProcess {
 // newProcess returns a process that does nothing yet.
 func (c *cluster) newProcess() *simProcess {
 	c.Lock()
+	client := c.Join()
+	its := c.clockOf(client.ID)
 	p := &simProcess{
-		cluster: c, client: c.Join(), ended: make(chan struct{}), queue: queue.New(queue.Options{Registerer: prometheus.NewRegistry()}),
+		cluster: c, client: client, clock: its, ended: make(chan struct{}),
+		queue:   queue.New(queue.Options{Registerer: prometheus.NewRegistry(), Clock: its}),
 		running: make(map[string]int), interrupted: make(map[string]time.Time), begun: make(map[string]simRun), wrote: make(map[string]simWrite), sight: make(map[string]*simSight),
 		told: make(map[prom.Key]*simTold), began: time.Now(), first: time.Now(), ordering: make(map[string]int),
 		asking: make(map[string][]types.UID), met: make(map[types.UID]bool), visited: make(map[string]time.Time),
 	}
 	p.id = p.client.ID
-	p.intake = newIntake(c.catalogue)
+	p.intake = newIntake(c.catalogue, its)
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	p.client.Died = func() { p.stop(soptest.ErrDead) }
 	c.processes = append(c.processes, p)
@@ -143,9 +145,9 @@ func (p *simProcess) identity() string { return fmt.Sprint("p", p.id) }
 // wire makes the parts of the process.
 func (p *simProcess) wire() {
 	metrics := sop.NewMetrics(prometheus.NewRegistry())
-	p.verdicts = sop.NewVerdictCache(metrics, clock.RealClock{})
+	p.verdicts = sop.NewVerdictCache(metrics, p.clock)
 	logger := p.logger()
-	p.orders = sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity})
+	p.orders = sop.NewOrderStore(sop.OrderStoreOptions{Client: p.client.CoordinationV1(), Namespace: "monitoring", Name: simLease, Identity: p.identity, Clock: p.clock})
 	away := queue.AwayHold
 	if p.isolates {
 		away = queue.AwayIsolate
@@ -155,7 +157,7 @@ func (p *simProcess) wire() {
 		Queue: p.queue, Prometheus: p.client.Source(soptest.Prometheus),
 		Alertmanagers: map[string]queue.AlertSource{"am": p.client.Source(soptest.Alertmanager)},
 		Classifier:    p.intake.classifier, Interval: 45 * time.Second, Silences: p.orders,
-		Away: away, AwayAfter: simAway,
+		Away: away, AwayAfter: simAway, Clock: p.clock,
 	})
 	if err != nil {
 		p.oracle.violated(single, "p%d has no resync: %v", p.id, err)
@@ -165,7 +167,7 @@ func (p *simProcess) wire() {
 		Tickets:    ticket.NewStore(ticket.StoreOptions{Client: p.client.CoreV1(), Logger: logger}),
 		Conditions: p.queue, Recorder: &record.FakeRecorder{}, Verdicts: p.verdicts,
 		Settings: p.settings, Timing: sop.Timing{Poll: 5 * time.Second, Hold: 20 * time.Second, LeaseStale: time.Minute},
-		Metrics: metrics, Logger: logger,
+		Metrics: metrics, Logger: logger, Clock: p.clock,
 	}, watchedQueue{p.queue, p}, p.intake.store, p.table())
 	if err := p.wireIntake(); err != nil {
 		p.oracle.violated(single, "p%d has no handler: %v", p.id, err)
@@ -417,7 +419,7 @@ func (p *simProcess) Observe(ctx context.Context, key prom.Key) prom.Finding {
 	p.Lock()
 	defer p.Unlock()
 	told := p.tellOf(key)
-	told.finding = f
+	told.finding = p.clock.dated(f)
 	if f.Evidence != prom.EvidenceAbsent {
 		told.present = time.Now()
 	}
@@ -431,8 +433,8 @@ func (p *simProcess) Last(key prom.Key) prom.Finding {
 	p.Lock()
 	defer p.Unlock()
 	// The same pass says something else once a silence of Aegis' own has begun or ended.
-	if told := p.tellOf(key); !f.At.Before(told.finding.At) {
-		told.finding = f
+	if told := p.tellOf(key); !p.clock.dated(f).At.Before(told.finding.At) {
+		told.finding = p.clock.dated(f)
 	}
 	return f
 }

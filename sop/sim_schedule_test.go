@@ -103,6 +103,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.drawForgery(seed)
 	s.drawNotes(seed)
 	s.drawConfiguration(seed)
+	s.drawClocks(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s

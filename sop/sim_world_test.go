@@ -53,6 +53,8 @@ type cluster struct {
 	// bounds are the limits of the whole cluster. Without a name there are none.
 	bounds simPoolSettings
 	halted bool
+	// clocks are how far those of the processes are ahead. None stands for clocks that are right.
+	clocks []time.Duration
 	// large is true for many nodes over days.
 	large bool
 	// productPools are the pools as the product is configured by them, made for settingsOf.

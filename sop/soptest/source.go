@@ -86,6 +86,7 @@ func (s Source) alert(key prom.Key, f *Fault) *prom.Alert {
 			a.State = prom.StatePending
 		}
 		a.StartsAt = f.Changed
+		a.SampledAt, a.AskedAt = time.Now(), time.Now()
 		if !f.Holds || !s.client.cluster.evaluates(key.Node) {
 			return nil
 		}
