@@ -88,15 +88,19 @@ func lookedAtEach(c *Catalogue, now time.Time, s prom.AegisNodeStatus, others []
 			continue
 		}
 		for _, i := range e.Inhibits {
-			named := slices.Contains(i.Conditions, s.Condition) || slices.Contains(i.Types, s.Type) && s.Condition != cause.Condition
-			elsewhere := i.SameDevice && cause.ID != "" && s.ID != "" && cause.ID != s.ID
-			otherDevice := len(i.Devices) > 0 && (!slices.Contains(i.Devices, s.ID) || slices.Contains(i.Devices, cause.ID))
-			if over := i.Within > 0 && !now.Before(cause.FirstSeen.Add(i.Within)); named && !elsewhere && !otherDevice && !over {
+			if over := i.Within > 0 && !now.Before(cause.FirstSeen.Add(i.Within)); !over && explains(i, cause, s) {
 				return describeCause(cause)
 			}
 		}
 	}
 	return ""
+}
+
+func explains(i Inhibition, cause, s prom.AegisNodeStatus) bool {
+	named := slices.Contains(i.Conditions, s.Condition) || slices.Contains(i.Types, s.Type) && s.Condition != cause.Condition
+	elsewhere := i.SameDevice && cause.ID != "" && s.ID != "" && cause.ID != s.ID
+	otherDevice := len(i.Devices) > 0 && (!slices.Contains(i.Devices, s.ID) || slices.Contains(i.Devices, cause.ID))
+	return named && !elsewhere && !otherDevice
 }
 
 // However many conditions a node has, each is held against as many inhibitions as there are.

@@ -85,8 +85,10 @@ func TestQuestionsBeforeAStepHaveAnEnd(t *testing.T) {
 		step    func(b *ApiBridge, ctx context.Context) error
 		resumes bool
 	}{
-		"the pod to restart": {soptest.Call{Verb: soptest.VerbList, Resource: "pods"},
-			func(b *ApiBridge, ctx context.Context) error { return b.RestartPod(ctx, "app=plugin", "") }, false},
+		"the pod to restart": {
+			soptest.Call{Verb: soptest.VerbList, Resource: "pods"},
+			func(b *ApiBridge, ctx context.Context) error { return b.RestartPod(ctx, "app=plugin", "") }, false,
+		},
 		"the workload before a boot":     {soptest.Call{Verb: soptest.VerbList, Resource: "pods"}, (*ApiBridge).Reboot, false},
 		"the Job of a step that goes on": {soptest.Call{Verb: soptest.VerbGet, Resource: "jobs"}, (*ApiBridge).Healthcheck, true},
 	} {

@@ -183,6 +183,14 @@ func TestEveryQuestionHasAnEndAReasonAndATeam(t *testing.T) {
 	}
 }
 
+// requireTold requires that the ticket says in the middle of the wait what the step waits for.
+func (wt wait) requireTold(t *testing.T, w *world) {
+	t.Helper()
+	time.Sleep(wt.within/2 + time.Minute)
+	require.NotEmpty(t, w.record().Ticket.Hold)
+	require.True(t, w.verdict("Stuck").Holds() || wt.byItself(), w.verdict("Stuck"))
+}
+
 func (wt wait) walk(t *testing.T, paused, told bool) {
 	w := newWorld(t, testPolicy())
 	w.table["test/stuck"] = func() SOP { return NewProcedure(cordonAnd(wt.step)) }
@@ -216,9 +224,7 @@ func (wt wait) walk(t *testing.T, paused, told bool) {
 		return
 	}
 	if told && !paused {
-		time.Sleep(wt.within/2 + time.Minute)
-		require.NotEmpty(t, w.record().Ticket.Hold)
-		require.True(t, w.verdict("Stuck").Holds() || wt.byItself(), w.verdict("Stuck"))
+		wt.requireTold(t, w)
 	}
 	w.await("team "+wt.team, handedTo(wt.team))
 	if !paused || !wt.byItself() {
