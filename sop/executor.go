@@ -179,13 +179,18 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 
 // permit waits until nothing stands against the step. The returned function gives back the slot that it takes.
 func (e *journaled) permit(ctx context.Context, s step, c *call) (release func(), err error) {
-	release = func() {}
+	var slots []func()
+	release = func() {
+		for _, give := range slots {
+			give()
+		}
+	}
 	if !s.gated {
 		return release, nil
 	}
 	err = e.whileEmpty(ctx, s.gone, func(ctx context.Context) error {
-		var err error
-		release, err = e.gate.admit(ctx, s.action)
+		slot, err := e.gate.admit(ctx, s.action)
+		slots = append(slots, slot)
 		c.admitted = e.services.Clock.Now()
 		return err
 	})
