@@ -20,9 +20,10 @@ type recurrence struct {
 }
 
 // recurrence returns nil where the alert may go on firing by design, or where there is none: it tells of an event or of the cordon itself, or
-// a person has asked for a check.
+// a person has asked for a check. What is ordered now counts, not what was when the repair began.
 func (i isolator) recurrence() *recurrence {
-	p := i.status.Policy
+	status := i.gate.current(i.services.Orders.Last())
+	p := status.Policy
 	r := &recurrence{
 		verification: verification{scene: i.scene, clearFor: p.ClearFor, within: p.VerifyWithin, repaired: i.journal.lastRepair()},
 		vouched:      i.healing(),
@@ -39,7 +40,7 @@ func (i isolator) recurrence() *recurrence {
 			at = now // By the clock of another process.
 		}
 		r.clearSince = at.Add(-r.clearFor)
-	case p.Once, p.OwnBoot > 0, !policy.Blocks(i.status):
+	case p.Once, p.OwnBoot > 0, !policy.Blocks(status):
 		return nil
 	}
 	return r

@@ -83,7 +83,7 @@ func keepsTheReboots(o *oracle, m moment) {
 func (o *oracle) lookedAt(node string, after time.Time) bool {
 	return slices.ContainsFunc(recordOf(o.c.Nodes[node]).history(), func(in simIncidentPast) bool {
 		given := !slices.Contains([]string{closedWell, "removed", "unproven"}, in.Outcome)
-		return given && in.repaired() && in.closed().After(after)
+		return given && in.repaired() && in.closed().Add(o.c.skew()).After(after)
 	})
 }
 

@@ -53,3 +53,11 @@ func (c *cluster) clockOf(n int) simClock {
 	}
 	return simClock{ahead: c.clocks[n%len(c.clocks)]}
 }
+
+// skew is by how much a time that some process has written may be too early.
+func (c *cluster) skew() time.Duration {
+	if len(c.clocks) == 0 {
+		return 0
+	}
+	return simSkew
+}

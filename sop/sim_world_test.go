@@ -298,7 +298,7 @@ func (c *cluster) obey(lease *coordinationv1.Lease) {
 		return
 	}
 	c.Set(statePauseOrdered, orders.paused)
-	for _, condition := range simOrdered() {
+	for _, condition := range simConditions() {
 		order, found := orders.modes[condition]
 		for _, mode := range lowModes() {
 			if state, is := modeState(condition, mode), found && order.Mode == string(mode); is != c.On(state) {
