@@ -151,12 +151,15 @@ func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 	return false
 }
 
-// awaitsPeople reports whether a node is out of service by a person, or a request for a check of it waits until it is ready.
+// awaitsPeople reports whether a node is out of service by a person, or a check of it waits until it is ready: one that was requested, or
+// one of a node that Aegis has left cordoned, while another condition says why it is not.
 func (o *oracle) awaitsPeople(verdict string, r simRecord) bool {
 	if verdict == "human_cordoned" {
 		return r.node.Spec.Unschedulable && o.cordoner[r.node.Name].person
 	}
-	return r.node.Annotations[soptest.CheckAnnotation] != "" && !soptest.Ready(r.node)
+	by, cordoned := o.cordoner[r.node.Name]
+	left := cordoned && !by.person && o.urgent(r.node.Name)
+	return (left || r.node.Annotations[soptest.CheckAnnotation] != "") && !soptest.Ready(r.node)
 }
 
 // widespread reports whether the condition still holds on so many nodes that its storm goes on.
