@@ -91,7 +91,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 	return &Dispatcher{
 		services: environment{
 			Services: s, catalogue: c, table: t, storms: storms,
-			isolation: newCordonPriority(s.Clock), census: census,
+			isolation: newCordonPriority(s.Clock), census: census, wrote: written.wrote,
 			limits: newLimits(s, census, func(node string) { q.Enqueue(node) }),
 		},
 		queue: q, catalogue: c, table: t, storms: storms, ownWrites: written,

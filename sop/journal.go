@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
 	"aegis.io/aegis/ticket"
@@ -71,6 +72,8 @@ type journal struct {
 	// untaken is told why the API server takes no write for long, taken of each write that it has taken.
 	untaken func(why error)
 	taken   func()
+	// written is told of the node as each write has left it: the slot of a step that runs counts before the cache shows it.
+	written func(*corev1.Node)
 	// refusal is why it took no write for long. Nil while that has not happened in this run.
 	refusal error
 }
@@ -206,6 +209,7 @@ func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ti
 		return err
 	}
 	j.record = record
+	j.written(record.Node)
 	j.taken()
 	return nil
 }

@@ -57,7 +57,7 @@ func newScene(e environment, a assignment) *scene {
 		node:     a.status.Node,
 		status:   a.status,
 		logger:   e.Logger.With("node", a.status.Node, "condition", a.status.Condition, "ticket", a.incident.id),
-		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note, clock: e.Clock},
+		journal:  &journal{store: e.Tickets, node: a.status.Node, incident: a.incident, record: a.record, note: a.note, clock: e.Clock, written: e.wrote},
 		hooks:    a.hooks,
 	}
 	s.journal.untaken = func(why error) {

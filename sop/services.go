@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
 	"k8s.io/client-go/kubernetes"
@@ -87,8 +88,10 @@ type environment struct {
 	table     Procedures
 	isolation *cordonPriority
 	census    *census
-	storms    *stormWatch
-	limits    *limits
+	// wrote is told of each node as a write of its ticket has left it.
+	wrote  func(*corev1.Node)
+	storms *stormWatch
+	limits *limits
 }
 
 // jobsNamespace returns where the pods of the operations run.

@@ -110,6 +110,7 @@ func limits() []mutation {
 			"	if p.allowed = pool.Slots(p.size); pool.Name == policy.ClusterName {\n		p.allowed = math.MaxInt\n	}\n",
 		},
 		{"storm of the cluster not found", bounded, "sop/storm.go", "if pools[condition] > 1 && settings.Cluster.Name", "if pools[condition] > 100 && settings.Cluster.Name"},
+		{"own writes counted once the cache shows them", bounded, "sop/journal.go", "	j.written(record.Node)\n", ""},
 		{"storm looked for from time to time", bounded, "sop/storm.go", "} else if len(w.grown) > 0 {", "} else if false {"},
 		{"storm not found", bounded, "sop/storm.go", "nodes <= limit ||", "nodes <= 100*limit ||"},
 	}
