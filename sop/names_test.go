@@ -3,6 +3,7 @@ package sop
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -125,4 +126,21 @@ func TestOrderedModeOutlivesARename(t *testing.T) {
 			require.Equal(t, prom.ModeAuto, d.services.Orders.Last().Apply(w.Status(nodeA, "Reboot", "", 0)).Policy.Mode)
 		})
 	}
+}
+
+// A mode that people have ordered holds from the moment at which the catalogue calls its condition by another name, and when it is called by
+// its earlier name again.
+func TestOrderedModeHoldsThroughARename(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		stop := w.start()
+		synctest.Wait()
+		require.NoError(t, w.d.SetMode(t.Context(), "Reboot", prom.ModeOff, policy.Order{By: "alice"}))
+		w.alias(map[string]string{"Reboot": "NewName"})
+		require.Equal(t, prom.ModeOff, w.d.Orders().Modes["NewName"].Mode)
+		time.Sleep(time.Minute)
+		w.alias(nil)
+		require.Equal(t, prom.ModeOff, w.d.Orders().Modes["Reboot"].Mode)
+		stop()
+	})
 }

@@ -61,7 +61,7 @@ type OrderStore struct {
 	clock   clock.Clock
 
 	mu       sync.Mutex
-	last     policy.Orders
+	last     policy.Orders   // By the names that are written.
 	silences []parsedSilence // Those of last.
 	names    ticket.Names    // Nil while nobody knows the catalogue.
 	// configured returns the mode of a condition without orders, and none of one that the catalogue does not know. It is nil with names.
@@ -76,11 +76,12 @@ func NewOrderStore(o OrderStoreOptions) *OrderStore {
 	return &OrderStore{options: o, clock: cmp.Or[clock.Clock](o.Clock, clock.RealClock{}), memory: make(map[string]remembered)}
 }
 
-// Last returns the orders as they were last read.
+// Last returns the orders as they were last read, by the names that the catalogue has now.
 func (s *OrderStore) Last() policy.Orders {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last.Clone()
+	last := s.last.Clone()
+	s.mu.Unlock()
+	return s.named(last)
 }
 
 // Read reads the orders anew. It also proves that this process leads: ErrLeaseLost says that another one holds the Lease.
@@ -98,15 +99,14 @@ func (s *OrderStore) Read(ctx context.Context) (policy.Orders, error) {
 // take remembers the orders on the Lease. Those that cannot be read are a pause: what holds nothing up goes on.
 func (s *OrderStore) take(lease *coordinationv1.Lease) policy.Orders {
 	orders, err := parseOrders(lease.Annotations)
-	orders = s.named(orders)
 	if err != nil {
 		orders = policy.Orders{Pause: &policy.Order{Reason: err.Error()}}
 	}
 	silences := parseSilences(orders.Silences)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.last, s.silences, s.read = orders, silences, s.clock.Now()
-	return orders.Clone()
+	s.mu.Unlock()
+	return s.named(orders.Clone())
 }
 
 // Confirm makes sure that this process leads, or did so not longer ago than that. One that was frozen for a while may have lost the

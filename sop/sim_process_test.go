@@ -329,11 +329,11 @@ func (p *simProcess) holds(node string) []prom.AegisNodeStatus {
 	return statuses
 }
 
-// decisions returns what the process has decided on the node, by the names of the oracle.
+// decisions returns what the process has decided on the node, by the names of the oracle and the clock of the world.
 func (p *simProcess) decisions(node string) []policy.Decision {
 	decisions := p.verdicts.Node(node)
 	for i := range decisions {
-		decisions[i].Condition = simName(decisions[i].Condition)
+		decisions[i].Condition, decisions[i].Since = simName(decisions[i].Condition), p.clock.world(decisions[i].Since)
 	}
 	return decisions
 }
