@@ -17,6 +17,8 @@ const (
 	// simHold is how often a node that waits asks again, simOffer how long a place is kept for who was offered it.
 	simHold  = 20 * time.Second
 	simOffer = simHold / 2
+	// simUnanswered is for how long a step may wait for the API server with its slot.
+	simUnanswered = time.Minute
 	// simAging is how long a node waits until it counts as one priority more urgent.
 	simAging = 5 * time.Minute
 )
@@ -54,6 +56,9 @@ func destroysOnTheMostUrgent(o *oracle, m moment) {
 	t := recordOf(o.c.Nodes[m.node]).ticket
 	if _, begun := o.destroying[m.node]; begun || t == nil {
 		return // It has its slot already.
+	}
+	if time.Since(p.client.Failed(m.node)) < simUnanswered {
+		return // It has asked for its slot more than once, and the verdict tells of the last time alone.
 	}
 	admitted := time.Time{}
 	for _, d := range p.decisions(m.node) {

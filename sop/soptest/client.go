@@ -72,6 +72,8 @@ type Client struct {
 	thaw   chan struct{}
 	meters map[string]*meter
 	calls  []Call
+	// failed is when a call about a node was last not answered.
+	failed map[string]time.Time
 }
 
 // NewClient returns a client of one more process.
@@ -84,7 +86,7 @@ func (c *Cluster) NewClient() *Client {
 // Join is NewClient for who holds the lock.
 func (c *Cluster) Join() *Client {
 	c.held()
-	client := &Client{ID: len(c.Clients) + 1, cluster: c, meters: make(map[string]*meter)}
+	client := &Client{ID: len(c.Clients) + 1, cluster: c, meters: make(map[string]*meter), failed: make(map[string]time.Time)}
 	c.Clients = append(c.Clients, client)
 	return client
 }
@@ -114,8 +116,20 @@ func (c *Client) Idle(node string, since time.Time) time.Duration {
 	return time.Since(since) - c.meter(node).spent(since) - c.meter(c.cluster.options.Election).spent(since) - c.meter(frozen).spent(since)
 }
 
-// call makes one call to the API server, with all that can happen to it on its way. apply learns when it was sent.
+// Failed returns when a call about the node was last not answered, zero if each was.
+func (c *Client) Failed(node string) time.Time { return c.failed[node] }
+
+// call makes one call to the API server, and notes one that is not answered. apply learns when it was sent.
 func (c *Client) call(ctx context.Context, call Call, apply func(sent time.Time) error) error {
+	err := c.send(ctx, call, apply)
+	if errors.Is(err, ErrLost) || errors.Is(err, ErrOutage) || apierrors.IsInternalError(err) {
+		c.cluster.Do(func() { c.failed[call.Name] = time.Now() })
+	}
+	return err
+}
+
+// send makes a call, with all that can happen to it on its way.
+func (c *Client) send(ctx context.Context, call Call, apply func(sent time.Time) error) error {
 	w := c.cluster
 	w.mu.Lock()
 	meter := c.meter(call.Name)
