@@ -32,6 +32,8 @@ type census struct {
 	pools  []policy.Pool
 	counts map[string]*headcount
 	round  int
+	// loaded is true once a term has taken all nodes. Until then only those are counted of which something was heard.
+	loaded bool
 }
 
 // news is what was heard of a node. It is replaced, never changed.
@@ -147,6 +149,7 @@ func (c *census) load() error {
 			c.heard[name] = &news{gone: e.node}
 		}
 	}
+	c.loaded = true
 	c.mu.Unlock()
 	c.catchUp()
 	return nil

@@ -32,6 +32,12 @@ func (d *Dispatcher) Miscounted() (differences []string) {
 	return differences
 }
 
+func (c *census) hasLoaded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.loaded
+}
+
 func (d *Dispatcher) recount() (differences []string) {
 	nodes, err := d.services.Nodes.List(labels.Everything())
 	if err != nil {
@@ -41,9 +47,8 @@ func (d *Dispatcher) recount() (differences []string) {
 		nodes[i] = d.latest(nodes[i])
 	}
 	settings := d.services.census.catchUp()
-	if len(d.services.census.all()) == 0 {
-		// Nothing is counted, and nobody asks, before the term has read what people have ordered.
-		return nil
+	if !d.services.census.hasLoaded() {
+		return nil // Nobody goes by the counts before the term has read what people have ordered.
 	}
 	for pool, want := range countOf(nodes, settings) {
 		if got := d.services.census.sumOf(pool); fmt.Sprint(got) != fmt.Sprint(*want) {
