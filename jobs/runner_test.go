@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -354,9 +355,11 @@ func TestFollowAsksAboutAJobThatCannotBeRead(t *testing.T) {
 		name, _, err := r.Ensure(t.Context(), reboot())
 		require.NoError(t, err)
 		var seen []Result
-		time.AfterFunc(time.Minute, func() {
-			failing(client, "get", "jobs", 1000, apierrors.NewForbidden(schema.GroupResource{Resource: "jobs"}, name, errors.New("RBAC")))
+		var forbidden atomic.Bool
+		client.PrependReactor("get", "jobs", func(k8stesting.Action) (bool, runtime.Object, error) {
+			return forbidden.Load(), nil, apierrors.NewForbidden(schema.GroupResource{Resource: "jobs"}, name, errors.New("RBAC"))
 		})
+		time.AfterFunc(time.Minute, func() { forbidden.Store(true) })
 		res, err := r.Follow(t.Context(), name, func(res Result) error {
 			if seen = append(seen, res); strings.Contains(res.Message, "cannot be read") {
 				return enough

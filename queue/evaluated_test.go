@@ -128,9 +128,15 @@ type ruled struct {
 	recalled []agedRequest
 }
 
-func (r *ruled) Rules(context.Context, []string) ([]source.Rule, error) { return r.rules() }
+func (r *ruled) Rules(context.Context, []string) ([]source.Rule, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rules()
+}
 
 func (r *ruled) Aged(_ context.Context, nodes []string, within time.Duration) ([]prom.Alert, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.recalled = append(r.recalled, agedRequest{nodes, within})
 	return r.aged, r.agedErr
 }
@@ -222,13 +228,13 @@ func TestARuleThatIsRemovedEndsItsAlertsAnHourLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSeeing(t)
 		listed := []source.Rule{{Name: "Hung", Evaluated: time.Now()}}
-		ruledBy(s, func() ([]source.Rule, error) { return listed, nil })
+		r := ruledBy(s, func() ([]source.Rule, error) { return listed, nil })
 		s.prometheus.see(nil, seenBy("n1", "x", fresh))
 		s.prometheus.tell(nil, hung(prom.StateFiring))
 		s.run(t)
 		s.observe(t, keyA)
 		s.observe(t, keyA)
-		listed = nil
+		r.do(func() { listed = nil })
 		s.prometheus.tell(nil)
 		passes(100)
 		s.requireUnknown(t, "has been removed")
@@ -253,14 +259,17 @@ func TestTheNextLeaderKnowsWhichAlertsGrewOld(t *testing.T) {
 		s.resync.Began(keyA, time.Now().Add(-time.Hour))
 		s.run(t)
 		s.observe(t, keyA)
-		r.agedErr = nil
+		r.do(func() { r.agedErr = nil })
 		s.requireUnknown(t, "the alert has not been evaluated, and nobody tells")
 		s.requireUnknown(t, "the rule of alert Hung fails")
-		require.Equal(t, agedRequest{[]string{"n1"}, time.Hour + missedBefore}, r.recalled[0])
-		asked := len(r.recalled)
-		rules = []source.Rule{{Name: "Hung", Evaluated: old.AskedAt}}
+		asked := 0
+		r.do(func() {
+			require.Equal(t, agedRequest{[]string{"n1"}, time.Hour + missedBefore}, r.recalled[0])
+			asked = len(r.recalled)
+			rules = []source.Rule{{Name: "Hung", Evaluated: old.AskedAt}}
+		})
 		evidence, reason := s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
-		require.Len(t, r.recalled, asked, "it has told")
+		r.do(func() { require.Len(t, r.recalled, asked, "it has told") })
 	})
 }

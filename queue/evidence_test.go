@@ -188,13 +188,13 @@ func TestTheNextLeaderMissesTheExporterThatIsLost(t *testing.T) {
 		s.run(t)
 		evidence, reason := s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
-		require.Equal(t, 5*time.Hour+missedBefore, s.prometheus.longest.Truncate(time.Minute))
+		s.prometheus.do(func() { require.Equal(t, 5*time.Hour+missedBefore, s.prometheus.longest.Truncate(time.Minute)) })
 		s.prometheus.see(nil, seenBy("n1", "x", fresh)) // It is asked for one hour from now on.
-		s.prometheus.longest = 0
+		s.prometheus.do(func() { s.prometheus.longest = 0 })
 		passes(300)
 		evidence, reason = s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceUnknown, evidence, reason)
-		require.Zero(t, s.prometheus.longest)
+		s.prometheus.do(func() { require.Zero(t, s.prometheus.longest) })
 	})
 }
 
@@ -209,10 +209,10 @@ func TestAServerThatCannotLookBackSoFarIsAskedForLess(t *testing.T) {
 		s.run(t)
 		s.observe(t, keyA)
 		for want := 50*time.Hour + missedBefore; want > time.Hour; want /= 2 {
-			require.InDelta(t, want, s.prometheus.last, float64(time.Minute))
+			s.prometheus.do(func() { require.InDelta(t, want, s.prometheus.last, float64(time.Minute)) })
 			s.observe(t, keyA)
 		}
-		require.Equal(t, time.Hour, s.prometheus.last)
+		s.prometheus.do(func() { require.Equal(t, time.Hour, s.prometheus.last) })
 	})
 }
 

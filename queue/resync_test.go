@@ -95,6 +95,13 @@ func (f *fakeSource) leave() {
 	f.active--
 }
 
+// do looks at the source, or changes it, while nobody asks.
+func (f *fakeSource) do(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+}
+
 // tell sets the answer.
 func (f *fakeSource) tell(err error, alerts ...prom.Alert) {
 	f.mu.Lock()
