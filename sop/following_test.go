@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +37,15 @@ type jobController struct {
 	// work is done once the Job of the action is there. Without, the Job is run as a good controller runs it.
 	work map[string]func(job *batchv1.Job)
 	// made are the names of the Jobs, in their order.
+	mu   sync.Mutex
 	made []string
+}
+
+// names returns those of the Jobs that were made, in their order.
+func (c *jobController) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.made)
 }
 
 // withController has the world run its Jobs by the real runner.
@@ -49,8 +59,10 @@ func (w *world) withController() *jobController {
 		require.True(w.t, ok)
 		job, ok := create.GetObject().(*batchv1.Job)
 		require.True(w.t, ok)
+		c.mu.Lock()
 		c.made = append(c.made, job.Name)
 		job.UID = types.UID(fmt.Sprint("job-", len(c.made)))
+		c.mu.Unlock()
 		if c.admit != nil {
 			c.admit(job)
 		}
@@ -284,7 +296,7 @@ func TestOrdersHaveAnEnd(t *testing.T) {
 		stop := w.start()
 		defer stop()
 		w.await("resolved", resolved)
-		for _, name := range c.made {
+		for _, name := range c.names() {
 			job, err := c.client.BatchV1().Jobs(jobsNamespace).Get(t.Context(), name, metav1.GetOptions{})
 			require.NoError(t, err)
 			var notAfter time.Time

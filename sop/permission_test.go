@@ -3,6 +3,7 @@ package sop
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,20 +25,22 @@ func TestPermissionOfAnHourAgoOrdersNoJob(t *testing.T) {
 		// The process dies after it has journaled the boot, and before it orders it.
 		ctx, die := context.WithCancelCause(t.Context())
 		before := w.client.Before
-		refuseJobs, refusePods := true, false
+		var refuseJobs, refusePods atomic.Bool
+		refuseJobs.Store(true)
 		w.client.Before = func(call soptest.Call) error {
 			switch {
-			case refuseJobs && call.Resource == "jobs" && call.Verb == soptest.VerbCreate && slices.Contains(w.journaled(), "reboot Running"):
+			case refuseJobs.Load() && call.Resource == "jobs" && call.Verb == soptest.VerbCreate && slices.Contains(w.journaled(), "reboot Running"):
 				die(ErrLeaseLost)
 				return ErrLeaseLost
-			case refusePods && call.Resource == "pods" && call.Verb == soptest.VerbList:
+			case refusePods.Load() && call.Resource == "pods" && call.Verb == soptest.VerbList:
 				return apierrors.NewTimeoutError("the list of all pods takes too long", 0)
 			}
 			return before(call)
 		}
 		gone := w.process(ctx)
 		require.ErrorIs(t, <-gone, ErrLeaseLost)
-		refuseJobs, refusePods = false, true
+		refuseJobs.Store(false)
+		refusePods.Store(true)
 		require.Zero(t, w.jobs.count(protocol.ActionReboot))
 		w.queue.Enqueue(nodeA)
 		stop := w.start()
@@ -46,7 +49,7 @@ func TestPermissionOfAnHourAgoOrdersNoJob(t *testing.T) {
 		w.paused(true)
 		time.Sleep(50 * time.Minute)
 		require.Zero(t, w.jobs.count(protocol.ActionReboot))
-		refusePods = false
+		refusePods.Store(false)
 		time.Sleep(10 * time.Minute)
 		require.Zero(t, w.jobs.count(protocol.ActionReboot), "everything has been paused for an hour")
 	})
@@ -57,10 +60,9 @@ func TestPodsListedForLongAreNotEvictedUnderAPause(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy(), testPod("train", func(*corev1.Pod) {}))
 		before := w.client.Before
-		var listed time.Time
+		var listed atomic.Bool
 		w.client.Before = func(call soptest.Call) error {
-			if call.Resource == "pods" && call.Verb == soptest.VerbList && slices.Contains(w.journaled(), "drain Running") && listed.IsZero() {
-				listed = time.Now()
+			if call.Resource == "pods" && call.Verb == soptest.VerbList && slices.Contains(w.journaled(), "drain Running") && listed.CompareAndSwap(false, true) {
 				w.paused(true)
 				time.Sleep(5 * time.Minute)
 			}
@@ -71,7 +73,7 @@ func TestPodsListedForLongAreNotEvictedUnderAPause(t *testing.T) {
 		defer stop()
 		w.await("the drain runs", running(ticket.Drain))
 		time.Sleep(20 * time.Minute)
-		require.False(t, listed.IsZero())
+		require.True(t, listed.Load())
 		require.Contains(t, w.pods(), "train", "everything is paused")
 	})
 }

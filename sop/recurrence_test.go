@@ -2,6 +2,7 @@ package sop
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,12 +26,12 @@ func (s *fakeSource) firing() {
 func TestFaultThatComesBackDuringTheHealthcheckKeepsTheNode(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
-		var returned bool
+		var returned atomic.Bool
 		written := w.cluster.Observer.NodeWritten
 		w.cluster.Observer.NodeWritten = func(c *soptest.Client, before, after *corev1.Node, at time.Time) {
 			written(c, before, after, at)
 			if before.Spec.Unschedulable && !after.Spec.Unschedulable {
-				returned = w.source.Last(prom.Key{}).Evidence == prom.EvidenceFiring
+				returned.Store(w.source.Last(prom.Key{}).Evidence == prom.EvidenceFiring)
 			}
 		}
 		w.jobs.effect = func(r jobs.Request) {
@@ -45,9 +46,9 @@ func TestFaultThatComesBackDuringTheHealthcheckKeepsTheNode(t *testing.T) {
 		// The link flaps again, which the check of this minute does not see. The alert has never left the queue, and both sources have it.
 		w.source.firing()
 		w.raise("Reboot")
-		w.await("the end of the incident", func(r ticket.Record) bool { return r.Ticket == nil || !r.Ticket.Owned() || returned })
+		w.await("the end of the incident", func(r ticket.Record) bool { return r.Ticket == nil || !r.Ticket.Owned() || returned.Load() })
 		time.Sleep(time.Minute)
-		require.False(t, returned, "the node is in service, Prometheus reports the condition and Alertmanager lists it: %v, unschedulable %t, verdict %s",
+		require.False(t, returned.Load(), "the node is in service, Prometheus reports the condition and Alertmanager lists it: %v, unschedulable %t, verdict %s",
 			w.journaled(), w.node().Spec.Unschedulable, w.verdict("Reboot"))
 	})
 }
@@ -66,17 +67,19 @@ func TestCheckOfYesterdayReturnsNoNodeToday(t *testing.T) {
 		time.Sleep(10 * time.Hour)
 		w.source.firing()
 		w.raise("Reboot")
-		returned := false
+		var returned atomic.Bool
 		written := w.cluster.Observer.NodeWritten
 		w.cluster.Observer.NodeWritten = func(c *soptest.Client, before, after *corev1.Node, at time.Time) {
 			written(c, before, after, at)
-			returned = returned || before.Spec.Unschedulable && !after.Spec.Unschedulable
+			if before.Spec.Unschedulable && !after.Spec.Unschedulable {
+				returned.Store(true)
+			}
 		}
 		w.queue.Enqueue(nodeA)
 		stop := w.start()
 		defer stop()
 		time.Sleep(time.Minute)
-		require.False(t, returned, "it was verified ten hours ago, and its condition fires: %v", w.journaled())
+		require.False(t, returned.Load(), "it was verified ten hours ago, and its condition fires: %v", w.journaled())
 	})
 }
 
@@ -146,14 +149,13 @@ func TestFaultThatComesBackDuringTheWriteKeepsTheNode(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		bootHelps(w)
 		before := w.client.Before
-		var began time.Time
+		var began atomic.Int64 // When the write was refused for the first time.
 		w.client.Before = func(call soptest.Call) error {
 			if call.Resource == "nodes" && call.Verb == soptest.VerbPatch && slices.Contains(w.journaled(), "uncordon Running") {
-				if began.IsZero() {
-					began = time.Now()
+				if began.CompareAndSwap(0, time.Now().UnixNano()) {
 					w.source.firing()
 				}
-				if time.Since(began) < 10*time.Minute {
+				if time.Since(time.Unix(0, began.Load())) < 10*time.Minute {
 					return apierrors.NewServiceUnavailable("no leader")
 				}
 			}
@@ -161,7 +163,7 @@ func TestFaultThatComesBackDuringTheWriteKeepsTheNode(t *testing.T) {
 		}
 		w.raise("Reboot")
 		w.run("the repair goes on", func(ticket.Record) bool {
-			require.True(t, began.IsZero() || w.node().Spec.Unschedulable || w.jobs.count(protocol.ActionReboot) == 2)
+			require.True(t, began.Load() == 0 || w.node().Spec.Unschedulable || w.jobs.count(protocol.ActionReboot) == 2)
 			return w.jobs.count(protocol.ActionReboot) == 2
 		})
 	})

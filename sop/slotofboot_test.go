@@ -50,14 +50,14 @@ func TestSlotOfABootOutlivesItsJob(t *testing.T) {
 				w.edit(edit)
 				w.queue.Enqueue(nodeA)
 				for began := time.Now(); w.node().Status.NodeInfo.BootID == boot; time.Sleep(time.Second) {
-					beside := slices.DeleteFunc(slices.Clone(c.made), func(name string) bool {
+					beside := slices.DeleteFunc(c.names(), func(name string) bool {
 						return !strings.HasPrefix(name, "aegis-reboot") && !strings.HasPrefix(name, "aegis-restart") || strings.Contains(name, nodeA)
 					})
 					require.Empty(t, beside, "after %s a second node boots, in a pool that lets one, while the first is down", time.Since(began))
 					require.Less(t, time.Since(began), time.Hour)
 				}
 				w.await("the second node has its turn", func(ticket.Record) bool {
-					return slices.ContainsFunc(c.made, func(name string) bool {
+					return slices.ContainsFunc(c.names(), func(name string) bool {
 						return strings.HasPrefix(name, "aegis-reboot") && !strings.Contains(name, nodeA)
 					})
 				})

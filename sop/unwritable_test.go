@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,10 +47,11 @@ func TestNodeThatTakesNoWriteIsTold(t *testing.T) {
 func tellsOfRefusedWrites(t *testing.T, refusal error, begun bool) {
 	t.Helper()
 	w := newWorld(t, testPolicy())
-	refuse := !begun
+	var refuse atomic.Bool
+	refuse.Store(!begun)
 	before := w.client.Before
 	w.client.Before = func(call soptest.Call) error {
-		if refuse && call.Resource == "nodes" && call.Verb == soptest.VerbPatch {
+		if refuse.Load() && call.Resource == "nodes" && call.Verb == soptest.VerbPatch {
 			return refusal
 		}
 		return before(call)
@@ -66,7 +68,7 @@ func tellsOfRefusedWrites(t *testing.T, refusal error, begun bool) {
 	reg.MustRegister(NewHoldCollector(w.d))
 	if begun {
 		w.await("the boot runs", running(ticket.Reboot))
-		refuse = true
+		refuse.Store(true)
 	}
 	time.Sleep(5*time.Hour + 50*time.Minute)
 	var told []string
@@ -81,7 +83,7 @@ func tellsOfRefusedWrites(t *testing.T, refusal error, begun bool) {
 	require.Equal(t, policy.VerdictError, w.verdict("Reboot"))
 	require.Equal(t, map[string]int{"error": 5}, w.held(reg))
 
-	refuse = false
+	refuse.Store(false)
 	w.await("resolved", resolved)
 	require.Empty(t, w.held(reg))
 	require.False(t, slices.Contains(w.journaled(), "cordon Failed"))
