@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -241,6 +242,26 @@ func TestARuleThatIsRemovedEndsItsAlertsAnHourLater(t *testing.T) {
 		passes(21)
 		evidence, reason := s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// A Prometheus that does not tell of its rules is named in the log, once, and so is that it tells again.
+func TestRulesThatAreNotToldAreLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		err := errBroken
+		r := ruledBy(s, func() ([]source.Rule, error) { return []source.Rule{{Name: "Hung", Evaluated: time.Now()}}, err })
+		s.prometheus.see(nil, seenBy("n1", "x", fresh))
+		s.prometheus.tell(nil, hung(prom.StateFiring))
+		s.run(t)
+		passes(3)
+		const silent, again = `msg="source gives no answer" component=resync source="rules of http://a"`, `msg="source answers again" component=resync source="rules of http://a"`
+		require.Equal(t, 1, strings.Count(s.log.String(), silent), s.log.String())
+		require.NotContains(t, s.log.String(), again)
+		r.do(func() { err = nil })
+		passes(2)
+		require.Equal(t, 1, strings.Count(s.log.String(), again), s.log.String())
 	})
 }
 

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +23,7 @@ func newSeeing(t *testing.T) *seeing {
 	s := &seeing{world: newWorld(t), other: &fakeSource{}}
 	var err error
 	s.resync, err = NewResync(ResyncOptions{
-		Queue: s.queue, Classifier: byLabels{},
+		Queue: s.queue, Classifier: byLabels{}, Logger: slog.New(slog.NewTextHandler(s.log, nil)),
 		Prometheis:    map[string]AlertSource{"http://a": s.prometheus, "http://b": s.other},
 		Alertmanagers: map[string]AlertSource{"http://am-0": s.am0, "http://am-1": s.am1},
 		Evidence: func(condition string) []string {

@@ -54,6 +54,9 @@ type reading struct {
 
 	aged     []prom.Alert
 	recalled bool // Whether it tells of what grew old.
+	// asked says that it was asked about rules or what grew old, untold why it does not tell.
+	asked  bool
+	untold error
 }
 
 // read asks the source. Half an answer is none, but a Prometheus that does not tell which nodes it sees still tells what fires.
@@ -64,11 +67,13 @@ func (s namedSource) read(ctx context.Context, wanted questions) (r reading) {
 		// Before the alerts: those of an evaluation that ends in between are in the answer.
 		rules, err := s.rules.Rules(ctx, names)
 		r.rules, r.listed = rules, err == nil
+		r.asked, r.untold = true, err
 	}
 	r.alerts, r.err = s.alerts.Alerts(ctx)
 	if past := wanted.past[s.name]; r.err == nil && s.rules != nil && len(past.nodes) > 0 {
 		aged, err := s.rules.Aged(ctx, past.nodes, past.within)
 		r.aged, r.recalled = aged, err == nil
+		r.asked, r.untold = true, errors.Join(r.untold, err)
 	}
 	if r.err == nil && s.evidence != nil && len(wanted.evidence.Names) > 0 {
 		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted.evidence)

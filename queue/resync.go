@@ -566,6 +566,9 @@ func (r *Resync) enterFindings(p *pass) {
 func (r *Resync) report(read reading) {
 	r.metrics.reads[read.source.kind][read.err == nil].Inc()
 	r.tell(read.source.name, read.err)
+	if read.asked {
+		r.tell("rules of "+read.source.name, read.untold)
+	}
 }
 
 // tell logs when a source has begun or ceased to answer.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
@@ -120,6 +121,15 @@ func (p *permittedTime) watch(ctx context.Context, within time.Duration, done fu
 func (p *permittedTime) tell(ctx context.Context, v policy.Verdict) error {
 	p.told = true
 	return gone(ctx, p.gate.tellHold(ctx, v))
+}
+
+// unverifiable lets no time pass while the sources give no answer, and says so on the ticket, unless something else is told already.
+func (p *permittedTime) unverifiable(ctx context.Context, f prom.Finding) error {
+	p.skip()
+	if p.told {
+		return nil
+	}
+	return p.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(f).Reason})
 }
 
 // tellJob says on the ticket what the Job of the step waits for.

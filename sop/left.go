@@ -40,7 +40,6 @@ func byUrgency(statuses []prom.AegisNodeStatus, status prom.AegisNodeStatus) []p
 // seen reports whether the sources tell what holds on the node, so that what they do not report is not there. While they do not, no time
 // counts: what was known of the node may have gone with the leader that knew it.
 func (i isolator) seen(ctx context.Context, c call) (bool, error) {
-	told := c.time.told
 	finding := i.services.Source.Observe(ctx, i.status.Key())
 	switch {
 	case ctx.Err() != nil:
@@ -48,9 +47,5 @@ func (i isolator) seen(ctx context.Context, c call) (bool, error) {
 	case finding.Evidence != prom.EvidenceUnknown:
 		return true, nil
 	}
-	c.time.skip()
-	if told {
-		return false, nil
-	}
-	return false, c.time.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(finding).Reason})
+	return false, c.time.unverifiable(ctx, finding)
 }

@@ -108,8 +108,8 @@ func (b *ApiBridge) clears(c clearance, err error) error {
 // emptyAge is how long a list of the pods is good for.
 const emptyAge = 30 * time.Second
 
-// whileEmpty asks for permission once no workload stands in the way of the action, in this order: the pods may not be listed for hours, and a
-// permission is as old as when it was given. Workload that has come while the permission was waited for is found.
+// whileEmpty lists the pods first and asks for permission second, since a list may take hours and a permission grows old meanwhile. If the
+// permission takes long, it lists the pods again, and finds workload that has come.
 func (m *machine) whileEmpty(ctx context.Context, wanted func(*corev1.Pod) bool, admit func(context.Context) error) error {
 	for {
 		if err := m.empty(ctx, wanted); err != nil {

@@ -51,7 +51,6 @@ func (r *recurrence) gone(ctx context.Context, c call, late bool) (bool, error) 
 	if r == nil {
 		return true, nil
 	}
-	held := c.time.told
 	finding := r.since(r.services.Source.Observe(ctx, r.status.Key()))
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -62,11 +61,7 @@ func (r *recurrence) gone(ctx context.Context, c call, late bool) (bool, error) 
 	case finding.Evidence == prom.EvidenceUnknown && r.vouched && !r.verified:
 		return true, nil
 	case finding.Evidence == prom.EvidenceUnknown:
-		c.time.skip()
-		if held {
-			return false, nil
-		}
-		return false, c.time.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(finding).Reason})
+		return false, c.time.unverifiable(ctx, finding)
 	case finding.Evidence == prom.EvidenceFiring && r.verified, finding.Evidence != prom.EvidenceAbsent && late:
 		return false, &StepError{
 			Status: ticket.Failed, Findings: ticket.Findings{Recurred: true},

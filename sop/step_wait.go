@@ -54,12 +54,8 @@ func (v *verification) run(ctx context.Context, c call) (outcome, error) {
 		c.time.nears = !v.clearSince.IsZero()
 		switch {
 		case finding.Evidence == prom.EvidenceUnknown:
-			c.time.skip()
 			v.unknown = v.services.Clock.Now()
-			if held {
-				return false, nil
-			}
-			return false, c.time.tell(ctx, policy.Verdict{Name: policy.VerdictUnverifiable, Reason: policy.Judge(finding).Reason})
+			return false, c.time.unverifiable(ctx, finding)
 		case late && v.clearSince.IsZero():
 			return false, failed("still %s after %s", finding.Evidence, c.time.spent.Round(time.Second))
 		case late && !clear && v.broken(c):
