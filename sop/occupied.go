@@ -105,21 +105,28 @@ func (b *ApiBridge) clears(c clearance, err error) error {
 	return err
 }
 
-// emptyAge is how long a list of the pods is good for.
-const emptyAge = 30 * time.Second
-
 // whileEmpty lists the pods first and asks for permission second, since a list may take hours and a permission grows old meanwhile. If the
-// permission takes long, it lists the pods again, and finds workload that has come.
+// permission takes long, it lists the pods again, and finds workload that has come. In the end neither is older than permissionAge, but for a
+// list that takes longer than that to make.
 func (m *machine) whileEmpty(ctx context.Context, wanted func(*corev1.Pod) bool, admit func(context.Context) error) error {
+	if wanted == nil {
+		return admit(ctx)
+	}
+	var admitted time.Time
 	for {
+		began := m.services.Clock.Now()
 		if err := m.empty(ctx, wanted); err != nil {
 			return err
 		}
 		listed := m.services.Clock.Now()
+		good := max(permissionAge, listed.Sub(began))
+		if !admitted.IsZero() && listed.Sub(admitted) <= permissionAge {
+			return nil
+		}
 		if err := admit(ctx); err != nil {
 			return err
 		}
-		if wanted == nil || m.services.Clock.Since(listed) <= emptyAge {
+		if admitted = m.services.Clock.Now(); admitted.Sub(listed) <= good {
 			return nil
 		}
 	}

@@ -229,6 +229,8 @@ func (o *oracle) incidentOf(m moment) *simIncident {
 	m.incident = &simIncident{
 		key: prom.Key{Node: m.node, Condition: t.Condition, ID: t.Device}, uid: m.now.node.UID,
 		opened: time.Now(), requested: asksItself(t), approved: t.ApprovedBy != "",
+		// What people have written is theirs. Aegis owes it no end.
+		removed: m.old.ticket != nil && m.old.ticket.ID == t.ID,
 	}
 	o.incidents[t.ID] = m.incident
 	o.judge(ticketOpened, m)

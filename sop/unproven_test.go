@@ -96,7 +96,7 @@ func TestNothingIsBegunBesideARunningJob(t *testing.T) {
 				w := newWorld(t, testPolicy())
 				stop := w.start()
 				w.raise("Remedy")
-				w.awaitRunning(ticket.Remedy)
+				w.await("ordered", func(ticket.Record) bool { return w.jobs.count(protocol.ActionRemedy) > 0 })
 				ordered := time.Now()
 				stop()
 				before := w.node().Annotations[ticket.Annotation]

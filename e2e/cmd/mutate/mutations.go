@@ -214,6 +214,7 @@ func authority() []mutation {
 		{"edited origin and approval taken for proven", authored, "ticket/proof.go", "Proof{Identity: s.Identity == identity,", "Proof{Identity: identity != \"\","},
 		{"approval kept through a preemption", authored, "sop/watch.go", "		t.ApprovedBy = \"\"\n", ""},
 		{"unfinished drain left beside an order", single, "sop/occupied.go", "	return m.journal.endDrains(ctx)\n", "	return nil\n"},
+		{"old list of pods believed", authored, "sop/occupied.go", "		good := max(permissionAge, listed.Sub(began))\n", "		good := max(time.Hour, listed.Sub(began))\n"},
 		{"drain believed", authored, "sop/occupied.go", "	case len(pods) > 0:\n", "	case len(pods) > 0 && err != nil:\n"},
 		{"boots of a removed ticket forgotten", bounded, "ticket/patch.go", "	settle(r, c, now)\n", ""},
 	}
