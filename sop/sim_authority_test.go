@@ -133,6 +133,10 @@ func (s *schedule) edit(name string, pattern, to string) {
 
 func (s *schedule) writeTicket(name, text string) {
 	s.Logf("person writes on %s: %s", name, strings.ReplaceAll(text, "\n", "; "))
+	s.annotateTicket(name, text)
+}
+
+func (s *schedule) annotateTicket(name, text string) {
 	s.Edit(name, func(n *corev1.Node) {
 		annotations := make(map[string]string)
 		for key, value := range n.Annotations {

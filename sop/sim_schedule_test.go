@@ -104,6 +104,7 @@ func newSchedule(seed uint64, verbose bool) *schedule {
 	s.drawNotes(seed)
 	s.drawConfiguration(seed)
 	s.drawClocks(seed)
+	s.drawLies(seed)
 	s.rng = dice
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	return s
@@ -359,6 +360,9 @@ func (s *schedule) pacify() {
 	s.EditLease(silencesAnnotation, "")
 	if s.On(stateOrdersBroken) {
 		s.EditLease(stormsAnnotation, "")
+	}
+	for _, condition := range s.Stopped() {
+		s.Resume(condition)
 	}
 	for _, state := range s.States() {
 		if !strings.HasPrefix(state, "mode ") {

@@ -31,6 +31,7 @@ func verifiesWhatIsSeen(o *oracle, m moment) {
 	if !verifies || m.now.ticket.last(actVerify).Status != isSucceeded {
 		return
 	}
+	verifiesWhatIsEvaluated(o, m)
 	key := m.incident.key
 	for _, state := range []string{soptest.UnseenOf(m.node), soptest.PrometheusEmpty} {
 		if o.c.On(state) && m.p.idle(m.node, o.c.Began(state)) > simThought {

@@ -123,7 +123,7 @@ func since(at map[string]time.Time, name string, is bool) {
 func (o *oracle) changed(before, after *corev1.Node) {
 	name := after.Name
 	since(o.outSince, name, after.Spec.Unschedulable || !soptest.Ready(after))
-	since(o.aliveSince, name, soptest.Ready(after) || !soptest.SeenOff(after))
+	since(o.aliveSince, name, soptest.Ready(after) || !o.c.Off(name))
 	if before == nil || before.Status.NodeInfo.BootID != after.Status.NodeInfo.BootID {
 		o.bootSince[name] = time.Now()
 	}

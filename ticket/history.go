@@ -21,6 +21,8 @@ const (
 	// DestructiveCounts is for how long a destructive step keeps its incident in a full history. No window in which steps or incidents are
 	// counted may be longer.
 	DestructiveCounts = 30 * 24 * time.Hour
+	// MaxIncidentAge is how long an incident is remembered beside newer ones. No count goes as far back.
+	MaxIncidentAge = 365 * 24 * time.Hour
 	// MaxHistoryBytes is the largest encoded history.
 	MaxHistoryBytes = 8192
 )
@@ -283,8 +285,8 @@ func (h *History) Clone() *History {
 }
 
 // Add remembers an incident. One with the same identity is replaced where it stands and what people wrote into it
-// is kept; else the new one is the newest, and the oldest ones beyond MaxNotes and MaxIncidents are forgotten, those with a destructive
-// step last: what was done to a node is not to be forgotten over tickets that somebody removes.
+// is kept; else the new one is the newest, and the oldest ones beyond MaxIncidentAge, MaxNotes and MaxIncidents are forgotten, those with a
+// destructive step last where there are too many: what was done to a node is not to be forgotten over tickets that somebody removes.
 func (h *History) Add(in Incident) {
 	same := func(old Incident) bool { return in.ID != "" && old.ID == in.ID }
 	if i := slices.IndexFunc(h.Incidents, same); i >= 0 {
@@ -294,9 +296,15 @@ func (h *History) Add(in Incident) {
 		h.Incidents[i] = in
 		return
 	}
+	h.dropOlder(in.Closed.Add(-MaxIncidentAge))
 	h.Incidents = append(h.Incidents, in)
 	h.dropNotes()
 	h.dropBeyond(MaxIncidents)
+}
+
+// dropOlder forgets incidents that were closed before then.
+func (h *History) dropOlder(then time.Time) {
+	h.Incidents = slices.DeleteFunc(h.Incidents, func(in Incident) bool { return !in.Closed.IsZero() && in.Closed.Before(then) })
 }
 
 // dropBeyond forgets incidents until there are no more than that: the oldest without a destructive step that still counts, and the oldest

@@ -114,6 +114,22 @@ func TestHistoryForgetsLastWhatDestroyed(t *testing.T) {
 }
 
 // A destructive step of long ago does not keep what happens now out of the history.
+// An incident is forgotten a year after its end, when the next one is remembered. One whose end nobody knows is kept.
+func TestHistoryForgetsWhatIsOld(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	h := &History{Incidents: []Incident{
+		{ID: "unknown"},
+		{ID: "old", Closed: now.Add(-MaxIncidentAge - time.Second), Destructive: []Destructive{{Action: Reboot, At: now.Add(-MaxIncidentAge - time.Hour)}}},
+		{ID: "kept", Closed: now.Add(-MaxIncidentAge)},
+	}}
+	h.Add(Incident{ID: "new", Closed: now})
+	var kept []string
+	for _, in := range h.Incidents {
+		kept = append(kept, in.ID)
+	}
+	require.Equal(t, []string{"unknown", "kept", "new"}, kept)
+}
+
 func TestOldBootsMakeRoom(t *testing.T) {
 	t.Parallel()
 	h := &History{}

@@ -121,6 +121,9 @@ type Cluster struct {
 	dice    map[string]uint64
 	version int
 	states  map[string]time.Time
+	// stops are the rules that are not evaluated, by their condition. off are the nodes without power.
+	stops   map[string]*stop
+	off     map[string]bool
 	moments map[string][]*moment
 	// silentSince is since when the kubelets of nodes are silent.
 	silentSince map[string]time.Time
@@ -134,7 +137,7 @@ func New(o Options) *Cluster {
 	c := &Cluster{
 		options: o, start: time.Now(), dice: make(map[string]uint64), Nodes: make(map[string]*corev1.Node),
 		Pods: make(map[string]*corev1.Pod), Daemons: make(map[string]Daemon), Faults: make(map[prom.Key]*Fault),
-		Jobs: make(map[string]*Job), states: make(map[string]time.Time), moments: make(map[string][]*moment),
+		Jobs: make(map[string]*Job), states: make(map[string]time.Time), stops: make(map[string]*stop), off: make(map[string]bool), moments: make(map[string][]*moment),
 		NodeLeases: make(map[string]*coordinationv1.Lease), silentSince: make(map[string]time.Time), Lease: &coordinationv1.Lease{},
 	}
 	c.Lease.Name = o.Election

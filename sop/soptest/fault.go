@@ -63,7 +63,7 @@ func (c *Cluster) Hold(key prom.Key, holds bool) {
 		return
 	}
 	d := c.options.Delivery
-	if !fired.IsZero() && c.Chance(fmt.Sprint("resolved ", key)) >= d.ResolvedLost {
+	if !fired.IsZero() && c.stops[key.Condition] == nil && c.Chance(fmt.Sprint("resolved ", key)) >= d.ResolvedLost {
 		c.Later(c.Between(fmt.Sprint("resolved late ", key), 0, d.ResolvedDelay), func() { c.Webhook(key, fired, false) })
 	}
 }
@@ -73,7 +73,7 @@ func (c *Cluster) announce(key prom.Key, f *Fault) {
 	began, startsAt := f.Changed, f.Changed.Add(c.options.Pace.Pending)
 	d := c.options.Delivery
 	c.Later(c.options.Pace.Pending, func() {
-		if !f.Changed.Equal(began) {
+		if !f.Changed.Equal(began) || c.stops[key.Condition] != nil {
 			return
 		}
 		switch luck := c.Chance(fmt.Sprint("firing ", key)); {

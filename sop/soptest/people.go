@@ -151,14 +151,24 @@ func (c *Cluster) Exclude(name string, excluded bool) bool {
 // SetPower has somebody who can see the power supply of a node say so: "on" or "off".
 func (c *Cluster) SetPower(name, state string) {
 	c.Logf("world: the power of %s is %s", name, state)
-	if state == powerOff {
+	if delete(c.off, name); state == powerOff {
+		c.off[name] = c.Nodes[name] != nil
 		state += "@" + time.Now().UTC().Format(time.RFC3339)
 	}
 	c.Edit(name, func(n *corev1.Node) { annotate(n, PowerAnnotation, state) })
 }
 
-// SeenOff reports whether the power of the node was seen off last.
+// ClaimPower has somebody write about the power of a node what proves nothing.
+func (c *Cluster) ClaimPower(name, text string) {
+	c.Logf("person says that the power of %s is %q", name, text)
+	c.Edit(name, func(n *corev1.Node) { annotate(n, PowerAnnotation, text) })
+}
+
+// SeenOff reports whether the power of the node was said to be off last.
 func SeenOff(n *corev1.Node) bool { return strings.HasPrefix(n.Annotations[PowerAnnotation], powerOff) }
+
+// Off reports whether the node is without power.
+func (c *Cluster) Off(name string) bool { return c.off[name] }
 
 // powerOff is what a node without power has in the annotation, before the time.
 const powerOff = "off"
@@ -170,8 +180,10 @@ func (c *Cluster) Silent(name string) {
 
 // Recover makes a node ready again, on another boot if it was without power.
 func (c *Cluster) Recover(name string) {
+	off := c.off[name]
+	delete(c.off, name)
 	c.Edit(name, func(n *corev1.Node) {
-		if SeenOff(n) {
+		if off {
 			n.Status.NodeInfo.BootID = BootAfter(n)
 		}
 		SetReady(n, true)

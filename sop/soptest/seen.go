@@ -20,14 +20,14 @@ func (c *Cluster) Sees(node string) bool {
 	return c.Nodes[node] != nil && !c.On(PrometheusEmpty) && !c.On(UnseenOf(node))
 }
 
-// Overlooks reports whether Prometheus lacks the alerts of a node that has not been deleted.
+// Overlooks reports whether Prometheus lacks alerts of a node that has not been deleted.
 func (c *Cluster) Overlooks() bool {
 	for node := range c.Nodes {
 		if !c.evaluates(node) {
 			return true
 		}
 	}
-	return false
+	return len(c.stops) > 0
 }
 
 // evaluates reports whether the Prometheus that is asked has the alerts of the node.
@@ -39,6 +39,9 @@ func (c *Cluster) lists(key prom.Key, f *Fault) time.Time {
 		if c.On(state) && time.Since(c.Began(state)) >= f.pace.Listed {
 			return time.Time{}
 		}
+	}
+	if s := c.stops[key.Condition]; s != nil {
+		return s.lists(key, f)
 	}
 	return f.Listed()
 }

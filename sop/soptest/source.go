@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/alertmanager/pkg/labels"
@@ -80,6 +81,10 @@ func (s Source) down() bool {
 
 // alert returns what the source has of the condition, nil if nothing.
 func (s Source) alert(key prom.Key, f *Fault) *prom.Alert {
+	stopped := s.client.cluster.stops[key.Condition]
+	if stopped != nil && s.kind == Prometheus && s.client.cluster.evaluates(key.Node) {
+		return stopped.last(key)
+	}
 	a := &prom.Alert{Labels: Labels(key), Fingerprint: Fingerprint(key), StartsAt: f.Firing(), State: prom.StateFiring}
 	if s.kind == Prometheus {
 		if a.StartsAt.IsZero() {
@@ -118,7 +123,7 @@ func (s Source) Evidence(_ context.Context, r source.EvidenceRequest) (seen []so
 	return seen, err
 }
 
-// Rules tells how the rules of Prometheus do: each is evaluated all the time.
+// Rules tells how the rules of Prometheus do.
 func (s Source) Rules(_ context.Context, names []string) (rules []source.Rule, err error) {
 	s.client.cluster.Do(func() {
 		if s.down() {
@@ -126,14 +131,48 @@ func (s Source) Rules(_ context.Context, names []string) (rules []source.Rule, e
 			return
 		}
 		for _, name := range names {
-			rules = append(rules, source.Rule{Name: name, Evaluated: time.Now(), Active: s.active(name)})
+			rules = append(rules, s.rule(name))
 		}
 	})
 	return rules, err
 }
 
-// Aged returns that no alert grew old.
-func (s Source) Aged(context.Context, []string, time.Duration) ([]prom.Alert, error) { return nil, nil }
+// rule tells how a rule does.
+func (s Source) rule(name string) source.Rule {
+	stopped := s.client.cluster.stops[name]
+	if stopped == nil {
+		return source.Rule{Name: name, Evaluated: time.Now(), Active: s.active(name)}
+	}
+	r := source.Rule{Name: name, Evaluated: stopped.began}
+	for key := range stopped.alerts {
+		r.Active = append(r.Active, Labels(key))
+	}
+	if stopped.failing {
+		r.Evaluated, r.Failure = time.Now(), "found duplicate series"
+	}
+	return r
+}
+
+// Aged returns the alerts that fired when their rule was evaluated last, once nothing else shows them.
+func (s Source) Aged(_ context.Context, names []string, within time.Duration) (aged []prom.Alert, err error) {
+	s.client.cluster.Do(func() {
+		if s.down() {
+			err = ErrOutage
+			return
+		}
+		for _, stopped := range s.client.cluster.stops {
+			stopped.each(func(key prom.Key, _ evaluated) {
+				age := time.Since(stopped.began)
+				if age > lookback && age <= within && slices.Contains(names, key.Node) && s.client.cluster.evaluates(key.Node) {
+					aged = append(aged, prom.Alert{
+						Labels: Labels(key), Fingerprint: Fingerprint(key), State: prom.StateStale, SampledAt: stopped.began, AskedAt: time.Now(),
+					})
+				}
+			})
+		}
+	})
+	return aged, err
+}
 
 // active returns the labels of the alerts of the rule.
 func (s Source) active(rule string) (active []map[string]string) {

@@ -65,6 +65,8 @@ func permissions() []mutation {
 		{"node of another boot rebooted", permitted, "sop/gate.go", "g.journal.opened() && boot != s.Record.Ticket.BootID {", "boot == \"never\" {"},
 		{"alert older than its node taken for certain", permitted, "sop/policy/guards.go", "	if !s.Status.FirstSeen.Before(registered) || ", "	if true || "},
 		{"another machine of the name taken for the same", permitted, "ticket/store.go", "		if n.UID != u.uid {", "		if false {"},
+		{"old proof of power-off believed", permitted, "sop/machine.go", "stale && !off.After(alive)", "stale && off.IsZero()"},
+		{"proof of power-off that is to come believed", permitted, "sop/machine.go", "	case at.After(m.services.Clock.Now().Add(mostAhead)):\n", "	case at.IsZero():\n"},
 		{"node with power taken for down", permitted, "sop/machine.go", "if state != powerOff {", "if state == \"never\" {"},
 	}
 }
@@ -150,6 +152,7 @@ func proofs() []mutation {
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence of what nobody sees", honest, "queue/pass.go", "	if why != \"\" {\n		return prom.EvidenceUnknown,", "	if why != \"\" {\n		return prom.EvidenceAbsent, \"\", p.began\n	}\n	if why != \"\" {\n		return prom.EvidenceUnknown,"},
 		{"absence of what an Alertmanager lists", honest, "queue/pass.go", "	case l != nil: // By its own clock", "	case l != nil && false: // By its own clock"},
+		{"alert that only grew old taken for gone", honest, "queue/evaluated.go", "	p.aged = e.settle(ended)\n", "	e.settle(ended)\n"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"fault that is back returned", honest, "sop/recurrence.go", "	if r == nil {", "	if r != nil && r.verified {"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
