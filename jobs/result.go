@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"aegis.io/aegis/jobs/protocol"
@@ -25,6 +26,7 @@ func (r *Result) inspect(job *batchv1.Job, pod *corev1.Pod) {
 	var condition string
 	r.Phase, condition = phaseOf(job)
 	r.UID = job.UID
+	r.NotAfter = notAfter(&job.Spec.Template.Spec)
 	r.Begun = job.Status.Failed+job.Status.Succeeded > 0 || pod != nil && started(pod)
 	if job.Spec.Suspend != nil && *job.Spec.Suspend && r.Phase == PhaseActive {
 		// A controller that queues Jobs does that. The deadline of the Job does not run meanwhile.
@@ -54,6 +56,18 @@ func (r *Result) inspect(job *batchv1.Job, pod *corev1.Pod) {
 			return
 		}
 	}
+}
+
+// notAfter returns when the operation of the pod may not be begun any more.
+func notAfter(pod *corev1.PodSpec) time.Time {
+	for _, c := range pod.Containers {
+		for _, v := range c.Env {
+			if at, err := time.Parse(time.RFC3339, v.Value); c.Name == containerName && v.Name == protocol.NotAfterVariable && err == nil {
+				return at
+			}
+		}
+	}
+	return time.Time{}
 }
 
 // started reports whether a container of the pod may have been started.

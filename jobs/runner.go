@@ -72,6 +72,8 @@ type Result struct {
 	UID types.UID
 	// Begun is true once the operation may have been started on the node.
 	Begun bool
+	// NotAfter is when whoever ordered the Job has given it up. Zero where that is not known.
+	NotAfter time.Time
 }
 
 // Conclusive reports whether a finished operation says something about the node. One that left no report, or could not find out,

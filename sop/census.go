@@ -70,12 +70,12 @@ func (h holding) lapses() time.Time {
 	if !h.destroys || h.followed {
 		return time.Time{}
 	}
-	return h.step.At.Add(jobsAwaited)
+	return h.step.Effective().Add(jobsAwaited)
 }
 
 // lapsed reports whether the step counts no more. One that begins in a far future, as people may write, does not count either.
 func (h holding) lapsed(now time.Time) bool {
-	return h.destroys && !h.followed && now.Sub(h.step.At).Abs() >= jobsAwaited
+	return h.destroys && !h.followed && now.Sub(h.step.Effective()).Abs() >= jobsAwaited
 }
 
 // headcount sums up a pool, or the cluster. The names are sorted.

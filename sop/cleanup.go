@@ -83,18 +83,18 @@ func (d *Dispatcher) gone(t *ticket.Ticket, statuses []prom.AegisNodeStatus) boo
 	return d.isNote(t)
 }
 
-// maintain carries out the cleanup and returns when the node is looked at again.
-func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup) time.Duration {
+// maintain carries out the cleanup and returns when the node is looked at again. What holds on the node says meanwhile why nothing is decided.
+func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup, statuses []prom.AegisNodeStatus) time.Duration {
 	logger := d.services.Logger.With("node", node.Name, "reason", u.why)
 	if u.absent != nil && !policy.Withdrawn(d.services.Source.Observe(ctx, *u.absent)) {
 		return d.services.Timing.Hold
 	}
 	if left := d.runningOf(ctx, u.after); left != "" {
-		logger.InfoContext(ctx, "node not cleaned up while a Job runs", "job", left)
+		d.awaits(statuses, fmt.Sprintf("%s; awaits the end of Job %s", u.why, left))
 		return d.services.Timing.Hold
 	}
 	if run, boots := d.booting(ctx, node, u); boots {
-		logger.InfoContext(ctx, "node not cleaned up while it boots", "ticket", run.Ticket)
+		d.awaits(statuses, fmt.Sprintf("%s; awaits the reboot that ticket %s ordered", u.why, run.Ticket))
 		return d.services.Timing.Hold
 	}
 	base := node
@@ -113,8 +113,21 @@ func (d *Dispatcher) maintain(ctx context.Context, node *corev1.Node, u *cleanup
 	case errors.Is(err, errNothingToDo), ctx.Err() != nil:
 	default:
 		logger.ErrorContext(ctx, "node not cleaned up, trying again", "err", err)
+		d.tellEach(statuses, errorVerdict(err))
 	}
 	return d.services.Timing.Hold
+}
+
+// awaits tells that nothing is decided on the node before something has ended that an earlier ticket began.
+func (d *Dispatcher) awaits(statuses []prom.AegisNodeStatus, why string) {
+	d.tellEach(statuses, policy.Verdict{Name: policy.VerdictInProgress, Reason: why})
+}
+
+// tellEach gives all that holds on the node the same verdict.
+func (d *Dispatcher) tellEach(statuses []prom.AegisNodeStatus, v policy.Verdict) {
+	for _, s := range statuses {
+		d.tell(s, v)
+	}
 }
 
 // booting returns the reboot that the cleanup would forget and that is not over: its Job ends as the host goes down, long before the node has
@@ -131,17 +144,23 @@ func (d *Dispatcher) booting(ctx context.Context, node *corev1.Node, u *cleanup)
 	return ticket.Run{}, false
 }
 
-// bootOver reports whether the reboot is over, as far as the node shows it.
+// bootOver reports whether the reboot is over, as far as the node shows it. One that has not come back when the step would have failed is down.
 func (d *Dispatcher) bootOver(ctx context.Context, node *corev1.Node, run ticket.Run) bool {
-	if !policy.IsReady(node) {
-		return false
-	}
-	if run.Boot == "" || node.Status.NodeInfo.BootID != run.Boot {
+	ready := policy.IsReady(node)
+	if ready && (run.Boot == "" || node.Status.NodeInfo.BootID != run.Boot) {
 		return true
 	}
 	request := jobs.Request{Action: protocol.ActionReboot, Node: node.Name, Incident: run.Ticket, Attempt: run.N}
 	result, err := d.services.Jobs.Status(ctx, request.Name())
-	return err == nil && (result.Phase == jobs.PhaseMissing || result.Phase == jobs.PhaseFailed && result.Report != nil)
+	switch {
+	case err != nil:
+		return false
+	case result.Phase == jobs.PhaseMissing:
+		return ready
+	case result.Phase == jobs.PhaseFailed && result.Report != nil:
+		return ready
+	}
+	return !ready && !result.NotAfter.IsZero() && d.services.Clock.Now().After(result.NotAfter)
 }
 
 // closeIncident moves a ticket into the history, provided that it still is as it was found.

@@ -188,15 +188,21 @@ func (d *Dispatcher) visit(ctx context.Context, name string, statuses []prom.Aeg
 	node = d.latest(node)
 	d.storms.look()
 	record := d.services.Tickets.Read(node)
-	if cleanup := d.cleanup(node, record, statuses); cleanup != nil {
-		d.spawn(ctx, name, func() time.Duration { return d.maintain(ctx, node, cleanup) })
+	cleanup := d.cleanup(node, record, statuses)
+	if cleanup != nil && cleanup.absent == nil {
+		d.spawn(ctx, name, func() time.Duration { return d.maintain(ctx, node, cleanup, statuses) })
 		return
 	}
 	statuses = d.withRequest(node, record, d.services.Orders.Last().ApplyAll(d.withTicket(record, statuses)))
 	statuses = d.withLeft(record, statuses)
 	candidates, verdicts, waits := d.choose(node, record, statuses)
 	d.judgeAll(name, statuses, verdicts, candidates)
-	if len(candidates) == 0 {
+	switch {
+	case len(candidates) == 0 && cleanup != nil:
+		// A note whose end nobody sees keeps nothing else waiting.
+		d.spawn(ctx, name, func() time.Duration { return d.maintain(ctx, node, cleanup, nil) })
+		return
+	case len(candidates) == 0:
 		d.queue.Done(name, d.requeueAfter(verdicts))
 		return
 	}

@@ -16,8 +16,8 @@ import (
 type call struct {
 	// n numbers the calls of the action in the incident, from 1.
 	n int
-	// began is when the step was journaled as Running.
-	began time.Time
+	// began is when the step was journaled as Running, effective since when it may take effect by the journal.
+	began, effective time.Time
 	// resumed is true when an earlier run began the step.
 	resumed bool
 	// target is the pod that the journal says that the step is applied to.
@@ -142,7 +142,7 @@ func (e *journaled) carryOut(ctx context.Context, s step, c call, prior ticket.S
 func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Step, known bool) (func(), error) {
 	if known {
 		e.begun()
-		c.resumed, c.began, c.target = true, prior.At, podTarget{name: prior.Pod, uid: prior.UID}
+		c.resumed, c.began, c.effective, c.target = true, prior.At, prior.Effective(), podTarget{name: prior.Pod, uid: prior.UID}
 		c.time.spent, c.time.kept = prior.Spent, prior.Spent
 		c.time.resumed = true
 		e.gate.during = c.time
@@ -163,6 +163,7 @@ func (e *journaled) begin(ctx context.Context, s step, c *call, prior ticket.Ste
 	e.settled()
 	e.services.isolation.giveWay(ctx)
 	c.began = e.services.Clock.Now()
+	c.effective = c.began
 	e.logger.InfoContext(ctx, "step begins", "action", s.action, "call", c.n, "detail", s.detail)
 	if err := e.journal.begin(ctx, s, *c); err != nil {
 		return release, err

@@ -93,22 +93,30 @@ func (c *jobController) run(job *batchv1.Job) {
 
 // end ends the Job, whose operation has ended with the exit code.
 func (c *jobController) end(job *batchv1.Job, how batchv1.JobConditionType, code int32) {
+	c.addPod(job, corev1.PodSucceeded, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: `{"result":"passed"}`}})
+	c.conclude(job, how)
+}
+
+// addPod adds the pod of a Job.
+func (c *jobController) addPod(job *batchv1.Job, phase corev1.PodPhase, op corev1.ContainerState) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: job.Name + "-x", Namespace: jobsNamespace, Labels: maps.Clone(job.Spec.Template.Labels),
 			OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: job.Name, UID: job.UID, Controller: new(true)}},
 		},
-		Spec: *job.Spec.Template.Spec.DeepCopy(),
-		Status: corev1.PodStatus{Phase: corev1.PodSucceeded, ContainerStatuses: []corev1.ContainerStatus{{
-			Name: "op", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: `{"result":"passed"}`}},
-		}}},
+		Spec:   *job.Spec.Template.Spec.DeepCopy(),
+		Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{Name: "op", State: op}}},
 	}
 	pod.Labels[batchv1.JobNameLabel] = job.Name
-	job.Status.Conditions = append(job.Status.Conditions, batchv1.JobCondition{Type: how, Status: corev1.ConditionTrue})
-	ctx := context.Background()
-	if _, err := c.client.CoreV1().Pods(jobsNamespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+	if _, err := c.client.CoreV1().Pods(jobsNamespace).Create(context.Background(), pod, metav1.CreateOptions{}); err != nil {
 		c.w.t.Error(err)
 	}
+}
+
+// conclude ends a Job of whose pod nobody hears.
+func (c *jobController) conclude(job *batchv1.Job, how batchv1.JobConditionType) {
+	job.Status.Conditions = append(job.Status.Conditions, batchv1.JobCondition{Type: how, Status: corev1.ConditionTrue})
+	ctx := context.Background()
 	if _, err := c.client.BatchV1().Jobs(jobsNamespace).UpdateStatus(ctx, job, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		c.w.t.Error(err)
 	}

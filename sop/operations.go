@@ -49,7 +49,7 @@ func (o *operations) runJob(ctx context.Context, c call, gated ticket.Action, re
 // order makes sure that the Job of a step exists. Who takes a step over, or does not know what became of an order, finds the Job,
 // or finds that nothing is left to order, or asks for permission again: the one that was given may be old by now.
 func (o *operations) order(ctx context.Context, c call, gated ticket.Action, req jobs.Request, settled func(context.Context) (bool, error)) error {
-	w := ordering{operations: o, call: c, gated: gated, req: req, settled: settled, permitted: c.permitted(gated)}
+	w := ordering{operations: o, call: c, gated: gated, req: req, settled: settled, permitted: c.permitted(gated), dated: c.effective}
 	return c.time.poll(ctx, req.Deadline, w.try)
 }
 
@@ -67,6 +67,8 @@ type ordering struct {
 	settled func(context.Context) (bool, error)
 	// permitted says that the next try needs no new permission.
 	permitted bool
+	// dated is by when the ticket says that the step takes effect.
+	dated time.Time
 	// last is why the last try went wrong, refused since when the API server refuses the Job for good.
 	last    error
 	refused time.Time
@@ -83,7 +85,7 @@ func (w *ordering) try(ctx context.Context, late bool) (done bool, err error) {
 		return false, err
 	}
 	if !w.permitted {
-		if err := w.permit(ctx); err != nil {
+		if dated, err := w.permit(ctx); err != nil || !dated {
 			return false, err
 		}
 	}
@@ -104,9 +106,30 @@ func (w *ordering) overdue(ctx context.Context, late bool) error {
 	return nil
 }
 
-// permit asks for permission anew.
-func (w *ordering) permit(ctx context.Context) error {
-	return w.whileEmpty(ctx, w.call.gone, w.call.time.admit)
+// orderedLate is the age from which a step is dated anew when it is ordered.
+const orderedLate = time.Minute
+
+// permit asks for permission anew. It reports whether the ticket says by then that the step takes effect now: what has waited for hours for
+// its order runs as long as any other from then on.
+func (w *ordering) permit(ctx context.Context) (dated bool, err error) {
+	for {
+		if err := w.whileEmpty(ctx, w.call.gone, w.call.time.admit); err != nil {
+			return false, err
+		}
+		now := w.services.Clock.Now()
+		if !w.gated.Destructive() || now.Sub(w.dated) < orderedLate {
+			return true, nil
+		}
+		err := w.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
+			t.Order(w.gated, w.call.n, now)
+			return nil
+		})
+		if err != nil {
+			w.logger.WarnContext(ctx, "order not journaled, trying again", "err", err)
+			return false, gone(ctx, err)
+		}
+		w.dated = now
+	}
 }
 
 // create creates the Job, or finds it.

@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -240,6 +241,30 @@ func TestNoteLeavesTheNodeInService(t *testing.T) {
 		w.withdraw(prom.Key{Node: nodeA, Condition: "Note"})
 		w.run("closed", func(r ticket.Record) bool { return r.Ticket == nil })
 		require.Equal(t, "withdrawn", w.record().History.Incidents[0].Outcome)
+	})
+}
+
+// unseenNote is a source that gives no answer about the notes.
+type unseenNote struct{ *fakeSource }
+
+func (s unseenNote) Observe(ctx context.Context, key prom.Key) prom.Finding {
+	if key.Condition == "Note" {
+		return prom.Finding{Evidence: prom.EvidenceUnknown, Permission: prom.PermissionUnlisted}
+	}
+	return s.fakeSource.Observe(ctx, key)
+}
+
+// A note that nobody reports, and whose end nobody sees either, holds up no repair.
+func TestNoteWhoseEndNobodySeesHoldsNoRepair(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		w.raise("Note")
+		w.run("handed over", handedTo("gpu"))
+		w.asks = unseenNote{w.source}
+		w.withdraw(prom.Key{Node: nodeA, Condition: "Note"})
+		w.rebootHelps()
+		w.raise("Reboot")
+		w.run("repaired", resolved)
 	})
 }
 

@@ -65,3 +65,34 @@ func TestSlotOfABootOutlivesItsJob(t *testing.T) {
 		})
 	}
 }
+
+// A node that does not come back from a boot whose ticket somebody has removed is decided on when the reboot would have failed, and its
+// conditions say until then what is awaited.
+func TestBootWhoseTicketIsGoneIsAwaitedForAsLongAsAnyBoot(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy())
+		c := w.withController()
+		c.work[protocol.ActionReboot] = func(job *batchv1.Job) {
+			c.addPod(job, corev1.PodRunning, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}) // Nobody hears of it again.
+			time.AfterFunc(10*time.Second, func() { w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) }) })
+			time.AfterFunc(w.policy.RebootDeadline, func() { c.conclude(job, batchv1.JobFailed) })
+		}
+		stop := w.start()
+		defer stop()
+		w.raise("Reboot")
+		w.awaitRunning(ticket.Reboot)
+		time.Sleep(time.Minute)
+		began := time.Now()
+		w.edit(func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+		w.queue.Enqueue(nodeA)
+		time.Sleep(5 * time.Minute)
+		verdicts := w.verdicts.Node(nodeA)
+		require.Len(t, verdicts, 1)
+		require.Equal(t, policy.VerdictInProgress, verdicts[0].Verdict.Name)
+		require.Contains(t, verdicts[0].Verdict.Reason, "ticket was removed")
+		w.await("decided on", func(r ticket.Record) bool {
+			return r.Node.Annotations[ticket.RecordAnnotation] == "" || r.Ticket != nil
+		})
+		require.LessOrEqual(t, time.Since(began), w.policy.RebootDeadline+jobGrace+5*time.Minute)
+	})
+}

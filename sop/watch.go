@@ -44,7 +44,7 @@ func (d *Dispatcher) watch(ctx context.Context, b *scene, cancel context.CancelC
 		record := b.services.Tickets.Read(node)
 		d.judgeNew(b, record)
 		if u := d.requestCleanup(node); u != nil && u.fresh {
-			d.maintain(ctx, node, u)
+			d.maintain(ctx, node, u, nil)
 		}
 		if err := b.edited(ctx, record); err != nil {
 			cancel(err)

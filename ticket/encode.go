@@ -272,6 +272,7 @@ func (t *Ticket) stepNodes() []*yaml.Node {
 		o.text("action", string(s.Action))
 		o.text("status", string(s.Status))
 		o.time("at", s.At)
+		o.time("ordered", s.Ordered)
 		o.text("message", s.Message)
 		s.write(o)
 		o.text("pod", s.Pod)

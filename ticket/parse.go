@@ -228,6 +228,8 @@ func (s *Step) set(key, value *yaml.Node) (err error) {
 		}
 	case "at":
 		s.At, err = decodeTime(value)
+	case "ordered":
+		s.Ordered, err = decodeTime(value)
 	case "message":
 		s.Message, err = decodeText(value)
 	case "pod":

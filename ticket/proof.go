@@ -63,7 +63,7 @@ type seal struct {
 	Runs map[Action]sealedRun `json:"runs,omitempty"`
 }
 
-// sealedRun is a step that runs: its number among those of its action, when it began, in seconds, and the boot that a reboot is to end.
+// sealedRun is a step that runs: its number among those of its action, when it began or was ordered, in seconds, and the boot that a reboot is to end.
 type sealedRun struct {
 	N    int    `json:"n"`
 	At   int64  `json:"at"`
@@ -85,7 +85,7 @@ func (r Record) Runs() []Run {
 	var runs []Run
 	if t := r.Ticket; t != nil {
 		for _, s := range t.Running() {
-			runs = append(runs, Run{t.ID, s.Action, t.Count(s.Action), s.At, t.BootID})
+			runs = append(runs, Run{t.ID, s.Action, t.Count(s.Action), s.Effective(), t.BootID})
 		}
 	}
 	s, _ := readSeal(r.Node)
@@ -122,7 +122,7 @@ func RecordOf(n *corev1.Node, text string, now time.Time) (string, error) {
 		if s.Runs == nil {
 			s.Runs = make(map[Action]sealedRun)
 		}
-		run := sealedRun{N: t.Count(step.Action), At: step.At.Unix()}
+		run := sealedRun{N: t.Count(step.Action), At: step.Effective().Unix()}
 		if step.Action == Reboot {
 			run.Boot = Clip(t.BootID, sealedBoot)
 		}
@@ -190,7 +190,7 @@ func (t *Ticket) destructive(now time.Time, known map[Action][]int64) []Destruct
 			if s.Status == Canceled {
 				continue
 			}
-			at := s.At
+			at := s.Effective()
 			if at.IsZero() {
 				at = now
 				if len(times) > 0 {

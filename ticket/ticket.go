@@ -60,6 +60,8 @@ type Step struct {
 	Findings
 	Pod string // The pod that is being restarted, as namespace/name.
 	UID string // The UID of that pod.
+	// Ordered is when a step that had waited for long was about to be ordered. Zero for one that was ordered as it began.
+	Ordered time.Time
 	// Spent is for how long it was permitted so far, as far as its deadline counts that. Zero where that is unknown, and in older tickets.
 	Spent time.Duration
 
@@ -243,6 +245,21 @@ func (t *Ticket) Spend(a Action, n int, spent time.Duration) {
 	if i := t.index(a, n); i >= 0 && t.Workflows[i].Status == Running {
 		t.Workflows[i].Spent = wholeSeconds(spent)
 	}
+}
+
+// Order notes when the running n-th call of the action is ordered, long after it has begun.
+func (t *Ticket) Order(a Action, n int, at time.Time) {
+	if i := t.index(a, n); i >= 0 && t.Workflows[i].Status == Running {
+		t.Workflows[i].Ordered = at.UTC().Truncate(time.Second)
+	}
+}
+
+// Effective returns when the step may have begun to take effect: that is when it was ordered.
+func (s Step) Effective() time.Time {
+	if s.Ordered.After(s.At) {
+		return s.Ordered
+	}
+	return s.At
 }
 
 // wholeSeconds returns the time as a ticket can hold it.

@@ -88,6 +88,13 @@ func (p *tape) job(action, node, incident, attempt string) {
 	})
 }
 
+// withdrawn records that Aegis deletes a Job, in the second after what was before.
+func (p *tape) withdrawn(name string) {
+	p.wait(time.Second)
+	p.events = append(p.events, cluster.AuditEvent{At: p.now, User: cluster.AegisUser, Verb: "delete", Resource: "jobs", Name: name, Code: 200})
+	p.wait(time.Second)
+}
+
 func (p *tape) wait(d time.Duration) { p.now = p.now.Add(d) }
 
 func (p *tape) evidence(d *eventLog) evidence {
@@ -114,6 +121,26 @@ func TestInvariantsCatch(t *testing.T) {
 		{"a Job twice", "each Job is made once", func(p *tape, d *eventLog) {
 			d.booted("n1")
 			p.job("reboot", "n1", "i1", "1")
+			p.job("reboot", "n1", "i1", "1")
+		}},
+		{"a healthcheck that was taken back", "", func(p *tape, d *eventLog) {
+			d.booted("n1")
+			p.job("reboot", "n1", "i1", "1")
+			p.job("healthcheck", "n1", "i1", "1")
+			p.withdrawn("healthcheck-n1-1")
+			p.job("healthcheck", "n1", "i1", "1")
+		}},
+		{"a healthcheck that was taken back, twice again", "each Job is made once", func(p *tape, d *eventLog) {
+			d.booted("n1")
+			p.job("healthcheck", "n1", "i1", "1")
+			p.withdrawn("healthcheck-n1-1")
+			p.job("healthcheck", "n1", "i1", "1")
+			p.job("healthcheck", "n1", "i1", "1")
+		}},
+		{"a reboot that was taken back", "each Job is made once", func(p *tape, d *eventLog) {
+			d.booted("n1")
+			p.job("reboot", "n1", "i1", "1")
+			p.withdrawn("reboot-n1-1")
 			p.job("reboot", "n1", "i1", "1")
 		}},
 		{"three reboots", "no more reboots than the policy allows", func(p *tape, _ *eventLog) {

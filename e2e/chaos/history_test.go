@@ -94,6 +94,8 @@ type history struct {
 	all   []version
 	nodes map[string][]version
 	acts  []act
+	// withdrawn are when Aegis deleted Jobs, by their names.
+	withdrawn map[string][]time.Time
 	// denied are the requests for which Aegis has no right.
 	denied []cluster.AuditEvent
 }
@@ -102,7 +104,7 @@ type history struct {
 // version of the node shows what it did.
 func readHistory(t *testing.T, events []cluster.AuditEvent, places *podPlaces) history {
 	t.Helper()
-	h := history{nodes: make(map[string][]version)}
+	h := history{nodes: make(map[string][]version), withdrawn: make(map[string][]time.Time)}
 	for i := range events {
 		e := &events[i]
 		byAegis := e.User == cluster.AegisUser
@@ -112,6 +114,8 @@ func readHistory(t *testing.T, events []cluster.AuditEvent, places *podPlaces) h
 		case e.Code/100 != 2 || e.DryRun:
 		case e.Resource == "nodes" && e.Response != nil && e.Verb != "delete":
 			h.all = append(h.all, readVersion(t, e, byAegis))
+		case byAegis && e.Verb == "delete" && e.Resource == "jobs":
+			h.withdrawn[e.Name] = append(h.withdrawn[e.Name], e.At)
 		case byAegis && e.Verb == "create":
 			h.readAct(t, e, places)
 		}

@@ -314,6 +314,9 @@ func (r Runner) Status(ctx context.Context, name string) (result jobs.Result, er
 		default:
 			result = job.Result
 		}
+		if found {
+			result.NotAfter = job.Request.NotAfter
+		}
 		return nil
 	})
 	return result, err

@@ -1,0 +1,118 @@
+package sop
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
+)
+
+// A boot that was journaled and never ordered, and that something forbids for long, does not keep the only slot of the pool.
+func TestHeldBootThatWasNeverOrderedLeavesTheSlot(t *testing.T) {
+	for name, hold := range map[string]func(w *world){
+		"excluded": func(w *world) {
+			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{policy.DisableLabel: "true"} })
+		},
+		"silenced": func(w *world) {
+			w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("gpu-0002", "uid-2"))
+				w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxDestructive = 1 })
+				before := w.client.Before
+				w.client.Before = w.noReboot
+				w.raise("Reboot")
+				w.run("the reboot is journaled", running(ticket.Reboot))
+				w.client.Before = before
+				require.Zero(t, w.jobs.count(protocol.ActionReboot))
+
+				hold(w)
+				w.queue.Enqueue(nodeA)
+				stop := w.start()
+				defer stop()
+				time.Sleep(time.Minute)
+				if name == "silenced" {
+					w.source.firing()
+				}
+				w.raiseOn("gpu-0002", "Reboot")
+				time.Sleep(5 * time.Hour)
+				require.Positive(t, w.jobs.count(protocol.ActionReboot), "%v; %s", w.journaled(), w.verdicts.Node("gpu-0002")[0].Verdict.Reason)
+			})
+		})
+	}
+}
+
+// lateBoot has a boot that was journaled, waited through a pause of three hours, and was ordered right now.
+func lateBoot(t *testing.T) (w *world, stop func()) {
+	t.Helper()
+	w = newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("gpu-0002", "uid-2"))
+	w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxDestructive = 1 })
+	before := w.client.Before
+	w.client.Before = w.noReboot
+	w.raise("Reboot")
+	w.run("the reboot is journaled", running(ticket.Reboot))
+	w.client.Before = before
+	w.paused(true)
+	w.queue.Enqueue(nodeA)
+	stop = w.start()
+	time.Sleep(3 * time.Hour)
+	require.Zero(t, w.jobs.count(protocol.ActionReboot))
+	w.paused(false)
+	for w.jobs.count(protocol.ActionReboot) == 0 {
+		time.Sleep(time.Second)
+	}
+	time.Sleep(10 * time.Second) // Its operation runs, which nobody can take back.
+	return w, stop
+}
+
+// A boot that was ordered late goes on as long as any other. Its slot and its Job count from its order, and not from its place in the journal.
+func TestBootThatWasOrderedLateKeepsItsSlot(t *testing.T) {
+	for name, edit := range map[string]func(n *corev1.Node){
+		"taken":   takeOver,
+		"removed": func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) },
+		"edited": func(n *corev1.Node) {
+			n.Annotations[ticket.Annotation] = strings.Replace(n.Annotations[ticket.Annotation], "attempts: 1", "attempts: 7", 1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w, stop := lateBoot(t)
+				defer stop()
+				boot := w.node().Status.NodeInfo.BootID
+				w.edit(edit)
+				w.queue.Enqueue(nodeA)
+				w.raiseOn("gpu-0002", "Reboot")
+				for began := time.Now(); w.node().Status.NodeInfo.BootID == boot; time.Sleep(time.Second) {
+					require.LessOrEqual(t, w.jobs.count(protocol.ActionReboot), 1, "after %s: a second boot beside the first, ticket %v", time.Since(began), w.record().Ticket)
+					require.Less(t, time.Since(began), time.Hour)
+				}
+			})
+		})
+	}
+}
+
+// A ticket that is removed while its late boot goes on: the node is not booted again at once.
+func TestBootThatWasOrderedLateIsNotRepeated(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w, stop := lateBoot(t)
+		defer stop()
+		boot := w.node().Status.NodeInfo.BootID
+		w.edit(func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+		w.queue.Enqueue(nodeA)
+		for began := time.Now(); w.node().Status.NodeInfo.BootID == boot; time.Sleep(time.Second) {
+			r := w.record()
+			require.True(t, r.Ticket == nil, "after %s, the first boot goes on and a new incident begins: %v", time.Since(began), w.journaled())
+		}
+		time.Sleep(20 * time.Minute) // Less than the cooldown.
+		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot), "%v", w.journaled())
+	})
+}
