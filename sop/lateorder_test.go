@@ -1,6 +1,8 @@
 package sop
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"aegis.io/aegis/jobs/protocol"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
 
@@ -54,20 +57,31 @@ func TestHeldBootThatWasNeverOrderedLeavesTheSlot(t *testing.T) {
 // lateBoot has a boot that was journaled, waited through a pause of three hours, and was ordered right now.
 func lateBoot(t *testing.T) (w *world, stop func()) {
 	t.Helper()
+	return lateOrder(t, "Reboot", ticket.Reboot, protocol.ActionReboot)
+}
+
+// lateOrder does so with any step.
+func lateOrder(t *testing.T, condition string, action ticket.Action, operation string) (w *world, stop func()) {
+	t.Helper()
 	w = newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("gpu-0002", "uid-2"))
 	w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxDestructive = 1 })
 	before := w.client.Before
-	w.client.Before = w.noReboot
-	w.raise("Reboot")
-	w.run("the reboot is journaled", running(ticket.Reboot))
+	w.client.Before = func(call soptest.Call) error {
+		if call.Resource == "jobs" && call.Verb == soptest.VerbCreate && slices.Contains(w.journaled(), string(action)+" Running") {
+			return errors.New("the API server is being restarted")
+		}
+		return before(call)
+	}
+	w.raise(condition)
+	w.run("the step is journaled", running(action))
 	w.client.Before = before
 	w.paused(true)
 	w.queue.Enqueue(nodeA)
 	stop = w.start()
 	time.Sleep(3 * time.Hour)
-	require.Zero(t, w.jobs.count(protocol.ActionReboot))
+	require.Zero(t, w.jobs.count(operation))
 	w.paused(false)
-	for w.jobs.count(protocol.ActionReboot) == 0 {
+	for w.jobs.count(operation) == 0 {
 		time.Sleep(time.Second)
 	}
 	time.Sleep(10 * time.Second) // Its operation runs, which nobody can take back.
@@ -114,5 +128,22 @@ func TestBootThatWasOrderedLateIsNotRepeated(t *testing.T) {
 		}
 		time.Sleep(20 * time.Minute) // Less than the cooldown.
 		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot), "%v", w.journaled())
+	})
+}
+
+// A remedy that was ordered late is waited for as any other, should its ticket be edited.
+func TestRemedyThatWasOrderedLateIsWaitedFor(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w, stop := lateOrder(t, "Remedy", ticket.Remedy, protocol.ActionRemedy)
+		defer stop()
+		made := w.jobs.total()
+		w.edit(func(n *corev1.Node) {
+			text := n.Annotations[ticket.Annotation]
+			n.Annotations[ticket.Annotation] = text[:strings.Index(text, "  - action: remedy")]
+		})
+		w.queue.Enqueue(nodeA)
+		time.Sleep(jobTime - 20*time.Second)
+		require.Empty(t, w.record().History.Incidents, "closed while its Job runs")
+		require.Equal(t, made, w.jobs.total())
 	})
 }

@@ -117,7 +117,7 @@ func (w *ordering) permit(ctx context.Context) (dated bool, err error) {
 			return false, err
 		}
 		now := w.services.Clock.Now()
-		if !w.gated.Destructive() || now.Sub(w.dated) < orderedLate {
+		if now.Sub(w.dated) < orderedLate {
 			return true, nil
 		}
 		err := w.journal.update(ctx, func(t *ticket.Ticket, _ ticket.Record, _ *ticket.Change) error {
