@@ -21,8 +21,9 @@ const (
 	// DefaultCanary is the alert that always fires where nobody has named another.
 	DefaultCanary = "Watchdog"
 	defaultMaxAge = 2 * time.Minute
-	// alertsQuery yields when each alert was last evaluated. The value of ALERTS itself is always 1.
-	alertsQuery = `timestamp(ALERTS{alertstate=~"pending|firing"})`
+	// alertsQuery yields when each alert was last evaluated. The value of ALERTS itself is always 1. It is asked for besides, because
+	// timestamp() of VictoriaMetrics finds an alert for five minutes more whose end is marked.
+	alertsQuery = `timestamp(ALERTS{alertstate=~"pending|firing"}) and ALERTS{alertstate=~"pending|firing"}`
 	// startsQuery adds since when the expression of each alert holds, in series that have the labels of the alert and no state.
 	startsQuery = alertsQuery + ` or ALERTS_FOR_STATE`
 )

@@ -98,7 +98,7 @@ func TestPrometheusSendsOneStrictQuery(t *testing.T) {
 	_, err = p.Alerts(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []url.Values{{
-		"query":                 {`timestamp(ALERTS{alertstate=~"pending|firing"})`},
+		"query":                 {`timestamp(ALERTS{alertstate=~"pending|firing"}) and ALERTS{alertstate=~"pending|firing"}`},
 		"partial_response":      {"false"},
 		"deny_partial_response": {"1"},
 	}}, forms)
@@ -122,7 +122,7 @@ func TestPrometheusTellsSinceWhenAnAlertIsActive(t *testing.T) {
 	require.NoError(t, err)
 	alerts, err := p.Alerts(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, `timestamp(ALERTS{alertstate=~"pending|firing"}) or ALERTS_FOR_STATE`, query)
+	require.Equal(t, alertsQuery+` or ALERTS_FOR_STATE`, query)
 	starts := make(map[string]time.Time)
 	for _, a := range alerts {
 		starts[a.Labels["node"]] = a.StartsAt

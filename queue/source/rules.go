@@ -45,18 +45,20 @@ type rulesAnswer struct {
 }
 
 type ruleAnswer struct {
-	Type           string    `json:"type"`
-	Name           string    `json:"name"`
-	Health         string    `json:"health"`
-	LastError      string    `json:"lastError"`
-	LastEvaluation time.Time `json:"lastEvaluation"`
+	Type           string            `json:"type"`
+	Name           string            `json:"name"`
+	Labels         map[string]string `json:"labels"`
+	Health         string            `json:"health"`
+	LastError      string            `json:"lastError"`
+	LastEvaluation time.Time         `json:"lastEvaluation"`
 	Alerts         []struct {
 		Labels map[string]string `json:"labels"`
 	} `json:"alerts"`
 }
 
 // Rules returns the alerting rules with these names that the server lists. An error means that nothing is known of any: there are
-// servers that have no rules of their own, and no such API.
+// servers that have no rules of their own, and no such API. A server of several clusters lists the rules of all. Those of another cluster
+// say nothing of the alerts of this one.
 func (p *Prometheus) Rules(ctx context.Context, names []string) ([]Rule, error) {
 	ctx, cancel := context.WithTimeout(ctx, rulesTimeout)
 	defer cancel()
@@ -68,16 +70,24 @@ func (p *Prometheus) Rules(ctx context.Context, names []string) ([]Rule, error) 
 	if err != nil {
 		return nil, fmt.Errorf("ask for rules: %w", err)
 	}
-	rules, err := decodeRules(body, names)
+	rules, err := decodeRules(body, names, p.cluster)
 	if err != nil {
 		return nil, fmt.Errorf("the rules of prometheus %s: %w", p.client.safeURL(), err)
 	}
 	return rules, nil
 }
 
-// agedQuery yields when each alert of the nodes was evaluated last that was old once within the time, and has not been evaluated since. Its
-// steps are shorter than the time between too old to count, and too old to be found.
-const agedQuery = `max_over_time((timestamp(%[1]s) < time() - 150)[%[2]dm:2m]) == max_over_time(timestamp(%[1]s)[%[2]dm:2m])`
+const (
+	// olds yields when each alert was evaluated last that is there, which one with a marked end is not, and was not evaluated for half of the
+	// five minutes in which a query finds it; and what was so that half before.
+	olds = `(timestamp(%[1]s) and (%[1]s unless last_over_time(%[1]s[150s])) or ` +
+		`(timestamp(%[1]s offset 150s) and (%[1]s offset 150s unless last_over_time(%[1]s[150s] offset 150s))))`
+	// agedQuery yields when each alert of the nodes was evaluated last that was old once within the time, and has not been evaluated since. The
+	// steps must be five minutes: in a subquery, VictoriaMetrics looks back for one step, and Prometheus for five minutes. The last part is for
+	// what grew old after the last step.
+	agedQuery = `(max_over_time(` + olds + `[%[2]dm:5m]) == max_over_time((timestamp(%[1]s) or timestamp(%[1]s offset 150s))[%[2]dm:5m])) or ` +
+		`(` + olds + ` unless last_over_time(%[1]s[150s]))`
+)
 
 // Aged returns the alerts of the nodes that fired within the time and then were not evaluated any more, without that anybody marked their end.
 // They are stale. The label node must name the node.
@@ -101,8 +111,8 @@ func (p *Prometheus) Aged(ctx context.Context, names []string, within time.Durat
 	return aged, nil
 }
 
-// decodeRules reads the alerting rules that were asked for. Some servers answer with all.
-func decodeRules(body []byte, names []string) ([]Rule, error) {
+// decodeRules reads the alerting rules of the cluster that were asked for. Some servers answer with all.
+func decodeRules(body []byte, names []string, cluster prom.Cluster) ([]Rule, error) {
 	var answer rulesAnswer
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, fmt.Errorf("decode: %w", err)
@@ -122,7 +132,7 @@ func decodeRules(body []byte, names []string) ([]Rule, error) {
 	var rules []Rule
 	for _, group := range answer.Data.Groups {
 		for _, r := range group.Rules {
-			if wanted[r.Name] && (r.Type == "" || r.Type == "alerting") {
+			if wanted[r.Name] && (r.Type == "" || r.Type == "alerting") && !cluster.Other(r.Labels) {
 				rules = append(rules, r.rule())
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,6 +56,28 @@ func TestPrometheusTellsOfRules(t *testing.T) {
 	require.Len(t, rules, 1, "a server that answers with all")
 }
 
+// A global Thanos lists the rules of all clusters, with the external labels of their Prometheus. One that fails elsewhere says nothing of ours.
+func TestRulesOfAnotherClusterSayNothing(t *testing.T) {
+	t.Parallel()
+	rule := func(labels, health string) string {
+		return `{"name":"GpuHung","labels":{` + labels + `},"alerts":[],"health":"` + health + `","lastEvaluation":"2026-11-30T10:00:00.5Z","type":"alerting"}`
+	}
+	const east, west, unnamed = `"cluster":"east"`, `"cluster":"west","severity":"critical"`, `"severity":"critical"`
+	p := newPrometheus(t, rulesOf(strings.Join([]string{rule(west, "ok"), rule(east, "err"), rule(unnamed, "ok")}, ",")))
+	for cluster, want := range map[string]int{"west": 2, "north": 1, "": 3} {
+		p.cluster = prom.Cluster{Name: cluster}
+		rules, err := p.Rules(t.Context(), []string{"GpuHung"})
+		require.NoError(t, err)
+		require.Len(t, rules, want, "of cluster %q", cluster)
+	}
+	p.cluster = prom.Cluster{Name: "west"}
+	rules, err := p.Rules(t.Context(), []string{"GpuHung"})
+	require.NoError(t, err)
+	for _, r := range rules {
+		require.Empty(t, r.Failure, "the one that fails is of another cluster")
+	}
+}
+
 // A server without rules of its own, and half an answer, say nothing of any rule.
 func TestAnswersAboutRulesThatSayNothing(t *testing.T) {
 	t.Parallel()
@@ -96,5 +119,5 @@ func TestAlertsThatGrewOld(t *testing.T) {
 		_, err := ParseExpression(query)
 		require.NoError(t, err, query)
 	}
-	require.Contains(t, (*asked)[0], `[91m:2m]`)
+	require.Contains(t, (*asked)[0], `[91m:5m]`)
 }
