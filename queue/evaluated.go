@@ -46,21 +46,25 @@ type told struct {
 type lastAlert struct {
 	name   string
 	labels map[string]string
-	// at is when it was evaluated last, and sampled the same by the clock of the server, if that is known.
-	at, sampled time.Time
+	// at is when it was evaluated last, and sampled the same by the clock of the server, if that is known. The server had that sample at
+	// found, also by its clock: what it evaluates later is another evaluation.
+	at, sampled, found time.Time
 	// aged is why the alert may exist although it is not there, or is old. Empty means that it was there in the last answer.
 	aged string
-	// listed says that the server has listed a rule of that name.
-	listed bool
+	// listed says that the server has listed a rule of that name, and dated that it tells when it evaluates it.
+	listed, dated bool
 }
 
 // evaluations remembers the alerts that each Prometheus has had. Prometheus marks the series of an alert that ends. Where a rule fails, or is
 // not evaluated, nobody does: the series grows old, and is not found any more. It belongs to the passes, which never overlap.
 type evaluations struct {
 	servers map[string]map[prom.Key]map[string]lastAlert
-	// began is when the statuses began that an earlier process has begun to deal with. The servers in asked have told what became of their
-	// alerts since.
+	// heard is when each server has answered last.
+	heard map[string]time.Time
+	// began is when the statuses began that an earlier process has begun to deal with, and since when this one deals with them. The servers in
+	// asked have told what became of their alerts in between.
 	began  map[prom.Key]time.Time
+	since  time.Time
 	asked  map[string]bool
 	maxAge time.Duration
 }
@@ -73,8 +77,8 @@ func newEvaluations(o ResyncOptions) *evaluations {
 
 // reset forgets everything. The next leader may be another one.
 func (e *evaluations) reset() {
-	e.servers = make(map[string]map[prom.Key]map[string]lastAlert)
-	e.began, e.asked = make(map[prom.Key]time.Time), make(map[string]bool)
+	e.servers, e.heard = make(map[string]map[prom.Key]map[string]lastAlert), make(map[string]time.Time)
+	e.began, e.since, e.asked = make(map[prom.Key]time.Time), time.Time{}, make(map[string]bool)
 }
 
 // past returns what the server has to be asked about the time before this process led.
@@ -108,7 +112,8 @@ func (e *evaluations) recall(r reading, known map[prom.Key]map[string]lastAlert,
 			known[key] = make(map[string]lastAlert)
 		}
 		known[key][a.Fingerprint] = lastAlert{
-			name: a.Labels[labelAlertname], labels: a.Labels, at: now.Add(-a.Age()), sampled: a.SampledAt, aged: "the alert has not been evaluated",
+			name: a.Labels[labelAlertname], labels: a.Labels, at: now.Add(-a.Age()), sampled: a.SampledAt, found: cmp.Or(a.AskedAt, now),
+			aged: "the alert has not been evaluated",
 		}
 	}
 }
@@ -153,8 +158,12 @@ func (e *evaluations) forget(key prom.Key) {
 
 // look takes what the servers have told in a pass.
 func (e *evaluations) look(p *pass, classifier Classifier) {
-	ended := make(map[string]bool)
+	if e.since.IsZero() {
+		e.since = p.began
+	}
+	ended, there := make(map[string]bool), make(map[string]bool)
 	for server, t := range p.told {
+		e.heard[server] = p.began
 		known := e.servers[server]
 		if known == nil {
 			known = make(map[prom.Key]map[string]lastAlert)
@@ -164,17 +173,22 @@ func (e *evaluations) look(p *pass, classifier Classifier) {
 		t.remember(known, p.began)
 		for key, alerts := range known {
 			for fingerprint, a := range alerts {
-				if _, there := t.alerts[key][fingerprint]; there {
+				if _, has := t.alerts[key][fingerprint]; has {
+					there[fingerprint] = true
 					continue
 				}
 				if a = e.missing(a, t, p.began); a.aged == "" {
 					ended[fingerprint] = true
+					delete(alerts, fingerprint)
+					continue
 				}
 				alerts[fingerprint] = a
 			}
 		}
 	}
-	p.aged = e.settle(ended)
+	maps.DeleteFunc(ended, func(fingerprint string, _ bool) bool { return there[fingerprint] })
+	p.aged = e.settle(p, ended)
+	e.untold(p)
 }
 
 // remember takes the alerts that the server has. One that is old may be one whose rule is evaluated no more.
@@ -187,32 +201,43 @@ func (t *told) remember(known map[prom.Key]map[string]lastAlert, now time.Time) 
 			last := known[key][fingerprint]
 			last.name, last.labels, last.aged = a.Labels[labelAlertname], a.Labels, ""
 			last.listed = last.listed || len(t.rules[last.name]) > 0
+			last.dated = last.dated || dated(t.rules[last.name])
 			if a.State == prom.StateStale {
 				last.aged = "the alert has not been evaluated"
 			}
 			if a.State != prom.StateStale || last.at.IsZero() {
-				last.at, last.sampled = now.Add(-a.Age()), a.SampledAt
+				last.at = now.Add(-a.Age())
+				if a.SampledAt.IsZero() || !a.SampledAt.Equal(last.sampled) {
+					last.sampled, last.found = a.SampledAt, cmp.Or(a.AskedAt, now)
+				}
 			}
 			known[key][fingerprint] = last
 		}
 	}
 }
 
-// missing returns what is known of an alert that the server does not have any more. It has ended where aged is empty: its series was marked,
-// which makes it go before it is old, or its rule has been evaluated since and does not have it.
+// dated reports whether the server tells when it evaluates one of the rules.
+func dated(rules []source.Rule) bool {
+	return slices.ContainsFunc(rules, func(r source.Rule) bool { return !r.Evaluated.IsZero() })
+}
+
+// missing returns what is known of an alert that the server does not have any more. It has ended where aged is empty: its rule has been
+// evaluated since and does not have it, or else, where nobody tells of that, its series was marked, which makes it go before it is old.
 func (e *evaluations) missing(a lastAlert, t *told, now time.Time) lastAlert {
 	rules, since := t.rules[a.name], now.Sub(a.at)
+	a.dated = a.dated || dated(rules)
 	failing := slices.IndexFunc(rules, func(r source.Rule) bool { return r.Failure != "" })
+	evaluated, removed := a.dated && len(rules) > 0, t.listed && a.listed && len(rules) == 0
 	switch {
 	case failing >= 0:
 		a.aged = fmt.Sprintf("the rule of alert %s fails: %s", a.name, rules[failing].Failure)
-	case len(rules) > 0 && e.without(a, rules), a.aged == "" && since <= lookback && (len(rules) > 0 || !a.listed || !t.listed):
+	case evaluated && e.without(a, rules):
 		a.aged = ""
-	case len(rules) > 0:
+	case evaluated:
 		a.aged = fmt.Sprintf("the rule of alert %s has not been evaluated", a.name)
-	case t.listed && a.listed && since > removedFor, since > agedFor:
+	case a.aged == "" && since <= lookback && !removed, removed && since > removedFor, since > agedFor:
 		a.aged = ""
-	case t.listed && a.listed:
+	case removed:
 		a.aged = fmt.Sprintf("the rule of alert %s has been removed", a.name)
 	default:
 		a.aged = "the alert has not been evaluated, and nobody tells whether its rule is"
@@ -220,15 +245,16 @@ func (e *evaluations) missing(a lastAlert, t *told, now time.Time) lastAlert {
 	return a
 }
 
-// without reports whether the rules have been evaluated since the alert was, and do not have it. What evaluated it last is dated a little
-// later than its sample, or a good deal where rules are evaluated with an offset.
+// without reports whether the rules have been evaluated since the alert was, and do not have it. An evaluation is dated a little later than
+// its samples, or a good deal where rules are evaluated with an offset. One that began after the server had the sample did not make it.
 func (e *evaluations) without(a lastAlert, rules []source.Rule) bool {
 	at := a.sampled
 	if at.IsZero() {
 		at = a.at
 	}
 	for _, r := range rules {
-		if r.Evaluated.Sub(at) <= e.maxAge || slices.ContainsFunc(r.Active, a.is) {
+		since := r.Evaluated.After(a.found) || r.Evaluated.Sub(at) > e.maxAge
+		if !since || slices.ContainsFunc(r.Active, a.is) {
 			return false
 		}
 	}
@@ -245,18 +271,41 @@ func (a lastAlert) is(labels map[string]string) bool {
 	return true
 }
 
-// settle forgets the alerts that have ended, also where another server of a pair has not told so yet, and returns why the others may exist.
-func (e *evaluations) settle(ended map[string]bool) map[prom.Key]string {
+// settle forgets the alerts that have ended, also where another server of a pair has not told so yet, and returns why the others may exist: they
+// are old, or their server does not answer.
+func (e *evaluations) settle(p *pass, ended map[string]bool) map[prom.Key]string {
 	aged := make(map[prom.Key]string)
-	for _, known := range e.servers {
+	for server, known := range e.servers {
+		away := ""
+		if heard := e.heard[server]; p.told[server] == nil && p.began.Sub(heard) <= agedFor {
+			away = fmt.Sprintf("%s had it, and has not answered since %s", server, heard.UTC().Format(time.RFC3339))
+		}
 		for key, alerts := range known {
 			maps.DeleteFunc(alerts, func(fingerprint string, _ lastAlert) bool { return ended[fingerprint] })
 			for _, a := range alerts {
-				if why := a.aged; why != "" {
-					aged[key] = max(aged[key], fmt.Sprintf("%s since %s", why, a.at.UTC().Format(time.RFC3339)))
+				why := away
+				if p.told[server] != nil && a.aged != "" {
+					why = fmt.Sprintf("%s since %s", a.aged, a.at.UTC().Format(time.RFC3339))
 				}
+				aged[key] = max(aged[key], why)
 			}
 		}
 	}
 	return aged
+}
+
+// untold doubts the statuses of an earlier process for a day, as long as a server answers, but does not tell what grew old since they began.
+func (e *evaluations) untold(p *pass) {
+	if p.began.Sub(e.since) > agedFor {
+		return
+	}
+	for server, t := range p.told {
+		if !t.read.past || e.asked[server] {
+			continue
+		}
+		for key := range e.began {
+			p.aged[key] = max(p.aged[key], fmt.Sprintf("%s does not tell which alerts grew old before %s: %v",
+				server, e.since.UTC().Format(time.RFC3339), t.read.untold))
+		}
+	}
 }

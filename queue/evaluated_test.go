@@ -204,6 +204,7 @@ func TestRulesSayWhetherAnAlertHasEnded(t *testing.T) {
 					s.prometheus.tell(nil, hung(prom.StateStale))
 					passes(9)
 				}
+				time.Sleep(time.Second) // The rule is evaluated later than the alert was there.
 				answer = tt.rules
 				s.prometheus.tell(nil)
 				for range 3 {
@@ -292,5 +293,215 @@ func TestTheNextLeaderKnowsWhichAlertsGrewOld(t *testing.T) {
 		evidence, reason := s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
 		r.do(func() { require.Len(t, r.recalled, asked, "it has told") })
+	})
+}
+
+// Where the rules say that nobody has evaluated the rule since the alert was there, its end is not believed, however soon it went: a Prometheus
+// may have lost its data, or look back for less than five minutes.
+func TestAnAlertThatIsGoneWhileItsRuleIsNotEvaluatedIsNotGone(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string]func(began time.Time) time.Time{
+		"never: it restarted without data":    func(time.Time) time.Time { return time.Time{} },
+		"not since: its lookback is a minute": func(began time.Time) time.Time { return began },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSeeing(t)
+				evaluated := time.Now()
+				r := ruledBy(s, func() ([]source.Rule, error) { return []source.Rule{{Name: "Hung", Evaluated: evaluated}}, nil })
+				s.prometheus.see(nil, seenBy("n1", "x", fresh))
+				s.prometheus.tell(nil, hung(prom.StateFiring))
+				s.run(t)
+				s.observe(t, keyA)
+				s.observe(t, keyA)
+				r.do(func() { evaluated = at(evaluated) })
+				s.prometheus.tell(nil)
+				passes(4)
+				s.requireUnknown(t, "the rule of alert Hung has not been evaluated since 2000-01-01T00:00:00Z")
+				r.do(func() { evaluated = time.Now() })
+				evidence, reason := s.observe(t, keyA)
+				require.Equal(t, prom.EvidenceAbsent, evidence, "it is evaluated again: %s", reason)
+			})
+		})
+	}
+}
+
+// The clock of the server decides whether a rule was evaluated since, also where it is hours behind, and where samples are dated earlier than
+// they are made. The next evaluation is enough.
+func TestTheNextEvaluationEndsAnAlert(t *testing.T) {
+	t.Parallel()
+	const interval = 30 * time.Second
+	for name, offset := range map[string]time.Duration{"no offset": 0, "rules with a query offset": 90 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSeeing(t)
+				clock := func() time.Time { return time.Now().Add(-3 * time.Hour) }
+				evaluated := clock()
+				r := ruledBy(s, func() ([]source.Rule, error) { return []source.Rule{{Name: "Hung", Evaluated: evaluated}}, nil })
+				s.prometheus.see(nil, seenBy("n1", "x", fresh))
+				firing := hung(prom.StateFiring)
+				firing.SampledAt, firing.AskedAt = evaluated.Add(-offset), evaluated.Add(time.Second)
+				s.prometheus.tell(nil, firing)
+				s.run(t)
+				s.observe(t, keyA)
+				firing.AskedAt = evaluated.Add(20 * time.Second)
+				s.prometheus.tell(nil, firing) // The same sample again.
+				s.observe(t, keyA)
+				s.prometheus.tell(nil)
+				time.Sleep(interval)
+				s.requireUnknown(t, "the rule of alert Hung has not been evaluated")
+				r.do(func() { evaluated = evaluated.Add(15 * time.Second) })
+				evidence, reason := s.observe(t, keyA)
+				require.Equal(t, prom.EvidenceAbsent, evidence, "a later evaluation does not have it: %s", reason)
+			})
+		})
+	}
+}
+
+// There may be servers that list rules and never tell when they evaluate them. They have told nothing.
+func TestRulesThatAreNeverDatedTellNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		ruledBy(s, func() ([]source.Rule, error) { return []source.Rule{{Name: "Hung"}}, nil })
+		s.prometheus.see(nil, seenBy("n1", "x", fresh))
+		s.prometheus.tell(nil, hung(prom.StateFiring))
+		s.run(t)
+		passes(2)
+		s.prometheus.tell(nil)
+		passes(1)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, "its series was marked: %s", reason)
+
+		s.prometheus.tell(nil, hung(prom.StateStale))
+		passes(2)
+		s.prometheus.tell(nil)
+		passes(1)
+		s.requireUnknown(t, "nobody tells whether its rule is")
+		time.Sleep(agedFor)
+		evidence, reason = s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// The next leader does not know what grew old as long as a server does not tell. One that refuses the question has not said that nothing did,
+// and is not waited for for ever.
+func TestTheNextLeaderWaitsForADayToHearWhatGrewOld(t *testing.T) {
+	t.Parallel()
+	for name, answers := range map[string]bool{"it never tells": false, "it tells later": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newSeeing(t)
+				r := ruledBy(s, func() ([]source.Rule, error) { return nil, nil })
+				r.agedErr = errBroken // Such as that the time range exceeds a limit.
+				s.prometheus.see(nil, seenBy("n1", "x", fresh), seenBy("n2", "x", fresh))
+				s.resync.Began(keyA, time.Now().Add(-time.Hour))
+				s.run(t)
+				for range 23 {
+					s.requireUnknown(t, "http://a does not tell which alerts grew old before 2000-01-01T00:00:00Z: connection refused")
+					time.Sleep(time.Hour)
+				}
+				evidence, reason := s.observe(t, prom.Key{Node: "n2", Condition: "A"})
+				require.Equal(t, prom.EvidenceAbsent, evidence, "this one is new: %s", reason)
+				if answers {
+					r.do(func() { r.agedErr = nil })
+				} else {
+					time.Sleep(time.Hour + time.Minute)
+				}
+				evidence, reason = s.observe(t, keyA)
+				require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+			})
+		})
+	}
+}
+
+// A server that had the alert, and gives no answer, has not said that it ended. One that sees the node and never had the alert has not either.
+func TestAnAlertIsNotGoneWithTheServerThatHasIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		s.other.see(nil, seenBy("n1", "x", fresh))
+		s.fires(t)
+		s.prometheus.tell(errBroken)
+		s.am0.tell(nil)
+		s.am1.tell(nil)
+		for range 23 {
+			s.requireUnknown(t, "http://a had it, and has not answered since 2000-01-01T00:00:00Z")
+			require.True(t, s.queue.has(keyA))
+			time.Sleep(time.Hour)
+		}
+		s.prometheus.tell(nil, alert("f", "n1", prom.StateFiring))
+		passes(1)
+		s.prometheus.tell(nil)
+		passes(1)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, "it is back, and says so: %s", reason)
+	})
+}
+
+// A server that never comes back is missed for a day.
+func TestTheServerThatHadTheAlertIsMissedForADay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		s.other.see(nil, seenBy("n1", "x", fresh))
+		s.fires(t)
+		time.Sleep(72 * time.Hour) // A day of silence, however old the alert is.
+		s.prometheus.tell(errBroken)
+		s.am0.tell(nil)
+		s.am1.tell(nil)
+		time.Sleep(agedFor - time.Minute)
+		s.requireUnknown(t, "has not answered since")
+		time.Sleep(time.Minute + defaultInterval)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceAbsent, evidence, reason)
+	})
+}
+
+// What is remembered of a rule that fails outlasts a restart of its server.
+func TestARuleThatFailsIsRememberedWhileItsServerIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		failure := ""
+		r := ruledBy(s, func() ([]source.Rule, error) {
+			return []source.Rule{{Name: "Hung", Failure: failure, Evaluated: time.Now()}}, nil
+		})
+		s.prometheus.see(nil, seenBy("n1", "x", fresh))
+		s.prometheus.tell(nil, hung(prom.StateFiring))
+		s.run(t)
+		passes(2)
+		r.do(func() { failure = "it fails" })
+		s.prometheus.tell(nil)
+		for range 50 {
+			time.Sleep(time.Hour)
+			s.requireUnknown(t, "the rule of alert Hung fails")
+		}
+		s.prometheus.tell(errBroken)
+		passes(2)
+		s.prometheus.tell(nil)
+		s.requireUnknown(t, "the rule of alert Hung fails")
+	})
+}
+
+// A server that says that its alert ended does not speak for one that has the alert still.
+func TestAnAlertThatEndedOnOneOfAPairIsNotGoneOnTheOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		s.other.see(nil, seenBy("n1", "x", fresh))
+		s.other.tell(nil, alert("f", "n1", prom.StateFiring))
+		s.fires(t)
+		s.other.tell(nil)
+		passes(1)
+		evidence, reason := s.observe(t, keyA)
+		require.Equal(t, prom.EvidenceFiring, evidence, reason)
+		s.prometheus.tell(errBroken)
+		s.am0.tell(nil)
+		s.am1.tell(nil)
+		s.requireUnknown(t, "http://a had it")
 	})
 }

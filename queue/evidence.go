@@ -35,6 +35,15 @@ type sight struct {
 	down bool
 	// told is true when a Prometheus that answered in this pass says so, and not only the memory.
 	told bool
+	// by are those that say in this pass that it is there, or down.
+	by []string
+}
+
+// showing is when a kind of evidence that has shown a status was there last, and by which Prometheis. There are none once one of them has told
+// that it is not there any more.
+type showing struct {
+	at time.Time
+	by []string
 }
 
 // sights are what is known of one node, by the kind of evidence.
@@ -46,7 +55,7 @@ type eyes struct {
 	// began is when each status that is needed began, and shown by what it is shown: what was there since, and is missed while it is not,
 	// for as long as the status is needed.
 	began map[prom.Key]time.Time
-	shown map[prom.Key]map[string]time.Time
+	shown map[prom.Key]map[string]showing
 	// asked is how far back the servers were asked last, and reach how far they can be: one that cannot answer is asked for less.
 	asked, reach time.Duration
 	// wanted returns the kinds of evidence of a condition. None stands for any.
@@ -75,7 +84,7 @@ func newEyes(o ResyncOptions) *eyes {
 
 // reset forgets everything. The next leader may be another one.
 func (e *eyes) reset() {
-	e.nodes, e.began, e.shown = make(map[string]sights), make(map[prom.Key]time.Time), make(map[prom.Key]map[string]time.Time)
+	e.nodes, e.began, e.shown = make(map[string]sights), make(map[prom.Key]time.Time), make(map[prom.Key]map[string]showing)
 	e.asked, e.reach = 0, 0
 }
 
@@ -125,20 +134,22 @@ func (e *eyes) look(p *pass, classifier Classifier, keys []prom.Key) {
 				delete(known, kind)
 				continue
 			}
-			s.told, s.down = false, false
+			s.told, s.down, s.by = false, false, nil
 			known[kind] = s
 		}
 	}
-	for _, seen := range p.sightings {
-		if node, ok := nodeOf(classifier, seen.Labels); ok && needed[node] {
-			e.see(node, seen, p.began)
+	for server, sightings := range p.sightings {
+		for _, seen := range sightings {
+			if node, ok := nodeOf(classifier, seen.Labels); ok && needed[node] {
+				e.see(node, seen, server, p.began)
+			}
 		}
 	}
 	p.sights = make(map[string]sights, len(e.nodes))
 	for node, known := range e.nodes {
-		p.sights[node] = maps.Clone(known)
+		p.sights[node] = maps.Clone(known) // Who is in by does not change any more.
 	}
-	p.eyes, p.shown = e, make(map[prom.Key]map[string]time.Time, len(keys))
+	p.eyes, p.shown = e, make(map[prom.Key]map[string]showing, len(keys))
 	for _, key := range keys {
 		e.show(key, p)
 		p.shown[key] = maps.Clone(e.shown[key])
@@ -155,7 +166,7 @@ func (e *eyes) forget(key prom.Key) {
 func (e *eyes) show(key prom.Key, p *pass) {
 	shown := e.shown[key]
 	if shown == nil {
-		shown = make(map[string]time.Time)
+		shown = make(map[string]showing)
 	}
 	began := e.began[key]
 	if began.IsZero() {
@@ -163,16 +174,37 @@ func (e *eyes) show(key prom.Key, p *pass) {
 	}
 	for kind, s := range e.nodes[key.Node] {
 		if !s.down && s.at.After(began.Add(-missedBefore)) {
-			shown[kind] = later(shown[kind], s.at)
+			shown[kind] = showing{at: later(shown[kind].at, s.at), by: shown[kind].by}
 		}
+	}
+	for kind, known := range shown {
+		known.by = p.showing(known.by, e.nodes[key.Node][kind])
+		shown[kind] = known
 	}
 	if e.shown[key] != nil || p.seeing > 0 && len(p.blind) == 0 {
 		e.shown[key] = shown
 	}
 }
 
-// see takes one sighting. Of several of one kind the newest counts.
-func (e *eyes) see(node string, seen source.Sighting, now time.Time) {
+// showing returns which servers have a kind of evidence: those that tell so, and those that had it and tell nothing. Where none has it any more,
+// one that had it speaks for the others.
+func (p *pass) showing(had []string, s sight) []string {
+	silent := func(server string) bool { _, told := p.sightings[server]; return !told }
+	if len(s.by) == 0 && slices.ContainsFunc(had, func(server string) bool { return !silent(server) }) {
+		return nil
+	}
+	by := slices.Clone(s.by)
+	for _, server := range had {
+		if silent(server) {
+			by = append(by, server)
+		}
+	}
+	slices.Sort(by)
+	return slices.Compact(by)
+}
+
+// see takes one sighting of a server. Of several of one kind the newest counts.
+func (e *eyes) see(node string, seen source.Sighting, server string, now time.Time) {
 	known := e.nodes[node]
 	if known == nil {
 		known = make(sights)
@@ -183,12 +215,17 @@ func (e *eyes) see(node string, seen source.Sighting, now time.Time) {
 		kinds = []string{kindTarget, kindJob + seen.Job}
 	}
 	for _, kind := range kinds {
-		switch s := known[kind]; {
+		s := known[kind]
+		s.by = append(s.by, server)
+		switch {
 		case !seen.Down:
-			known[kind] = sight{at: later(s.at, at), told: true}
-		case kind != kindTarget && !s.told:
-			known[kind] = sight{at: s.at, down: true}
+			s.at, s.told, s.down = later(s.at, at), true, false
+		case kind == kindTarget:
+			continue
+		default:
+			s.down = !s.told
 		}
+		known[kind] = s
 	}
 }
 
@@ -219,7 +256,7 @@ func (p *pass) sees(key prom.Key) (time.Time, string) {
 	var lost []string
 	for _, kind := range wanted {
 		s, ok := known[kind]
-		shown := later(p.shown[key][kind], s.at)
+		shown := later(p.shown[key][kind].at, s.at)
 		switch {
 		case ok && p.fresh(s):
 			if fresh.IsZero() || s.at.Before(fresh) {
@@ -246,7 +283,8 @@ func lostSince(kind string, at time.Time) string {
 }
 
 // seesAnyhow takes any exporter of the node, for conditions of which nobody has said which one shows them. Each that was there since the
-// condition began may be the one that does. A target that is not there any more belongs to a pod that is gone, and is none.
+// condition began may be the one that does. A target that its server has no more belongs to a pod that is gone, and is none; of one whose
+// server gives no answer nobody knows that.
 func (p *pass) seesAnyhow(key prom.Key, known sights) (time.Time, string) {
 	var last time.Time
 	for _, s := range known {
@@ -255,10 +293,14 @@ func (p *pass) seesAnyhow(key prom.Key, known sights) (time.Time, string) {
 		}
 	}
 	var lost []string
-	for kind, at := range p.shown[key] {
+	for kind, shown := range p.shown[key] {
 		target := kind == kindTarget || strings.HasPrefix(kind, kindJob)
-		if s := known[kind]; !p.fresh(s) && !prom.IsSelector(kind) && (!target || s.down) {
-			lost = append(lost, lostSince(kind, at))
+		switch s := known[kind]; {
+		case p.fresh(s), prom.IsSelector(kind):
+		case !target, s.down:
+			lost = append(lost, lostSince(kind, shown.at))
+		case len(s.by) == 0 && len(shown.by) > 0 && kind != kindTarget:
+			lost = append(lost, fmt.Sprintf("%s for %s, which gives no answer", lostSince(kind, shown.at), strings.Join(shown.by, " and ")))
 		}
 	}
 	slices.Sort(lost)

@@ -53,7 +53,8 @@ type reading struct {
 	listed bool // Whether it tells of rules.
 
 	aged     []prom.Alert
-	recalled bool // Whether it tells of what grew old.
+	past     bool // Whether it was asked for what grew old before this process led.
+	recalled bool // Whether it tells.
 	// asked says that it was asked about rules or what grew old, untold why it does not tell.
 	asked  bool
 	untold error
@@ -72,7 +73,7 @@ func (s namedSource) read(ctx context.Context, wanted questions) (r reading) {
 	r.alerts, r.err = s.alerts.Alerts(ctx)
 	if past := wanted.past[s.name]; r.err == nil && s.rules != nil && len(past.nodes) > 0 {
 		aged, err := s.rules.Aged(ctx, past.nodes, past.within)
-		r.aged, r.recalled = aged, err == nil
+		r.aged, r.past, r.recalled = aged, true, err == nil
 		r.asked, r.untold = true, errors.Join(r.untold, err)
 	}
 	if r.err == nil && s.evidence != nil && len(wanted.evidence.Names) > 0 {
@@ -105,11 +106,11 @@ type pass struct {
 	firing             map[prom.Key][]prom.Observation // What fires at Prometheus.
 	holds              map[prom.Key]time.Time          // Since when it holds, by the clock of Aegis.
 
-	sightings []source.Sighting
+	sightings map[string][]source.Sighting // By the name of the Prometheus that told them. One that has none told as well.
 	blind     []error
 	eyes      *eyes // Nil before the sightings have been taken.
 	sights    map[string]sights
-	shown     map[prom.Key]map[string]time.Time // When each kind of evidence that has shown a status was there last.
+	shown     map[prom.Key]map[string]showing // Of each kind of evidence that has shown a status.
 
 	told map[string]*told    // By the name of the Prometheus.
 	aged map[prom.Key]string // Why an alert that is not there may not have ended.
@@ -155,6 +156,7 @@ func newPass(t terms) *pass {
 		labels:       make(map[prom.Key]alertLabels),
 		judged:       make(map[prom.Key][]judgement),
 		told:         make(map[string]*told),
+		sightings:    make(map[string][]source.Sighting),
 	}
 }
 
@@ -184,10 +186,11 @@ func (p *pass) add(r reading, classifier Classifier) {
 		p.seeing++
 		p.tells(r)
 		p.addEvidence(r.source.name, r.alerts, classifier)
-		p.sightings = append(p.sightings, r.sightings...)
 		if r.blind != nil {
 			p.blind = append(p.blind, r.blind)
+			return
 		}
+		p.sightings[r.source.name] = r.sightings
 	case sourceAlertmanager:
 		p.replicas++
 		if r.err != nil {

@@ -152,7 +152,7 @@ func proofs() []mutation {
 		{"silent source taken for absence", honest, "sop/step_wait.go", "	if f.Evidence != prom.EvidenceAbsent {", "	if f.Evidence == prom.EvidenceFiring {"},
 		{"absence of what nobody sees", honest, "queue/pass.go", "	if why != \"\" {\n		return prom.EvidenceUnknown,", "	if why != \"\" {\n		return prom.EvidenceAbsent, \"\", p.began\n	}\n	if why != \"\" {\n		return prom.EvidenceUnknown,"},
 		{"absence of what an Alertmanager lists", honest, "queue/pass.go", "	case l != nil: // By its own clock", "	case l != nil && false: // By its own clock"},
-		{"alert that only grew old taken for gone", honest, "queue/evaluated.go", "	p.aged = e.settle(ended)\n", "	e.settle(ended)\n"},
+		{"alert that only grew old taken for gone", honest, "queue/evaluated.go", "	p.aged = e.settle(p, ended)\n", "	p.aged = make(map[prom.Key]string)\n	e.settle(p, ended)\n"},
 		{"absence not verified", honest, "sop/playbook/end.go", "	err = b.Verify(ctx)\n	if err == nil {\n		err = CheckHealth", "	if err == nil {\n		err = CheckHealth"},
 		{"fault that is back returned", honest, "sop/recurrence.go", "	if r == nil {", "	if r != nil && r.verified {"},
 		{"failed healthcheck taken for a passed one", honest, "sop/operations.go", "	return outcome{}, foundBadly(r)\n", "	return outcome{message: r.Message, findings: findings(r)}, nil\n"},
