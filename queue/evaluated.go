@@ -51,8 +51,9 @@ type lastAlert struct {
 	at, sampled, found time.Time
 	// aged is why the alert may exist although it is not there, or is old. Empty means that it was there in the last answer.
 	aged string
-	// listed says that the server has listed a rule of that name, and dated that it tells when it evaluates it.
-	listed, dated bool
+	// listed says that the server has listed a rule of that name, and undated that it does not tell when it evaluates it: it has had the alert
+	// all the same.
+	listed, undated bool
 }
 
 // evaluations remembers the alerts that each Prometheus has had. Prometheus marks the series of an alert that ends. Where a rule fails, or is
@@ -98,7 +99,7 @@ func (e *evaluations) past(server string, names func(node string) []string, now 
 
 // recall takes what the server tells of the time before this process led.
 func (e *evaluations) recall(r reading, known map[prom.Key]map[string]lastAlert, classifier Classifier, now time.Time) {
-	if !r.recalled {
+	if !r.past || r.forgotten != nil {
 		return
 	}
 	e.asked[r.source.name] = true
@@ -201,7 +202,7 @@ func (t *told) remember(known map[prom.Key]map[string]lastAlert, now time.Time) 
 			last := known[key][fingerprint]
 			last.name, last.labels, last.aged = a.Labels[labelAlertname], a.Labels, ""
 			last.listed = last.listed || len(t.rules[last.name]) > 0
-			last.dated = last.dated || dated(t.rules[last.name])
+			last.undated = undated(t.rules[last.name]) && (last.undated || a.State != prom.StateStale)
 			if a.State == prom.StateStale {
 				last.aged = "the alert has not been evaluated"
 			}
@@ -216,24 +217,24 @@ func (t *told) remember(known map[prom.Key]map[string]lastAlert, now time.Time) 
 	}
 }
 
-// dated reports whether the server tells when it evaluates one of the rules.
-func dated(rules []source.Rule) bool {
-	return slices.ContainsFunc(rules, func(r source.Rule) bool { return !r.Evaluated.IsZero() })
+// undated reports whether the server lists the rules, and tells of none when it was evaluated.
+func undated(rules []source.Rule) bool {
+	return len(rules) > 0 && !slices.ContainsFunc(rules, func(r source.Rule) bool { return !r.Evaluated.IsZero() })
 }
 
 // missing returns what is known of an alert that the server does not have any more. It has ended where aged is empty: its rule has been
 // evaluated since and does not have it, or else, where nobody tells of that, its series was marked, which makes it go before it is old.
 func (e *evaluations) missing(a lastAlert, t *told, now time.Time) lastAlert {
 	rules, since := t.rules[a.name], now.Sub(a.at)
-	a.dated = a.dated || dated(rules)
+	a.undated = a.undated && (len(rules) == 0 || undated(rules))
 	failing := slices.IndexFunc(rules, func(r source.Rule) bool { return r.Failure != "" })
-	evaluated, removed := a.dated && len(rules) > 0, t.listed && a.listed && len(rules) == 0
+	dated, removed := len(rules) > 0 && !a.undated, t.listed && a.listed && len(rules) == 0
 	switch {
 	case failing >= 0:
 		a.aged = fmt.Sprintf("the rule of alert %s fails: %s", a.name, rules[failing].Failure)
-	case evaluated && e.without(a, rules):
+	case dated && e.without(a, rules):
 		a.aged = ""
-	case evaluated:
+	case dated:
 		a.aged = fmt.Sprintf("the rule of alert %s has not been evaluated", a.name)
 	case a.aged == "" && since <= lookback && !removed, removed && since > removedFor, since > agedFor:
 		a.aged = ""
@@ -305,7 +306,7 @@ func (e *evaluations) untold(p *pass) {
 		}
 		for key := range e.began {
 			p.aged[key] = max(p.aged[key], fmt.Sprintf("%s does not tell which alerts grew old before %s: %v",
-				server, e.since.UTC().Format(time.RFC3339), t.read.untold))
+				server, e.since.UTC().Format(time.RFC3339), t.read.forgotten))
 		}
 	}
 }

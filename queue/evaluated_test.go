@@ -327,6 +327,21 @@ func TestAnAlertThatIsGoneWhileItsRuleIsNotEvaluatedIsNotGone(t *testing.T) {
 	}
 }
 
+// The first look at the rules of an alert may be the one after the restart.
+func TestAnAlertThatIsGoneBeforeItsRuleWasSeenIsNotGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeeing(t)
+		ruledBy(s, func() ([]source.Rule, error) { return []source.Rule{{Name: "Hung"}}, nil })
+		s.prometheus.see(nil, seenBy("n1", "x", fresh))
+		s.prometheus.tell(nil, hung(prom.StateFiring))
+		s.run(t)
+		s.prometheus.tell(nil)
+		passes(1)
+		s.requireUnknown(t, "the rule of alert Hung has not been evaluated")
+	})
+}
+
 // The clock of the server decides whether a rule was evaluated since, also where it is hours behind, and where samples are dated earlier than
 // they are made. The next evaluation is enough.
 func TestTheNextEvaluationEndsAnAlert(t *testing.T) {
@@ -369,12 +384,14 @@ func TestRulesThatAreNeverDatedTellNothing(t *testing.T) {
 		s.prometheus.see(nil, seenBy("n1", "x", fresh))
 		s.prometheus.tell(nil, hung(prom.StateFiring))
 		s.run(t)
-		passes(2)
+		passes(2) // The alert is there and fresh, so the rule is evaluated.
 		s.prometheus.tell(nil)
 		passes(1)
 		evidence, reason := s.observe(t, keyA)
 		require.Equal(t, prom.EvidenceAbsent, evidence, "its series was marked: %s", reason)
 
+		s.prometheus.tell(nil, hung(prom.StateFiring))
+		passes(2)
 		s.prometheus.tell(nil, hung(prom.StateStale))
 		passes(2)
 		s.prometheus.tell(nil)

@@ -52,9 +52,10 @@ type reading struct {
 	rules  []source.Rule
 	listed bool // Whether it tells of rules.
 
-	aged     []prom.Alert
-	past     bool // Whether it was asked for what grew old before this process led.
-	recalled bool // Whether it tells.
+	aged []prom.Alert
+	// past says that it was asked for what grew old before this process led, forgotten why it does not tell.
+	past      bool
+	forgotten error
 	// asked says that it was asked about rules or what grew old, untold why it does not tell.
 	asked  bool
 	untold error
@@ -71,13 +72,13 @@ func (s namedSource) read(ctx context.Context, wanted questions) (r reading) {
 		r.asked, r.untold = true, err
 	}
 	r.alerts, r.err = s.alerts.Alerts(ctx)
-	if past := wanted.past[s.name]; r.err == nil && s.rules != nil && len(past.nodes) > 0 {
-		aged, err := s.rules.Aged(ctx, past.nodes, past.within)
-		r.aged, r.past, r.recalled = aged, true, err == nil
-		r.asked, r.untold = true, errors.Join(r.untold, err)
-	}
 	if r.err == nil && s.evidence != nil && len(wanted.evidence.Names) > 0 {
 		r.sightings, r.blind = s.evidence.Evidence(ctx, wanted.evidence)
+	}
+	if past := wanted.past[s.name]; r.err == nil && s.rules != nil && len(past.nodes) > 0 {
+		// After the evidence, for which a question that takes too long must leave time.
+		r.aged, r.forgotten = s.rules.Aged(ctx, past.nodes, past.within)
+		r.past, r.asked, r.untold = true, true, errors.Join(r.untold, r.forgotten)
 	}
 	if r.err == nil && s.silences != nil {
 		// After the alerts: a silence that begins in between is not applied to them.
