@@ -1,4 +1,4 @@
-// Package wire holds what Aegis reads of Alertmanager against Alertmanager's own types.
+// Package wire holds what Aegis reads of Alertmanager against Alertmanager's own types, and what it asks Prometheus against its engine.
 package wire
 
 import (
