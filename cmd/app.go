@@ -32,7 +32,6 @@ import (
 	"aegis.io/aegis/queue"
 	"aegis.io/aegis/queue/source"
 	"aegis.io/aegis/rules"
-	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop"
 	"aegis.io/aegis/ticket"
 	"aegis.io/aegis/web"
@@ -360,18 +359,13 @@ func (a *app) rememberSources(ctx context.Context) error {
 	}
 	reader := ticket.NewReader().Named(a.config.rules.Names)
 	for _, node := range nodes {
-		t, err := reader.Ticket(node)
-		if err != nil || t == nil || !t.Open() {
+		begun, open := sop.BegunOn(node, reader)
+		if !open {
 			continue
 		}
-		key := prom.Key{Node: node.Name, Condition: t.Condition, ID: t.Device}
-		began := t.CreatedAt
-		if !t.StartsAt.IsZero() && t.StartsAt.Before(began) {
-			began = t.StartsAt
-		}
-		a.resync.Began(key, began)
-		if t.Source != "" {
-			a.resync.Remember(key, t.Source)
+		a.resync.Began(begun.Key, begun.Since)
+		if begun.Source != "" {
+			a.resync.Remember(begun.Key, begun.Source)
 		}
 	}
 	return nil

@@ -196,6 +196,7 @@ func (p *simProcess) work(ctx context.Context) error {
 	defer gone.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	p.remember()
 	gone.Go(func() {
 		if err := p.resync.Run(ctx); err != nil {
 			p.violated("p%d: resync ends: %v", p.id, err)
@@ -209,6 +210,19 @@ func (p *simProcess) work(ctx context.Context) error {
 	p.enqueueAll()
 	gone.Go(func() { p.recount(ctx) })
 	return p.dispatcher.Run(ctx)
+}
+
+// remember tells resync since when what the open tickets are about has been there, by a cache that has caught up.
+func (p *simProcess) remember() {
+	p.Lock()
+	nodes := slices.Collect(maps.Values(p.Nodes))
+	p.Unlock()
+	reader := ticket.NewReader().Named(p.intake.store.Names)
+	for _, node := range nodes {
+		if begun, open := sop.BegunOn(node, reader); open {
+			p.resync.Began(begun.Key, begun.Since)
+		}
+	}
 }
 
 func (p *simProcess) violated(format string, args ...any) {
