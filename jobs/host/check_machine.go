@@ -21,9 +21,13 @@ const (
 
 var (
 	// machineCheck are the lines of errors that the hardware could not correct.
-	machineCheck = regexp.MustCompile(`^(?:\[[^\]]*\]\s*)?(?:mce: |\[Hardware Error\]: ).*(?:Machine Check Exception|\bUncorrected\b)`)
-	cpuName      = regexp.MustCompile(`^cpu\d+$`)
-	mcName       = regexp.MustCompile(`^mc\d+$`)
+	machineCheck = regexp.MustCompile(logHead + `(?:mce: |\[Hardware Error\]: ).*(?:Machine Check Exception|\bUncorrected\b|System Fatal error)`)
+	// firmwareError is the same where the firmware is told first. It numbers its records; those of the boot before have no number.
+	firmwareError = regexp.MustCompile(logHead + `\{\d+\}\[Hardware Error\]: event severity: (?:recoverable|fatal)\b`)
+	// processorEvent is an event of a sensor that has no threshold.
+	processorEvent = regexp.MustCompile(`(?i)\b(?:IERR|Thermal Trip|FRB\d|Configuration Error|Uncorrectable)\b`)
+	cpuName        = regexp.MustCompile(`^cpu\d+$`)
+	mcName         = regexp.MustCompile(`^mc\d+$`)
 )
 
 func cpuFinding(ctx context.Context, h *host, e *expectation) finding {
@@ -74,7 +78,7 @@ func (p *parts) machineChecks(ctx context.Context, h *host) {
 	var first string
 	n := 0
 	err := h.kernelLog(ctx, func(line string) {
-		if machineCheck.MatchString(line) {
+		if machineCheck.MatchString(line) || firmwareError.MatchString(line) {
 			if n++; n == 1 {
 				first = line
 			}
@@ -84,7 +88,7 @@ func (p *parts) machineChecks(ctx context.Context, h *host) {
 		p.unmade(err)
 	}
 	if n > 0 {
-		p.fault("%d uncorrected machine checks, the first: %.160s", n, first)
+		p.fault("%d uncorrected errors of the hardware, the first: %.160s", n, first)
 	}
 }
 
@@ -100,8 +104,13 @@ func (p *parts) processorSensors(ctx context.Context, h *host) {
 		if len(fields) < 3 {
 			continue
 		}
-		if slices.Contains([]string{"cr", "nr", "ucr", "unr", "lcr", "lnr"}, strings.TrimSpace(fields[2])) {
-			p.fault("sensor %s is critical", strings.TrimSpace(fields[0]))
+		name := strings.TrimSpace(fields[0])
+		switch {
+		case slices.Contains([]string{"cr", "nr", "ucr", "unr", "lcr", "lnr"}, strings.TrimSpace(fields[2])):
+			p.fault("sensor %s is critical", name)
+		// A sensor without a threshold is always ok.
+		case len(fields) > 4 && processorEvent.MatchString(fields[4]):
+			p.fault("sensor %s says %.64s", name, strings.TrimSpace(fields[4]))
 		}
 	}
 }

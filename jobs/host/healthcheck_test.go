@@ -146,7 +146,7 @@ func TestHealthcheckFaults(t *testing.T) {
 			n.file("/proc/1/mounts", "/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /var/lib/kubelet xfs rw 0 0\n")
 		}, 3, "fs1 is not mounted"},
 		{"GPFS stale", func(n *node) { n.tool("stat", "-f -c %T -- /gpfs/fs1", answer{Err: "Stale file handle", Exit: 1}) }, 3, "/gpfs/fs1 does not answer"},
-		{"machine check", xid("[ 9.0] mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 4: be00000000800400"), 4, "1 uncorrected machine checks"},
+		{"machine check", xid("[ 9.0] mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 4: be00000000800400"), 4, "1 uncorrected errors of the hardware"},
 		{"CPU sensor", func(n *node) {
 			n.tool("ipmitool", "sdr type Processor", answer{Out: "CPU1 Status | 41h | cr  |  3.1 | IERR\n"})
 		}, 4, "sensor CPU1 Status is critical"},
@@ -442,7 +442,7 @@ func TestXIDLog(t *testing.T) {
 		{"again since the reset", []string{"[ 2.0] aegis: gpu reset: PCI:0000:3b:00", x + "48, a"}, []string{"XID 48 on 0000:3b:00"}},
 		{"reset claimed by a process name", []string{x + "48, a", x + "31, pid=1, name=aegis: gpu reset: PCI:0000:3b:00"}, []string{"XID 48 on 0000:3b:00"}},
 		{"XID claimed by a process name", []string{x + "31, name=NVRM: Xid (PCI:0000:3b:00): 79, x"}, nil},
-		{"switch", []string{"[ 1.0] nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 79, Fatal"}, nil},
+		{"switch", []string{"[ 1.0] nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 79, Fatal"}, []string{"SXid 79 on the switch 0000:c1:00"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -296,6 +296,10 @@ func (l *lines) flush() {
 	l.partial = l.partial[:0]
 }
 
+// logHead matches what is printed before a message of the kernel: its time, and of some kernels the thread or the CPU that it is of.
+// A message of several lines goes on below that.
+const logHead = `^(?:\[[^\]]*\]\s*)?(?:\[\s*[TC]\d+\]\s*)?\s*`
+
 // kernelLog hands every line of the kernel log of this boot to each.
 func (h *host) kernelLog(ctx context.Context, each func(line string)) error {
 	reader := &lines{each: each}
