@@ -200,16 +200,38 @@ func (p *parts) raid(h *host) {
 	if err != nil {
 		p.errs = append(p.errs, err)
 	}
-	var array string
-	for line := range strings.Lines(text) {
-		if name, _, ok := strings.Cut(line, " : "); ok && strings.HasPrefix(line, "md") {
-			array = name
-		}
-		if array != "" && degradedRAID.MatchString(line) {
-			p.fault("%s is degraded", array)
-			array = ""
+	for _, a := range parseArrays(text) {
+		switch {
+		// A container of the metadata of Intel or DDF is always inactive; the arrays in it are not.
+		case a.state == "inactive" && !a.container, a.state == "broken":
+			p.fault("%s is %s", a.name, a.state)
+		case a.degraded:
+			p.fault("%s is degraded", a.name)
 		}
 	}
+}
+
+// array is one of /proc/mdstat.
+type array struct {
+	name, state         string
+	degraded, container bool
+}
+
+func parseArrays(text string) []array {
+	var all []array
+	for line := range strings.Lines(text) {
+		if name, rest, ok := strings.Cut(line, " : "); ok && strings.HasPrefix(line, "md") {
+			state, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+			all = append(all, array{name: name, state: state})
+		}
+		if len(all) == 0 {
+			continue
+		}
+		a := &all[len(all)-1]
+		a.degraded = a.degraded || degradedRAID.MatchString(line)
+		a.container = a.container || strings.Contains(line, "super external:") && !strings.Contains(line, "super external:/")
+	}
+	return all
 }
 
 // smart asks each disk for its own opinion of its health. Many have none to give, behind a controller or in a virtual

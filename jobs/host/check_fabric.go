@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,15 +27,12 @@ func ibFinding(_ context.Context, h *host, e *expectation) finding {
 		return skipped("no InfiniBand is expected")
 	}
 	devices := e.IBDevices
-	if len(devices) == 0 {
+	named := len(devices) > 0
+	if !named {
 		var err error
-		if devices, err = h.names(infinibandDir); err != nil {
+		if devices, err = h.adapters(); err != nil {
 			return broken("%v", err)
 		}
-	}
-	layer := e.IBLinkLayer
-	if layer == "" {
-		layer = "InfiniBand"
 	}
 	p := parts{code: protocol.ExitIB}
 	found := 0
@@ -46,11 +44,14 @@ func ibFinding(_ context.Context, h *host, e *expectation) finding {
 			found++
 			continue
 		}
-		ports = slices.DeleteFunc(ports, func(q ibPort) bool { return q.layer != layer })
+		ports = slices.DeleteFunc(ports, func(q ibPort) bool { return !e.counts(q) })
+		if len(ports) == 0 && named {
+			p.fault("%s is missing", device)
+		}
+		if !named {
+			ports = p.inUse(ports)
+		}
 		if len(ports) == 0 {
-			if len(e.IBDevices) > 0 {
-				p.fault("%s is missing", device)
-			}
 			continue
 		}
 		found++
@@ -63,6 +64,55 @@ func ibFinding(_ context.Context, h *host, e *expectation) finding {
 	}
 	p.note("%d devices", found)
 	return p.finding()
+}
+
+// counts says that the port has the link layer that the profile asks for. The adapters of AWS have none and tell Unknown.
+func (e *expectation) counts(port ibPort) bool {
+	if e.IBLinkLayer == "" {
+		return port.layer == "InfiniBand" || port.layer == "Unknown"
+	}
+	return port.layer == e.IBLinkLayer
+}
+
+// inUse returns the ports but those that are switched off, or that are Ethernet without a cable, which says the same. Their device
+// does not count among those that are expected; nothing else tells a port that nobody uses from one that has lost its link.
+func (p *parts) inUse(ports []ibPort) []ibPort {
+	return slices.DeleteFunc(ports, func(q ibPort) bool {
+		unused := q.state == "1: DOWN" && q.phys == "3: Disabled"
+		if unused {
+			p.note("%s is not in use", q.name)
+		}
+		return unused
+	})
+}
+
+// managementDevice is what the interface is called that comes with a device of several planes, to manage its fabric.
+var managementDevice = regexp.MustCompile(`^smi\d+$`)
+
+// adapters returns the RDMA devices that carry data of the host: no virtual function, and none that manages a fabric.
+func (h *host) adapters() ([]string, error) {
+	names, err := h.names(infinibandDir)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range names {
+		virtual, err := h.exists(infinibandDir + name + "/device/physfn")
+		if err != nil {
+			return nil, err
+		}
+		if !virtual && !managementDevice.MatchString(name) && !h.managesSwitch(name) {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// managesSwitch says that the device is the way to an NVSwitch, which its vital product data tells.
+func (h *host) managesSwitch(device string) bool {
+	// What was read before an error counts: not every device says where its data ends.
+	data, err := h.read(infinibandDir + device + "/device/vpd")
+	return !isAbsent(err) && strings.Contains(data, "SW_MNG")
 }
 
 func (p *parts) port(port ibPort, rate float64) {

@@ -27,15 +27,20 @@ func bootIDFinding(_ context.Context, h *host, e *expectation) finding {
 func kubeletFinding(ctx context.Context, h *host, e *expectation) finding {
 	units := e.KubeletUnits
 	if len(units) == 0 {
-		units = []string{"kubelet"}
+		units = append([]string{"kubelet"}, append(distributions(), "snap.microk8s.daemon-kubelite")...)
 	}
 	return h.oneActive(ctx, units)
+}
+
+// distributions are the units of those that run the kubelet and the container runtime in one process of theirs.
+func distributions() []string {
+	return []string{"k3s", "k3s-agent", "rke2-server", "rke2-agent", "k0scontroller", "k0sworker"}
 }
 
 func runtimeFinding(ctx context.Context, h *host, e *expectation) finding {
 	units := e.RuntimeUnits
 	if len(units) == 0 {
-		units = []string{"containerd", "crio", "docker"}
+		units = append([]string{"containerd", "crio", "docker"}, append(distributions(), "snap.microk8s.daemon-containerd")...)
 	}
 	return h.oneActive(ctx, units)
 }

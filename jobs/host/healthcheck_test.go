@@ -197,11 +197,11 @@ func TestHealthcheckServices(t *testing.T) {
 		result string
 		want   string
 	}{
-		{"kubelet down", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{Out: "activating\n", Exit: 3}) }, protocol.ResultFailed, "kubelet failed: not active: kubelet"},
+		{"kubelet down", func(n *node) { n.tool("systemctl", isActiveKubelet, answer{Out: "activating\n", Exit: 3}) }, protocol.ResultFailed, "kubelet failed: not active: kubelet"},
 		{"runtime down", func(n *node) {
-			n.tool("systemctl", "is-active containerd crio docker", answer{Out: "failed\ninactive\ninactive\n", Exit: 3})
+			n.tool("systemctl", isActiveRuntime, answer{Out: "failed\ninactive\ninactive\n", Exit: 3})
 		}, protocol.ResultFailed, "runtime failed"},
-		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", "is-active kubelet", answer{}) }, protocol.ResultFailed, "kubelet failed"},
+		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", isActiveKubelet, answer{}) }, protocol.ResultFailed, "kubelet failed"},
 		{"clock free", func(n *node) { n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "no\n"}) }, protocol.ResultFailed, "clock failed: not synchronised"},
 		{"no systemd", func(n *node) { n.uninstall("systemctl") }, protocol.ResultError, "kubelet skipped: systemctl is not installed"},
 		{"another boot", func(n *node) { n.file("/proc/sys/kernel/random/boot_id", "other\n") }, protocol.ResultError, "boot-id error: boot is other, not " + boot},

@@ -79,13 +79,15 @@ const (
 	uuid0 = "GPU-00000000-1111-2222-3333-444444444440"
 	uuid1 = "GPU-00000000-1111-2222-3333-444444444441"
 
-	queryHealth = "--query-gpu=index,uuid,persistence_mode,ecc.errors.uncorrected.volatile.total,pcie.link.width.current,pcie.link.width.max --format=csv,noheader,nounits"
-	queryRemap  = "--query-remapped-rows=gpu_uuid,remapped_rows.failure,remapped_rows.pending --format=csv,noheader"
-	queryOn     = "--query-gpu=index,persistence_mode --format=csv,noheader"
-	queryGPUs   = "--query-gpu=index,uuid,pci.bus_id --format=csv,noheader"
-	queryApps   = "--query-compute-apps=gpu_uuid,pid,process_name --format=csv,noheader"
-	dfSpace     = "-P -k -- / /var/lib/kubelet"
-	dfInodes    = "-P -i -- / /var/lib/kubelet"
+	queryHealth     = "--query-gpu=index,uuid,persistence_mode,ecc.errors.uncorrected.volatile.total,pcie.link.width.current,pcie.link.width.max --format=csv,noheader,nounits"
+	queryRemap      = "--query-remapped-rows=gpu_uuid,remapped_rows.failure,remapped_rows.pending --format=csv,noheader"
+	isActiveKubelet = "is-active kubelet k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker snap.microk8s.daemon-kubelite"
+	isActiveRuntime = "is-active containerd crio docker k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker snap.microk8s.daemon-containerd"
+	queryOn         = "--query-gpu=index,persistence_mode --format=csv,noheader"
+	queryGPUs       = "--query-gpu=index,uuid,pci.bus_id --format=csv,noheader"
+	queryApps       = "--query-compute-apps=gpu_uuid,pid,process_name --format=csv,noheader"
+	dfSpace         = "-P -k -- / /var/lib/kubelet"
+	dfInodes        = "-P -i -- / /var/lib/kubelet"
 )
 
 // newNode returns a healthy machine without accelerators.
@@ -113,8 +115,8 @@ func newNode(t *testing.T) *node {
 	n.file("/sys/block/nvme0n1/size", "1\n")
 	n.file("/sys/block/loop0/size", "1\n")
 	n.file("/proc/mdstat", "Personalities : [raid1]\nmd0 : active raid1 sda[0] sdb[1]\n      100 blocks [2/2] [UU]\n")
-	n.tool("systemctl", "is-active kubelet", answer{Out: "active\n"})
-	n.tool("systemctl", "is-active containerd crio docker", answer{Out: "active\ninactive\ninactive\n", Exit: 3})
+	n.tool("systemctl", isActiveKubelet, answer{Out: "active\n"})
+	n.tool("systemctl", isActiveRuntime, answer{Out: "active\ninactive\ninactive\n", Exit: 3})
 	n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "yes\n"})
 	n.tool("dmesg", "", answer{Out: "[    0.000000] Linux version 6.8\n[    1.000000] mce: CPU0: Thermal monitoring enabled\n"})
 	n.tool("ipmitool", "sdr type Processor", answer{Out: "CPU1 Status      | 41h | ok  |  3.1 | Presence detected\n"})
