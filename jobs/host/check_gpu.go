@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/csv"
 	"fmt"
+	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +23,10 @@ const (
 	maxAggregateSRAM = 4
 	// maxGPUs is far above what any host has.
 	maxGPUs = 64
+	// maxRetired is how many pages a GPU of before 2020 may retire; it has room for 64.
+	maxRetired = 60
+	// noHandle is what nvidia-smi says, also among rows, of a GPU that does not answer.
+	noHandle = "Unable to determine the device handle"
 	// dcgmTimeout is how long the short diagnosis may take.
 	dcgmTimeout = 5 * time.Minute
 )
@@ -29,33 +35,53 @@ var (
 	gpuLine    = regexp.MustCompile(`^GPU \d+: `)
 	gpuDevice  = regexp.MustCompile(`^nvidia\d+$`)
 	nvlinkLine = regexp.MustCompile(`^\s+Link (\d+): (?:(<inactive>)|([0-9.]+) GB/s)`)
+	gpuNamed   = regexp.MustCompile(`\bGPU ?\d`)
 )
 
-// pciGPUs counts the GPUs and the NVSwitches of NVIDIA on the PCI bus.
-func (h *host) pciGPUs() (gpus, switches int, err error) {
-	const dir = "/sys/bus/pci/devices/"
-	names, err := h.names(dir)
+const pciDir = "/sys/bus/pci/devices/"
+
+// pciCount counts the devices of NVIDIA on the PCI bus.
+type pciCount struct {
+	gpus, switches int
+	// lent are the GPUs that are kept for virtual machines. The driver of the host does not see them.
+	lent int
+}
+
+func (h *host) pciGPUs() (pciCount, error) {
+	var n pciCount
+	names, err := h.names(pciDir)
 	if err != nil {
-		return 0, 0, err
+		return n, err
 	}
 	for _, name := range names {
-		vendor, err := h.readLine(dir + name + "/vendor")
+		vendor, err := h.readLine(pciDir + name + "/vendor")
 		if err != nil {
-			return 0, 0, err
+			return n, err
 		}
-		class, err := h.readLine(dir + name + "/class")
+		class, err := h.readLine(pciDir + name + "/class")
 		if err != nil {
-			return 0, 0, err
+			return n, err
 		}
 		switch {
 		case vendor != "0x10de":
 		case strings.HasPrefix(class, "0x0300"), strings.HasPrefix(class, "0x0302"):
-			gpus++
+			if h.forVirtualMachines(name) {
+				n.lent++
+			} else {
+				n.gpus++
+			}
 		case strings.HasPrefix(class, "0x0680"):
-			switches++
+			n.switches++
 		}
 	}
-	return gpus, switches, nil
+	return n, nil
+}
+
+// forVirtualMachines says that the driver of the device hands it through, such as vfio-pci and its variants.
+func (h *host) forVirtualMachines(address string) bool {
+	target, err := h.link(pciDir + address + "/driver")
+	driver := path.Base(target)
+	return err == nil && (strings.Contains(driver, "vfio") || driver == "pci-stub")
 }
 
 func (h *host) deviceFiles() (int, error) {
@@ -72,23 +98,24 @@ func (h *host) deviceFiles() (int, error) {
 // onGPUNode returns a finding of its own where there is no GPU to check.
 func onGPUNode(check func(ctx context.Context, h *host, e *expectation, switches int) finding) func(context.Context, *host, *expectation) finding {
 	return func(ctx context.Context, h *host, e *expectation) finding {
-		gpus, switches, err := h.pciGPUs()
+		bus, err := h.pciGPUs()
 		switch {
 		case err != nil:
 			return broken("%v", err)
-		case gpus == 0:
+		case bus.gpus == 0:
 			return skipped("no NVIDIA GPU on the PCI bus")
 		}
-		return check(ctx, h, e, switches)
+		return check(ctx, h, e, bus.switches)
 	}
 }
 
 // gpuCountFinding compares the GPUs that the bus, the driver and its tool see with those that must be there.
 func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
-	onBus, _, err := h.pciGPUs()
+	bus, err := h.pciGPUs()
 	if err != nil {
 		return broken("%v", err)
 	}
+	onBus := bus.gpus
 	if onBus == 0 && !expects(e.GPUs) {
 		return skipped("no NVIDIA GPU on the PCI bus, and none is expected")
 	}
@@ -118,6 +145,9 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 		}
 	}
 	p.note("%d GPUs on the PCI bus", onBus)
+	if bus.lent > 0 {
+		p.note("%d for virtual machines", bus.lent)
+	}
 	return p.finding()
 }
 
@@ -136,6 +166,11 @@ func (h *host) query(ctx context.Context, fields int, args ...string) ([][]strin
 	out, err := h.run(ctx, smiTimeout, smi, args...)
 	if err != nil {
 		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, noHandle) {
+			return nil, fmt.Errorf("%w: %s", errNoHandle, oneLine(line))
+		}
 	}
 	return parseRows(out, fields)
 }
@@ -168,7 +203,16 @@ func queryFault(err error) finding {
 
 // notKnown says that the GPU or its driver does not have the value.
 func notKnown(value string) bool {
-	return value == "[N/A]" || value == "N/A" || value == "[Not Supported]"
+	switch value {
+	case "[N/A]", "N/A", "[Not Supported]", "Requested functionality has been deprecated":
+		return true
+	}
+	return false
+}
+
+// complains says that the value is what a GPU prints in place of one when it is not well, such as [GPU requires reset].
+func complains(value string) bool {
+	return !notKnown(value) && (strings.HasPrefix(value, "[") || value == "ERR!" || value == "Unknown Error")
 }
 
 func gpuHealthFinding(ctx context.Context, h *host, e *expectation) finding {
@@ -189,15 +233,35 @@ func gpuHealth(ctx context.Context, h *host, e *expectation, _ int) finding {
 	var sick []string
 	for _, row := range rows {
 		before := len(p.faults)
-		p.gpu(row, e.Persistence)
+		p.gpu(h, row, e.Persistence)
 		if len(p.faults) > before {
 			sick = append(sick, row[0])
+		}
+	}
+	for _, i := range p.recoveries(h.fabric(ctx)) {
+		if i < len(rows) && !slices.Contains(sick, rows[i][0]) {
+			sick = append(sick, rows[i][0])
 		}
 	}
 	if mask := gpuMask(sick, rows, e); mask != "" {
 		p.note("mask %s", mask)
 	}
 	return p.finding()
+}
+
+// recoveries takes what the driver asks for, and returns the places of those GPUs in its report, which has the order of the indices.
+func (p *parts) recoveries(f *fabric, err error) []int {
+	if err != nil && len(f.gpus) == 0 {
+		p.note("recovery actions not read: %v", err)
+	}
+	var sick []int
+	for i, g := range f.gpus {
+		if g.asks() {
+			p.fault("%.64s asks for a recovery: %s", g.name, g.recovery)
+			sick = append(sick, i)
+		}
+	}
+	return sick
 }
 
 // gpuMask marks the GPUs of the indices in a string whose first character stands for GPU 0. It is as long as the host has, or
@@ -227,9 +291,11 @@ func gpuMask(sick []string, rows [][]string, e *expectation) string {
 }
 
 // gpu looks at one GPU: index, UUID, persistence, uncorrected ECC errors since the boot, PCIe width and its maximum.
-func (p *parts) gpu(row []string, persistence bool) {
+func (p *parts) gpu(h *host, row []string, persistence bool) {
 	name := "GPU " + row[0]
 	switch {
+	case complains(row[2]):
+		p.fault("%s says %.64q", name, row[2])
 	case row[2] == "Disabled" && persistence:
 		p.fault("%s has persistence off", name)
 	case row[2] == "Disabled":
@@ -240,9 +306,28 @@ func (p *parts) gpu(row []string, persistence bool) {
 	}
 	width, ok := p.number(name, row[4])
 	most, okMost := p.number(name, row[5])
-	if ok && okMost && width < most {
+	if ok && okMost && width < most && width < h.lanes(row[1], most) {
 		p.fault("%s has PCIe width x%d of x%d", name, width, most)
 	}
+}
+
+// lanes returns how many lanes the card of the GPU has. nvidia-smi tells what the chip could have, which some cards do not wire; PCI knows.
+func (h *host) lanes(uuid string, most int) int {
+	const dir = "/proc/driver/nvidia/gpus/"
+	names, err := h.names(dir)
+	if err != nil {
+		return most
+	}
+	for _, name := range names {
+		text, err := h.read(dir + name + "/information")
+		if err != nil || uuid == "" || !slices.Contains(strings.Fields(text), uuid) {
+			continue
+		}
+		if n, err := h.readNumber(pciDir + name + "/max_link_width"); err == nil && n > 0 {
+			return min(n, most)
+		}
+	}
+	return most
 }
 
 // number reads a value. A GPU that prints anything but a number where one belongs is not well.
@@ -274,17 +359,79 @@ func rowRemap(ctx context.Context, h *host, _ *expectation, _ int) finding {
 			continue
 		}
 		known++
+		if i := slices.IndexFunc(row, complains); i >= 0 {
+			pending.fault("%s says %.64q", row[0], row[i])
+			continue
+		}
 		failure.flag(row[0]+" failed to remap a row", row[1])
 		pending.flag(row[0]+" waits for a reset to remap a row", row[2])
 	}
 	switch {
 	case known == 0:
-		return skipped("the GPUs do not remap rows")
+		return retiredPages(ctx, h)
 	case len(failure.faults) > 0:
 		return failure.finding()
 	}
 	pending.errs = append(pending.errs, failure.errs...)
 	return pending.finding()
+}
+
+// retiredPages looks at GPUs that cannot remap rows. Those of the time before retire pages of their memory.
+func retiredPages(ctx context.Context, h *host) finding {
+	out, err := h.run(ctx, smiTimeout, smi, "-q", "-d", "PAGE_RETIREMENT")
+	if err != nil {
+		return queryFault(err)
+	}
+	p := parts{code: protocol.ExitGPUCheck}
+	known := false
+	for _, g := range parseRetired(out) {
+		known = known || g.known
+		if g.pages >= maxRetired {
+			p.fault("%s has %d retired pages", g.gpu, g.pages)
+		}
+		if complains(g.pending) {
+			p.fault("%s says %.64q", g.gpu, g.pending)
+		} else if g.pending != "" {
+			p.flag(g.gpu+" waits for a reset to retire a page", g.pending)
+		}
+	}
+	if !known {
+		return skipped("the GPUs neither remap rows nor retire pages")
+	}
+	return p.finding()
+}
+
+// retired is what a GPU says of its retired pages.
+type retired struct {
+	gpu     string
+	pages   int
+	pending string
+	known   bool
+}
+
+func parseRetired(text string) []retired {
+	var all []retired
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " : ")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if strings.HasPrefix(line, "GPU ") {
+			all = append(all, retired{gpu: key})
+		}
+		if len(all) == 0 || notKnown(value) {
+			continue
+		}
+		g := &all[len(all)-1]
+		switch key {
+		case "Single Bit ECC", "Double Bit ECC":
+			if n, err := strconv.Atoi(value); err == nil {
+				g.pages += n
+				g.known = true
+			}
+		case "Pending Page Blacklist":
+			g.pending, g.known = value, true
+		}
+	}
+	return all
 }
 
 // flag takes a value that says yes or no, or how often yes.
@@ -320,6 +467,9 @@ type sramReport struct {
 type sramState struct {
 	known, exceeded bool
 	errors          int
+	// unrepairable says that memory is lost for ever, pending that a reset repairs it.
+	unrepairable bool
+	pending      []string
 	// unread is a value that is neither.
 	unread string
 }
@@ -341,9 +491,26 @@ func parseSRAM(text string) sramReport {
 			section = key
 		case gpu != nil && section == "Aggregate" && strings.HasPrefix(key, "SRAM"):
 			gpu.take(key, value)
+		case gpu != nil:
+			gpu.repair(key, value)
 		}
 	}
 	return r
+}
+
+// repair takes what drivers from 590 on say of repairs.
+func (s *sramState) repair(key, value string) {
+	if value != "Yes" {
+		return
+	}
+	switch key {
+	case "Unrepairable Memory":
+		s.unrepairable, s.known = true, true
+	case "Channel Repair Pending":
+		s.pending, s.known = append(s.pending, "a memory channel"), true
+	case "TPC Repair Pending":
+		s.pending, s.known = append(s.pending, "a TPC"), true
+	}
 }
 
 func (s *sramState) take(key, value string) {
@@ -363,12 +530,17 @@ func (s *sramState) take(key, value string) {
 }
 
 func (r sramReport) finding() finding {
-	p := parts{code: protocol.ExitSRAM}
+	p, pending := parts{code: protocol.ExitSRAM}, parts{code: protocol.ExitGPUCheck}
 	known := false
 	for _, name := range r.order {
 		gpu := r.gpus[name]
 		known = known || gpu.known
+		for _, part := range gpu.pending {
+			pending.fault("%s waits for a reset to repair %s", name, part)
+		}
 		switch {
+		case gpu.unrepairable:
+			p.fault("%s has memory that cannot be repaired", name)
 		case gpu.exceeded:
 			p.fault("%s exceeded the threshold of SRAM errors", name)
 		case gpu.errors > maxAggregateSRAM:
@@ -377,9 +549,14 @@ func (r sramReport) finding() finding {
 			p.errs = append(p.errs, fmt.Errorf("%s counts %.64q SRAM errors", name, gpu.unread))
 		}
 	}
-	if !known {
+	switch {
+	case !known:
 		return skipped("the GPUs do not count SRAM errors, or ECC is off")
+	// A reset does not help against what asks for another GPU.
+	case len(p.faults) == 0 && len(pending.faults) > 0:
+		return pending.finding()
 	}
+	p.notes = append(p.notes, pending.faults...)
 	return p.finding()
 }
 
@@ -402,19 +579,19 @@ func nvlinkFinding(ctx context.Context, h *host, e *expectation) finding {
 
 func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding {
 	out, err := h.run(ctx, smiTimeout, smi, "nvlink", "-s")
-	if err != nil {
+	links := parseNVLinks(out)
+	if err != nil && !links.untold() {
 		f := queryFault(err)
 		if f.code == protocol.ExitGPUCheck {
 			f.code = protocol.ExitNVLink
 		}
 		return f
 	}
-	links := parseNVLinks(out)
-	expected := switches > 0 || e.NVLinks > 0
-	if !expected && links.active() == 0 {
-		return skipped("no NVLink is in use, and none is expected")
+	p, used := new(parts), switches > 0 || e.NVLinks > 0 || links.active() > 0 || links.untold()
+	p.code = protocol.ExitNVLink
+	if used {
+		p = links.parts(e)
 	}
-	p := links.parts(e)
 	if switches > 0 {
 		active, err := h.isActive(ctx, fabricManager)
 		switch {
@@ -424,7 +601,12 @@ func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding 
 			p.fault("%s is not active", fabricManager)
 		}
 	}
-	p.fabric(h.fabric(ctx))
+	// Of B200, the switches are not on the PCI bus, and no link is active before the fabric is complete.
+	f, err := h.fabric(ctx)
+	p.fabric(f, err)
+	if !used && f.known() == 0 && len(p.faults)+len(p.errs) == 0 {
+		return skipped("no NVLink is in use, and none is expected")
+	}
 	return p.finding()
 }
 
@@ -467,7 +649,7 @@ func dcgm(ctx context.Context, h *host, e *expectation, _ int) finding {
 }
 
 // parseDCGM reads the table of a diagnosis, of a test and its result in each row. It returns the tests that failed, and the
-// number of those that have a result.
+// number of those that have a result. A diagnosis that a GPU prevents has a row that says so, and no tests.
 func parseDCGM(text string) (failures []string, tests int) {
 	for line := range strings.Lines(text) {
 		cells := strings.Split(line, "|")
@@ -476,11 +658,11 @@ func parseDCGM(text string) (failures []string, tests int) {
 		}
 		test, result := strings.TrimSpace(cells[1]), strings.TrimSpace(cells[2])
 		word, _, _ := strings.Cut(result, " ")
-		switch strings.ToLower(word) {
-		case "fail":
+		switch word = strings.ToLower(word); {
+		case word == "fail", test == "Error" && gpuNamed.MatchString(result):
 			failures = append(failures, fmt.Sprintf("%.64s %.64s", test, result))
 			tests++
-		case "pass", "skip", "warn":
+		case slices.Contains([]string{"pass", "skip", "warn"}, word):
 			tests++
 		}
 	}
@@ -491,6 +673,8 @@ func parseDCGM(text string) (failures []string, tests int) {
 type gpuLinks struct {
 	gpu              string
 	active, inactive int
+	// mig says that the GPU is divided into instances, and does not tell its links.
+	mig bool
 	// slowest is the least speed of an active link, in GB/s.
 	slowest float64
 }
@@ -505,8 +689,14 @@ func parseNVLinks(text string) nvlinks {
 			all = append(all, gpuLinks{gpu: name})
 			continue
 		}
+		if len(all) == 0 {
+			continue
+		}
+		if strings.Contains(line, "not supported") && strings.Contains(line, "MIG mode") {
+			all[len(all)-1].mig = true
+		}
 		m := nvlinkLine.FindStringSubmatch(line)
-		if m == nil || len(all) == 0 {
+		if m == nil {
 			continue
 		}
 		all[len(all)-1].add(m[2] != "", m[3])
@@ -534,6 +724,11 @@ func (all nvlinks) active() int {
 	return n
 }
 
+// untold says that no GPU tells its links, because all are in MIG mode.
+func (all nvlinks) untold() bool {
+	return len(all) > 0 && !slices.ContainsFunc(all, func(g gpuLinks) bool { return !g.mig })
+}
+
 func (all nvlinks) parts(e *expectation) *parts {
 	p := &parts{code: protocol.ExitNVLink}
 	if len(all) == 0 {
@@ -541,7 +736,10 @@ func (all nvlinks) parts(e *expectation) *parts {
 	}
 	for _, g := range all {
 		switch {
-		case g.inactive > 0:
+		case g.mig:
+			p.note("%s is in MIG mode and does not tell its NVLinks", g.gpu)
+		// Not every model uses all the links that its chip has; a profile that counts them knows.
+		case g.inactive > 0 && e.NVLinks == 0:
 			p.fault("%s has %d inactive NVLinks", g.gpu, g.inactive)
 		case g.active < e.NVLinks, g.active == 0:
 			p.fault("%s has %d NVLinks of %d", g.gpu, g.active, e.NVLinks)

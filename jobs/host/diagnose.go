@@ -130,20 +130,26 @@ func (h *host) address(gpu, device string) string {
 	return ""
 }
 
-// recovery returns what the driver asks for, and how people are told, of one GPU where its bus ID is given. A log that could not be read is said to be
-// so, because it does not mean that nothing is asked for.
+// recovery returns what the driver asks for, and how people are told, of one GPU where its bus ID is given. A log or a report that could not be read is
+// said to be so, because it does not mean that nothing is asked for.
 func (h *host) recovery(ctx context.Context, bus string) (wanted string, told []string) {
 	ctx, cancel := context.WithTimeout(ctx, h.bounded(sectionTimeout))
 	defer cancel()
 	var log recoveries
 	err := h.kernelLog(ctx, log.line)
+	// The report of the driver knows what the log may have lost.
+	now, errNow := h.fabric(ctx)
+	log.add(now)
 	if text := log.text(bus); text != "" {
 		return log.most(bus), []string{text}
 	}
 	if err != nil {
-		return "", []string{fmt.Sprintf("kernel log not read: %v", err)}
+		told = append(told, fmt.Sprintf("kernel log not read: %v", err))
 	}
-	return "", nil
+	if _, ok := missing(errNow); errNow != nil && !ok && len(now.gpus) == 0 {
+		told = append(told, fmt.Sprintf("recovery action not read: %v", errNow))
+	}
+	return "", told
 }
 
 // crashNote returns the newest record of a crash of the kernel.

@@ -66,7 +66,7 @@ func planReset(ctx context.Context, h *host, device string) (*gpuReset, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, switches, err := h.pciGPUs()
+	bus, err := h.pciGPUs()
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func planReset(ctx context.Context, h *host, device string) (*gpuReset, error) {
 		return nil, errNoGPU
 	case !all && found < 0:
 		return nil, fmt.Errorf("there is no GPU %s", device)
-	case all, switches > 0:
+	case all, bus.switches > 0:
 		return &gpuReset{host: h, targets: gpus, all: true}, nil
 	}
 	return &gpuReset{host: h, targets: gpus[found : found+1], all: len(gpus) == 1}, nil

@@ -468,6 +468,7 @@ func TestNVLinkIdle(t *testing.T) {
 	t.Parallel()
 	n := newGPUNode(t)
 	n.smi("nvlink -s", "GPU 0: a\n\t Link 0: <inactive>\nGPU 1: b\n")
+	n.smi("-q", sample(t, "fabric-not-supported"))
 	require.Equal(t, protocol.ResultSkipped, results(n.examine(protocol.HardwareGPU, gpuArgs()...))[checkNVLink])
 }
 

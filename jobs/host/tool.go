@@ -28,6 +28,8 @@ const (
 var (
 	errTimeout   = errors.New("did not end in time")
 	errTruncated = errors.New("printed more than is read")
+	// errNoHandle is the error of a query in which nvidia-smi names a GPU that it cannot open. It may end well all the same.
+	errNoHandle = errors.New(smi)
 )
 
 // missingError says that the host does not have the tool.
@@ -53,11 +55,11 @@ func exitStatus(err error) (int, bool) {
 	return 0, false
 }
 
-// blames says that the tool itself answered with an error or not at all. Anything else, such as a tool that is missing or
+// blames says that the tool itself answered with an error, of itself or of a GPU, or not at all. Anything else, such as a tool that is missing or
 // an operation that was interrupted, says nothing about what the tool was asked for.
 func blames(err error) bool {
 	_, exited := exitStatus(err)
-	return exited || errors.Is(err, errTimeout)
+	return exited || errors.Is(err, errTimeout) || errors.Is(err, errNoHandle)
 }
 
 // host is the host that the operation runs on.
@@ -104,7 +106,32 @@ func (h *host) run(ctx context.Context, timeout time.Duration, tool string, args
 	if err == nil && out.overflowed() {
 		err = fmt.Errorf("%s: %w", tool, errTruncated)
 	}
-	return out.String(), err
+	return out.String(), because(err, out.String())
+}
+
+// because adds to the error of a tool that complained of nothing the first line of what it printed: nvidia-smi and dcgmi give
+// their reasons where others give their results.
+func because(err error, printed string) error {
+	var complained *complaintError
+	if _, exited := exitStatus(err); !exited || errors.As(err, &complained) {
+		return err
+	}
+	for line := range strings.Lines(printed) {
+		if line := reason(line); line != "" {
+			return fmt.Errorf("%w: %s", err, line)
+		}
+	}
+	return err
+}
+
+// reason returns the line where it says anything. The head of a report or of a table does not.
+func reason(line string) string {
+	for _, head := range []string{"==", "+", "| Diagnostic", "Successfully ran"} {
+		if strings.HasPrefix(line, head) {
+			return ""
+		}
+	}
+	return oneLine(strings.Join(strings.Fields(strings.ReplaceAll(line, "|", " ")), " "))
 }
 
 // stream is run for a tool whose output is read while it runs.
@@ -191,10 +218,19 @@ func explain(ctx context.Context, err error, complaint string) error {
 		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 	}
 	if line := oneLine(firstLine(complaint)); line != "" {
-		return fmt.Errorf("%w: %s", err, line)
+		return &complaintError{err, line}
 	}
 	return err
 }
+
+// complaintError is the error of a tool that said what it complains of.
+type complaintError struct {
+	err  error
+	line string
+}
+
+func (e *complaintError) Error() string { return e.err.Error() + ": " + e.line }
+func (e *complaintError) Unwrap() error { return e.err }
 
 // command returns the command, ready to start.
 func (h *host) command(ctx context.Context, c command) (*exec.Cmd, error) {

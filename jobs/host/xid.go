@@ -163,6 +163,20 @@ const (
 	maxRecovery = 400
 )
 
+// add takes what the driver asks for now, in its report, besides what it has logged: the log may have lost it, or say how urgent it is.
+func (r *recoveries) add(f *fabric) {
+	for _, g := range f.gpus {
+		_, bus, _ := strings.Cut(g.name, " ")
+		if !g.asks() || len(bus) > maxBus {
+			continue
+		}
+		if r.actions == nil {
+			r.actions = make(map[string]string)
+		}
+		r.actions[busID(bus)] = protocol.MostRecovery(r.actions[busID(bus)], g.recovery)
+	}
+}
+
 // text returns the actions of the GPUs, of one alone where a bus ID is given, and nothing where there are none.
 func (r *recoveries) text(bus string) string {
 	var told []string
