@@ -112,7 +112,7 @@ func (h *host) adapters() ([]string, error) {
 func (h *host) managesSwitch(device string) bool {
 	// What was read before an error counts: not every device says where its data ends.
 	data, err := h.read(infinibandDir + device + "/device/vpd")
-	return !isAbsent(err) && strings.Contains(data, "SW_MNG")
+	return !isAbsent(err) && strings.Contains(data, "SMDL=SW_MNG")
 }
 
 func (p *parts) port(port ibPort, rate float64) {

@@ -22,8 +22,9 @@ const (
 var (
 	// machineCheck are the lines of errors that the hardware could not correct.
 	machineCheck = regexp.MustCompile(logHead + `(?:mce: |\[Hardware Error\]: ).*(?:Machine Check Exception|\bUncorrected\b|System Fatal error)`)
-	// firmwareError is the same where the firmware is told first. It numbers its records; those of the boot before have no number.
-	firmwareError = regexp.MustCompile(logHead + `\{\d+\}\[Hardware Error\]: event severity: (?:recoverable|fatal)\b`)
+	// firmwareError is the same where the firmware is told first. Its records have a number; those of the boot before have none.
+	firmwareError   = regexp.MustCompile(logHead + `\{\d+\}\[Hardware Error\]: event severity: (recoverable|fatal)\b`)
+	firmwareSection = regexp.MustCompile(logHead + `\{\d+\}\[Hardware Error\]:\s+section_type: (.*)`)
 	// processorEvent is an event of a sensor that has no threshold.
 	processorEvent = regexp.MustCompile(`(?i)\b(?:IERR|Thermal Trip|FRB\d|Configuration Error|Uncorrectable)\b`)
 	cpuName        = regexp.MustCompile(`^cpu\d+$`)
@@ -75,20 +76,60 @@ func parseRanges(text string) (int, error) {
 }
 
 func (p *parts) machineChecks(ctx context.Context, h *host) {
-	var first string
-	n := 0
-	err := h.kernelLog(ctx, func(line string) {
-		if machineCheck.MatchString(line) || firmwareError.MatchString(line) {
-			if n++; n == 1 {
-				first = line
-			}
-		}
-	})
+	var log hardwareLog
+	err := h.kernelLog(ctx, log.line)
+	log.settle("")
 	if err != nil {
 		p.unmade(err)
 	}
-	if n > 0 {
-		p.fault("%d uncorrected errors of the hardware, the first: %.160s", n, first)
+	if log.n > 0 {
+		p.fault("%d uncorrected errors of the hardware, the first: %.160s", log.n, log.first)
+	}
+	if log.recovered > 0 {
+		p.note("%d errors of PCIe devices were recovered", log.recovered)
+	}
+}
+
+// hardwareLog reads the errors that were not corrected.
+type hardwareLog struct {
+	n     int
+	first string
+	// open is an error that was recovered from, before the log says of what it is.
+	open string
+	// recovered counts those of devices on the bus. They say nothing about the processors, and the device is there again.
+	recovered int
+}
+
+func (l *hardwareLog) line(text string) {
+	if m := firmwareSection.FindStringSubmatch(text); m != nil {
+		l.settle(m[1])
+		return
+	}
+	m := firmwareError.FindStringSubmatch(text)
+	switch {
+	case m != nil && m[1] == "recoverable":
+		l.settle("")
+		l.open = text
+	case m != nil, machineCheck.MatchString(text):
+		l.add(text)
+	}
+}
+
+// settle decides on the error that is open.
+func (l *hardwareLog) settle(section string) {
+	switch {
+	case l.open == "":
+	case strings.HasPrefix(section, "PCIe"):
+		l.recovered++
+	default:
+		l.add(l.open)
+	}
+	l.open = ""
+}
+
+func (l *hardwareLog) add(text string) {
+	if l.n++; l.n == 1 {
+		l.first = text
 	}
 }
 

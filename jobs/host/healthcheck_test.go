@@ -490,6 +490,9 @@ func FuzzParsers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		parseSRAM(text).finding()
 		parseNVLinks(text).parts(new(expectation)).finding()
+		parseRetired(text)
+		parseArrays(text)
+		new(hardwareLog).line(text)
 		parseMounts(text)
 		parseRoutes(text)
 		parseRoutes6(text)
