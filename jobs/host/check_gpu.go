@@ -580,7 +580,7 @@ func nvlinkFinding(ctx context.Context, h *host, e *expectation) finding {
 func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding {
 	out, err := h.run(ctx, smiTimeout, smi, "nvlink", "-s")
 	links := parseNVLinks(out)
-	if err != nil && !links.untold() {
+	if _, exited := exitStatus(err); err != nil && (!exited || !links.untold()) {
 		f := queryFault(err)
 		if f.code == protocol.ExitGPUCheck {
 			f.code = protocol.ExitNVLink

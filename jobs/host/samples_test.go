@@ -109,6 +109,7 @@ func TestSamples(t *testing.T) {
 		{"bus-lost-lines", kernel, checkXID, "", 23, "0000:31:00 fell off the bus"},
 		{"bus-lost-plain", kernel, checkXID, "", 23, "0000:31:00 fell off the bus"},
 		{"bus-lost-one-line", kernel, checkXID, "", 23, "0000:31:00 fell off the bus"},
+		{"bus-lost-recovered", kernel, checkXID, passed, 0, ""},
 		{"bus-unsupported", kernel, checkXID, passed, 0, ""},
 
 		{"ghes-fatal", kernel, checkCPU, "", 4, "1 uncorrected errors of the hardware, the first: "},

@@ -124,6 +124,7 @@ func (x *xidLog) xid(m []string) {
 	gpu := busID(m[1])
 	if code == recoveryXID && recoveryAction(m[3]) == protocol.RecoveryNone {
 		delete(x.codes, gpu)
+		delete(x.gone, gpu)
 		return
 	}
 	if needsReset(code, m[3]) {
