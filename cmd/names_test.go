@@ -33,6 +33,7 @@ func TestPagesNameConditionsThatExist(t *testing.T) {
 	others := []string{
 		"NetworkManager", "NetworkPolicy", // Of the host, and of Kubernetes.
 		"DiskBadBlock",                  // A type of node-problem-detector.
+		"ContainerCannotRun",            // The reason of a container's end.
 		"LinkUp", "PeerMappingOverride", // The state of a port, and an option of the driver.
 		"GpuApplicationFrequentError", // The page says that it belongs to no condition.
 	}

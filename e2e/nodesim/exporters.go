@@ -397,6 +397,23 @@ func (s *Sim) collectKubeState(e *exposition) {
 			collectPodState(e, p)
 		}
 	}
+	for _, h := range s.sorted() {
+		h.collectStuckPods(e)
+	}
+}
+
+// collectStuckPods adds the pods of two tenants whose containers the runtime does not create.
+func (h *host) collectStuckPods(e *exposition) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.hasLocked(CreateContainerErrors) {
+		return
+	}
+	for _, namespace := range []string{"tenant-a", "tenant-b"} {
+		on := []string{"namespace", namespace, "pod", "stuck-" + h.name}
+		e.gauge("kube_pod_info", 1, append(on, "node", h.name)...)
+		e.gauge("kube_pod_container_status_waiting_reason", 1, append(on, "container", "main", "reason", "CreateContainerError")...)
+	}
 }
 
 func collectNodeState(e *exposition, n *corev1.Node) {
