@@ -37,6 +37,8 @@ func TestInhibitedBy(t *testing.T) {
 		"on another device":        {at("XIDECCMemoryErr", "3", 0), []prom.AegisNodeStatus{at("Xid48GPUMemoryDBE", "4", 0)}, ""},
 		"on a device nobody named": {at("XIDECCMemoryErr", "", 0), []prom.AegisNodeStatus{at("Xid48GPUMemoryDBE", "4", 0)}, "Xid48GPUMemoryDBE (4) explains it"},
 		"a short while ago":        {at("GpfsNotMounted", "", 0), []prom.AegisNodeStatus{at("NodeHasRestarted", "", 14*time.Minute)}, "NodeHasRestarted explains it"},
+		"the driver is built":      {at("GpuRegisterFailed", "", 0), []prom.AegisNodeStatus{at("NodeHasRestarted", "", 59*time.Minute)}, "NodeHasRestarted explains it"},
+		"the driver is not there":  {at("GpuRegisterFailed", "", 0), []prom.AegisNodeStatus{at("NodeHasRestarted", "", time.Hour)}, ""},
 		"too long ago":             {at("GpfsNotMounted", "", 0), []prom.AegisNodeStatus{at("NodeHasRestarted", "", 15*time.Minute)}, ""},
 		"a sum by its part":        {at("BaseBoardCriticalIssue", "sysHealth", 0), []prom.AegisNodeStatus{at("BaseBoardCriticalIssue", "fan", 0)}, "BaseBoardCriticalIssue (fan) explains it"},
 		"a part by the sum":        {at("BaseBoardCriticalIssue", "fan", 0), []prom.AegisNodeStatus{at("BaseBoardCriticalIssue", "sysHealth", 0)}, ""},

@@ -127,7 +127,7 @@ func TestInventoryIsRecorded(t *testing.T) {
 func TestInventoryTellsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ values, says string }{
-		"unknown kind":        {"expectedDevices: [{nodes: a, kind: tpu, count: 1}]", `inventory.expectedDevices: kind "tpu" is none of gpu, hca, rdma, roce, vf`},
+		"unknown kind":        {"expectedDevices: [{nodes: a, kind: tpu, count: 1}]", `inventory.expectedDevices: kind "tpu" is none of gpu, hca, memory, nvidia_com_gpu, rdma, roce, vf`},
 		"no kind":             {"expectedDevices: [{nodes: a, count: 1}]", "inventory.expectedDevices: kind is required"},
 		"no nodes":            {"expectedDevices: [{kind: gpu, count: 1}]", "inventory.expectedDevices: nodes is required"},
 		"no count":            {"expectedDevices: [{nodes: a, kind: gpu}]", "inventory.expectedDevices: count must be a number"},
