@@ -200,7 +200,7 @@ func TestUnitTestsNoticeAChangedRule(t *testing.T) {
 		"a drive without SMART":          {"disk", "% 2 == 1", ">= 0"},
 		"a mount after the boot":         {"gpfs", "< 900", "< 0"},
 		"a command of GPFS that failed":  {"gpfs", `gpfs_exporter_collect_error{collector="mmgetstate"} > 0`, `gpfs_exporter_collect_error{collector="mmgetstate"} > 1`},
-		"a port that was never up":       {"network", `max by (node, device) (max_over_time(node_network_up{node!="",exported_node="",device=~"(en|eth)[A-Za-z0-9]+"}[1d])) == 1`, `max by (node, device) (last_over_time(node_network_up{node!="",exported_node=""}[3m])) == 0`},
+		"a port that was never up":       {"network", `max by (node, device) (max_over_time(node_network_up{node!="",exported_node="",device=~"(en|eth)[A-Za-z0-9]+",device!~"eni[0-9a-f]+|enx[0-9a-f]+|en.*[0-9]u[0-9].*|.*[0-9]v[0-9]+|.*pf[0-9].*|.+f[0-9]+(np[0-9]+)?s[0-9]+"}[1d])) == 1`, `max by (node, device) (last_over_time(node_network_up{node!="",exported_node=""}[3m])) == 0`},
 		"two losses of the link":         {"ib", ">= 3", ">= 2"},
 		"a link that is being trained":   {"ib", ">= 2 <= 3", ">= 2 <= 4"},
 		"a port that was never active":   {"roce", `(max_over_time(node_infiniband_state_id{node!="",exported_node=""}[7d])) >= 4`, `(max_over_time(node_infiniband_state_id{node!="",exported_node=""}[7d])) >= 3`},
