@@ -299,7 +299,6 @@ func (h *host) collectSichek(e *exposition) {
 		{fault: GPFSDown, metric: "gpfs_gpfsnotstarted"},
 		{fault: GPFSUnmounted, metric: "gpfs_gpfsnotmounted"},
 		{fault: CPUSensorCritical, metric: "cpu_cpumceuncorrected"},
-		{fault: MemoryUncorrectable, metric: "memory_memoryeccuncorrected"},
 	} {
 		for _, f := range h.faults {
 			if f.Fault == c.fault {
