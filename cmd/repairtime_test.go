@@ -123,7 +123,7 @@ func buys() map[string]string {
 		"GpfsDown":                        "The `for` asks for two scrapes; `confirmFor` leaves three minutes to an administrator who restarts GPFS.",
 		"GpfsMountLost":                   "The window bridges missed scrapes, and the `for` leaves GpfsDown the first word; `confirmFor` leaves five minutes to a remount on purpose.",
 		"GpfsInactive":                    "A daemon that starts arbitrates for minutes: `confirmFor` asks for ten of them.",
-		"GpuHung":                         "A job at a barrier looks the same. Window and `for` isolate after ten minutes, which disturbs nobody; `confirmFor` asks for 15 minutes, and the window, before the job is evicted.",
+		"GpuHung":                         "A job at a barrier looks the same. Window and `for` isolate after ten minutes, which disturbs nobody; `confirmFor` asks for 30 minutes, and the window, before the job is evicted: longer than PyTorch waits for a collective by default.",
 		"GpuDown":                         "The `for` asks for three scrapes without the GPU; `confirmFor` outlasts a reset by hand and a reload of the driver. XID 79 of a GPU that falls off the bus is faster: it waits for nothing.",
 		"XIDECCMemoryErr":                 "An XID is certain at once. Fifteen minutes of the alert and `clearFor` are 20 minutes without a new one: a GPU whose error comes back mostly shows it by then.",
 		"GpuNvlinkInactive":               "sichek's finding holds for three minutes after one bad pass, and the fabric manager needs minutes to train links: a shorter `for` would act on one pass.",
