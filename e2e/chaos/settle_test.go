@@ -145,6 +145,9 @@ func endOf(v version, seen view, machine nodesim.State) string {
 func endWithoutTicket(v version, seen view, machine nodesim.State, verdicts map[string]string) string {
 	for _, f := range machine.Faults {
 		condition := conditionOf(f.Fault)
+		if _, reported := verdicts[condition]; !reported && !v.ready() && isHold(verdicts["NodeNotReady"]) {
+			continue // The exporters of the machine are as silent as its kubelet.
+		}
 		if condition != "" && !isHold(verdicts[condition]) {
 			return fmt.Sprintf("? fault %s, verdict on %s: %q", f.Fault, condition, verdicts[condition])
 		}
