@@ -124,7 +124,7 @@ func TestBootThatWasOrderedLateIsNotRepeated(t *testing.T) {
 		w.queue.Enqueue(nodeA)
 		for began := time.Now(); w.node().Status.NodeInfo.BootID == boot; time.Sleep(time.Second) {
 			r := w.record()
-			require.True(t, r.Ticket == nil, "after %s, the first boot goes on and a new incident begins: %v", time.Since(began), w.journaled())
+			require.Nil(t, r.Ticket, "after %s, the first boot goes on and a new incident begins: %v", time.Since(began), w.journaled())
 		}
 		time.Sleep(20 * time.Minute) // Less than the cooldown.
 		require.Equal(t, 1, w.jobs.count(protocol.ActionReboot), "%v", w.journaled())
