@@ -263,6 +263,13 @@ func TestRulesThatAreNotToldAreLogged(t *testing.T) {
 		r.do(func() { err = nil })
 		passes(2)
 		require.Equal(t, 1, strings.Count(s.log.String(), again), s.log.String())
+
+		// A server that gives no answer at all is told once.
+		r.do(func() { err = errBroken })
+		s.prometheus.tell(errBroken)
+		passes(3)
+		require.Equal(t, 1, strings.Count(s.log.String(), `msg="source gives no answer" component=resync source=http://a`), s.log.String())
+		require.Equal(t, 1, strings.Count(s.log.String(), silent), s.log.String())
 	})
 }
 

@@ -566,7 +566,7 @@ func (r *Resync) enterFindings(p *pass) {
 func (r *Resync) report(read reading) {
 	r.metrics.reads[read.source.kind][read.err == nil].Inc()
 	r.tell(read.source.name, read.err)
-	if read.asked {
+	if read.asked && read.err == nil {
 		r.tell("rules of "+read.source.name, read.untold)
 	}
 }
