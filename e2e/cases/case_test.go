@@ -18,7 +18,7 @@ import (
 
 const (
 	// within bounds the wait for one stage of an incident.
-	within = 2 * time.Minute
+	within = 3 * time.Minute
 	tick   = 200 * time.Millisecond
 )
 
