@@ -167,9 +167,6 @@ func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(),
 		if err != nil {
 			return func() {}, err
 		}
-		if blocked.Name != "" && action.Destructive() {
-			g.services.limits.idles(g.node)
-		}
 		if blocked.Name != "" && blocked.Name != policy.VerdictBudget {
 			g.services.limits.stepBack(g.node, policy.LimitDestructive)
 		}

@@ -11,48 +11,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/jobs/protocol"
-	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
 )
-
-// A boot that was journaled and never ordered, and that something forbids for long, does not keep the only slot of the pool.
-func TestHeldBootThatWasNeverOrderedLeavesTheSlot(t *testing.T) {
-	for name, hold := range map[string]func(w *world){
-		"excluded": func(w *world) {
-			w.edit(func(n *corev1.Node) { n.Labels = map[string]string{policy.DisableLabel: "true"} })
-		},
-		"silenced": func(w *world) {
-			w.source.set(prom.Finding{Evidence: prom.EvidenceFiring, Permission: prom.PermissionSilenced})
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
-				w := newWorld(t, testPolicy(), testNode(nodeA, nodeUID), testNode("gpu-0002", "uid-2"))
-				w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxDestructive = 1 })
-				before := w.client.Before
-				w.client.Before = w.noReboot
-				w.raise("Reboot")
-				w.run("the reboot is journaled", running(ticket.Reboot))
-				w.client.Before = before
-				require.Zero(t, w.jobs.count(protocol.ActionReboot))
-
-				hold(w)
-				w.queue.Enqueue(nodeA)
-				stop := w.start()
-				defer stop()
-				time.Sleep(time.Minute)
-				if name == "silenced" {
-					w.source.firing()
-				}
-				w.raiseOn("gpu-0002", "Reboot")
-				time.Sleep(5 * time.Hour)
-				require.Positive(t, w.jobs.count(protocol.ActionReboot), "%v; %s", w.journaled(), w.verdicts.Node("gpu-0002")[0].Verdict.Reason)
-			})
-		})
-	}
-}
 
 // lateBoot has a boot that was journaled, waited through a pause of three hours, and was ordered right now.
 func lateBoot(t *testing.T) (w *world, stop func()) {

@@ -37,9 +37,7 @@ type limits struct {
 	reserved map[string]reservation
 	// inFlight are the nodes on which this process runs a destructive step.
 	inFlight map[string]ticket.Action
-	// idle are the nodes whose destructive step is journaled, and waits for its order without a slot.
-	idle    map[string]bool
-	waiting *waitingLists
+	waiting  *waitingLists
 	// unheard are the nodes that may wait since before this term, and have not said so yet. They keep their places free until then, or
 	// until the time settled.
 	unheard map[limitOf]map[string]bool
@@ -64,7 +62,6 @@ func newLimits(s Services, c *census, visit func(node string)) *limits {
 		changed:  make(chan struct{}, 1),
 		reserved: make(map[string]reservation),
 		inFlight: make(map[string]ticket.Action),
-		idle:     make(map[string]bool),
 	}
 	l.waiting = newWaitingLists(l.hold, visit, l.wake)
 	return l
@@ -152,7 +149,7 @@ func (l *limits) room(c policy.Claim, how manner, settings policy.Settings) (rea
 		l.heard(policy.LimitBudget, c.Node)
 		return ""
 	}
-	return l.turn(limitOf{policy.LimitBudget, e.pool}, c, how, settings)
+	return l.turn(limitOf{policy.LimitBudget, e.pool}, c, how, e.held, settings)
 }
 
 // holds reports whether the node is reserved, and forgets a reservation that the cache has caught up with.
@@ -176,18 +173,17 @@ func (l *limits) begin(node *corev1.Node, action ticket.Action, c policy.Claim, 
 	if !action.Destructive() {
 		return func() {}, ""
 	}
-	settings := l.census.catchUp()
+	settings, own := l.census.catchUp(), l.census.read(node)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.offer(policy.LimitDestructive, settings)
 	if _, has := l.inFlight[node.Name]; has {
 		how = stays
 	}
-	if reason := l.turn(limitOf{policy.LimitDestructive, settings.PoolOf(node).Name}, c, how, settings); reason != "" {
+	if reason := l.turn(limitOf{policy.LimitDestructive, settings.PoolOf(node).Name}, c, how, own, settings); reason != "" {
 		return func() {}, reason
 	}
 	l.inFlight[node.Name] = action
-	delete(l.idle, node.Name)
 	return func() { l.end(node.Name) }, ""
 }
 
@@ -200,24 +196,10 @@ func (l *limits) resume(name string, action ticket.Action) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.inFlight[name] = action
-	delete(l.idle, name)
 	l.waiting.leave(policy.LimitDestructive, name)
 	l.heard(policy.LimitDestructive, name)
 	l.offer(policy.LimitDestructive, settings)
 	return func() { l.end(name) }
-}
-
-// idles gives the slot of a step to others while the step waits for its order: nothing runs on the node, and what holds the step may last.
-func (l *limits) idles(name string) {
-	settings := l.census.catchUp()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, has := l.inFlight[name]; !has {
-		return
-	}
-	delete(l.inFlight, name)
-	l.idle[name] = true
-	l.offer(policy.LimitDestructive, settings)
 }
 
 func (l *limits) end(name string) {
@@ -225,7 +207,6 @@ func (l *limits) end(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.inFlight, name)
-	delete(l.idle, name)
 	l.offer(policy.LimitDestructive, settings)
 }
 

@@ -230,29 +230,37 @@ func TestOwnWriteIsNewerThanALaggingCache(t *testing.T) {
 	require.Equal(t, "cached", w.latest(version("99", "cached")).Status.NodeInfo.BootID, "what cannot be compared is not trusted")
 }
 
-// Two leaders that overlapped may leave two steps behind that both wait for their order. They do not wait for each other, and neither begins
-// beside the other.
+// Two leaders that overlapped may leave two steps behind that both wait for their order. They do not wait for each other: the one
+// that began earlier goes first.
 func TestStepsThatWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	own := ownTicket("GpuHung")
-	require.NoError(t, own.Record(ticket.Reboot, 1, ticket.Running, noon(), ""))
-	text, err := own.Encode()
-	require.NoError(t, err)
-	l := fleet(2, policy.Pool{MaxDestructive: 1}, func(_ int, n *corev1.Node) { n.Annotations = map[string]string{ticket.Annotation: text} })
-	nodes := []*corev1.Node{testNode("n0", ""), testNode("n1", "")}
-	ended := []func(){l.resume("n0", ticket.Reboot), l.resume("n1", ticket.Reboot)}
-	_, reason := begin(l, nodes[0], ticket.Reboot)
-	require.NotEmpty(t, reason, "the other one may run")
-	l.idles("n0")
-	_, reason = begin(l, nodes[1], ticket.Reboot)
-	require.Empty(t, reason)
-	for range 2 {
-		_, reason = begin(l, nodes[0], ticket.Reboot)
-		require.NotEmpty(t, reason, "the other one runs, whichever began earlier")
+	running := func(at time.Time) map[string]string {
+		own := ownTicket("GpuHung")
+		require.NoError(t, own.Record(ticket.Reboot, 1, ticket.Running, at, ""))
+		text, err := own.Encode()
+		require.NoError(t, err)
+		return map[string]string{ticket.Annotation: text}
 	}
-	ended[1]()
-	_, reason = begin(l, nodes[0], ticket.Reboot)
-	require.NotEmpty(t, reason, "its ticket says that it runs, and nobody has said that it waits")
+	for _, tt := range []struct {
+		name         string
+		first, later time.Time
+		begins       []bool
+	}{
+		{"the earlier one", noon(), noon().Add(time.Second), []bool{true, false}},
+		{"the later one", noon().Add(time.Second), noon(), []bool{false, true}},
+		{"at once", noon(), noon(), []bool{true, false}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			nodes := []*corev1.Node{testNode("n0", ""), testNode("n1", "")}
+			nodes[0].Annotations, nodes[1].Annotations = running(tt.first), running(tt.later)
+			for i, begins := range tt.begins {
+				l := fleet(2, policy.Pool{MaxDestructive: 1}, func(i int, n *corev1.Node) { n.Annotations = nodes[i].Annotations })
+				_, reason := begin(l, nodes[i], ticket.Reboot)
+				require.Equal(t, begins, reason == "", reason)
+			}
+		})
+	}
 }
 
 // ownTicket returns a ticket of Aegis that is being worked on.

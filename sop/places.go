@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -35,8 +36,8 @@ func (p places) words() string {
 	return fmt.Sprintf("%d of %d destructive steps are running in %s%s", len(p.taken), p.allowed, p.pool.Title(), someOf(p.taken))
 }
 
-// places returns those of the limit in the pool, or in the cluster, as the node finds them.
-func (l *limits) places(limit policy.Limit, pool policy.Pool, node string) places {
+// places returns those of the limit in the pool, or in the cluster, for a node whose ticket says that.
+func (l *limits) places(limit policy.Limit, pool policy.Pool, node string, own holding) places {
 	p := places{limit: limit, pool: pool}
 	if pool.Name == "" { // No bound is set.
 		p.allowed = math.MaxInt
@@ -47,7 +48,7 @@ func (l *limits) places(limit policy.Limit, pool policy.Pool, node string) place
 		p.allowed = pool.Allowed(p.size)
 		return p
 	}
-	p.size, p.taken = l.census.size(pool.Name), l.destructive(pool.Name, node)
+	p.size, p.taken = l.census.size(pool.Name), l.destructive(pool.Name, node, own)
 	p.allowed = pool.Slots(p.size)
 	return p
 }
@@ -64,18 +65,23 @@ func (l *limits) outOfService(pool string) (size int, out []string) {
 	return sum.size, out
 }
 
-// destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it.
-func (l *limits) destructive(pool, node string) []string {
-	return slices.DeleteFunc(l.destroying(pool), func(other string) bool { return other == node })
+// destructive names the other nodes of the pool on which a destructive step runs, by this process or by one before it. Of two
+// steps in the journals that both wait for their order, as two leaders may leave them behind, the one that began earlier goes first.
+func (l *limits) destructive(pool, node string, own holding) []string {
+	return slices.DeleteFunc(l.destroying(pool), func(other string) bool {
+		e := l.census.of(other)
+		both := own.followed && e != nil && e.held.followed
+		return other == node || both && cmp.Or(own.step.At.Compare(e.held.step.At), cmp.Compare(node, other)) < 0
+	})
 }
 
 // destroying names the nodes of the pool on which a destructive step runs. That of a ticket which people have taken over or removed counts
-// for as long as its Job may run, and one that waits for its order does not.
+// for as long as its Job may run.
 func (l *limits) destroying(pool string) []string {
 	now := l.clock.Now()
 	busy := slices.DeleteFunc(l.census.sumOf(pool).destroying, func(name string) bool {
 		e := l.census.of(name)
-		return l.idle[name] || e != nil && e.held.lapsed(now)
+		return e != nil && e.held.lapsed(now)
 	})
 	for name := range l.inFlight {
 		if e := l.census.of(name); e != nil && e.in(pool) {
@@ -114,11 +120,15 @@ func (l *handout) left(p places) int {
 // at returns the places in the pool as the waiter finds them.
 func (l *handout) at(pool policy.Pool, w *waiter) places {
 	if l.limit != policy.LimitBudget {
-		return l.places(l.limit, pool, w.Node)
+		own := holding{}
+		if e := l.census.of(w.Node); e != nil {
+			own = e.held
+		}
+		return l.places(l.limit, pool, w.Node, own)
 	}
 	p, known := l.budgets[pool.Name]
 	if !known {
-		p = l.places(l.limit, pool, w.Node)
+		p = l.places(l.limit, pool, w.Node, holding{})
 		l.budgets[pool.Name] = p
 	}
 	return p
@@ -190,10 +200,10 @@ func (l *limits) silent(limit policy.Limit, pool string) (n int) {
 	return n
 }
 
-// turn says why the claim of a node of the pool has no place: there are not enough for it and for those before it.
-func (l *limits) turn(of limitOf, c policy.Claim, how manner, settings policy.Settings) (reason string) {
+// turn says why the claim of a node of the pool, whose ticket says that, has no place: there are not enough for it and for those before it.
+func (l *limits) turn(of limitOf, c policy.Claim, how manner, own holding, settings policy.Settings) (reason string) {
 	now := l.clock.Now()
-	in, all := l.places(of.limit, settings.PoolNamed(of.pool), c.Node), l.places(of.limit, settings.Cluster, c.Node)
+	in, all := l.places(of.limit, settings.PoolNamed(of.pool), c.Node, own), l.places(of.limit, settings.Cluster, c.Node, own)
 	switch how {
 	case looks:
 		if lacks := l.handout(of.limit, settings, false).lacks(c, in, all, now); lacks != nil {
@@ -243,7 +253,7 @@ func (l *limits) states() []policy.LimitState {
 	var states []policy.LimitState
 	for _, name := range l.bounded(settings) {
 		for _, limit := range policy.Limits() {
-			p := l.places(limit, settings.PoolNamed(name), "")
+			p := l.places(limit, settings.PoolNamed(name), "", holding{})
 			states = append(states, policy.LimitState{
 				Pool: name, Limit: limit, Allowed: p.allowed, Taken: p.taken, Waiting: l.waiting.claims(limit, name, now),
 			})

@@ -172,8 +172,11 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 		return
 	}
 	forbidden[soptest.AlertmanagerForgot] = o.c.Began(soptest.AlertmanagerForgot)
+	if !o.c.Stuck(incident.key).IsZero() {
+		return // It is shown as it was.
+	}
 	if s.Firing().IsZero() {
-		forbidden["the alert does not fire"] = s.Changed
+		forbidden["the alert does not fire"] = latest(s.Changed, o.c.Resumed(incident.key.Condition))
 		return
 	}
 	if bounds := policyOf(incident.key.Condition); !incident.approved && time.Since(s.Changed) < bounds.ConfirmFor-simThought {

@@ -122,7 +122,9 @@ type Cluster struct {
 	version int
 	states  map[string]time.Time
 	// stops are the rules that are not evaluated, by their condition. off are the nodes without power.
+	// resumed is when each was last evaluated again.
 	stops   map[string]*stop
+	resumed map[string]time.Time
 	off     map[string]bool
 	moments map[string][]*moment
 	// silentSince is since when the kubelets of nodes are silent.
@@ -137,7 +139,7 @@ func New(o Options) *Cluster {
 	c := &Cluster{
 		options: o, start: time.Now(), dice: make(map[string]uint64), Nodes: make(map[string]*corev1.Node),
 		Pods: make(map[string]*corev1.Pod), Daemons: make(map[string]Daemon), Faults: make(map[prom.Key]*Fault),
-		Jobs: make(map[string]*Job), states: make(map[string]time.Time), stops: make(map[string]*stop), off: make(map[string]bool), moments: make(map[string][]*moment),
+		Jobs: make(map[string]*Job), states: make(map[string]time.Time), stops: make(map[string]*stop), resumed: make(map[string]time.Time), off: make(map[string]bool), moments: make(map[string][]*moment),
 		NodeLeases: make(map[string]*coordinationv1.Lease), silentSince: make(map[string]time.Time), Lease: &coordinationv1.Lease{},
 	}
 	c.Lease.Name = o.Election

@@ -57,6 +57,7 @@ func (c *Cluster) Resume(condition string) {
 		return
 	}
 	delete(c.stops, condition)
+	c.resumed[condition] = time.Now()
 	c.Leave(StoppedOf(condition))
 	s.each(func(key prom.Key, e evaluated) {
 		if f := c.Faults[key]; f == nil || !f.Holds {
@@ -71,6 +72,9 @@ func (c *Cluster) Resume(condition string) {
 		}
 	}
 }
+
+// Resumed returns when the rule of the condition was last evaluated again.
+func (c *Cluster) Resumed(condition string) time.Time { return c.resumed[condition] }
 
 // Stopped returns the conditions whose rules are not evaluated, or fail.
 func (c *Cluster) Stopped() []string {

@@ -97,7 +97,7 @@ func limits() []mutation {
 		{"cordons of others not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return !policy.IsReady(e.node)"},
 		{"nodes that are not ready not counted", bounded, "sop/census.go", "return e.node.Spec.Unschedulable || !policy.IsReady(e.node)", "return e.node.Spec.Unschedulable"},
 		{"own reservations not counted", bounded, "sop/places.go", "e.in(pool) && l.holds(name, e) {", "false {"},
-		{"no slot needed to destroy", bounded, "sop/limits.go", "c, how, settings); reason != \"\" {\n		return func() {}, reason", "c, how, settings); false {\n		return func() {}, reason"},
+		{"no slot needed to destroy", bounded, "sop/limits.go", "own, settings); reason != \"\" {\n		return func() {}, reason", "own, settings); false {\n		return func() {}, reason"},
 		{"slot of a ticket taken over given away", bounded, "sop/census.go", "		h.step, h.destroys = runningDestructive(t)\n", "		if t.Owned() {\n			h.step, h.destroys = runningDestructive(t)\n		}\n"},
 		{"reboots not counted", bounded, "sop/ask.go", "	return used < e.status.Policy.MaxReboots\n", "	return true\n"},
 		{"cooldown ignored", bounded, "sop/policy/guards.go", "!s.Now.Before(until) {", "true {"},
@@ -164,7 +164,7 @@ func endings() []mutation {
 	return []mutation{
 		{"history forgotten", ended, "sop/step_close.go", "		c.History = entered(r.History, t, ticket.Resolved, e.services.Clock.Now())\n", ""},
 		{"reservation not given back", ended, "sop/dispatcher.go", "		d.services.limits.release(r.status.Node, last.Spec.Unschedulable)\n", ""},
-		{"slot not given back", ended, "sop/limits.go", "	delete(l.idle, node.Name)\n	return func() { l.end(node.Name) }, \"\"", "	delete(l.idle, node.Name)\n	return func() {}, \"\""},
+		{"slot not given back", ended, "sop/limits.go", "	l.inFlight[node.Name] = action\n	return func() { l.end(node.Name) }, \"\"", "	l.inFlight[node.Name] = action\n	return func() {}, \"\""},
 		{"node not looked at again", ended, "sop/dispatcher.go", "			return d.services.Timing.Hold\n		}\n	}\n	return 0", "			return 0\n		}\n	}\n	return 0"},
 		{"ticket that was given back not closed", ended, "sop/cleanup.go", "	case released(t):", "	case false:"},
 		{"node left cordoned without a ticket", ended, "sop/dispatcher.go", "	statuses = d.withLeft(record, statuses)\n", ""},
