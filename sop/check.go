@@ -73,10 +73,12 @@ func (d *Dispatcher) checkStatus(node string, origin prom.Origin) prom.AegisNode
 }
 
 // withRequest adds the request for a check that is on the node to what holds there, in the place of its urgency. It stands for an alert
-// that tells of the same cordon.
+// that tells of the same cordon, and waits until a ticket of Aegis that is about that has ended.
 func (d *Dispatcher) withRequest(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) []prom.AegisNodeStatus {
 	request, found := d.services.Settings().CheckRequestOf(node)
-	if !found || isCheck(r.Ticket) {
+	t := r.Ticket
+	underWay := t != nil && t.Open() && t.Owned() && t.Condition == policy.CheckedCondition
+	if !found || underWay || isCheck(t) {
 		return statuses
 	}
 	origin := prom.OriginIntake

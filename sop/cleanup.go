@@ -144,7 +144,7 @@ func (d *Dispatcher) booting(ctx context.Context, node *corev1.Node, u *cleanup)
 	return ticket.Run{}, false
 }
 
-// bootOver reports whether the reboot is over, as far as the node shows it. One that has not come back when the step would have failed is down.
+// bootOver reports whether the reboot is over, as far as the node shows it. One that has not come about when the step would have failed never does.
 func (d *Dispatcher) bootOver(ctx context.Context, node *corev1.Node, run ticket.Run) bool {
 	ready := policy.IsReady(node)
 	if ready && (run.Boot == "" || node.Status.NodeInfo.BootID != run.Boot) {
@@ -155,12 +155,10 @@ func (d *Dispatcher) bootOver(ctx context.Context, node *corev1.Node, run ticket
 	switch {
 	case err != nil:
 		return false
-	case result.Phase == jobs.PhaseMissing:
-		return ready
-	case result.Phase == jobs.PhaseFailed && result.Report != nil:
+	case result.Phase == jobs.PhaseMissing, result.Phase == jobs.PhaseFailed && result.Report != nil:
 		return ready
 	}
-	return !ready && !result.NotAfter.IsZero() && d.services.Clock.Now().After(result.NotAfter)
+	return !result.NotAfter.IsZero() && d.services.Clock.Now().After(result.NotAfter)
 }
 
 // closeIncident moves a ticket into the history, provided that it still is as it was found.

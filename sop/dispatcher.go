@@ -86,7 +86,7 @@ func NewDispatcher(s Services, q Queue, c Catalogue, t Procedures) *Dispatcher {
 	s.Logger = cmp.Or(s.Logger, slog.New(slog.DiscardHandler)).With("component", "sop")
 	s = s.renamed(c)
 	census := newCensus(s.Nodes, s.Tickets, s.Settings)
-	storms := newStormWatch(s, census)
+	storms := newStormWatch(s, namesOf(c), census)
 	written := newOwnWrites(census.wrote)
 	return &Dispatcher{
 		services: environment{
@@ -703,7 +703,7 @@ func (r *run) settle(ctx context.Context, b *ApiBridge, err error) time.Duration
 		d.followOrders() // Who finds it out first has all work end.
 	case errors.As(err, &preempted):
 		return r.preempted(ctx, b, preempted)
-	case errors.Is(err, errRenamed), errors.As(err, &reopened):
+	case errors.Is(err, errRenamed), errors.Is(err, errDecidedLongAgo), errors.As(err, &reopened):
 		d.services.Metrics.sop(sopPreempted)
 		d.queue.Enqueue(b.node)
 	case errors.As(err, &held):

@@ -28,6 +28,8 @@ func planned(s step) string {
 	return fmt.Sprintf("%s (%s)", s.action, s.detail)
 }
 
+func (d *dryRun) withdraw(_ context.Context, _ ticket.Action, why error) error { return why }
+
 func (d *dryRun) confirm(context.Context) bool                       { return true }
 func (d *dryRun) hasCordoned() bool                                  { return d.cordoned }
 func (d *dryRun) unharmed() bool                                     { return true }

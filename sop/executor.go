@@ -1,6 +1,7 @@
 package sop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
 )
 
@@ -62,6 +64,9 @@ type step struct {
 // executor carries out the steps of a procedure, and answers what the procedure asks between them.
 type executor interface {
 	execute(ctx context.Context, s step) error
+	// withdraw ends a step that has begun, and is not ordered because its condition has gone away while the node was drained again for it.
+	// It returns why, or what keeps it from being journaled.
+	withdraw(ctx context.Context, action ticket.Action, why error) error
 	// The answers stand for the questions of ApiBridge that have their names.
 	confirm(ctx context.Context) bool
 	hasCordoned() bool
@@ -107,6 +112,23 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 		e.calls[s.action]--
 	}
 	return err
+}
+
+// withdraw ends the step as the further drain has ended that was made for it. That drain is none of the procedure's own, and is passed over
+// when the procedure is gone through again.
+func (e *journaled) withdraw(ctx context.Context, action ticket.Action, why error) error {
+	n := e.calls[action] + 1
+	if prior, known := e.journal.outcome(action, n); !known || prior.Status != ticket.Running {
+		return why
+	}
+	e.calls[action] = n
+	ended := ticket.Step{Action: action, Status: ticket.Canceled, Message: why.Error()}
+	err := e.journal.finish(ctx, n, ended, func(t *ticket.Ticket) {
+		if last := t.Workflows[len(t.Workflows)-1]; last.Action != action {
+			t.Outdate(last.Action, t.Count(last.Action))
+		}
+	})
+	return cmp.Or(err, why)
 }
 
 // writeDown carries out a step that is one write.
@@ -211,6 +233,8 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 	case errors.Is(err, ErrWithdrawn):
 		ended.Status, ended.Message = ticket.Canceled, err.Error()
 		o.update = e.takeBoot
+		// It may have been held, by what holds nothing any more.
+		e.services.Verdicts.Set(e.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: "goes on without " + string(s.action) + ": " + err.Error()})
 	case errors.As(err, &failure):
 		failure.Action = s.action
 		if s.gated {

@@ -1,9 +1,12 @@
 package sop
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +32,34 @@ func (w *world) held(reg *prometheus.Registry) map[string]int {
 		}
 	}
 	return hours
+}
+
+// What held a step holds nothing any more once its condition has gone away, and nobody is told that it does.
+func TestHoldEndsWithItsStep(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(t, testPolicy(), testNode(nodeA, "a"), testNode("gpu-0002", "b"))
+		w.setSettings(func(s *policy.Settings) { s.Pools[0].MaxDestructive = 1 })
+		w.table["test/reboot"] = func() SOP {
+			return NewProcedure(func(ctx context.Context, b *ApiBridge) error {
+				if err := cordonAnd((*ApiBridge).Reboot)(ctx, b); !errors.Is(err, ErrWithdrawn) {
+					return err
+				}
+				return b.Healthcheck(ctx)
+			})
+		}
+		stop := w.start()
+		synctest.Wait()
+		release := w.d.services.limits.resume("gpu-0002", ticket.Reboot)
+		w.raise("Reboot")
+		w.await("held", func(ticket.Record) bool {
+			return w.verdict("Reboot") == policy.VerdictBudget && w.record().Ticket != nil
+		})
+		w.source.gone()
+		w.await("checked", running(ticket.Healthcheck))
+		require.Equal(t, policy.VerdictExecute, w.verdict("Reboot"), "%+v", w.verdicts.Node(nodeA))
+		release()
+		stop()
+	})
 }
 
 // A ticket that waits in the middle of its repair is held like one that has not begun.

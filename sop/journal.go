@@ -2,6 +2,7 @@ package sop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -186,14 +187,23 @@ func (j *journal) bootID() string {
 	return j.record.Node.Status.NodeInfo.BootID
 }
 
+// openFor is for how long a ticket may wait to be opened by what was known when it was decided on.
+const openFor = 2 * time.Minute
+
+// errDecidedLongAgo ends a run that has not begun anything because the API server took no write for long. The next one decides anew.
+var errDecidedLongAgo = errors.New("the API server has taken no write for long, and what was decided before that is decided anew")
+
 // update changes the ticket in one write. It opens the ticket when there is none, and returns ErrTakenOver when the one on
 // the node is not, or no longer, this incident's.
 func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error) error {
-	begun := j.opened()
+	begun, decided := j.opened(), j.clock.Now()
 	record, err := j.store.UpdateTelling(ctx, j.node, j.record.Node, j.untaken, func(r ticket.Record, c *ticket.Change) error {
 		t, err := j.own(r, begun)
 		if err != nil {
 			return err
+		}
+		if opens := r.Ticket == nil || r.Ticket.ID != t.ID; opens && !j.incident.requested() && j.clock.Since(decided) > openFor {
+			return errDecidedLongAgo
 		}
 		c.Ticket = t
 		if j.supersedes(r) {

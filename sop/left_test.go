@@ -98,6 +98,25 @@ func TestAegisLeavesNoNodeCordoned(t *testing.T) {
 	}
 }
 
+// A request for a check that comes while a person has the check of Aegis does not keep that one from going on once it is given back.
+func TestRequestOutlivesTheCheckThatGoesOn(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w, stop := verifying(t)
+		defer stop()
+		w.edit(func(n *corev1.Node) { delete(n.Annotations, ticket.Annotation) })
+		w.queue.Enqueue(nodeA)
+		w.awaitRunning(ticket.Healthcheck)
+		require.Equal(t, policy.CheckedCondition, w.record().Ticket.Condition)
+		require.NoError(t, w.d.TakeOver(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}))
+		w.edit(func(n *corev1.Node) { n.Annotations[policy.CheckAnnotation] = policy.CheckRequested })
+		time.Sleep(time.Hour)
+		require.NoError(t, w.d.Release(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice"}))
+		w.await("back in service, and checked", func(r ticket.Record) bool {
+			return inService(r) && r.Node.Annotations[policy.CheckAnnotation] == ""
+		})
+	})
+}
+
 // A node that is left cordoned and not fit reaches a team.
 func TestLeftNodeThatIsNotFitIsHandedOver(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package sop
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
@@ -80,10 +81,24 @@ func (s *OrderStore) named(o policy.Orders) policy.Orders {
 			o.Modes[name] = order
 		}
 	}
-	for i := range o.Storms {
-		o.Storms[i].Condition, _ = names(o.Storms[i].Condition, "")
-	}
+	o.Storms = namedStorms(o.Storms, names)
 	return o
+}
+
+// namedStorms returns the storms with the names of the catalogue, each once. One that was released under any of its names is released.
+func namedStorms(storms []policy.Storm, names ticket.Names) []policy.Storm {
+	name := func(s policy.Storm) string {
+		condition, _ := names(s.Condition, "")
+		return condition
+	}
+	if !slices.ContainsFunc(storms, func(s policy.Storm) bool { return name(s) != s.Condition }) {
+		return storms
+	}
+	named := slices.Clone(storms)
+	for i := range named {
+		named[i].Condition = name(named[i])
+	}
+	return joined(nil, named)
 }
 
 // errRenamed ends a run whose condition has another name by now. The next one goes on with it.

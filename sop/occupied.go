@@ -73,7 +73,10 @@ func (b *ApiBridge) onEmptied(ctx context.Context, s step) error {
 			}
 		}
 		b.logger.WarnContext(ctx, "node is drained again", "action", s.action, "pods", podNames(occupied.pods))
-		if err := b.drainAgain(ctx, s.action); err != nil {
+		switch err := b.drainAgain(ctx, s.action); {
+		case errors.Is(err, ErrWithdrawn):
+			return b.executor.withdraw(ctx, s.action, err)
+		case err != nil:
 			return err
 		}
 	}

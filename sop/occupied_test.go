@@ -274,3 +274,45 @@ func TestWorkloadThatComesWhileTheStepIsWrittenIsFound(t *testing.T) {
 		require.Zero(t, under(), "pods were listed before the write, ten minutes ago")
 	})
 }
+
+// A step that waits for its order ends with the further drain that is made for it, when the condition goes away meanwhile. The node is not
+// taken for one that is being destroyed, and the next process goes on from there.
+func TestStepThatWaitsEndsWithItsFurtherDrain(t *testing.T) {
+	for name, again := range map[string]bool{"it stays away": false, "it comes back": true} {
+		inNamedBubble(t, name, func(t *testing.T) {
+			w := newWorld(t, testPolicy())
+			before, refuses := w.client.Before, true
+			w.client.Before = func(call soptest.Call) error {
+				if refuses && call.Resource == "jobs" && call.Verb == soptest.VerbCreate && slices.Contains(w.journaled(), "reboot Running") {
+					return errors.New("the API server is being restarted")
+				}
+				return before(call)
+			}
+			w.raise("Reboot")
+			stop := w.start()
+			w.awaitRunning(ticket.Reboot)
+			w.cluster.Do(func() { w.cluster.AddPod(testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" })) })
+			w.await("drained again", func(r ticket.Record) bool { return r.Ticket.Count(ticket.Drain) == 2 })
+			reported := w.source.finding
+			w.source.gone()
+			w.awaitRunning(ticket.Verify)
+			require.Len(t, w.record().Ticket.Running(), 1, "%v", steps(w.record()))
+			refuses = false
+			stop()
+			if again {
+				w.source.set(reported)
+				w.jobs.effect = func(r jobs.Request) {
+					if r.Action == protocol.ActionReboot {
+						w.source.gone()
+					}
+				}
+				w.letGo()
+			}
+			stop = w.start()
+			w.await("resolved", resolved)
+			stop()
+			require.Equal(t, again, w.jobs.count(protocol.ActionReboot) == 1)
+			require.Len(t, w.record().History.Incidents, 1)
+		})
+	}
+}

@@ -125,6 +125,7 @@ func (w *ordering) permit(ctx context.Context) (dated bool, err error) {
 			return nil
 		})
 		if err != nil {
+			w.last = fmt.Errorf("its order is not journaled: %w", err)
 			w.logger.WarnContext(ctx, "order not journaled, trying again", "err", err)
 			return false, gone(ctx, err)
 		}

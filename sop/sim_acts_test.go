@@ -1,6 +1,7 @@
 package sop_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -172,8 +173,12 @@ func (o *oracle) unconfirmed(incident *simIncident, forbidden map[string]time.Ti
 		return
 	}
 	forbidden[soptest.AlertmanagerForgot] = o.c.Began(soptest.AlertmanagerForgot)
-	if !o.c.Stuck(incident.key).IsZero() {
-		return // It is shown as it was.
+	if began := o.c.Stuck(incident.key); !began.IsZero() {
+		// It is shown as it was, and believed for as long as a sample is fresh.
+		if stale := began.Add(soptest.MaxAge); time.Now().After(stale) {
+			forbidden["the rule of the alert is not evaluated"] = stale
+		}
+		return
 	}
 	if s.Firing().IsZero() {
 		forbidden["the alert does not fire"] = latest(s.Changed, o.c.Resumed(incident.key.Condition))
@@ -212,19 +217,19 @@ func (o *oracle) stormy(m moment, key prom.Key, what string) {
 		if o.calmed(key.Condition, pool.name) || p.idle(key.Node, o.c.modeSet[key.Condition]) < simHeard {
 			return
 		}
-		limit := pool.stormNodes
-		if limit == 0 || pool.name == simEverywhere && !o.crossesPools(p, key.Condition) {
+		limit, onsets := pool.stormNodes, o.onsets(p, key, pool)
+		if limit == 0 || pool.name == simEverywhere && !o.crossesPools(p, maps.Keys(onsets)) {
 			continue
 		}
-		if most := crowd(o.onsets(p, key, pool), pool.stormWindow); most > limit {
+		if most := crowd(slices.Collect(maps.Values(onsets)), pool.stormWindow); most > limit {
 			m.violated("p%d %s although %s came over %d nodes of %s at once, %d allowed", p.id, what, key.Condition, most, pool.name, limit)
 		}
 	}
 }
 
 // onsets returns when the condition began on the nodes of the pool on which the process knows it for long enough.
-func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []time.Time {
-	var onsets []time.Time
+func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) map[string]time.Time {
+	onsets := make(map[string]time.Time)
 	for name, node := range p.cache.Shown {
 		if !o.c.has(pool, node) || inCareOfPeople(node) || time.Since(o.owned[name].at) < simHeard {
 			continue
@@ -235,8 +240,8 @@ func (o *oracle) onsets(p *simProcess, key prom.Key, pool simPoolSettings) []tim
 		if first < 0 {
 			continue
 		}
-		if known := p.tellOf(statuses[first].Key()).known; !known.IsZero() && p.idle(key.Node, known) > simThought {
-			onsets = append(onsets, statuses[first].FirstSeen)
+		if known := p.tellOf(statuses[first].Key()).known; !known.IsZero() && p.client.Told(key.Node, known) > simThought {
+			onsets[name] = statuses[first].FirstSeen
 		}
 	}
 	return onsets
@@ -252,7 +257,7 @@ func (o *oracle) calmed(condition, pool string) bool {
 		return true
 	}
 	for _, s := range orders.storms {
-		if s.Condition == condition && s.Pool == pool && s.Released != nil {
+		if simName(s.Condition) == condition && s.Pool == pool && s.Released != nil {
 			return true
 		}
 	}
@@ -391,7 +396,7 @@ func opensWhatIsCertain(o *oracle, m moment) {
 		return
 	}
 	settled := told.fires.After(told.contested) && told.listed.After(told.contested)
-	knew := p.begun[m.node].at.After(told.contested) || time.Since(told.contested) > simThought
+	knew := p.begun[m.node].at.After(told.contested) || p.idle(m.node, told.contested) > simThought
 	if !settled && knew {
 		m.violated("p%d opens ticket %s for %s although the alert is contested", p.id, t.ID, t.Condition)
 	}
@@ -472,8 +477,8 @@ func repairsOf(history []simIncidentPast, condition string, within time.Duration
 // yieldsToTheUrgent judges that a ticket goes over to another condition only if that is more urgent, and never amid an act.
 func yieldsToTheUrgent(_ *oracle, m moment) {
 	p, old, t := m.p, m.old.ticket, m.now.ticket
-	if m.begins || old.Condition == t.Condition && old.Device == t.Device {
-		return
+	if m.begins || old.Condition == t.Condition && (old.Device == t.Device || t.Device == "") {
+		return // A person may have written a device where the condition has none.
 	}
 	if urgency(t.Condition) >= urgency(old.Condition) {
 		m.violated("p%d leaves %s of ticket %s for %s", p.id, old.Condition, t.ID, t.Condition)

@@ -2,6 +2,7 @@ package sop_test
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,15 +58,11 @@ func (c *cluster) limitsOf(node *corev1.Node) []simPoolSettings {
 	return []simPoolSettings{c.poolOf(node), c.bounds}
 }
 
-// crossesPools reports whether the condition holds in several pools, as the process knows.
-func (o *oracle) crossesPools(p *simProcess, condition string) bool {
+// crossesPools reports whether the nodes are of several pools, as the process knows.
+func (o *oracle) crossesPools(p *simProcess, names iter.Seq[string]) bool {
 	pools := make(map[string]bool)
-	for name, node := range p.cache.Shown {
-		for _, s := range p.holds(name) {
-			if s.Condition == condition && !inCareOfPeople(node) {
-				pools[o.c.poolOf(node).name] = true
-			}
-		}
+	for name := range names {
+		pools[o.c.poolOf(p.cache.Shown[name]).name] = true
 	}
 	return len(pools) > 1
 }

@@ -131,7 +131,7 @@ func (o *oracle) judgeFollowing(step *simTimed, m moment) {
 	if !is || step.ordered.IsZero() {
 		return
 	}
-	since := latest(step.ordered, latest(m.p.began, m.p.begun[m.node].at))
+	since := latest(latest(step.ordered, o.owned[m.node].at), latest(m.p.began, m.p.begun[m.node].at))
 	if followed := m.p.idle(m.node, since) - o.c.Away(since); followed > bound+simGrace+simLate {
 		m.violated("p%d follows the Job of %s on %s for %s, its deadline is %s", m.p.id, step.action, m.node, followed, bound)
 	}

@@ -3,10 +3,13 @@ package sop_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 
-	"aegis.io/aegis/sop/soptest"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"aegis.io/aegis/rules/prom"
+	"aegis.io/aegis/sop/soptest"
 )
 
 // The checks of the end: nothing is left undone, and nothing was lost.
@@ -155,11 +158,18 @@ func (o *oracle) justified(verdict string, key prom.Key, r simRecord) bool {
 // one of a node that Aegis has left cordoned, while another condition says why it is not.
 func (o *oracle) awaitsPeople(verdict string, r simRecord) bool {
 	if verdict == "human_cordoned" {
-		return r.node.Spec.Unschedulable && o.cordoner[r.node.Name].person
+		return r.node.Spec.Unschedulable && (o.cordoner[r.node.Name].person || !notedToBeAegis(r.node))
 	}
 	by, cordoned := o.cordoner[r.node.Name]
 	left := cordoned && !by.person && o.urgent(r.node.Name)
 	return (left || r.node.Annotations[soptest.CheckAnnotation] != "") && !soptest.Ready(r.node)
+}
+
+// notedToBeAegis reports whether the API server has it that Aegis has cordoned the node.
+func notedToBeAegis(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
+		return m.Manager == "aegis" && m.FieldsV1 != nil && strings.Contains(m.FieldsV1.GetRawString(), "f:unschedulable")
+	})
 }
 
 // widespread reports whether the condition still holds on so many nodes that its storm goes on.

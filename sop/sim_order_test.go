@@ -125,10 +125,10 @@ func (p *simProcess) waitsForSlot(node *corev1.Node) (condition string, since ti
 	return condition, since
 }
 
-// waits returns the most urgent condition of the node that waits for a limit, and since when.
+// waits returns the most urgent condition of the node that waits for a limit, and since when. One that Aegis only watches would wait.
 func (p *simProcess) waits(node, limit string) (condition string, since time.Time) {
 	for _, d := range p.decisions(node) {
-		waits := d.Verdict.Name == "budget" && strings.Contains(d.Verdict.Reason, limit)
+		waits := d.Verdict.Name == "budget" && strings.Contains(d.Verdict.Reason, limit) && p.mode(d.Condition) == prom.ModeAuto
 		if waits && (condition == "" || rank(d.Condition) < rank(condition)) {
 			condition, since = d.Condition, d.Since
 		}

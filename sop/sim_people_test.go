@@ -77,9 +77,10 @@ func (s *schedule) drawPermission(seed uint64) {
 	o := s.sick[s.rng.IntN(len(s.sick))]
 	at, lasts := o.at+s.within(4*time.Minute), 10*time.Minute+s.within(time.Hour)
 	s.at(at, func() {
-		s.EditLease(silencesAnnotation, fmt.Sprintf(
-			`[{"id": "1", "matchers": ["node=%s"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, o.node))
-		s.Enter(silencedState(o.node))
+		if s.EditLease(silencesAnnotation, fmt.Sprintf(
+			`[{"id": "1", "matchers": ["node=%s"], "endsAt": "2099-01-01T00:00:00Z", "comment": "let me look"}]`, o.node)) {
+			s.Enter(silencedState(o.node))
+		}
 	})
 	s.at(at+lasts, func() {
 		s.EditLease(silencesAnnotation, "")

@@ -541,6 +541,9 @@ func (p *simProcess) hears(from soptest.SourceKind, key prom.Key, alert *prom.Al
 		told.known = time.Time{}
 	default:
 		told.listed = time.Now()
+		if !slices.ContainsFunc(p.holds(key.Node), func(s prom.AegisNodeStatus) bool { return s.Key() == key }) {
+			told.known = time.Time{} // It had let it go.
+		}
 		told.learn()
 	}
 }

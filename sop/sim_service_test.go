@@ -88,7 +88,7 @@ func (o *oracle) founded(m moment) {
 	}
 	fresh := time.Since(latest(told.webhook, both)) < freshAlert+simThought+recentFinding
 	created := o.c.Nodes[name].CreationTimestamp.Time
-	if told.startsAt.Before(created) && time.Since(created) < newNode && told.webhook.After(both) {
+	if told.startsAt.Before(created) && p.clock.Now().Sub(created) < newNode && told.webhook.After(both) {
 		// It may be about a machine that had the name before.
 		fresh = false
 	}
@@ -126,8 +126,8 @@ func verifiesForLong(_ *oracle, m moment) {
 // service when it sent the write, and those that it had taken out itself.
 func keepsTheBudget(o *oracle, m moment) {
 	p, name, sent := m.p, m.node, m.sent
-	if out := p.seen(name).out; !out.IsZero() && !out.After(sent) {
-		return
+	if out := p.seen(name).out; !out.IsZero() && !out.After(sent) || !soptest.Ready(m.before) {
+		return // It is out of service already, as the cache shows or the answer to an earlier write.
 	}
 	for _, pool := range o.c.limitsOf(o.c.Nodes[name]) {
 		pool = o.c.loosest(pool, p.begun[name].at)
@@ -190,7 +190,7 @@ func (o *oracle) kept(m moment, t *simTicket) {
 		keeps := s.Priority < 100 && s.Policy.Workload != prom.WorkloadKeep && s.Condition != simCordon
 		other := s.Condition != t.Condition || s.ID != t.Device || o.c.reports(t)
 		known := p.tellOf(s.Key()).known
-		if keeps && other && o.c.mode(s.Condition).Acts() && !known.IsZero() && p.idle(name, known) > simThought {
+		if keeps && other && o.c.mode(s.Condition).Acts() && !known.IsZero() && p.client.Told(name, known) > simThought {
 			m.violated("p%d uncordons %s while %s %s holds", p.id, name, s.Condition, s.ID)
 		}
 	}

@@ -69,12 +69,19 @@ func TestSlotOfABootOutlivesItsJob(t *testing.T) {
 // A node that does not come back from a boot whose ticket somebody has removed is decided on when the reboot would have failed, and its
 // conditions say until then what is awaited.
 func TestBootWhoseTicketIsGoneIsAwaitedForAsLongAsAnyBoot(t *testing.T) {
+	for name, ends := range map[string]corev1.ConditionStatus{"down": corev1.ConditionUnknown, "never went down": corev1.ConditionTrue} {
+		t.Run(name, func(t *testing.T) { awaitBootOf(t, ends) })
+	}
+}
+
+func awaitBootOf(t *testing.T, ready corev1.ConditionStatus) {
+	t.Helper()
 	inBubble(t, func(t *testing.T) {
 		w := newWorld(t, testPolicy())
 		c := w.withController()
 		c.work[protocol.ActionReboot] = func(job *batchv1.Job) {
 			c.addPod(job, corev1.PodRunning, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}) // Nobody hears of it again.
-			time.AfterFunc(10*time.Second, func() { w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) }) })
+			time.AfterFunc(10*time.Second, func() { w.edit(func(n *corev1.Node) { setReady(n, ready) }) })
 			time.AfterFunc(w.policy.RebootDeadline, func() { c.conclude(job, batchv1.JobFailed) })
 		}
 		stop := w.start()

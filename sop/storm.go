@@ -11,6 +11,7 @@ import (
 
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
+	"aegis.io/aegis/ticket"
 )
 
 // front is one condition in one pool, or in the cluster.
@@ -126,6 +127,7 @@ type stormWatch struct {
 	clock    clock.PassiveClock
 	census   *census
 	orders   func() policy.Orders
+	names    ticket.Names
 	statuses func(node string) []prom.AegisNodeStatus
 
 	// stirred are the nodes to look at again.
@@ -158,8 +160,8 @@ type sickness struct {
 	onsets map[string]time.Time
 }
 
-func newStormWatch(s Services, c *census) *stormWatch {
-	w := &stormWatch{clock: s.Clock, census: c, orders: s.Orders.Last, statuses: s.statuses}
+func newStormWatch(s Services, names ticket.Names, c *census) *stormWatch {
+	w := &stormWatch{clock: s.Clock, census: c, orders: s.Orders.Last, names: names, statuses: s.statuses}
 	w.clear()
 	c.changed = w.stir
 	return w
@@ -220,7 +222,7 @@ func (w *stormWatch) goOn(now time.Time, written []policy.Storm, settings policy
 	fronts := w.fronts(settings, func(frontOf) bool { return true })
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.active = w.forecast.next(now, joined(w.active, written), fronts, settings)
+	w.active = w.forecast.next(now, joined(w.known(), written), fronts, settings)
 }
 
 // add adds the storms that have arisen where a condition has come over a node. One that goes on already costs nothing.
@@ -232,7 +234,7 @@ func (w *stormWatch) add(now time.Time, settings policy.Settings) {
 	if storms := arising(now, active, fronts); len(storms) > 0 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.active = sortedStorms(append(w.active, storms...))
+		w.active = sortedStorms(append(w.known(), storms...))
 	}
 }
 
@@ -341,27 +343,36 @@ func (w *stormWatch) forget() {
 func (w *stormWatch) current() []policy.Storm {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.active)
+	return slices.Clone(w.known())
+}
+
+// known returns the storms that go on, by the names that the catalogue has for their conditions now. The caller holds mu.
+func (w *stormWatch) known() []policy.Storm {
+	w.active = namedStorms(w.active, w.names)
+	return w.active
 }
 
 // release lets the repairs go on in spite of a storm.
 func (w *stormWatch) release(condition, pool string, o policy.Order) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for i := range w.active {
-		if w.active[i].Is(condition, pool) {
-			w.active[i].Released = &o
+	storms := w.known()
+	for i := range storms {
+		if storms[i].Is(condition, pool) {
+			storms[i].Released = &o
 		}
 	}
 }
 
-// holds says why a storm holds the condition in the pool. Empty means that none does. Of a storm of the pool and one of the cluster, that of
-// the pool decides: who releases it means these nodes.
+// holds says why a storm holds the condition, which a run may still call by an earlier name, in the pool. Empty means that none does. Of a
+// storm of the pool and one of the cluster, that of the pool decides: who releases it means these nodes.
 func (w *stormWatch) holds(condition, pool string) string {
+	condition, _ = w.names(condition, "")
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	storms := w.known()
 	for _, where := range []string{pool, policy.ClusterName} {
-		for _, s := range w.active {
+		for _, s := range storms {
 			switch {
 			case !s.Is(condition, where):
 			case s.Released == nil:

@@ -261,6 +261,40 @@ func TestPersonReleasesAStorm(t *testing.T) {
 	})
 }
 
+// A storm goes on under the new name of its condition, told once, and one that a person has released stays released.
+func TestStormOutlivesARename(t *testing.T) {
+	for name, released := range map[string]bool{"held": false, "released": true} {
+		inNamedBubble(t, name, func(t *testing.T) {
+			w := stormWorld(t)
+			w.table["test/newname"] = w.table["test/reboot"]
+			for _, name := range w.names() {
+				w.raiseOn(name, "Reboot")
+			}
+			stop := w.start()
+			time.Sleep(time.Minute)
+			if released {
+				require.NoError(t, w.d.ReleaseStorm(t.Context(), "Reboot", "test", policy.Order{By: "alice"}))
+			}
+			w.alias(map[string]string{"Reboot": "NewName"})
+			w.queue.Reprioritise(func(s prom.AegisNodeStatus) prom.AegisNodeStatus { return w.Status(s.Node, s.Condition, s.ID, 0) })
+			for _, called := range []string{"NewName", "Reboot"} {
+				require.Equal(t, released, w.d.storms.holds(called, "test") == "", "at once, and for a run that has begun as "+called)
+			}
+			for range 60 {
+				time.Sleep(time.Minute)
+				storms := w.d.Storms()
+				require.Len(t, storms, 1)
+				require.Equal(t, "NewName", storms[0].Condition)
+				require.Equal(t, released, storms[0].Released != nil)
+				require.Len(t, w.d.Orders().Storms, 1)
+			}
+			require.Equal(t, !released, w.verdicts.Node("n19")[0].Verdict.Name == policy.VerdictStorm)
+			stop()
+			require.Equal(t, []string{"Warning AegisStorm Reboot: its repair is held: it began on"}, w.toldOfStorms())
+		})
+	}
+}
+
 // A storm does not hold what a person asks for on one node, nor the return of a node.
 func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 	inBubble(t, func(t *testing.T) {

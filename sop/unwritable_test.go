@@ -6,16 +6,19 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/jobs/protocol"
+	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/sop/soptest"
 	"aegis.io/aegis/ticket"
@@ -87,4 +90,32 @@ func tellsOfRefusedWrites(t *testing.T, refusal error, begun bool) {
 	w.await("resolved", resolved)
 	require.Empty(t, w.held(reg))
 	require.False(t, slices.Contains(w.journaled(), "cordon Failed"))
+}
+
+// What was decided before an outage of the API server is decided anew after it: the alert may have ended meanwhile.
+func TestWhatWasDecidedBeforeAnOutageIsDecidedAnew(t *testing.T) {
+	for _, condition := range []string{"Reboot", "Ready"} {
+		for name, ends := range map[string]bool{"the alert ends": true, "the alert goes on": false} {
+			inNamedBubble(t, condition+", "+name, func(t *testing.T) {
+				w := newWorld(t, testPolicy())
+				if condition == "Ready" {
+					w.edit(func(n *corev1.Node) { setReady(n, corev1.ConditionUnknown) })
+				}
+				stop := w.start()
+				synctest.Wait()
+				w.cluster.Do(func() { w.cluster.SetOutage(true) })
+				w.raise(condition)
+				time.Sleep(10 * time.Minute)
+				if ends {
+					w.source.gone()
+					w.withdraw(prom.Key{Node: nodeA, Condition: condition})
+				}
+				w.cluster.Do(func() { w.cluster.SetOutage(false) })
+				time.Sleep(30 * time.Second)
+				r := w.record()
+				require.Equal(t, ends, r.Ticket == nil && len(r.History.Incidents) == 0, "ticket %v", r.Ticket)
+				stop()
+			})
+		}
+	}
 }

@@ -116,6 +116,12 @@ func (c *Client) Idle(node string, since time.Time) time.Duration {
 	return time.Since(since) - c.meter(node).spent(since) - c.meter(c.cluster.options.Election).spent(since) - c.meter(frozen).spent(since)
 }
 
+// Told returns for how much of the time since then the process could have known what a list of alerts had told it, which it believes once
+// all sources have answered.
+func (c *Client) Told(node string, since time.Time) time.Duration {
+	return c.Idle(node, since) - c.meter(listing).spent(since)
+}
+
 // Failed returns when a call about the node was last not answered, zero if each was.
 func (c *Client) Failed(node string) time.Time { return c.failed[node] }
 
@@ -255,8 +261,12 @@ func (c *Client) Measure(node string) (answered func()) {
 	return func() { c.cluster.Do(meter.leave) }
 }
 
-// frozen is what the meter of a process that is stopped is called.
-const frozen = "frozen"
+const (
+	// frozen is what the meter of a process that is stopped is called.
+	frozen = "frozen"
+	// listing is what the meter of the lists of alerts is called.
+	listing = "listing"
+)
 
 // meter returns that of the calls about the node.
 func (c *Client) meter(node string) *meter {

@@ -196,10 +196,10 @@ func (c *Cluster) Reboot(name string) {
 	c.Edit(name, func(n *corev1.Node) { n.Status.NodeInfo.BootID = BootAfter(n) })
 }
 
-// EditLease has a person set an annotation of the Lease of the election with kubectl, if there is one. Empty removes it.
-func (c *Cluster) EditLease(key, value string) {
+// EditLease has a person set an annotation of the Lease of the election with kubectl, and reports whether there is one. Empty removes it.
+func (c *Cluster) EditLease(key, value string) bool {
 	if c.Lease == nil {
-		return
+		return false
 	}
 	lease := c.Lease.DeepCopy()
 	lease.Annotations = cloned(lease.Annotations)
@@ -207,6 +207,7 @@ func (c *Cluster) EditLease(key, value string) {
 		delete(lease.Annotations, key)
 	}
 	c.putLease(lease)
+	return true
 }
 
 // Elect makes the identity the holder of the Lease of the election, if there is one, as whoever may write it can. Empty clears the holder.

@@ -49,7 +49,11 @@ func (c *Client) Source(kind SourceKind) Source { return Source{c, kind} }
 func (s Source) Alerts(ctx context.Context) (alerts []prom.Alert, err error) {
 	c := s.client.cluster
 	var delay time.Duration
-	c.Do(func() { delay = c.span(fmt.Sprint("alerts ", s.kind == Prometheus), c.options.Pace.Answer) })
+	c.Do(func() {
+		delay = c.span(fmt.Sprint("alerts ", s.kind == Prometheus), c.options.Pace.Answer)
+		s.client.meter(listing).enter()
+	})
+	defer c.Do(func() { s.client.meter(listing).leave() })
 	s.client.awake()
 	defer s.client.awake()
 	if err := s.client.travel(ctx, delay); err != nil {

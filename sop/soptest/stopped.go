@@ -2,13 +2,18 @@ package soptest
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"aegis.io/aegis/rules/prom"
 )
 
-// lookback is how long Prometheus finds a series of which nobody says that it has ended.
-const lookback = 5 * time.Minute
+const (
+	// lookback is how long Prometheus finds a series of which nobody says that it has ended.
+	lookback = 5 * time.Minute
+	// MaxAge is how old a sample may be that is believed.
+	MaxAge = 2 * time.Minute
+)
 
 // stop is the time in which Prometheus does not evaluate the rule of a condition, or fails to. Nobody marks the end of what it had then.
 type stop struct {
@@ -64,7 +69,7 @@ func (c *Cluster) Resume(condition string) {
 			c.Webhook(key, e.fires, false)
 		}
 	})
-	for key, f := range maps.All(c.Faults) {
+	for key, f := range c.Faults {
 		if key.Condition == condition && f.Holds && f.Changed.After(s.began) {
 			// The rule sees it only now.
 			f.Changed = time.Now()
@@ -77,13 +82,7 @@ func (c *Cluster) Resume(condition string) {
 func (c *Cluster) Resumed(condition string) time.Time { return c.resumed[condition] }
 
 // Stopped returns the conditions whose rules are not evaluated, or fail.
-func (c *Cluster) Stopped() []string {
-	var conditions []string
-	for condition := range c.stops {
-		conditions = append(conditions, condition)
-	}
-	return conditions
-}
+func (c *Cluster) Stopped() []string { return slices.Sorted(maps.Keys(c.stops)) }
 
 // Stuck returns since when the rule of a condition is not evaluated although its alert fired then, zero if that is not so.
 func (c *Cluster) Stuck(key prom.Key) time.Time {
@@ -111,7 +110,10 @@ func (s *stop) last(key prom.Key) *prom.Alert {
 	a := &prom.Alert{
 		Labels: Labels(key), Fingerprint: Fingerprint(key), State: prom.StateFiring, StartsAt: e.holds, SampledAt: s.began, AskedAt: time.Now(),
 	}
-	if e.fires.IsZero() {
+	switch {
+	case time.Since(s.began) > MaxAge:
+		a.State = prom.StateStale
+	case e.fires.IsZero():
 		a.State = prom.StatePending
 	}
 	return a
