@@ -76,8 +76,11 @@ func (b *ApiBridge) RebootsLeft() bool { return b.executor.rebootsLeft() }
 func (e *journaled) rebootsLeft() bool {
 	t := e.journal.ticket()
 	next := e.calls[ticket.Reboot] + 1
-	if _, begun := e.journal.outcome(ticket.Reboot, next); begun {
-		return true
+	for s, begun := e.journal.outcome(ticket.Reboot, next); begun; s, begun = e.journal.outcome(ticket.Reboot, next) {
+		if !s.Outdated {
+			return true
+		}
+		next++
 	}
 	if t == nil {
 		return false

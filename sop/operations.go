@@ -85,7 +85,14 @@ func (w *ordering) try(ctx context.Context, late bool) (done bool, err error) {
 		return false, err
 	}
 	if !w.permitted {
-		if dated, err := w.permit(ctx); err != nil || !dated {
+		dated, err := w.permit(ctx)
+		if errors.Is(err, errNotOrdered) {
+			// An order may have got through whose answer was lost.
+			if done, err := w.ordered(ctx, w.req, w.settled); done || err != nil {
+				return done, err
+			}
+		}
+		if err != nil || !dated {
 			return false, err
 		}
 	}
