@@ -76,11 +76,8 @@ func (b *ApiBridge) RebootsLeft() bool { return b.executor.rebootsLeft() }
 func (e *journaled) rebootsLeft() bool {
 	t := e.journal.ticket()
 	next := e.calls[ticket.Reboot] + 1
-	for s, begun := e.journal.outcome(ticket.Reboot, next); begun; s, begun = e.journal.outcome(ticket.Reboot, next) {
-		if !s.Outdated {
-			return true
-		}
-		next++
+	if _, begun := e.journal.outcome(ticket.Reboot, next); begun {
+		return true
 	}
 	if t == nil {
 		return false

@@ -105,9 +105,6 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 		return e.writeDown(ctx, s, c.n)
 	}
 	err := e.carryOut(ctx, s, c, prior, known)
-	if errors.Is(err, errNotOrdered) {
-		return e.beginAnew(ctx, s, c.n)
-	}
 	var occupied *occupiedError
 	var unlisted *unlistedError
 	if errors.As(err, &occupied) || errors.As(err, &unlisted) {

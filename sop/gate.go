@@ -160,10 +160,8 @@ func (g *gate) toldSince() *prom.Finding {
 
 // admit waits until the step may begin: the node and its ticket are as they were left, nobody forbids it, the sources
 // confirm the condition, and a slot for a destructive step is free. It returns ErrWithdrawn when the condition is gone. A run that has
-// not begun anything does not wait here but ends, so that what else is reported on the node has its turn. For a destructive step that is in
-// the journal it waits for as long as that keeps its slot, and returns errNotOrdered then.
+// not begun anything does not wait here but ends, so that what else is reported on the node has its turn.
 func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(), err error) {
-	held := time.Time{}
 	for {
 		release, blocked, err := g.permission(ctx, action)
 		if err != nil {
@@ -178,12 +176,6 @@ func (g *gate) admit(ctx context.Context, action ticket.Action) (release func(),
 		}
 		if !g.journal.opened() || blocked.Name == policy.VerdictUnknownCondition {
 			return func() {}, &heldError{blocked}
-		}
-		switch now := g.services.Clock.Now(); {
-		case held.IsZero():
-			held = now
-		case g.during != nil && action.Destructive() && now.Sub(held) >= slotKept:
-			return func() {}, errNotOrdered
 		}
 		if err := g.hold(ctx, blocked); err != nil {
 			return func() {}, err

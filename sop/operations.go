@@ -85,14 +85,7 @@ func (w *ordering) try(ctx context.Context, late bool) (done bool, err error) {
 		return false, err
 	}
 	if !w.permitted {
-		dated, err := w.permit(ctx)
-		if errors.Is(err, errNotOrdered) {
-			// An order may have got through whose answer was lost.
-			if done, err := w.ordered(ctx, w.req, w.settled); done || err != nil {
-				return done, err
-			}
-		}
-		if err != nil || !dated {
+		if dated, err := w.permit(ctx); err != nil || !dated {
 			return false, err
 		}
 	}
