@@ -73,12 +73,10 @@ func (d *Dispatcher) checkStatus(node string, origin prom.Origin) prom.AegisNode
 }
 
 // withRequest adds the request for a check that is on the node to what holds there, in the place of its urgency. It stands for an alert
-// that tells of the same cordon, and waits until a ticket of Aegis that is about that has ended.
+// that tells of the same cordon, and it waits while a ticket of Aegis about that cordon is open.
 func (d *Dispatcher) withRequest(node *corev1.Node, r ticket.Record, statuses []prom.AegisNodeStatus) []prom.AegisNodeStatus {
 	request, found := d.services.Settings().CheckRequestOf(node)
-	t := r.Ticket
-	underWay := t != nil && t.Open() && t.Owned() && t.Condition == policy.CheckedCondition
-	if !found || underWay || isCheck(t) {
+	if !found {
 		return statuses
 	}
 	origin := prom.OriginIntake
@@ -86,6 +84,9 @@ func (d *Dispatcher) withRequest(node *corev1.Node, r ticket.Record, statuses []
 		origin = prom.OriginCheck
 	}
 	status := d.checkStatus(node.Name, origin)
+	if t := r.Ticket; t != nil && t.Open() && t.Owned() && t.Condition == status.Condition {
+		return statuses
+	}
 	return byUrgency(statuses, status)
 }
 

@@ -144,7 +144,7 @@ func (d *Dispatcher) booting(ctx context.Context, node *corev1.Node, u *cleanup)
 	return ticket.Run{}, false
 }
 
-// bootOver reports whether the reboot is over, as far as the node shows it. One that has not come about when the step would have failed never does.
+// bootOver reports whether the reboot is over, as far as the node shows it. One that has not happened by the time the step would have failed is given up.
 func (d *Dispatcher) bootOver(ctx context.Context, node *corev1.Node, run ticket.Run) bool {
 	ready := policy.IsReady(node)
 	if ready && (run.Boot == "" || node.Status.NodeInfo.BootID != run.Boot) {

@@ -832,7 +832,7 @@ func (r *run) stopped(ctx context.Context, b *ApiBridge, err error) time.Duratio
 		return d.services.Timing.Hold
 	}
 	d.services.Metrics.sop(sopInterrupted)
-	if !interrupted(err) {
+	if !interrupted(err) && !errors.Is(err, errDecidedLongAgo) {
 		b.logger.ErrorContext(ctx, "incident not closed, trying again", "err", err)
 		d.tell(r.status, errorVerdict(err))
 	}

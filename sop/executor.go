@@ -1,7 +1,6 @@
 package sop
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"aegis.io/aegis/jobs"
 	"aegis.io/aegis/rules/prom"
 	"aegis.io/aegis/sop/policy"
 	"aegis.io/aegis/ticket"
@@ -64,8 +64,8 @@ type step struct {
 // executor carries out the steps of a procedure, and answers what the procedure asks between them.
 type executor interface {
 	execute(ctx context.Context, s step) error
-	// withdraw ends a step that has begun, and is not ordered because its condition has gone away while the node was drained again for it.
-	// It returns why, or what keeps it from being journaled.
+	// withdraw cancels a step that was not ordered: its condition went away during the further drain that was made for it. It returns why, the
+	// error of the write, or nil if the step was ordered after all and goes on.
 	withdraw(ctx context.Context, action ticket.Action, why error) error
 	// The answers stand for the questions of ApiBridge that have their names.
 	confirm(ctx context.Context) bool
@@ -114,12 +114,14 @@ func (e *journaled) execute(ctx context.Context, s step) error {
 	return err
 }
 
-// withdraw ends the step as the further drain has ended that was made for it. That drain is none of the procedure's own, and is passed over
-// when the procedure is gone through again.
+// withdraw cancels the step together with its further drain. A replay passes that drain over: it is not one of the procedure's own.
 func (e *journaled) withdraw(ctx context.Context, action ticket.Action, why error) error {
 	n := e.calls[action] + 1
-	if prior, known := e.journal.outcome(action, n); !known || prior.Status != ticket.Running {
-		return why
+	if _, begun := e.journal.outcome(action, n); begun {
+		ordered, err := e.ordered(ctx, action, n)
+		if ordered || err != nil {
+			return err
+		}
 	}
 	e.calls[action] = n
 	ended := ticket.Step{Action: action, Status: ticket.Canceled, Message: why.Error()}
@@ -128,7 +130,19 @@ func (e *journaled) withdraw(ctx context.Context, action ticket.Action, why erro
 			t.Outdate(last.Action, t.Count(last.Action))
 		}
 	})
-	return cmp.Or(err, why)
+	if err != nil {
+		return fmt.Errorf("journal step %s: %w", action, err)
+	}
+	e.services.Metrics.step(action, ended.Status, 0)
+	e.logger.InfoContext(ctx, "step ended", "action", action, "call", n, "status", ended.Status, "detail", ended.Message)
+	return why
+}
+
+// ordered reports whether the n-th call of the action has a Job. An order may have got through although its answer was lost.
+func (e *journaled) ordered(ctx context.Context, action ticket.Action, n int) (bool, error) {
+	operation := operationOf(action)
+	request := jobs.Request{Action: operation.name, Node: e.node, Incident: e.journal.incident.id, Attempt: operation.offset + n}
+	return (&operations{e.machine}).ordered(ctx, request, neverSettled)
 }
 
 // writeDown carries out a step that is one write.
@@ -233,7 +247,7 @@ func (e *journaled) finish(ctx context.Context, s step, c call, o outcome, err e
 	case errors.Is(err, ErrWithdrawn):
 		ended.Status, ended.Message = ticket.Canceled, err.Error()
 		o.update = e.takeBoot
-		// It may have been held, by what holds nothing any more.
+		// The last verdict may still say what held the step.
 		e.services.Verdicts.Set(e.status.Key(), policy.Verdict{Name: policy.VerdictExecute, Reason: "goes on without " + string(s.action) + ": " + err.Error()})
 	case errors.As(err, &failure):
 		failure.Action = s.action

@@ -187,7 +187,7 @@ func (j *journal) bootID() string {
 	return j.record.Node.Status.NodeInfo.BootID
 }
 
-// openFor is for how long a ticket may wait to be opened by what was known when it was decided on.
+// openFor is how long the write that opens a ticket may take before the decision behind it is too old.
 const openFor = 2 * time.Minute
 
 // errDecidedLongAgo ends a run that has not begun anything because the API server took no write for long. The next one decides anew.
@@ -196,13 +196,13 @@ var errDecidedLongAgo = errors.New("the API server has taken no write for long, 
 // update changes the ticket in one write. It opens the ticket when there is none, and returns ErrTakenOver when the one on
 // the node is not, or no longer, this incident's.
 func (j *journal) update(ctx context.Context, change func(t *ticket.Ticket, r ticket.Record, c *ticket.Change) error) error {
-	begun, decided := j.opened(), j.clock.Now()
+	begun, asked := j.opened(), j.clock.Now()
 	record, err := j.store.UpdateTelling(ctx, j.node, j.record.Node, j.untaken, func(r ticket.Record, c *ticket.Change) error {
 		t, err := j.own(r, begun)
 		if err != nil {
 			return err
 		}
-		if opens := r.Ticket == nil || r.Ticket.ID != t.ID; opens && !j.incident.requested() && j.clock.Since(decided) > openFor {
+		if opens := r.Ticket == nil || r.Ticket.ID != t.ID; opens && !j.incident.requested() && j.clock.Since(asked) > openFor {
 			return errDecidedLongAgo
 		}
 		c.Ticket = t
@@ -311,8 +311,13 @@ type drainCall struct {
 	n      int
 }
 
+// drainActions are the actions that drain.
+func drainActions() []ticket.Action {
+	return []ticket.Action{ticket.Drain, ticket.DrainGPU, ticket.WaitIdle}
+}
+
 func runningDrains(t *ticket.Ticket) (running []drainCall) {
-	for _, action := range []ticket.Action{ticket.Drain, ticket.DrainGPU, ticket.WaitIdle} {
+	for _, action := range drainActions() {
 		for n := 1; n <= t.Count(action); n++ {
 			if s, _ := t.Outcome(action, n); s.Status == ticket.Running {
 				running = append(running, drainCall{action, n})

@@ -85,7 +85,7 @@ func (s *OrderStore) named(o policy.Orders) policy.Orders {
 	return o
 }
 
-// namedStorms returns the storms with the names of the catalogue, each once. One that was released under any of its names is released.
+// namedStorms returns the storms with the names of the catalogue, each once. Of several that become one, it is released if all of them are.
 func namedStorms(storms []policy.Storm, names ticket.Names) []policy.Storm {
 	name := func(s policy.Storm) string {
 		condition, _ := names(s.Condition, "")
@@ -94,11 +94,18 @@ func namedStorms(storms []policy.Storm, names ticket.Names) []policy.Storm {
 	if !slices.ContainsFunc(storms, func(s policy.Storm) bool { return name(s) != s.Condition }) {
 		return storms
 	}
-	named := slices.Clone(storms)
-	for i := range named {
-		named[i].Condition = name(named[i])
+	var named []policy.Storm
+	for _, s := range storms {
+		s.Condition = name(s)
+		i := slices.IndexFunc(named, func(other policy.Storm) bool { return other.Is(s.Condition, s.Pool) })
+		switch {
+		case i < 0:
+			named = append(named, s)
+		case s.Released == nil:
+			named[i].Released = nil
+		}
 	}
-	return joined(nil, named)
+	return named
 }
 
 // errRenamed ends a run whose condition has another name by now. The next one goes on with it.

@@ -183,7 +183,8 @@ func TestTakeOverAndRelease(t *testing.T) {
 				w.raise("Reboot")
 				stop := w.start()
 				w.await("the step runs", func(r ticket.Record) bool {
-					return r.Ticket != nil && r.Ticket.Count(action) == 1 && len(r.Ticket.Running()) == 1
+					ordered := action == ticket.Drain || w.jobs.count(operationOf(action).name) == 1
+					return r.Ticket != nil && r.Ticket.Count(action) == 1 && len(r.Ticket.Running()) == 1 && ordered
 				})
 				require.NoError(t, w.d.TakeOver(t.Context(), policy.NodeOrder{Node: nodeA, By: "alice,bob"}))
 				require.Equal(t, "alice bob", w.record().Ticket.Supervisor)

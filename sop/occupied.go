@@ -60,7 +60,7 @@ func (b *ApiBridge) destroy(ctx context.Context, s step) error {
 
 // onEmptied carries out a step, and drains the node again first if workload has come to it that has to be gone.
 func (b *ApiBridge) onEmptied(ctx context.Context, s step) error {
-	for drains := 0; ; drains++ {
+	for drains := 0; ; {
 		err := b.do(ctx, s)
 		var occupied *occupiedError
 		switch {
@@ -73,13 +73,29 @@ func (b *ApiBridge) onEmptied(ctx context.Context, s step) error {
 			}
 		}
 		b.logger.WarnContext(ctx, "node is drained again", "action", s.action, "pods", podNames(occupied.pods))
-		switch err := b.drainAgain(ctx, s.action); {
-		case errors.Is(err, ErrWithdrawn):
-			return b.executor.withdraw(ctx, s.action, err)
-		case err != nil:
+		before := drainsOf(b.journal.ticket())
+		err = b.drainAgain(ctx, s.action)
+		if errors.Is(err, ErrWithdrawn) {
+			err = b.executor.withdraw(ctx, s.action, err)
+		}
+		if err != nil {
 			return err
 		}
+		if drainsOf(b.journal.ticket()) > before { // Else an earlier process has made it, maybe for an earlier step.
+			drains++
+		}
 	}
+}
+
+// drainsOf counts the calls of the actions that drain.
+func drainsOf(t *ticket.Ticket) (n int) {
+	if t == nil {
+		return 0
+	}
+	for _, action := range drainActions() {
+		n += t.Count(action)
+	}
+	return n
 }
 
 func (b *ApiBridge) drainAgain(ctx context.Context, before ticket.Action) error {

@@ -3,6 +3,7 @@ package sop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -313,6 +314,141 @@ func TestStepThatWaitsEndsWithItsFurtherDrain(t *testing.T) {
 			stop()
 			require.Equal(t, again, w.jobs.count(protocol.ActionReboot) == 1)
 			require.Len(t, w.record().History.Incidents, 1)
+		})
+	}
+}
+
+// next starts another process with a client of its own, which dies at that write, zero for none.
+func (w *world) next(crashAt int, landed bool) (stop func()) {
+	w.cluster.Do(func() { w.client = w.cluster.Join() })
+	w.client.Before, w.client.CrashAt, w.client.Landed = w.before, crashAt, landed
+	w.queue.Enqueue(nodeA)
+	return w.start()
+}
+
+// Whenever a process dies around the withdrawal of a step, it ends.
+func TestProcessThatDiesAroundAWithdrawal(t *testing.T) {
+	for n := 1; n <= 8; n++ {
+		for _, landed := range []bool{false, true} {
+			for name, then := range map[string]func(w *world){
+				"stays away": func(*world) {},
+				"comes back": func(w *world) { w.source.firing() },
+				"comes back, empty": func(w *world) {
+					w.source.firing()
+					w.letGo()
+				},
+			} {
+				inNamedBubble(t, fmt.Sprint(n, landed, name), func(t *testing.T) {
+					w := newWorld(t, testPolicy())
+					w.client.Before = w.noReboot
+					w.raise("Reboot")
+					w.run("the reboot is journaled", running(ticket.Reboot))
+					w.client.Before = w.before
+					w.cluster.Do(func() { w.cluster.AddPod(testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" })) })
+					stop := w.next(n, landed)
+					w.await("drained again", func(r ticket.Record) bool { return w.client.Dead || r.Ticket.Count(ticket.Drain) == 2 })
+					w.source.gone()
+					time.Sleep(time.Minute)
+					stop()
+					then(w)
+					w.jobs.effect = func(r jobs.Request) {
+						if r.Action == protocol.ActionReboot {
+							w.source.gone()
+						}
+					}
+					stop = w.next(0, false)
+					time.Sleep(3 * time.Minute)
+					if w.record().Ticket != nil && len(w.pods()) > 0 {
+						w.letGo()
+					}
+					w.await("ended", func(r ticket.Record) bool { return r.Ticket == nil || !r.Ticket.Owned() })
+					stop()
+					require.True(t, resolved(w.record()), "%v %v", w.journaled(), w.record().Ticket)
+					require.LessOrEqual(t, w.jobs.count(protocol.ActionReboot), 1)
+				})
+			}
+		}
+	}
+}
+
+// The further drains that an earlier step needed are none of the next one, which another leader goes on with.
+func TestFurtherDrainsOfAnEarlierBootDoNotCount(t *testing.T) {
+	for name, another := range map[string]bool{"same leader": false, "another leader": true} {
+		inNamedBubble(t, name, func(t *testing.T) {
+			w := newWorld(t, testPolicy())
+			written, came := w.cluster.Observer.NodeWritten, 0
+			w.cluster.Observer.NodeWritten = func(c *soptest.Client, before, after *corev1.Node, at time.Time) {
+				written(c, before, after, at)
+				if was, is := ticket.ReadNode(before).Ticket, ticket.ReadNode(after).Ticket; was != nil && is != nil && drains(is) > drains(was) && came < maxDrains {
+					came++
+					w.cluster.AddPod(testPod("train", func(*corev1.Pod) {}))
+				}
+			}
+			boots := 0
+			w.jobs.effect = func(r jobs.Request) {
+				if r.Action == protocol.ActionReboot {
+					if boots++; boots == 2 {
+						w.source.gone()
+					}
+				}
+			}
+			w.raise("Reboot")
+			stop := w.start()
+			w.await("verifies", func(r ticket.Record) bool {
+				return r.Ticket != nil && r.Ticket.Count(ticket.Verify) == 1
+			})
+			require.Equal(t, 1, w.jobs.count(protocol.ActionReboot))
+			require.Equal(t, 1+maxDrains, drains(w.record().Ticket))
+			if another {
+				stop()
+				stop = w.next(0, false)
+			}
+			w.cluster.Do(func() { w.cluster.AddPod(testPod("late", func(*corev1.Pod) {})) })
+			w.await("ended", func(r ticket.Record) bool { return r.Ticket == nil || !r.Ticket.Owned() })
+			stop()
+			require.True(t, resolved(w.record()), "%v %v", w.journaled(), w.record().Ticket)
+			require.Equal(t, 2, w.jobs.count(protocol.ActionReboot))
+		})
+	}
+}
+
+// A boot whose further drain was withdrawn before the boot was journaled is not taken by the next leader for the boot that came after the
+// verification: it is verified by what comes after it, and not repeated because of what was found before it.
+func TestWithdrawalBeforeTheStepIsJournaledIsReplayed(t *testing.T) {
+	for name, another := range map[string]bool{"same leader": false, "another leader": true} {
+		inNamedBubble(t, name, func(t *testing.T) {
+			w := newWorld(t, testPolicy())
+			written, came := w.cluster.Observer.NodeWritten, false
+			w.cluster.Observer.NodeWritten = func(c *soptest.Client, before, after *corev1.Node, at time.Time) {
+				written(c, before, after, at)
+				if is := ticket.ReadNode(after).Ticket; is != nil && drains(is) == 1 && !came {
+					came = true
+					w.cluster.AddPod(testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" }))
+				}
+			}
+			w.jobs.effect = func(r jobs.Request) {
+				if r.Action == protocol.ActionReboot {
+					time.AfterFunc(bootTime+time.Minute, w.source.gone) // The alert ends a while after the boot.
+				}
+			}
+			w.raise("Reboot")
+			stop := w.start()
+			w.await("drained again", func(r ticket.Record) bool { return r.Ticket != nil && r.Ticket.Count(ticket.Drain) == 2 })
+			require.Zero(t, w.record().Ticket.Count(ticket.Reboot))
+			w.source.gone()
+			w.awaitRunning(ticket.Verify)
+			w.source.firing()
+			w.letGo()
+			w.await("boots", func(ticket.Record) bool { return w.jobs.count(protocol.ActionReboot) == 1 })
+			if another {
+				time.Sleep(10 * time.Second)
+				stop()
+				stop = w.next(0, false)
+			}
+			w.await("ended", func(r ticket.Record) bool { return r.Ticket == nil || !r.Ticket.Owned() })
+			stop()
+			require.Equal(t, 1, w.jobs.count(protocol.ActionReboot), "%v", w.journaled())
+			require.True(t, resolved(w.record()), "%v %v", w.journaled(), w.record().Ticket)
 		})
 	}
 }

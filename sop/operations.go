@@ -85,7 +85,14 @@ func (w *ordering) try(ctx context.Context, late bool) (done bool, err error) {
 		return false, err
 	}
 	if !w.permitted {
-		if dated, err := w.permit(ctx); err != nil || !dated {
+		dated, err := w.permit(ctx)
+		if errors.Is(err, ErrWithdrawn) {
+			// An order may have got through although its answer was lost. What was ordered is followed to its end.
+			if done, err := w.ordered(ctx, w.req, neverSettled); done || err != nil {
+				return done, err
+			}
+		}
+		if err != nil || !dated {
 			return false, err
 		}
 	}
@@ -183,6 +190,9 @@ func (o *operations) ordered(ctx context.Context, req jobs.Request, settled func
 	})
 	return done, err
 }
+
+// neverSettled asks for the Job alone.
+func neverSettled(context.Context) (bool, error) { return false, nil }
 
 // judgeJob tells apart what an operation found from that it could not find out.
 func judgeJob(r jobs.Result) (outcome, error) {

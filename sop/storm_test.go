@@ -295,6 +295,25 @@ func TestStormOutlivesARename(t *testing.T) {
 	}
 }
 
+// Two conditions become one. That one was released does not release the other.
+func TestStormsThatBecomeOne(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := stormWorld(t)
+		w.table["test/other"] = w.table["test/reboot"]
+		for _, name := range w.names() {
+			w.raiseOn(name, "Reboot")
+			w.raiseOn(name, "Other")
+		}
+		stop := w.start()
+		defer stop()
+		time.Sleep(time.Minute)
+		require.NoError(t, w.d.ReleaseStorm(t.Context(), "Other", "test", policy.Order{By: "alice"}))
+		require.NotEmpty(t, w.d.storms.holds("Reboot", "test"))
+		w.alias(map[string]string{"Other": "Reboot"})
+		require.NotEmpty(t, w.d.storms.holds("Reboot", "test"), "nobody has released it")
+	})
+}
+
 // A storm does not hold what a person asks for on one node, nor the return of a node.
 func TestStormHoldsNeitherRequestsNorRecovery(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
