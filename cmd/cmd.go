@@ -39,10 +39,11 @@ const usage = `aegis keeps the nodes of AI and HPC clusters in service.
 Usage:
   aegis serve [flags]        receive alerts and repair nodes
   aegis check FILE...        check conditions.yaml, aegis.yaml, profiles and web configurations offline
+  aegis coverage [flags]     say which conditions a live Prometheus would show, on which nodes, and why not
   aegis op ACTION [flags]    run an operation on the host of this container
   aegis version              print the version
 
-"aegis serve -h" lists the flags. Aegis runs operations in Jobs; do not run them by hand.
+"aegis serve -h" and "aegis coverage -h" list the flags. Aegis runs operations in Jobs; do not run them by hand.
 `
 
 // Main runs the program with the arguments of the process, and ends the process. The procedures are those of all the tables.
@@ -67,6 +68,8 @@ func Run(args []string, stdout, stderr io.Writer, tables ...sop.Table) int {
 		return report(stderr, serve(ctx, rest, stderr, procedures))
 	case "check":
 		return report(stderr, check(rest, stdout, procedures))
+	case "coverage":
+		return coverageOf(ctx, rest, stdout, stderr, procedures)
 	case "op":
 		return host.Run(ctx, rest, host.Options{Stdout: stdout, Stderr: stderr})
 	case "version":

@@ -70,6 +70,16 @@ func TestCommands(t *testing.T) {
 		{"serve with a bad log level", []string{"serve", "-log-level", "loud"}, 2, "", "debug, info, warn or error"},
 		{"serve with a bad log format", []string{"serve", "-log-format", "xml"}, 2, "", "text or json"},
 		{"serve with a missing kubeconfig", []string{"serve", "-kubeconfig", "none"}, 1, "", "none"},
+		{"coverage of nothing", []string{"coverage"}, 2, "", "no Prometheus named: set -prometheus, or -config"},
+		{"coverage of a configuration without a Prometheus", []string{"coverage", "-config", write(t, "aegis.yaml", "mode: auto\n")}, 2, "", "names no Prometheus: set -prometheus"},
+		{"coverage of a server that is not there", []string{"coverage", "-prometheus", "http://127.0.0.1:1"}, 2, "", "coverage: query prometheus: ask http://127.0.0.1:1"},
+		{"coverage of what is no URL", []string{"coverage", "-prometheus", "prometheus:9090"}, 2, "", "the URL must be http://host or https://host"},
+		{"coverage in an unknown form", []string{"coverage", "-prometheus", "http://p:9090", "-output", "xml"}, 2, "", `-output "xml": use text or json`},
+		{"coverage of an unknown preset", []string{"coverage", "-prometheus", "http://p:9090", "-preset", "unatended"}, 2, "", `did you mean "unattended"?`},
+		{"coverage without an unknown type", []string{"coverage", "-prometheus", "http://p:9090", "-without", "ib,rocce"}, 2, "", `-without "rocce" is neither a type nor a condition, did you mean "roce"?`},
+		{"coverage of a broken file", []string{"coverage", "-prometheus", "http://p:9090", noSOP}, 2, "", noSOP + ":3:8: "},
+		{"coverage with a missing kubeconfig", []string{"coverage", "-prometheus", "http://p:9090", "-kubeconfig", "none"}, 2, "", "read kubeconfig"},
+		{"coverage help", []string{"coverage", "-h"}, 0, "", "-without"},
 		{"op without an action", []string{"op"}, 64, "", ""},
 	}
 	for _, tt := range tests {

@@ -315,3 +315,24 @@ func TestEveryAlertOnAegisIsDocumented(t *testing.T) {
 	}
 	require.Empty(t, rows, "no such alerts")
 }
+
+// The page of the command has its flags, and no others.
+func TestFlagsOfCoverageAreDocumented(t *testing.T) {
+	t.Parallel()
+	_, _, help := aegis("coverage", "-h")
+	want := []string{"FILE..."}
+	for _, line := range regexp.MustCompile(`(?m)^  -(\S+)`).FindAllStringSubmatch(help, -1) {
+		want = append(want, "-"+line[1])
+	}
+	page, err := os.ReadFile("../docs/coverage.md")
+	require.NoError(t, err)
+	_, flags, found := strings.Cut(string(page), "| flag | meaning |\n")
+	require.True(t, found)
+	flags, _, _ = strings.Cut(flags, "\n\n")
+	var got []string
+	for row := range table(t, flags) {
+		name, _, _ := strings.Cut(row, " ")
+		got = append(got, name)
+	}
+	require.ElementsMatch(t, want, got)
+}

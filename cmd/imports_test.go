@@ -28,6 +28,7 @@ func directions() map[string][]string {
 		"rules/prom":   {},
 		"strict":       {},
 		"web":          {"strict"},
+		"coverage":     {"rules", "rules/prom", "queue/source"},
 		"queue":        {"rules", "rules/prom", "queue/source"},
 		"queue/source": {"rules/prom"},
 		"sop":          {"rules/prom", "ticket", "jobs", "jobs/protocol", "sop/policy"},
@@ -60,7 +61,7 @@ func directions() map[string][]string {
 	table["cmd/aegis"] = []string{"cmd", "sop/procedures"}
 	table["cmd"] = []string{
 		"sop", "sop/policy", "handler", "rules", "rules/prom", "strict", "web", "queue", "queue/source", "ticket",
-		"jobs", "jobs/host", "election",
+		"jobs", "jobs/host", "election", "coverage",
 	}
 	return table
 }

@@ -1,0 +1,230 @@
+package coverage
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"aegis.io/aegis/queue/source"
+)
+
+// readByAlerts returns the selectors of the alerts, and of what is recorded for them.
+func (s *server) readByAlerts() []source.Selector {
+	var all []source.Selector
+	for _, name := range slices.Sorted(maps.Keys(s.alerts)) {
+		for _, r := range append(slices.Clone(s.alerts[name]), s.recordedFor(s.alerts[name])...) {
+			all = append(all, s.selectorsOf(r)...)
+		}
+	}
+	return all
+}
+
+// askFields asks which nodes have the fields of GPUs that the alerts read.
+func (a *asker) askFields(ctx context.Context, p *source.Prometheus, s *server) error {
+	patterns := make(map[string]bool)
+	for _, selector := range s.readByAlerts() {
+		if strings.HasPrefix(selector.Metric(), fieldPrefix) {
+			patterns[selector.Metric()] = true
+		}
+	}
+	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(patterns)), max(1, min(partsAtOnce, maxRows/max(1, len(a.nodes))))) {
+		query := fmt.Sprintf("group by (__name__, Hostname, hostname, %s) ({__name__=~%q})", a.byClause, strings.Join(chunk, "|"))
+		samples, err := p.Vector(ctx, query)
+		if err != nil {
+			return fmt.Errorf("ask for the fields of GPUs: %w", err)
+		}
+		for _, sample := range samples {
+			a.field(s, sample)
+		}
+	}
+	return nil
+}
+
+// steady returns a query for series that an exporter has all the time, faults or not, if its collector is on, and reports whether the
+// selector is of such ones. A unit is there with all of its states, but of processes only the states that some are in.
+func steady(s source.Selector) (query string, is bool) {
+	switch name := s.Metric(); {
+	case strings.HasPrefix(name, "node_systemd_unit_state"):
+		return s.String(), true
+	case strings.HasPrefix(name, "node_processes_"), strings.HasPrefix(name, "node_pressure_"):
+		return name, true
+	}
+	return "", false
+}
+
+// askSteady asks which nodes have the series of collectors that are off by default.
+func (a *asker) askSteady(ctx context.Context, p *source.Prometheus, s *server) error {
+	var parts []part
+	for _, selector := range s.readByAlerts() {
+		if text, is := steady(selector); is && s.steady[text] == nil {
+			s.steady[text] = make(map[string]bool)
+			parts = append(parts, part{selector: text, text: text})
+		}
+	}
+	err := ask(ctx, p, parts, max(1, min(partsAtOnce, maxRows/max(1, len(a.nodes)))), "group by ("+a.byClause+")", func(part part, sample source.Sample) {
+		if node, err := a.index.Lookup(sample.Labels[labelNode]); err == nil && !a.o.Cluster.Other(sample.Labels) {
+			s.steady[part.selector][node] = true
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("ask for the series of collectors: %w", err)
+	}
+	return nil
+}
+
+// field notes that a node has a field. Its name is where the rules of the chart look for it.
+func (a *asker) field(s *server, sample source.Sample) {
+	if a.o.Cluster.Other(sample.Labels) {
+		return
+	}
+	for _, label := range []string{"hostname", "Hostname", labelNode} {
+		if sample.Labels[label] == "" {
+			continue
+		}
+		if node, err := a.index.Lookup(sample.Labels[label]); err == nil {
+			name := sample.Labels["__name__"]
+			if s.fields[name] == nil {
+				s.fields[name] = make(map[string]bool)
+			}
+			s.fields[name][node] = true
+		}
+		return
+	}
+}
+
+// recordedFor returns the rules that record what the rules read.
+func (s *server) recordedFor(read []source.LoadedRule) []source.LoadedRule {
+	var all []source.LoadedRule
+	for _, r := range read {
+		for _, selector := range s.selectorsOf(r) {
+			all = append(all, s.other[selector.Metric()]...)
+		}
+	}
+	return all
+}
+
+// expression returns the query of a rule, nil where it extends PromQL: the server evaluates it, and here it is not understood.
+func (s *server) expression(r source.LoadedRule) *source.Expression {
+	e, known := s.parsed[r.Query]
+	if !known {
+		if parsed, err := source.ParseExpression(r.Query); err == nil {
+			e = &parsed
+		}
+		s.parsed[r.Query] = e
+	}
+	return e
+}
+
+func (s *server) selectorsOf(r source.LoadedRule) []source.Selector {
+	e := s.expression(r)
+	if e == nil {
+		return nil
+	}
+	return e.Selectors()
+}
+
+// askCounts counts the series of the exporters that do not see each node: whether there are any, and how they name their node.
+func (a *asker) askCounts(ctx context.Context, p *source.Prometheus, s *server) error {
+	if err := ask(ctx, p, a.parts(s), partsAtOnce, "count by (job)", s.count); err != nil {
+		return fmt.Errorf("count series: %w", err)
+	}
+	return nil
+}
+
+// part is a query for one selector.
+type part struct {
+	selector, kind, text string
+}
+
+// labelPart says in an answer which part it is of.
+const labelPart = "aegis_part"
+
+// ask asks for many parts in few queries, each aggregated, and takes what each yields.
+func ask(ctx context.Context, p *source.Prometheus, parts []part, atOnce int, aggregated string, take func(part, source.Sample)) error {
+	for chunk := range slices.Chunk(parts, atOnce) {
+		queries := make([]string, len(chunk))
+		for i, part := range chunk {
+			queries[i] = fmt.Sprintf(`label_replace(%s (%s), %q, "%d", "", "")`, aggregated, part.text, labelPart, i)
+		}
+		samples, err := p.Vector(ctx, strings.Join(queries, " or "))
+		if err != nil {
+			return err
+		}
+		for _, sample := range samples {
+			if i, err := strconv.Atoi(sample.Labels[labelPart]); err == nil && i >= 0 && i < len(chunk) {
+				take(chunk[i], sample)
+			}
+		}
+	}
+	return nil
+}
+
+const (
+	kindAny, kindWithoutNode, kindRenamed = "any", "without node", "renamed"
+)
+
+// parts returns what to count.
+func (a *asker) parts(s *server) []part {
+	var all []part
+	asked := make(map[string]bool)
+	for _, kind := range slices.Sorted(maps.Keys(s.records)) {
+		if len(a.nodes) > 0 && s.fresh(kind, a.nodes) == len(a.nodes) {
+			continue
+		}
+		for _, r := range s.records[kind] {
+			for _, selector := range s.selectorsOf(r) {
+				text := selector.String()
+				if asked[text] {
+					continue
+				}
+				asked[text] = true
+				all = append(all, part{text, kindAny, text})
+				if selector.Metric() != "up" {
+					all = append(all, part{text, kindWithoutNode, selector.WithoutNode(nodeLabels(selector)...)})
+				}
+				if selector.HonorsLabels() {
+					all = append(all, part{text, kindRenamed, selector.Renamed()})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// nodeLabels returns the labels that name the node of a series besides node.
+func nodeLabels(s source.Selector) []string {
+	if strings.HasPrefix(s.Metric(), "DCGM_") {
+		return []string{"Hostname", "hostname"}
+	}
+	return nil
+}
+
+func (s *server) count(p part, sample source.Sample) {
+	c := s.counts[p.selector]
+	switch p.kind {
+	case kindAny:
+		c.any += sample.Value
+	case kindWithoutNode:
+		c.withoutNode += sample.Value
+	case kindRenamed:
+		c.renamed += sample.Value
+	}
+	if job := sample.Labels[labelJob]; job != "" && p.kind != kindAny && !slices.Contains(c.jobs, job) {
+		c.jobs = append(c.jobs, job)
+	}
+	s.counts[p.selector] = c
+}
+
+// fresh returns how many of the nodes the source sees.
+func (s *server) fresh(kind string, nodes []string) int {
+	var n int
+	for _, node := range nodes {
+		if age, ok := s.seen[kind][node]; ok && age <= s.maxAge {
+			n++
+		}
+	}
+	return n
+}
