@@ -23,6 +23,7 @@ const (
 	poolMarks      = "marks"
 	poolHealthy    = "healthy"
 	poolDashboard  = "dashboard"
+	poolCoverage   = "coverage"
 )
 
 // pool is a pool of the environment.
@@ -53,6 +54,7 @@ func pools() []pool {
 		{poolMarks, 3},
 		{poolHealthy, 1},
 		{poolDashboard, 2},
+		{poolCoverage, 2},
 	}
 }
 
