@@ -245,8 +245,8 @@ func (p *parts) smart(ctx context.Context, h *host) {
 	names = slices.DeleteFunc(names, func(n string) bool { return !diskName.MatchString(n) })
 	for _, name := range names[:min(len(names), maxDisks)] {
 		out, err := h.run(ctx, 15*time.Second, "smartctl", "-H", "/dev/"+name)
-		if tool, ok := missing(err); ok {
-			p.note("disk health not checked, %s is not installed", tool)
+		if absent, ok := missing(err); ok {
+			p.note("disk health not checked, %v", absent)
 			return
 		}
 		status, exited := exitStatus(err)

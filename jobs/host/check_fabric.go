@@ -23,7 +23,10 @@ type ibPort struct {
 
 // ibFinding checks the ports of the RDMA devices that the profile counts.
 func ibFinding(_ context.Context, h *host, e *expectation) finding {
-	if !expects(e.IB) && len(e.IBDevices) == 0 {
+	switch {
+	case e.impliesIB():
+		return h.impliedIB()
+	case !expects(e.IB) && len(e.IBDevices) == 0:
 		return skipped("no InfiniBand is expected")
 	}
 	devices := e.IBDevices
@@ -64,6 +67,100 @@ func ibFinding(_ context.Context, h *host, e *expectation) finding {
 	}
 	p.note("%d devices", found)
 	return p.finding()
+}
+
+// impliedIB checks the InfiniBand adapters of a host of which nobody says how many count. One of them is well while one of its ports is:
+// an adapter with two ports often has one cable.
+func (h *host) impliedIB() finding {
+	adapters, err := h.infiniBand()
+	switch {
+	case err != nil:
+		return broken("%v", err)
+	case len(adapters) == 0:
+		return skipped("there is no InfiniBand adapter, and none is expected")
+	}
+	p := parts{code: protocol.ExitIB}
+	for _, a := range adapters {
+		p.adapter(a)
+	}
+	p.note("%d adapters", len(adapters))
+	return p.finding()
+}
+
+func (p *parts) adapter(a ibAdapter) {
+	if a.device == "" {
+		p.errs = append(p.errs, fmt.Errorf("the InfiniBand adapter %s has no RDMA device, its driver does not run", a.address))
+		return
+	}
+	down := p.inUse(a.ports)
+	if slices.ContainsFunc(down, ibPort.isActive) {
+		return
+	}
+	for _, port := range down {
+		p.port(port, 0)
+	}
+}
+
+// ibAdapter is an InfiniBand adapter, with its PCI address, or with its device and ports.
+type ibAdapter struct {
+	address, device string
+	ports           []ibPort
+}
+
+// infiniBand returns the InfiniBand adapters: the RDMA devices with ports of that kind, and what is one on the PCI bus and has no device.
+func (h *host) infiniBand() ([]ibAdapter, error) {
+	devices, err := h.adapters()
+	if err != nil {
+		return nil, err
+	}
+	var out []ibAdapter
+	for _, device := range devices {
+		ports, err := h.ibPorts(device)
+		if err != nil {
+			return nil, err
+		}
+		ports = slices.DeleteFunc(ports, func(q ibPort) bool { return q.layer != "InfiniBand" })
+		if len(ports) > 0 {
+			out = append(out, ibAdapter{device: device, ports: ports})
+		}
+	}
+	addresses, err := h.driverless()
+	for _, address := range addresses {
+		out = append(out, ibAdapter{address: address})
+	}
+	return out, err
+}
+
+// driverless returns the PCI addresses of the InfiniBand adapters that have no RDMA device.
+func (h *host) driverless() ([]string, error) {
+	names, err := h.names(pciDir)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range names {
+		class, err := h.readLine(pciDir + name + "/class")
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(class, "0x0207") || h.forVirtualMachines(name) {
+			continue
+		}
+		for _, file := range []string{"/physfn", "/infiniband"} {
+			has, err := h.exists(pciDir + name + file)
+			if err != nil {
+				return nil, err
+			}
+			if has {
+				name = ""
+				break
+			}
+		}
+		if name != "" && !h.switchManager(pciDir+name) {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
 
 // counts says that the port has the link layer that the profile asks for. The adapters of AWS have none and tell Unknown.
@@ -109,9 +206,11 @@ func (h *host) adapters() ([]string, error) {
 }
 
 // managesSwitch says that the device is the way to an NVSwitch, which its vital product data tells.
-func (h *host) managesSwitch(device string) bool {
+func (h *host) managesSwitch(device string) bool { return h.switchManager(infinibandDir + device + "/device") }
+
+func (h *host) switchManager(dir string) bool {
 	// What was read before an error counts: not every device says where its data ends.
-	data, err := h.read(infinibandDir + device + "/device/vpd")
+	data, err := h.read(dir + "/vpd")
 	return !isAbsent(err) && strings.Contains(data, "SMDL=SW_MNG")
 }
 
@@ -159,8 +258,12 @@ func gpfsFinding(ctx context.Context, h *host, e *expectation) finding {
 	if err != nil {
 		return broken("%v", err)
 	}
+	listed, err := h.listedGPFS()
+	if err != nil {
+		return broken("%v", err)
+	}
 	_, err = h.stat("/usr/lpp/mmfs")
-	if len(e.GPFS) == 0 && len(mounts) == 0 && isAbsent(err) {
+	if len(e.GPFS)+len(mounts)+len(listed) == 0 && isAbsent(err) {
 		return skipped("GPFS is not installed, and none is expected")
 	}
 	p := parts{code: protocol.ExitGPFS}

@@ -85,7 +85,7 @@ func (h *host) forVirtualMachines(address string) bool {
 }
 
 func (h *host) deviceFiles() (int, error) {
-	names, err := h.names("/dev")
+	names, err := h.driver().deviceFiles()
 	n := 0
 	for _, name := range names {
 		if gpuDevice.MatchString(name) {
@@ -121,7 +121,7 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 	}
 	devices, err := h.deviceFiles()
 	if err != nil {
-		return broken("%v", err)
+		return unmade(err)
 	}
 	want := onBus
 	if e.GPUs != nil {
@@ -593,7 +593,7 @@ func nvlink(ctx context.Context, h *host, e *expectation, switches int) finding 
 		p = links.parts(e)
 	}
 	if switches > 0 {
-		active, err := h.isActive(ctx, fabricManager)
+		active, err := h.joinsGPUs(ctx)
 		switch {
 		case err != nil:
 			p.unmade(err)

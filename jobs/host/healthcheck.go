@@ -177,9 +177,10 @@ func (c healthcheck) run(ctx context.Context, h *host, report *protocol.Report) 
 // examine runs the checks, whatever becomes of those before, and concludes the report.
 func (h *host) examine(ctx context.Context, checks []check, e *expectation, report *protocol.Report) {
 	var findings []finding
+	required, implied := e.required(), h.implied(e)
 	for _, k := range checks {
 		started := time.Now()
-		f := h.runCheck(ctx, k, e)
+		f := decided(h.runCheck(ctx, k, e), slices.Contains(required, k.name), slices.Contains(implied, k.name))
 		findings = append(findings, f)
 		report.Checks = append(report.Checks, protocol.Check{
 			Name:     k.name,
@@ -189,11 +190,21 @@ func (h *host) examine(ctx context.Context, checks []check, e *expectation, repo
 			Seconds:  time.Since(started).Round(time.Millisecond).Seconds(),
 		})
 	}
-	f := verdict(report.Checks, findings, e.required())
+	f := verdict(report.Checks, findings, append(required, implied...))
 	if f.result == protocol.ResultPassed && ctx.Err() != nil {
 		f = broken("interrupted: %v", ctx.Err())
 	}
 	conclude(report, f)
+}
+
+// decided makes an error of a check that nothing is known by although it had to be made. Hardware implies its checks as far as they apply to
+// it; what the profile names must have been checked.
+func decided(f finding, required, implied bool) finding {
+	left := f.unmade && f.result != protocol.ResultFailed
+	if (required || implied) && left || required && f.result == protocol.ResultSkipped {
+		f.result, f.code = protocol.ResultError, protocol.ExitUnknown
+	}
+	return f
 }
 
 // hardwareOfCheck returns the hardware of the check, or for a check of a site that of its exit code.
@@ -246,7 +257,7 @@ func verdict(checks []protocol.Check, findings []finding, required []string) fin
 			} else {
 				worst = min(worst, rank)
 			}
-		case must && f.result != protocol.ResultPassed:
+		case must && f.result == protocol.ResultError:
 			unknown = true
 		default:
 			continue
@@ -275,8 +286,10 @@ func summary(findings []finding) string {
 
 // unmade is the finding of a check that a tool stood in the way of: missing means skipped.
 func unmade(err error) finding {
-	if tool, ok := missing(err); ok {
-		return skipped("%s is not installed", tool)
+	if absent, ok := missing(err); ok {
+		f := skipped("%v", absent)
+		f.unmade = true
+		return f
 	}
 	return broken("%v", err)
 }
@@ -290,6 +303,8 @@ type parts struct {
 	errs []error
 	// notes are told in any case.
 	notes []string
+	// partial says that a part could not be made.
+	partial bool
 }
 
 func (p *parts) fault(format string, args ...any) {
@@ -302,8 +317,9 @@ func (p *parts) note(format string, args ...any) {
 
 // unmade takes a part that could not be made: noted where its tool is missing, else an error of the check.
 func (p *parts) unmade(err error) {
-	if tool, ok := missing(err); ok {
-		p.note("not checked, %s is not installed", tool)
+	if absent, ok := missing(err); ok {
+		p.note("not checked, %v", absent)
+		p.partial = true
 		return
 	}
 	p.errs = append(p.errs, err)
@@ -316,5 +332,7 @@ func (p *parts) finding() finding {
 	case len(p.errs) > 0:
 		return broken("%s", strings.ReplaceAll(errors.Join(p.errs...).Error(), "\n", ", "))
 	}
-	return passed("%s", strings.Join(p.notes, ", "))
+	f := passed("%s", strings.Join(p.notes, ", "))
+	f.unmade = p.partial
+	return f
 }

@@ -203,7 +203,7 @@ func TestHealthcheckServices(t *testing.T) {
 		}, protocol.ResultFailed, "runtime failed"},
 		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", isActiveKubelet, answer{}) }, protocol.ResultFailed, "kubelet failed"},
 		{"clock free", func(n *node) { n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "no\n"}) }, protocol.ResultFailed, "clock failed: not synchronised"},
-		{"no systemd", func(n *node) { n.uninstall("systemctl") }, protocol.ResultError, "kubelet skipped: systemctl is not installed"},
+		{"no systemd", func(n *node) { n.uninstall("systemctl") }, protocol.ResultError, "kubelet error: systemctl is not installed"},
 		{"another boot", func(n *node) { n.file("/proc/sys/kernel/random/boot_id", "other\n") }, protocol.ResultError, "boot-id error: boot is other, not " + boot},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -219,27 +219,32 @@ func TestHealthcheckServices(t *testing.T) {
 	}
 }
 
+// A check that is required, and that a missing tool stands in the way of, is not made; one that nothing requires is skipped, or made
+// without the part.
 func TestHealthcheckMissingTool(t *testing.T) {
 	t.Parallel()
+	const implied, free, noted = true, false, "noted"
 	for _, tc := range []struct {
-		tool, check, result string
+		tool, check string
+		implied     bool
+		// optional is the result of the check while nothing requires it, noted where the part counts for nothing.
+		optional string
 	}{
-		{smi, checkGPUCount, protocol.ResultSkipped},
-		{smi, checkGPUHealth, protocol.ResultSkipped},
-		{smi, checkRowRemap, protocol.ResultSkipped},
-		{smi, checkSRAM, protocol.ResultSkipped},
-		{smi, checkNVLink, protocol.ResultSkipped},
-		{"dmesg", checkXID, protocol.ResultSkipped},
-		{"timedatectl", checkClock, protocol.ResultSkipped},
-		{"dcgmi", checkDCGM, protocol.ResultSkipped},
-		{"stat", checkGPFS, protocol.ResultError},
-		// A part of the check is left.
-		{"mmgetstate", checkGPFS, protocol.ResultPassed},
-		{"dmesg", checkCPU, protocol.ResultPassed},
-		{"ipmitool", checkCPU, protocol.ResultPassed},
-		{"smartctl", checkDisk, protocol.ResultPassed},
-		{"df", checkDisk, protocol.ResultPassed},
-		{"getent", checkNetwork, protocol.ResultPassed},
+		{smi, checkGPUCount, implied, ""},
+		{smi, checkGPUHealth, implied, ""},
+		{smi, checkRowRemap, implied, ""},
+		{smi, checkSRAM, implied, ""},
+		{smi, checkNVLink, implied, ""},
+		{"dmesg", checkXID, implied, ""},
+		{"dcgmi", checkDCGM, implied, ""},
+		{"stat", checkGPFS, implied, ""},
+		{"mmgetstate", checkGPFS, implied, ""},
+		{"timedatectl", checkClock, free, protocol.ResultSkipped},
+		{"dmesg", checkCPU, free, protocol.ResultPassed},
+		{"df", checkDisk, free, protocol.ResultPassed},
+		{"ipmitool", checkCPU, free, noted},
+		{"smartctl", checkDisk, free, noted},
+		{"getent", checkNetwork, free, noted},
 	} {
 		t.Run(tc.tool+" for "+tc.check, func(t *testing.T) {
 			t.Parallel()
@@ -247,16 +252,91 @@ func TestHealthcheckMissingTool(t *testing.T) {
 			n.file("/profiles/default.yaml", "dcgmDiag: true\n")
 			n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
 			n.uninstall(tc.tool)
-			r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)
-			require.Equal(t, tc.result, results(r)[tc.check])
-			require.Contains(t, detail(t, r, tc.check), tc.tool+" is not installed")
-			if tc.result == protocol.ResultPassed {
-				require.Equal(t, protocol.ExitOK, r.ExitCode)
-				return
+			for _, required := range []bool{false, true} {
+				args := gpuArgs()
+				want, code := tc.optional, protocol.ExitOK
+				if required {
+					args = append(args, "--require", tc.check)
+				}
+				switch {
+				case tc.optional == noted:
+					want = protocol.ResultPassed
+				case tc.implied || required:
+					want, code = protocol.ResultError, protocol.ExitUnknown
+				}
+				r := n.examine(hardwareCheckedBy(tc.check), args...)
+				require.Equal(t, want, results(r)[tc.check], "%v", required)
+				require.Contains(t, detail(t, r, tc.check), tc.tool+" is not installed")
+				require.Equal(t, code, r.ExitCode, "%v: %+v", required, r)
 			}
-			require.Equal(t, protocol.ExitUnknown, r.ExitCode)
-			require.Equal(t, protocol.ResultError, r.Result)
 		})
+	}
+}
+
+// What the profile names, the PCI bus has or /etc/fstab lists has to be checked, without a word about it elsewhere.
+func TestUnknownIsNeverHealthy(t *testing.T) {
+	t.Parallel()
+	const plain = false
+	for _, tc := range []struct {
+		name    string
+		gpu     bool
+		profile string
+		setup   func(*node)
+		code    int
+		want    string
+	}{
+		{"GPU without tools", true, "", func(n *node) { n.uninstall(smi) }, 70, "gpu-health error: nvidia-smi is not installed"},
+		{"NVLinks without GPUs", plain, "nvlinks: 18\n", nil, 70, "gpu-nvlink error: no NVIDIA GPU on the PCI bus"},
+		{"NVLink speed without GPUs", plain, "nvlinkGBps: 25\n", nil, 70, "gpu-nvlink error"},
+		{"DCGM without GPUs", plain, "dcgmDiag: true\n", nil, 70, "gpu-dcgm error"},
+		{"DCGM not there", true, "dcgmDiag: true\n", nil, 70, "gpu-dcgm error: dcgmi is not installed"},
+		{"DCGM without a test", true, "dcgmDiag: true\n", func(n *node) {
+			n.tool("dcgmi", "diag -r 1", answer{Out: sample(n.t, "dcgm-error-other"), Exit: 226})
+		}, 70, "gpu-dcgm error"},
+		{"persistence without GPUs", plain, "persistence: true\n", nil, 70, "gpu-health error"},
+		{"handle among the rows", true, "", func(n *node) { n.tool(smi, queryHealth, answer{Out: sample(n.t, "query-handle")}) }, 23, "gpu-health failed"},
+		{"PCI bus unreadable", plain, "", func(n *node) { n.file("/sys/bus/pci/devices/0000:30:00.0/vendor/x", "") }, 70, "gpu-count error"},
+		{"adapter without a driver", plain, "", func(n *node) {
+			n.file(pciDir+"0000:18:00.0/vendor", "0x15b3\n")
+			n.file(pciDir+"0000:18:00.0/class", "0x020700\n")
+		}, 70, "ib error: the InfiniBand adapter 0000:18:00.0 has no RDMA device"},
+		{"adapter that cannot be read", plain, "", func(n *node) { n.port("mlx5_0", "1", "", "5: LinkUp", "InfiniBand"); n.remove(infinibandDir + "mlx5_0/ports/1/state") }, 70, "ib error"},
+		{"adapter down", plain, "", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "InfiniBand") }, 1, `mlx5_0 port 1 is "1: DOWN"`},
+		{"adapter down that nobody expects", plain, "ib: 0\n", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "InfiniBand") }, 0, ""},
+		{"one cable of two", plain, "", func(n *node) {
+			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")
+			n.port("mlx5_0", "2", "1: DOWN", "2: Polling", "InfiniBand")
+		}, 0, ""},
+		{"adapter not in use", plain, "", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "3: Disabled", "InfiniBand") }, 0, ""},
+		{"Ethernet", plain, "", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "Ethernet") }, 0, ""},
+		{"virtual function without a driver", plain, "", func(n *node) {
+			n.file(pciDir+"0000:18:00.1/vendor", "0x15b3\n")
+			n.file(pciDir+"0000:18:00.1/class", "0x020700\n")
+			n.file(pciDir+"0000:18:00.1/physfn/class", "0x020700\n")
+		}, 0, ""},
+		{"line of GPFS without GPFS", plain, "", func(n *node) { n.append("/etc/fstab", "fs1 /gpfs/fs1 gpfs rw,dev=fs1,noauto 0 0\n") }, 70, "gpfs error: not checked, mmgetstate is not installed"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t)
+			if tc.gpu {
+				n = newGPUNode(t)
+			}
+			n.file("/profiles/default.yaml", tc.profile)
+			if tc.setup != nil {
+				tc.setup(n)
+			}
+			r := n.op("healthcheck", "--profile", "default")
+			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+			require.Contains(t, r.Detail, tc.want)
+		})
+	}
+}
+
+// port gives the node a port of an RDMA device.
+func (n *node) port(device, port, state, phys, layer string) {
+	for file, value := range map[string]string{"state": state, "phys_state": phys, "rate": "400 Gb/sec (4X NDR)", "link_layer": layer} {
+		n.file(infinibandDir+device+"/ports/"+port+"/"+file, value+"\n")
 	}
 }
 
@@ -359,7 +439,7 @@ func TestHealthcheckSiteChecks(t *testing.T) {
 		code   int
 	}{
 		{answer{Out: "\n all well\nmore\n"}, protocol.ResultPassed, 0},
-		{answer{Out: "no card", Exit: 75}, protocol.ResultSkipped, 70},
+		{answer{Out: "no card", Exit: 75}, protocol.ResultError, 70},
 		{answer{Out: "slow", Exit: 22}, protocol.ResultFailed, 22},
 		{answer{Out: "usage", Exit: 64}, protocol.ResultError, 70},
 		{answer{Exit: 42}, protocol.ResultError, 70},

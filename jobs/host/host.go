@@ -92,7 +92,7 @@ func execute(ctx context.Context, args []string, o Options) *protocol.Report {
 		conclude(report, broken("open host root: %v", err))
 		return report
 	}
-	defer h.root.Close()
+	defer h.close() //nolint:errcheck // Nothing was written through them.
 	report.BootID, err = h.bootID()
 	if err != nil {
 		conclude(report, broken("the boot of the host is unknown: %v", err))
@@ -144,6 +144,8 @@ type finding struct {
 	refusals []string
 	// unneeded says that nothing was wrong.
 	unneeded bool
+	// unmade says that it was not made, or not as a whole, because a tool is missing.
+	unmade bool
 }
 
 func passed(format string, args ...any) finding {

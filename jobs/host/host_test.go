@@ -28,7 +28,7 @@ func (n *node) kill(pid string) {
 func (n *node) open() *host {
 	h, err := openHost(n.options)
 	require.NoError(n.t, err)
-	n.t.Cleanup(func() { require.NoError(n.t, h.root.Close()) })
+	n.t.Cleanup(func() { require.NoError(n.t, h.close()) })
 	return h
 }
 
@@ -134,9 +134,9 @@ func TestLookup(t *testing.T) {
 	}
 	for _, tool := range []string{"loop", "dangling", "plain", "directory", "outside", "nothing"} {
 		_, err := h.run(t.Context(), time.Minute, tool)
-		name, ok := missing(err)
+		absent, ok := missing(err)
 		require.True(t, ok, "%s: %v", tool, err)
-		require.Equal(t, tool, name)
+		require.Equal(t, tool, absent.tool)
 	}
 }
 

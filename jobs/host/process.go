@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -55,6 +56,23 @@ func (h *host) openFile(pid string, picks func(file string) bool) (string, error
 		}
 	}
 	return "", nil
+}
+
+// runs returns the process of the name, cut as the kernel cuts it; nothing where none runs.
+func (h *host) runs(name string) (string, error) {
+	pids, err := h.pids()
+	for _, pid := range pids {
+		stat, err := h.read("/proc/" + pid + "/stat")
+		_, state, ok := strings.Cut(stat, "("+name+") ")
+		if err != nil || !ok {
+			continue
+		}
+		// A zombie runs no more.
+		if !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X") {
+			return pid, nil
+		}
+	}
+	return "", err
 }
 
 func (h *host) processName(pid string) string {

@@ -151,8 +151,14 @@ func (e *expectation) required() []string {
 	if e.bootID != "" {
 		names = append(names, checkBootID)
 	}
-	if expects(e.GPUs) {
+	if expects(e.GPUs) || e.Persistence {
 		names = append(names, checkGPUCount, checkGPUHealth)
+	}
+	if e.NVLinks > 0 || e.NVLinkGBps > 0 {
+		names = append(names, checkNVLink)
+	}
+	if e.DCGMDiag {
+		names = append(names, checkDCGM)
 	}
 	if !e.since.IsZero() {
 		names = append(names, checkCrash)
@@ -163,5 +169,35 @@ func (e *expectation) required() []string {
 	if len(e.GPFS) > 0 {
 		names = append(names, checkGPFS)
 	}
+	if e.CPUs > 0 {
+		names = append(names, checkCPU)
+	}
+	if e.MemoryGiB > 0 {
+		names = append(names, checkMemory)
+	}
+	if len(e.Interfaces) > 0 || e.APIServer != "" {
+		names = append(names, checkNetwork)
+	}
 	return names
 }
+
+// implied returns the names of the checks that the hardware of the host implies, with the line of GPFS in /etc/fstab. What cannot be read
+// implies its check, which then says so.
+func (h *host) implied(e *expectation) []string {
+	var names []string
+	if bus, err := h.pciGPUs(); err != nil || bus.gpus > 0 {
+		names = append(names, checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink)
+	}
+	if e.impliesIB() {
+		if adapters, err := h.infiniBand(); err != nil || len(adapters) > 0 {
+			names = append(names, checkIB)
+		}
+	}
+	if listed, err := h.listedGPFS(); err != nil || len(listed) > 0 {
+		names = append(names, checkGPFS)
+	}
+	return names
+}
+
+// impliesIB says that an adapter implies its check: the profile does not say how many there are, or which.
+func (e *expectation) impliesIB() bool { return e.IB == nil && len(e.IBDevices) == 0 }

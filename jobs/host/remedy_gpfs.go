@@ -124,17 +124,22 @@ func (g gpfsMount) wanted() ([]string, error) {
 	if g.device != "" {
 		return []string{g.device}, nil
 	}
-	text, err := g.host.read("/etc/fstab")
+	return g.host.listedGPFS()
+}
+
+// listedGPFS returns the mount points of the file systems of GPFS in /etc/fstab.
+func (h *host) listedGPFS() ([]string, error) {
+	text, err := h.read("/etc/fstab")
 	if err != nil && !isAbsent(err) {
 		return nil, err
 	}
-	var wanted []string
+	var listed []string
 	for _, m := range parseMounts(text) {
 		if m.fstype == "gpfs" {
-			wanted = append(wanted, m.point)
+			listed = append(listed, m.point)
 		}
 	}
-	return wanted, nil
+	return listed, nil
 }
 
 // look sees whether what is wanted is mounted and answers, and returns the mounts that do not answer.
@@ -317,7 +322,7 @@ func breakDeadlock(ctx context.Context, h *host, _ string) finding {
 	for _, what := range []string{"--waiters", "--deadlock"} {
 		h.collect(ctx, section{tool: "mmdiag", args: []string{what}})
 	}
-	tool, err := h.lookup("mmcommon")
+	tool, err := h.lookup("mmcommon", searchDirs()...)
 	if err != nil {
 		return unmade(err)
 	}

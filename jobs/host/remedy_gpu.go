@@ -28,6 +28,12 @@ func monitors() []string {
 
 // restartFabricManager restarts the unit that joins the GPUs behind NVSwitches. It ends whatever computes on them.
 func restartFabricManager(ctx context.Context, h *host, _ string) finding {
+	if dir := h.driver().container(); dir != "" {
+		if f := h.fabricReady(ctx); f.code == protocol.ExitOK {
+			return unneeded("%s", f.detail)
+		}
+		return refused(protocol.ExitNVLink, "%s runs in the container of the driver, %s; its pod is what to restart", fabricManager, dir)
+	}
 	unit, err := h.unitState(ctx, fabricManager)
 	if err != nil {
 		return unmade(err)
@@ -62,7 +68,7 @@ func (h *host) gpusIdle(ctx context.Context) error {
 
 // fabricReady sees whether the fabric manager runs, and has joined every GPU that says so.
 func (h *host) fabricReady(ctx context.Context) finding {
-	active, err := h.isActive(ctx, fabricManager)
+	active, err := h.joinsGPUs(ctx)
 	switch {
 	case err != nil:
 		return unmade(err)

@@ -158,7 +158,7 @@ func TestSamples(t *testing.T) {
 		{"remap-unknown-error", remap, checkRowRemap, "", 23, `"[Unknown Error]"`},
 
 		{"dcgm-error", dcgm, checkDCGM, "", 23, "dcgmi: Error GPU 1 has uncorrectable memory errors and row"},
-		{"dcgm-error-other", dcgm, checkDCGM, broken, 0, "dcgmi: exit status 226: Error The NVVS binary could not be found."},
+		{"dcgm-error-other", dcgm, checkDCGM, broken, 70, "dcgmi: exit status 226: Error The NVVS binary could not be found."},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -16,7 +16,7 @@ import (
 
 const (
 	// searchPath is where the host's tools are, wherever the container has its own.
-	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lpp/mmfs/bin"
+	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lpp/mmfs/bin:/opt/bin"
 	// maxOutput bounds what is kept of the output of a tool.
 	maxOutput = 64 << 10
 	// pipeGrace is how long a tool that has ended may leave its output open in a child.
@@ -32,18 +32,20 @@ var (
 	errNoHandle = errors.New(smi)
 )
 
-// missingError says that the host does not have the tool.
-type missingError struct{ tool string }
+// missingError says that the host does not have the tool, or does not have it where it belongs.
+type missingError struct{ tool, dir string }
 
-func (e *missingError) Error() string { return e.tool + " is not installed" }
-
-// missing returns the name of the tool that err says is missing.
-func missing(err error) (string, bool) {
-	var e *missingError
-	if errors.As(err, &e) {
-		return e.tool, true
+func (e *missingError) Error() string {
+	if e.dir != "" {
+		return e.tool + " is not installed in " + e.dir
 	}
-	return "", false
+	return e.tool + " is not installed"
+}
+
+// missing returns what of err says that a tool is missing.
+func missing(err error) (*missingError, bool) {
+	var e *missingError
+	return e, errors.As(err, &e)
 }
 
 // exitStatus returns the exit status of a tool that ended by itself with an error.
@@ -66,6 +68,8 @@ func blames(err error) bool {
 type host struct {
 	root    *os.Root
 	options Options
+	// driver is where the driver of the GPUs is.
+	driver func() driver
 }
 
 func openHost(o Options) (*host, error) {
@@ -73,7 +77,28 @@ func openHost(o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &host{root: root, options: o}, nil
+	h := &host{root: root, options: o}
+	h.driver = sync.OnceValue(h.findDriver)
+	return h, nil
+}
+
+// within returns the host as a process sees it whose root is the directory, such as that of a container.
+func (h *host) within(dir string) (*host, error) {
+	inside, err := h.resolve(dir)
+	if err != nil {
+		return nil, err
+	}
+	root, err := h.root.OpenRoot(inside)
+	if err != nil {
+		return nil, err
+	}
+	o := h.options
+	o.Root = filepath.Join(o.Root, inside)
+	return &host{root: root, options: o, driver: h.driver}, nil
+}
+
+func (h *host) close() error {
+	return errors.Join(h.driver().close(), h.root.Close())
 }
 
 // bounded returns d, or the limit that is set for all.
@@ -136,26 +161,26 @@ func reason(line string) string {
 
 // stream is run for a tool whose output is read while it runs.
 func (h *host) stream(ctx context.Context, timeout time.Duration, stdout io.Writer, tool string, args ...string) error {
-	path, err := h.lookup(tool)
+	p, err := h.find(tool)
 	if err != nil {
 		return err
 	}
-	if err := h.execute(ctx, command{path: path, args: args, timeout: timeout, stdout: stdout}); err != nil {
+	if err := p.host.execute(ctx, command{path: p.path, args: args, env: p.env, timeout: timeout, stdout: stdout}); err != nil {
 		return fmt.Errorf("%s: %w", tool, err)
 	}
 	return nil
 }
 
-// lookup finds the tool in the search path of the host.
-func (h *host) lookup(tool string) (string, error) {
-	for _, dir := range strings.Split(searchPath, ":") {
+// lookup finds the tool in the directories.
+func (h *host) lookup(tool string, dirs ...string) (string, error) {
+	for _, dir := range dirs {
 		path := filepath.Join(dir, tool)
 		info, err := h.stat(path)
 		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return path, nil
 		}
 	}
-	return "", &missingError{tool}
+	return "", &missingError{tool: tool}
 }
 
 // execute runs the command in its own process group, and ends the whole group when its time is over.

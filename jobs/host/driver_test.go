@@ -1,0 +1,152 @@
+package host
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"aegis.io/aegis/jobs/protocol"
+)
+
+// driverReady is what the validator of the GPU Operator leaves in /run/nvidia/validations/driver-ready, with the keys and the order that
+// createStatusFile of cmd/nvidia-validator in NVIDIA/gpu-operator gives them.
+func driverReady(isHost, driverRoot, devRoot string) string {
+	return "IS_HOST_DRIVER=" + isHost + "\nNVIDIA_DRIVER_ROOT=" + driverRoot + "\nDRIVER_ROOT_CTR_PATH=/driver-root\nNVIDIA_DEV_ROOT=" + devRoot + "\nDEV_ROOT_CTR_PATH=/driver-root\n"
+}
+
+// inContainer moves the driver of the node into a container of the GPU Operator, whose root is mounted at /run/nvidia/driver, with proc and
+// dev of its own: nothing of the driver is left on the host.
+func (n *node) inContainer() {
+	const root = "/run/nvidia/driver"
+	n.moveTool(smi, root+"/usr/bin")
+	for _, device := range []string{"nvidia0", "nvidia1", "nvidiactl"} {
+		n.remove("/dev/" + device)
+		n.file(root+"/dev/"+device, "")
+	}
+	n.file(root+"/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.48.01\n")
+	n.file("/run/nvidia/validations/driver-ready", driverReady("false", root, root))
+}
+
+// moveTool moves the stub of a tool into another directory, with its answers.
+func (n *node) moveTool(tool, dir string) {
+	answers := n.tools["/usr/bin/"+tool]
+	n.remove("/usr/bin/" + tool)
+	n.remove("/usr/bin/" + tool + ".json")
+	delete(n.tools, "/usr/bin/"+tool)
+	for call, list := range answers {
+		n.executable(dir+"/"+tool, call, list...)
+	}
+}
+
+// migLinks is what nvidia-smi 590 prints for GPUs in MIG mode, as the capture h200-mig__590.48.01 of utkuozdemir/nvidia_gpu_exporter has it.
+const migLinks = "GPU 0: NVIDIA H200 (UUID: GPU-00000000-1111-2222-3333-444444444440)\nNvlink queries are not supported for Devices in MIG mode\n" +
+	"GPU 1: NVIDIA H200 (UUID: GPU-00000000-1111-2222-3333-444444444441)\nNvlink queries are not supported for Devices in MIG mode\n"
+
+func TestDriverInAContainerWithMIG(t *testing.T) {
+	t.Parallel()
+	migNode := func(t *testing.T) *node {
+		n := newGPUNode(t)
+		n.smi("-L", "GPU 0: NVIDIA H200 (UUID: "+uuid0+")\n  MIG 1g.18gb     Device  0: (UUID: MIG-1)\nGPU 1: NVIDIA H200 (UUID: "+uuid1+")\n  MIG 1g.18gb     Device  0: (UUID: MIG-2)\n")
+		n.smi("nvlink -s", migLinks)
+		n.inContainer()
+		return n
+	}
+	r := migNode(t).op("healthcheck", "--profile", "default")
+	require.Equal(t, protocol.ResultPassed, r.Result, "%+v", r)
+	require.Equal(t, protocol.ResultPassed, results(r)[checkGPUCount])
+	for _, tc := range []struct {
+		name string
+		sick func(*node)
+		code int
+		want string
+	}{
+		{"GPU gone", func(n *node) { n.remove("/run/nvidia/driver/dev/nvidia1") }, 2, "1 device files"},
+		{"container ended", func(n *node) { n.remove("/run/nvidia/driver") }, 70, "nvidia-smi is not installed in /run/nvidia/driver"},
+		{"tool missing", func(n *node) { n.remove("/run/nvidia/driver/usr/bin/nvidia-smi") }, 70, "nvidia-smi is not installed in /run/nvidia/driver"},
+		{"of another root", func(n *node) {
+			n.file("/run/nvidia/validations/driver-ready", driverReady("false", "/../../tmp", "/"))
+		}, 70, "nvidia-smi is not installed in /tmp"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := migNode(t)
+			tc.sick(n)
+			r := n.op("healthcheck", "--profile", "default")
+			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+			require.Contains(t, r.Detail, tc.want)
+		})
+	}
+}
+
+func TestDriverIsFound(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		setup func(*node)
+		// root is that of the tools, dir that of the device files.
+		root, devices string
+		env           []string
+	}{
+		{"on the host", nil, "", "/dev", nil},
+		{"on the host, says the validator", func(n *node) {
+			n.file("/run/nvidia/validations/driver-ready", driverReady("true", "/", "/"))
+		}, "", "/dev", nil},
+		{"in a container", (*node).inContainer, "/run/nvidia/driver", "/run/nvidia/driver/dev", nil},
+		{"in a container that the validator has not seen", func(n *node) {
+			n.inContainer()
+			n.remove("/run/nvidia/validations")
+		}, "/run/nvidia/driver", "/run/nvidia/driver/dev", nil},
+		{"in a container, with the devices of the host", func(n *node) {
+			n.inContainer()
+			n.file("/run/nvidia/validations/driver-ready", driverReady("false", "/run/nvidia/driver", "/"))
+		}, "/run/nvidia/driver", "/dev", nil},
+		// An older validator left an empty file.
+		{"empty file", func(n *node) { n.file("/run/nvidia/validations/driver-ready", "") }, "", "/dev", nil},
+		{"GKE", func(n *node) { n.moveTool(smi, "/home/kubernetes/bin/nvidia/bin") }, "", "/dev", []string{"LD_LIBRARY_PATH=/home/kubernetes/bin/nvidia/lib64"}},
+		{"GKE with the GPU Operator", func(n *node) {
+			n.moveTool(smi, "/home/kubernetes/bin/nvidia/bin")
+			n.file("/run/nvidia/validations/driver-ready", driverReady("false", "/home/kubernetes/bin/nvidia", "/"))
+		}, "", "/dev", []string{"LD_LIBRARY_PATH=/home/kubernetes/bin/nvidia/lib64"}},
+		{"Flatcar", func(n *node) { n.moveTool(smi, "/opt/bin") }, "", "/dev", nil},
+		{"Bottlerocket", func(n *node) { n.moveTool(smi, "/usr/libexec/nvidia/tesla/bin") }, "", "/dev", nil},
+		{"Talos", func(n *node) { n.moveTool(smi, "/usr/local/bin") }, "", "/dev", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := newGPUNode(t)
+			if tc.setup != nil {
+				tc.setup(n)
+			}
+			h := n.open()
+			p, err := h.find(smi)
+			require.NoError(t, err)
+			require.Equal(t, filepath.Join(n.root, tc.root), p.host.options.Root)
+			require.Equal(t, tc.env, p.env)
+			require.Equal(t, tc.devices, h.driver().deviceDir())
+			_, err = h.run(t.Context(), smiTimeout, smi, "-L")
+			require.NoError(t, err)
+		})
+	}
+}
+
+// A link in the container leads to where it leads there, and the tool runs in that root.
+func TestDriverRootHasLinksOfItsOwn(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	n.inContainer()
+	n.remove("/run/nvidia/driver/usr/bin/nvidia-smi")
+	n.executable("/run/nvidia/driver/opt/real-smi", "-L", answer{Out: "GPU 0: a\n"})
+	n.link("/run/nvidia/driver/usr/bin/nvidia-smi", "/opt/real-smi")
+	h := n.open()
+	out, err := h.run(t.Context(), smiTimeout, smi, "-L")
+	require.NoError(t, err)
+	require.Equal(t, "GPU 0: a\n", out)
+
+	n.options.noChroot = false
+	p, err := n.open().find(smi)
+	require.NoError(t, err)
+	cmd, err := p.host.command(t.Context(), command{path: p.path})
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(n.root, "/run/nvidia/driver"), cmd.SysProcAttr.Chroot)
+}
