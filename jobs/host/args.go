@@ -18,6 +18,7 @@ const usage = `usage: aegis op ACTION [arguments]
   remedy NAME [--device ID]
   repair NAME [--device ID]
   diagnose [--condition NAME] [--device ID]
+With --root DIR, an action runs against the files and the captured outputs in a directory, and executes nothing.
 `
 
 var (

@@ -262,6 +262,26 @@ func (p *parts) smart(ctx context.Context, h *host) {
 	}
 }
 
+// imageRoot says that the root is an image that is never written to: by its file system, or by the distribution.
+func (h *host) imageRoot(root mount) bool {
+	if slices.Contains([]string{"squashfs", "erofs"}, root.fstype) {
+		return true
+	}
+	return slices.Contains([]string{"talos", "bottlerocket", "cos"}, h.distribution())
+}
+
+// distribution returns the identifier of the distribution, nothing where the host does not tell.
+func (h *host) distribution() string {
+	text, err := h.read("/etc/os-release")
+	if isAbsent(err) {
+		text, err = h.read("/usr/lib/os-release")
+	}
+	if err != nil {
+		return ""
+	}
+	return parseEnv(text)["ID"]
+}
+
 func rootFSFinding(_ context.Context, h *host, e *expectation) finding {
 	mounts, err := h.mounts()
 	if err != nil {
@@ -273,6 +293,8 @@ func rootFSFinding(_ context.Context, h *host, e *expectation) finding {
 		return broken("/proc/1/mounts has no root file system")
 	case root.readOnly() && e.ReadOnlyRoot:
 		return passed("read-only, as is expected")
+	case root.readOnly() && h.imageRoot(root):
+		return passed("read-only, as an image is")
 	case root.readOnly():
 		return failed(protocol.ExitDisk, "the root file system is read-only")
 	}

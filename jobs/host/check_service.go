@@ -2,6 +2,11 @@ package host
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -29,7 +34,67 @@ func kubeletFinding(ctx context.Context, h *host, e *expectation) finding {
 	if len(units) == 0 {
 		units = append([]string{"kubelet"}, append(distributions(), "snap.microk8s.daemon-kubelite")...)
 	}
-	return h.oneActive(ctx, units)
+	f := h.oneActive(ctx, units)
+	if f.unmade {
+		return h.kubeletProcess()
+	}
+	return f
+}
+
+// kubeletProcess looks for the kubelet on a host without systemd, such as one of Talos.
+func (h *host) kubeletProcess() finding {
+	pid, err := h.runs("kubelet")
+	switch {
+	case err != nil:
+		return broken("%v", err)
+	case pid == "":
+		return failed(protocol.ExitUnknown, "there is no systemd, and no process is called kubelet")
+	}
+	return passed("process %s", pid)
+}
+
+// runtimeSockets are where the container runtimes listen.
+func runtimeSockets() []string {
+	return []string{"/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/k3s/containerd/containerd.sock"}
+}
+
+// runtimeSocket looks for a container runtime that listens, on a host without systemd.
+func (h *host) runtimeSocket(ctx context.Context) finding {
+	p := parts{code: protocol.ExitUnknown}
+	for _, socket := range runtimeSockets() {
+		switch err := h.listens(ctx, socket); {
+		case err == nil:
+			return passed("listens on %s", socket)
+		case !isAbsent(err):
+			p.fault("%v", err)
+		}
+	}
+	if len(p.faults) == 0 {
+		p.fault("there is no systemd, and no runtime listens on %s", strings.Join(runtimeSockets(), ", "))
+	}
+	return p.finding()
+}
+
+// listens connects to the socket, through its directory: the path of a socket is short.
+func (h *host) listens(ctx context.Context, socket string) error {
+	// In a directory nobody listens; that the socket is there has to do.
+	if _, err := h.stat(socket); err != nil || h.options.replay {
+		return err
+	}
+	dir, err := h.open(path.Dir(socket), os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.bounded(serviceTimeout))
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), path.Base(socket)))
+	if err == nil {
+		err = conn.Close()
+	}
+	if err = errors.Join(err, dir.Close()); err != nil {
+		return fmt.Errorf("nothing listens on %s: %w", socket, err)
+	}
+	return nil
 }
 
 // distributions are the units of those that run the kubelet and the container runtime in one process of theirs.
@@ -42,7 +107,11 @@ func runtimeFinding(ctx context.Context, h *host, e *expectation) finding {
 	if len(units) == 0 {
 		units = append([]string{"containerd", "crio", "docker"}, append(distributions(), "snap.microk8s.daemon-containerd")...)
 	}
-	return h.oneActive(ctx, units)
+	f := h.oneActive(ctx, units)
+	if f.unmade {
+		return h.runtimeSocket(ctx)
+	}
+	return f
 }
 
 // oneActive says whether one of the units is active.

@@ -148,9 +148,11 @@ type place struct {
 
 // find finds the tool where it belongs: in the root of the driver, or on the host.
 func (h *host) find(tool string) (place, error) {
+	if h.options.replay {
+		return h.captured(tool)
+	}
 	if !strings.HasPrefix(tool, "nvidia-") {
-		file, err := h.lookup(tool, searchDirs()...)
-		return place{host: h, path: file}, err
+		return h.findOnHost(tool)
 	}
 	d := h.driver()
 	switch {
@@ -164,6 +166,23 @@ func (h *host) find(tool string) (place, error) {
 		absent.dir = d.dir
 	}
 	return place{host: d.tools, path: file, env: d.env}, err
+}
+
+// rke2 is the directory of RKE2, which brings the client of its runtime and the configuration of it.
+const rke2 = "/var/lib/rancher/rke2"
+
+// findOnHost finds a tool that is no part of the driver. The client of the container runtime is often where the distribution of Kubernetes
+// has put it.
+func (h *host) findOnHost(tool string) (place, error) {
+	file, err := h.lookup(tool, searchDirs()...)
+	if err == nil || tool != "crictl" {
+		return place{host: h, path: file}, err
+	}
+	if file, err := h.lookup(tool, "/home/kubernetes/bin"); err == nil {
+		return place{host: h, path: file}, nil
+	}
+	file, err = h.lookup(tool, rke2+"/bin")
+	return place{host: h, path: file, env: []string{"CRI_CONFIG_FILE=" + rke2 + "/agent/etc/crictl.yaml"}}, err
 }
 
 // parseEnv reads lines of a name and its value.

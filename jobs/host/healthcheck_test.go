@@ -203,7 +203,7 @@ func TestHealthcheckServices(t *testing.T) {
 		}, protocol.ResultFailed, "runtime failed"},
 		{"systemctl does nothing in a chroot", func(n *node) { n.tool("systemctl", isActiveKubelet, answer{}) }, protocol.ResultFailed, "kubelet failed"},
 		{"clock free", func(n *node) { n.tool("timedatectl", "show --property=NTPSynchronized --value", answer{Out: "no\n"}) }, protocol.ResultFailed, "clock failed: not synchronised"},
-		{"no systemd", func(n *node) { n.uninstall("systemctl") }, protocol.ResultError, "kubelet error: systemctl is not installed"},
+		{"no systemd", func(n *node) { n.uninstall("systemctl") }, protocol.ResultFailed, "kubelet failed: there is no systemd, and no process is called kubelet"},
 		{"another boot", func(n *node) { n.file("/proc/sys/kernel/random/boot_id", "other\n") }, protocol.ResultError, "boot-id error: boot is other, not " + boot},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -44,6 +44,8 @@ type Options struct {
 	noChroot bool
 	// limit, where set, bounds the time of every tool and check.
 	limit time.Duration
+	// replay answers for the tools from what was captured in Root, and executes nothing.
+	replay bool
 }
 
 func (o Options) withDefaults() Options {
@@ -70,6 +72,14 @@ type operation interface {
 // Run runs the operation that args name on this host, writes its report, and returns its exit code.
 func Run(ctx context.Context, args []string, o Options) int {
 	o = o.withDefaults()
+	args, dir, err := rootFlag(args)
+	if err != nil {
+		args = nil
+		fmt.Fprintln(o.Stderr, err)
+	}
+	if dir != "" {
+		o = o.against(dir)
+	}
 	report := execute(ctx, args, o)
 	report.Node = o.Node
 	if err := emit(report, o); err != nil {

@@ -108,7 +108,7 @@ func TestToolOutput(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, out, maxOutput)
 	out, err = h.run(t.Context(), time.Minute, "sad")
-	require.EqualError(t, err, "sad: exit status 3: nope")
+	require.EqualError(t, err, "sad: exit status 3: nope; partly", "the words of both")
 	require.Equal(t, "partly", out)
 	code, exited := exitStatus(err)
 	require.True(t, exited)

@@ -51,5 +51,5 @@ func (h *host) runOperation(ctx context.Context, file, device string, timeout ti
 	case err != nil:
 		return unavailable(broken("%v", err))
 	}
-	return h.runSite(ctx, file, timeout, "AEGIS_DEVICE="+device)
+	return h.runSite(ctx, file, timeout, true, "AEGIS_DEVICE="+device)
 }

@@ -231,7 +231,6 @@ func TestDropCache(t *testing.T) {
 }
 
 func TestRestartKubelet(t *testing.T) {
-	const show = "show kubelet --property=LoadState --property=MainPID"
 	before, after := answer{Out: "LoadState=loaded\nMainPID=10\n"}, answer{Out: "MainPID=11\nLoadState=loaded\n"}
 	for _, tc := range []struct {
 		name    string
@@ -248,18 +247,21 @@ func TestRestartKubelet(t *testing.T) {
 		{"no process", []answer{before, {Out: "LoadState=loaded\nMainPID=0\n"}}, answer{}, "active\n", protocol.ResultFailed, "did not stay up"},
 		{"same process", []answer{before}, answer{}, "active\n", protocol.ResultFailed, "still process 10"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		for _, unit := range kubeletUnits() {
 			n := newNode(t)
-			n.tool("systemctl", show, tc.show...)
-			n.tool("systemctl", "restart kubelet", tc.restart)
-			n.tool("systemctl", "is-active kubelet", answer{Out: tc.active})
+			for _, other := range kubeletUnits() {
+				n.tool("systemctl", "show "+other+showUnit, answer{Out: absentUnit})
+			}
+			n.tool("systemctl", "show "+unit+showUnit, tc.show...)
+			n.tool("systemctl", "restart "+unit, tc.restart)
+			n.tool("systemctl", "is-active "+unit, answer{Out: tc.active})
 			synctest.Test(t, func(t *testing.T) {
 				r := n.opContext(t.Context(), "remedy", "RestartKubelet")
-				require.Equal(t, tc.result, r.Result, "%+v", r)
+				require.Equal(t, tc.result, r.Result, "%s: %s: %+v", tc.name, unit, r)
 				require.Contains(t, r.Detail, tc.want)
 				require.Equal(t, tc.result == protocol.ResultPassed, r.ExitCode == protocol.ExitOK)
 			})
-		})
+		}
 	}
 }
 

@@ -40,7 +40,8 @@ func startGPFS(ctx context.Context, h *host, _ string) finding {
 	}
 	// A daemon that waits for its cluster runs already.
 	if state != "arbitrating" {
-		if _, err := h.run(ctx, 5*time.Minute, "mmstartup"); err != nil {
+		// The daemon mounts, also what is to be mounted when it starts.
+		if err := h.runMounting(ctx, 5*time.Minute, "mmstartup"); err != nil {
 			return notDone(protocol.ExitGPFS, err)
 		}
 	}
@@ -102,15 +103,14 @@ func mountGPFS(ctx context.Context, h *host, device string) finding {
 func (g gpfsMount) mount(ctx context.Context, stale []mount) error {
 	var errs []error
 	for _, m := range stale {
-		_, err := g.host.run(ctx, 2*time.Minute, "mmumount", strings.TrimPrefix(m.device, "/dev/"))
-		errs = append(errs, err)
+		errs = append(errs, g.host.runMounting(ctx, 2*time.Minute, "mmumount", strings.TrimPrefix(m.device, "/dev/")))
 	}
 	what := g.device
 	if what == "" {
 		what = "all"
 	}
-	_, err := g.host.run(ctx, gpfsMountTimeout, "mmmount", what)
-	return errors.Join(append(errs, err)...)
+	errs = append(errs, g.host.runMounting(ctx, gpfsMountTimeout, "mmmount", what))
+	return errors.Join(errs...)
 }
 
 // complete says that a passed look means that nothing is missing: without a list, there may always be one more.

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -148,35 +149,79 @@ func (h *host) startPersistenced(ctx context.Context) (bool, error) {
 
 var errNoGPU = obstacle("there is no GPU")
 
-// configPeerMem loads the module that lets network adapters read the memory of GPUs, now and at every boot.
+// configPeerMem loads the module that lets network adapters read the memory of GPUs, now and at every boot. The module of a driver in a
+// container is in the container, which loads it at a boot; and a directory of the host that is read-only takes no line.
 func configPeerMem(ctx context.Context, h *host, _ string) finding {
+	unlisted, err := h.unlisted()
+	if err != nil {
+		return broken("%v", err)
+	}
 	loaded, listed, err := h.peerMem()
 	switch {
 	case err != nil:
 		return broken("%v", err)
 	case loaded && listed:
 		return unneeded("nvidia_peermem is loaded, and %s lists it", peerMemConf)
+	case loaded && unlisted != "":
+		return unneeded("nvidia_peermem is loaded, %s", unlisted)
 	}
 	if !loaded {
-		if _, err := h.run(ctx, 60*time.Second, "modprobe", "nvidia-peermem"); err != nil {
+		if err := h.loadPeerMem(ctx); err != nil {
 			return notDone(protocol.ExitGPU, err)
 		}
 	}
-	if !listed {
+	if !listed && unlisted == "" {
 		if err := h.listPeerMem(); err != nil {
 			return failed(protocol.ExitGPU, "%v", err)
 		}
 	}
-	loaded, listed, err = h.peerMem()
+	return h.peerMemConfigured(unlisted)
+}
+
+// loadPeerMem loads the module from where the driver is.
+func (h *host) loadPeerMem(ctx context.Context) error {
+	d, from := h.driver(), h
+	if dir := d.container(); dir != "" {
+		if d.tools == nil {
+			return &missingError{tool: "modprobe", dir: dir}
+		}
+		from = d.tools
+	}
+	_, err := from.run(ctx, 60*time.Second, "modprobe", "nvidia-peermem")
+	return err
+}
+
+func (h *host) peerMemConfigured(unlisted string) finding {
+	loaded, listed, err := h.peerMem()
 	switch {
 	case err != nil:
 		return lost("nvidia-peermem was configured", err)
 	case !loaded:
 		return failed(protocol.ExitGPU, "nvidia-peermem was loaded, but there is no %s", peerMemModule)
+	case unlisted != "":
+		return passed("nvidia_peermem is loaded, %s", unlisted)
 	case !listed:
 		return failed(protocol.ExitGPU, "%s does not list nvidia-peermem", peerMemConf)
 	}
 	return passed("nvidia_peermem is loaded, and %s lists it", peerMemConf)
+}
+
+// unlisted says why no line can tell the host to load the module at boot, nothing where it can.
+func (h *host) unlisted() (string, error) {
+	if dir := h.driver().container(); dir != "" {
+		return "and the next boot leaves that to the container of the driver, " + dir, nil
+	}
+	mounts, err := h.mounts()
+	if err != nil {
+		return "", err
+	}
+	for dir := path.Dir(peerMemConf); ; dir = path.Dir(dir) {
+		if m, ok := at(mounts, dir); ok && m.readOnly() {
+			return "until the next boot: " + dir + " is read-only", nil
+		} else if ok || dir == "/" {
+			return "", nil
+		}
+	}
 }
 
 // peerMem says whether the module is loaded, and whether it is listed to be loaded at boot.

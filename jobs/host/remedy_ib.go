@@ -14,6 +14,9 @@ import (
 
 const (
 	openibd = "/etc/init.d/openibd"
+	// mofedReady is what a container with the driver of the adapters leaves in its root, which it mounts there, once the driver is loaded.
+	mofedContainer = "/run/mellanox/drivers"
+	mofedReady     = mofedContainer + "/.driver-ready"
 	// ibTimeout is how long a subnet manager may take to bring a port up again.
 	ibTimeout = 3 * time.Minute
 	// maxStacked is how many interfaces may lie on each other, such as a VLAN on a bond.
@@ -54,6 +57,9 @@ func reloadIBDriver(ctx context.Context, h *host, device string) finding {
 	if r.well(ports) {
 		return unneeded("the modules are loaded and %d ports are active", len(r.active))
 	}
+	if err := h.driverOfAdapters(); err != nil {
+		return notBegun(protocol.ExitIB, err)
+	}
 	if err := r.unused(ctx); err != nil {
 		return notBegun(protocol.ExitIB, err)
 	}
@@ -66,6 +72,20 @@ func reloadIBDriver(ctx context.Context, h *host, device string) finding {
 		return notDone(protocol.ExitIB, err)
 	}
 	return h.await(ctx, ibTimeout, r.look)
+}
+
+// driverOfAdapters refuses where a container has brought the driver. The modules of the host are others, which do not go with its own.
+func (h *host) driverOfAdapters() error {
+	mounts, err := h.mounts()
+	if err != nil {
+		return err
+	}
+	_, mounted := at(mounts, mofedContainer)
+	ready, err := h.exists(mofedReady)
+	if err == nil && (mounted || ready) {
+		return obstacle("the driver is in a container, %s; its pod is what to restart", mofedContainer)
+	}
+	return err
 }
 
 // portsOf returns the ports of the device, or of all devices.

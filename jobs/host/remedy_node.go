@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"aegis.io/aegis/jobs/protocol"
@@ -20,27 +21,46 @@ const (
 	pruneSlack = 0.01
 )
 
+// kubeletUnits are the units that a restart of the kubelet may restart. A server of k3s, RKE2 or k0s is the control plane as well, and is
+// none of them.
+func kubeletUnits() []string { return []string{"kubelet", "k3s-agent", "rke2-agent", "k0sworker"} }
+
+// kubeletUnit returns the unit of the kubelet of this host, and its state; that of the first one where it has none.
+func (h *host) kubeletUnit(ctx context.Context) (string, unitState, error) {
+	var first unitState
+	for i, unit := range kubeletUnits() {
+		state, err := h.unitState(ctx, unit)
+		if err != nil || state.loaded() {
+			return unit, state, err
+		}
+		if i == 0 {
+			first = state
+		}
+	}
+	return kubeletUnits()[0], first, nil
+}
+
 // restartKubelet restarts the kubelet and sees that another process runs and stays.
 func restartKubelet(ctx context.Context, h *host, _ string) finding {
 	const done = "the kubelet was restarted"
-	before, err := h.unitState(ctx, "kubelet")
+	unit, before, err := h.kubeletUnit(ctx)
 	if err != nil {
 		return unmade(err)
 	}
 	if !before.loaded() {
 		return refused(protocol.ExitUnknown, "the unit of the kubelet is %.32q", before.load)
 	}
-	if _, err := h.run(ctx, unitStartTimeout, "systemctl", "restart", "kubelet"); err != nil {
+	if _, err := h.run(ctx, unitStartTimeout, "systemctl", "restart", unit); err != nil {
 		return failed(protocol.ExitUnknown, "%v", err)
 	}
-	if err := pause(ctx, settleTime); err != nil {
+	if err := h.pause(ctx, settleTime); err != nil {
 		return lost(done, err)
 	}
-	active, err := h.isActive(ctx, "kubelet")
+	active, err := h.isActive(ctx, unit)
 	if err != nil {
 		return lost(done, err)
 	}
-	after, err := h.unitState(ctx, "kubelet")
+	after, err := h.unitState(ctx, unit)
 	switch {
 	case err != nil:
 		return lost(done, err)
@@ -66,7 +86,7 @@ func dropCache(ctx context.Context, h *host, _ string) finding {
 	case dropped && age < dropEvery:
 		return refused(protocol.ExitMemory, "the caches were dropped %s ago", age.Round(time.Second))
 	}
-	if _, err := h.run(ctx, 120*time.Second, "sync"); err != nil {
+	if err := h.sync(ctx, 120*time.Second); err != nil {
 		return notDone(protocol.ExitUnknown, err)
 	}
 	// Before the drop: an operation that is cut off after it is not to be repeated at once.
@@ -105,6 +125,31 @@ func (h *host) stampDrop() error {
 		return err
 	}
 	return h.write(dropStamp, time.Now().UTC().Format(time.RFC3339)+"\n", os.O_TRUNC)
+}
+
+// sync writes what waits to be written. A host without the tool has the call of the kernel, which knows no host but this one.
+func (h *host) sync(ctx context.Context, timeout time.Duration) error {
+	_, err := h.run(ctx, timeout, "sync")
+	_, absent := missing(err)
+	switch {
+	case absent && h.options.replay:
+		return nil
+	case !absent, h.options.noChroot:
+		return err
+	}
+	done := make(chan struct{})
+	go func() {
+		syscall.Sync()
+		close(done)
+	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, h.bounded(timeout), errTimeout)
+	defer cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("sync: %w", context.Cause(ctx))
+	}
 }
 
 // cached returns the size of what can be dropped, in kB.

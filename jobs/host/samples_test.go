@@ -354,7 +354,7 @@ func TestToolsTellTheirReasonsOnStdout(t *testing.T) {
 	h := n.open()
 	for tool, want := range map[string]string{
 		"quiet":  "quiet: exit status 255: Unable to reset GPU 00000000:30:00.0: In use by another client",
-		"both":   "both: exit status 1: no",
+		"both":   "both: exit status 1: no; a table",
 		"silent": "silent: exit status 1",
 	} {
 		_, err := h.run(t.Context(), smiTimeout, tool)

@@ -37,7 +37,7 @@ func (h *host) siteExecutable(file string) error {
 }
 
 // runSite runs an executable of the site and reads its exit code.
-func (h *host) runSite(ctx context.Context, file string, timeout time.Duration, env ...string) finding {
+func (h *host) runSite(ctx context.Context, file string, timeout time.Duration, mounts bool, env ...string) finding {
 	if err := h.siteExecutable(file); err != nil {
 		return broken("%v", err)
 	}
@@ -47,6 +47,7 @@ func (h *host) runSite(ctx context.Context, file string, timeout time.Duration, 
 		env:     append([]string{"NODE_NAME=" + h.options.Node}, env...),
 		timeout: timeout,
 		stdout:  out,
+		mounts:  mounts,
 	})
 	said := oneLine(firstLine(out.String()))
 	if err == nil {
@@ -77,7 +78,7 @@ func (h *host) siteChecks(profile string) ([]check, error) {
 			name:    "site:" + name,
 			timeout: 60 * time.Second,
 			run: func(ctx context.Context, h *host, _ *expectation) finding {
-				return h.runSite(ctx, path.Join(checksDir, name), 60*time.Second, "AEGIS_PROFILE="+profile)
+				return h.runSite(ctx, path.Join(checksDir, name), 60*time.Second, false, "AEGIS_PROFILE="+profile)
 			},
 		})
 	}

@@ -50,7 +50,11 @@ func missing(err error) (*missingError, bool) {
 
 // exitStatus returns the exit status of a tool that ended by itself with an error.
 func exitStatus(err error) (int, bool) {
-	var e *exec.ExitError
+	var e interface {
+		error
+		Exited() bool
+		ExitCode() int
+	}
 	if errors.As(err, &e) && e.Exited() && !errors.Is(err, errTimeout) {
 		return e.ExitCode(), true
 	}
@@ -121,6 +125,8 @@ type command struct {
 	stdin string
 	// stdout takes the output.
 	stdout io.Writer
+	// mounts says that it may mount: it runs in the mount namespace of the host, since nothing that is mounted here reaches the host.
+	mounts bool
 }
 
 // run runs a tool of the host and returns what it printed. The error wraps a *missingError, errTimeout, errTruncated, or
@@ -134,16 +140,20 @@ func (h *host) run(ctx context.Context, timeout time.Duration, tool string, args
 	return out.String(), because(err, out.String())
 }
 
-// because adds to the error of a tool that complained of nothing the first line of what it printed: nvidia-smi and dcgmi give
-// their reasons where others give their results.
+// because adds to the error of a tool the first line of what it printed: nvidia-smi and dcgmi give their reasons where others give their
+// results, also when they complain of something else.
 func because(err error, printed string) error {
-	var complained *complaintError
-	if _, exited := exitStatus(err); !exited || errors.As(err, &complained) {
+	if _, exited := exitStatus(err); !exited {
 		return err
 	}
+	var complained *complaintError
+	sep := ": "
+	if errors.As(err, &complained) {
+		sep = "; "
+	}
 	for line := range strings.Lines(printed) {
-		if line := reason(line); line != "" {
-			return fmt.Errorf("%w: %s", err, line)
+		if line := reason(line); line != "" && (complained == nil || line != complained.line) {
+			return fmt.Errorf("%w%s%s", err, sep, line)
 		}
 	}
 	return err
@@ -157,6 +167,35 @@ func reason(line string) string {
 		}
 	}
 	return oneLine(strings.Join(strings.Fields(strings.ReplaceAll(line, "|", " ")), " "))
+}
+
+// runMounting is run for a tool that mounts.
+func (h *host) runMounting(ctx context.Context, timeout time.Duration, tool string, args ...string) error {
+	p, err := h.find(tool)
+	if err != nil {
+		return err
+	}
+	out := &capped{limit: maxOutput}
+	err = p.host.execute(ctx, command{path: p.path, args: args, env: p.env, timeout: timeout, stdout: out, mounts: true})
+	if err != nil {
+		return fmt.Errorf("%s: %w", tool, because(err, out.String()))
+	}
+	return nil
+}
+
+// start starts the command, in the mount namespace of the host where that is asked for.
+func (h *host) start(cmd *exec.Cmd, mounts bool) error {
+	if !mounts || h.options.noChroot {
+		return cmd.Start()
+	}
+	namespace, err := os.Open(filepath.Join(h.options.Root, initNamespace))
+	if err != nil {
+		return fmt.Errorf("the mount namespace of the host: %w", err)
+	}
+	defer namespace.Close()
+	// In that namespace, the root is the host's.
+	cmd.SysProcAttr.Chroot = ""
+	return inNamespace(namespace, cmd.Start)
 }
 
 // stream is run for a tool whose output is read while it runs.
@@ -185,6 +224,9 @@ func (h *host) lookup(tool string, dirs ...string) (string, error) {
 
 // execute runs the command in its own process group, and ends the whole group when its time is over.
 func (h *host) execute(ctx context.Context, c command) error {
+	if h.options.replay {
+		return h.replay(c)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.bounded(c.timeout), errTimeout)
 	defer cancel()
 	complaint := &capped{limit: 4 << 10}
@@ -196,7 +238,7 @@ func (h *host) execute(ctx context.Context, c command) error {
 	if c.stdin != "" {
 		cmd.Stdin = strings.NewReader(c.stdin)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := h.start(cmd, c.mounts); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
@@ -361,10 +403,15 @@ func (l *lines) flush() {
 // A message of several lines goes on below that.
 const logHead = `^(?:\[[^\]]*\]\s*)?(?:\[\s*[TC]\d+\]\s*)?\s*`
 
-// kernelLog hands every line of the kernel log of this boot to each.
+// kernelLog hands every line of the kernel log of this boot to each. A host without dmesg has the log itself.
 func (h *host) kernelLog(ctx context.Context, each func(line string)) error {
 	reader := &lines{each: each}
 	err := h.stream(ctx, 60*time.Second, reader, "dmesg")
 	reader.close()
+	if _, absent := missing(err); absent {
+		if kernel := h.kernelRecords(each); !isAbsent(kernel) {
+			return kernel
+		}
+	}
 	return err
 }

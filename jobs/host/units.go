@@ -96,7 +96,7 @@ func (h *host) await(ctx context.Context, within time.Duration, look func(contex
 	deadline := time.Now().Add(h.bounded(within))
 	for {
 		f := look(ctx)
-		if f.code == protocol.ExitOK || ctx.Err() == nil && !time.Now().Before(deadline) {
+		if f.code == protocol.ExitOK || h.options.replay || ctx.Err() == nil && !time.Now().Before(deadline) {
 			return f
 		}
 		if err := pause(ctx, pollEvery); err != nil {

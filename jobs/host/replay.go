@@ -1,0 +1,97 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// capturesDir has what the tools of a host have printed, where an operation runs against a directory: a file for each call, named by its
+// words, with ':' for '/'. What the tool has complained of is in the same name with .err, its exit status with .exit.
+const capturesDir = "/captures"
+
+// rootFlag takes the directory to run against from the arguments.
+func rootFlag(args []string) (rest []string, dir string, err error) {
+	for i, arg := range args {
+		name, value, joined := strings.Cut(arg, "=")
+		if name != "--root" && name != "-root" {
+			continue
+		}
+		rest = slices.Concat(args[:i], args[min(i+1, len(args)):])
+		if !joined {
+			value = strings.Join(rest[i:min(i+1, len(rest))], "")
+			rest = slices.Delete(rest, i, min(i+1, len(rest)))
+		}
+		if value == "" {
+			return args, "", errors.New("--root needs a directory")
+		}
+		return rest, value, nil
+	}
+	return args, "", nil
+}
+
+// against returns the options for a run against a directory, in which nothing is executed.
+func (o Options) against(dir string) Options {
+	o.Root, o.replay = dir, true
+	o.profileDir = filepath.Join(dir, defaultProfile)
+	// The report of such a run is for whoever made it.
+	o.TerminationLog = filepath.Join(dir, "none")
+	return o
+}
+
+// replayedError is the exit status of a tool as it was captured.
+type replayedError int
+
+func (e replayedError) Error() string { return "exit status " + strconv.Itoa(int(e)) }
+
+// Exited says that the tool ended by itself.
+func (e replayedError) Exited() bool { return true }
+
+// ExitCode returns the status.
+func (e replayedError) ExitCode() int { return int(e) }
+
+// captured finds a tool of which a call was captured.
+func (h *host) captured(tool string) (place, error) {
+	names, err := h.names(capturesDir)
+	if err != nil {
+		return place{}, err
+	}
+	if slices.ContainsFunc(names, func(n string) bool { return n == tool || strings.HasPrefix(n, tool+" ") }) {
+		return place{host: h, path: tool}, nil
+	}
+	return place{}, &missingError{tool: tool}
+}
+
+// replay answers as the tool did when it was captured.
+func (h *host) replay(c command) error {
+	call := strings.Join(append([]string{c.path}, c.args...), " ")
+	file := filepath.Join(capturesDir, strings.ReplaceAll(call, "/", ":"))
+	printed, err := h.read(file)
+	if err != nil {
+		return fmt.Errorf("%s was not captured: %w", call, err)
+	}
+	if c.stdout != nil {
+		if _, err := c.stdout.Write([]byte(printed)); err != nil {
+			return err
+		}
+	}
+	status, err := h.readNumber(file + ".exit")
+	if err != nil && !isAbsent(err) || status < 0 {
+		return fmt.Errorf("%s.exit of %s must hold an exit status: %w", file, call, err)
+	}
+	complaint, err := h.read(file + ".err")
+	if err != nil && !isAbsent(err) {
+		return err
+	}
+	if status == 0 {
+		return nil
+	}
+	if line := oneLine(firstLine(complaint)); line != "" {
+		return &complaintError{replayedError(status), line}
+	}
+	return replayedError(status)
+}
+
