@@ -2,6 +2,7 @@ package host
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -149,4 +150,54 @@ func TestDriverRootHasLinksOfItsOwn(t *testing.T) {
 	cmd, err := p.host.command(t.Context(), command{path: p.path})
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(n.root, "/run/nvidia/driver"), cmd.SysProcAttr.Chroot)
+}
+
+// The persistence daemon of the container is told to let the GPU go, and to take it again; who else holds it is named.
+func TestResetGPUOfADriverInAContainer(t *testing.T) {
+	t.Parallel()
+	const off, on = "-pm 0 -i " + uuid1, "-pm 1 -i " + uuid1
+	const device = "/run/nvidia/driver/dev/nvidia1"
+	for _, tc := range []struct {
+		name    string
+		setup   func(*node)
+		code    int
+		want    string
+		changes []string
+	}{
+		{"let go", func(*node) {}, 0, "1 GPUs were reset", []string{off, "--gpu-reset -i " + uuid1, on}},
+		{"not held", func(n *node) { n.remove("/proc/77") }, 0, "1 GPUs were reset", []string{"--gpu-reset -i " + uuid1}},
+		{"device plugin", func(n *node) { n.link("/proc/78/fd/3", "/dev/nvidia1"); n.file("/proc/78/comm", "nvidia-device-p\n") }, 2, "refused: process 77 (nvidia-persiste) holds " + device, nil},
+		{"kept", func(n *node) { n.executable("/run/nvidia/driver/usr/bin/"+smi, off, answer{}) }, 2, "refused: process 77 (nvidia-persiste) holds " + device, []string{off, on}},
+		{"daemon does not answer", func(n *node) { n.executable("/run/nvidia/driver/usr/bin/"+smi, off, answer{Exit: 4, Err: "no RPC"}) }, 2, "no RPC", []string{off}},
+		{"without systemd", func(n *node) { n.uninstall("systemctl") }, 0, "1 GPUs were reset", []string{off, "--gpu-reset -i " + uuid1, on}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := resetNode(t)
+			n.file("/proc/77/comm", "nvidia-persiste\n")
+			n.link("/proc/77/fd/9", device)
+			n.tool(smi, off, answer{Unlink: n.path("/proc/77/fd/9")})
+			n.tool(smi, on, answer{})
+			n.inContainer()
+			n.tool("systemctl", "is-active nvidia-persistenced nvidia-dcgm dcgm", answer{Out: "inactive\ninactive\ninactive\n", Exit: 3})
+			tc.setup(n)
+			r := n.op("remedy", "ResetGPU", "--device", "1")
+			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+			require.Contains(t, r.Detail, tc.want)
+			require.Equal(t, tc.changes, n.callsWith("/run/nvidia/driver/usr/bin/"+smi, "-pm", "--gpu-reset"))
+		})
+	}
+}
+
+// callsWith returns the calls of the executable so far that begin with one of the words.
+func (n *node) callsWith(file string, words ...string) []string {
+	var out []string
+	for line := range strings.Lines(n.content(file + ".log")) {
+		for _, word := range words {
+			if strings.HasPrefix(line, word) {
+				out = append(out, strings.TrimSpace(line))
+			}
+		}
+	}
+	return out
 }

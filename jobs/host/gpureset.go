@@ -37,15 +37,17 @@ func resetGPUs(ctx context.Context, h *host, device string) finding {
 		return notReset(err)
 	}
 	stopped, err := h.stopUnits(ctx, r.daemons()...)
-	if err != nil {
+	// A host without systemd has no units; who else holds a GPU is looked for next.
+	if _, absent := missing(err); err != nil && !absent {
 		return notReset(errors.Join(err, h.startUnits(ctx, stopped)))
 	}
-	if err := r.unheld(); err != nil {
-		return notReset(errors.Join(err, h.startUnits(ctx, stopped)))
+	hold, err := r.letGo(ctx)
+	if err != nil {
+		return notReset(errors.Join(err, hold(ctx), h.startUnits(ctx, stopped)))
 	}
 	err = r.reset(ctx)
 	// They are needed whatever became of the reset.
-	err = errors.Join(err, h.startUnits(ctx, stopped))
+	err = errors.Join(err, hold(ctx), h.startUnits(ctx, stopped))
 	if err != nil {
 		return failed(protocol.ExitGPU, "%v", err)
 	}
@@ -120,17 +122,48 @@ func (r *gpuReset) daemons() []string {
 	return units
 }
 
-// unheld refuses while a process has a target open.
-func (r *gpuReset) unheld() error {
+// letGo refuses while a process has a target open. The persistence daemon of a container cannot be stopped from here, but closes what it
+// holds when it is told that the mode is off; the function returned has it hold the targets again.
+func (r *gpuReset) letGo(ctx context.Context) (hold func(context.Context) error, err error) {
+	nothing := func(context.Context) error { return nil }
+	held := r.unheld()
+	if held == nil || r.unheld(persistencedName) != nil {
+		return nothing, held
+	}
+	mode := func(ctx context.Context, on string) error {
+		_, err := r.host.run(ctx, smiTimeout, smi, append([]string{"-pm", on}, r.selection()...)...)
+		return err
+	}
+	if err := mode(ctx, "0"); err != nil {
+		return nothing, errors.Join(held, err)
+	}
+	return func(ctx context.Context) error { return mode(context.WithoutCancel(ctx), "1") }, r.unheld()
+}
+
+// persistencedName is what the kernel calls the persistence daemon.
+const persistencedName = "nvidia-persiste"
+
+// unheld refuses while a process has a target open that has none of the harmless names.
+func (r *gpuReset) unheld(harmless ...string) error {
 	devices, err := r.devices()
 	if err != nil {
 		return err
 	}
+	root := strings.TrimSuffix(r.host.driver().devRoot, "/")
 	return r.host.unused(func(file string) bool {
+		file = strings.TrimPrefix(file, root)
 		number, ok := strings.CutPrefix(file, "/dev/nvidia")
 		isGPU := ok && pidName.MatchString(number)
 		return isGPU && (len(devices) == 0 || slices.Contains(devices, file))
-	})
+	}, harmless...)
+}
+
+// selection are the arguments that name the targets, none where they are all.
+func (r *gpuReset) selection() []string {
+	if r.all {
+		return nil
+	}
+	return []string{"-i", r.targets[0].uuid}
 }
 
 // devices returns the device files of the targets, or of all GPUs where the driver does not tell which are theirs.
@@ -160,10 +193,7 @@ func deviceMinor(text string) string {
 }
 
 func (r *gpuReset) reset(ctx context.Context) error {
-	args := []string{"--gpu-reset"}
-	if !r.all {
-		args = append(args, "-i", r.targets[0].uuid)
-	}
+	args := append([]string{"--gpu-reset"}, r.selection()...)
 	if _, err := r.host.run(ctx, 300*time.Second, smi, args...); err != nil {
 		return err
 	}

@@ -98,7 +98,6 @@ func TestActionsNameTheToolThatIsMissing(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ action, name, tool string }{
 		{"remedy", "ResetGPU", smi},
-		{"remedy", "ResetGPU", "systemctl"},
 		{"remedy", "RestartFabricManager", "systemctl"},
 		{"remedy", "RestartFabricManager", smi},
 		{"remedy", "EnableGpuPersistence", smi},

@@ -32,6 +32,8 @@ type answer struct {
 	Stdin string
 	// Restore writes the second text to the first, a file outside the root, as the effect of the tool.
 	Restore []string
+	// Unlink removes the file, outside the root, as the effect of the tool.
+	Unlink string
 	// Signal makes the tool end itself with the signal.
 	Signal int
 }

@@ -39,6 +39,8 @@ type answer struct {
 	Stdin string
 	// Restore writes the second text to the first, a file outside the root, as the effect of the tool.
 	Restore []string
+	// Unlink removes the file, outside the root, as the effect of the tool.
+	Unlink string
 	// Signal makes the tool end itself with the signal.
 	Signal int
 }
@@ -119,6 +121,11 @@ func (a answer) act(self string) (int, error) {
 	}
 	if len(a.Restore) == 2 {
 		if err := os.WriteFile(a.Restore[0], []byte(a.Restore[1]), 0o644); err != nil {
+			return 0, err
+		}
+	}
+	if a.Unlink != "" {
+		if err := os.Remove(a.Unlink); err != nil {
 			return 0, err
 		}
 	}
