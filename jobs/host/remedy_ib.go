@@ -44,6 +44,9 @@ type ibReload struct {
 
 // reloadIBDriver reloads the driver and sees the ports of the device active again, or those of all devices.
 func reloadIBDriver(ctx context.Context, h *host, device string) finding {
+	if none, err := h.noAdapters(); err != nil || none {
+		return noAdaptersFinding(err)
+	}
 	ports, err := h.portsOf(device)
 	if err != nil {
 		return broken("%v", err)
@@ -73,6 +76,32 @@ func reloadIBDriver(ctx context.Context, h *host, device string) finding {
 	}
 	return h.await(ctx, ibTimeout, r.look)
 }
+
+func noAdaptersFinding(err error) finding {
+	if err != nil {
+		return broken("%v", err)
+	}
+	return skipped("there is no RDMA device, and no adapter for one on the PCI bus")
+}
+
+// noAdapters says that there is nothing that the driver is for.
+func (h *host) noAdapters() (bool, error) {
+	devices, err := h.names(infinibandDir)
+	if err != nil || len(devices) > 0 {
+		return false, err
+	}
+	names, err := h.names(pciDir)
+	for _, name := range names {
+		vendor, err := h.readLine(pciDir + name + "/vendor")
+		if err != nil || vendor == mellanox {
+			return false, err
+		}
+	}
+	return true, err
+}
+
+// mellanox is what PCI calls the maker of the adapters.
+const mellanox = "0x15b3"
 
 // driverOfAdapters refuses where a container has brought the driver. The modules of the host are others, which do not go with its own.
 func (h *host) driverOfAdapters() error {

@@ -248,6 +248,12 @@ func TestConfigPeerMem(t *testing.T) {
 		{"not listed", loaded, "", protocol.ResultPassed, 0, "lists it", true},
 		{"cannot be loaded", func(n *node) { n.tool("modprobe", "nvidia-peermem", answer{Exit: 1, Err: "not found"}) }, "", protocol.ResultFailed, 2, "modprobe: exit status 1: not found", false},
 		{"no effect", nil, "", protocol.ResultFailed, 2, "there is no " + peerMemModule, false},
+		{"read-only /etc", func(n *node) {
+			n.append("/proc/1/mounts", "overlay /etc overlay ro 0 0\n")
+			n.tool("modprobe", "nvidia-peermem", answer{Restore: []string{n.path(peerMemModule), ""}})
+			n.file("/sys/module/x", "")
+		}, "", protocol.ResultPassed, 0, "nvidia_peermem is loaded, until the next boot: /etc is read-only", false},
+		{"read-only /etc, loaded", func(n *node) { loaded(n); n.append("/proc/1/mounts", "overlay /etc overlay ro 0 0\n") }, "", protocol.ResultPassed, 0, "nothing to do", true},
 		{"list unreadable", func(n *node) { loaded(n); n.file(peerMemConf+"/x", "") }, "", protocol.ResultError, 70, "is a directory", true},
 	})
 }
@@ -428,6 +434,12 @@ func TestReloadIBDriver(t *testing.T) {
 		{"reload fails", func(n *node) { down(n); n.tool("modprobe", "-r mlx5_ib", answer{Exit: 1, Err: "in use"}) }, "", protocol.ResultFailed, 1, "in use", false},
 		{"no effect", down, "mlx5_1", protocol.ResultFailed, 1, "not active after the reload: mlx5_1 port 1", false},
 		{"device stays away", nil, "mlx5_9", protocol.ResultFailed, 1, "no port is active after the reload", false},
+		{"no adapter", func(n *node) { n.remove("/sys/class/infiniband") }, "", protocol.ResultSkipped, 75, "there is no RDMA device", true},
+		{"adapter of which nothing is left but its address", func(n *node) {
+			n.remove("/sys/class/infiniband")
+			n.file(pciDir+"0000:18:00.0/vendor", mellanox+"\n")
+		}, "", protocol.ResultFailed, 1, "no port is active after the reload", false},
+		{"driver in a container", func(n *node) { down(n); n.file(mofedReady, "") }, "", protocol.ResultFailed, 1, "refused: the driver is in a container, /run/mellanox/drivers", true},
 		{"module stays away", func(n *node) { n.remove("/sys/module/ib_umad") }, "", protocol.ResultFailed, 1, "module ib_umad is not loaded", false},
 	})
 }

@@ -237,7 +237,10 @@ func (n *node) executable(file, call string, answers ...answer) {
 
 func (n *node) smi(call, out string) { n.tool(smi, call, answer{Out: out}) }
 
-func (n *node) uninstall(tool string) { n.remove("/usr/bin/" + tool) }
+func (n *node) uninstall(tool string) {
+	n.remove("/usr/bin/" + tool)
+	delete(n.tools, "/usr/bin/"+tool)
+}
 
 // calls returns the calls of the tool so far.
 func (n *node) calls(tool string) []string {
