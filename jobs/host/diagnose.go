@@ -168,7 +168,12 @@ func (h *host) crashNote() []string {
 func (h *host) collect(ctx context.Context, s section) finding {
 	out := &window{limit: maxSection, tail: s.tail}
 	err := h.stream(ctx, sectionTimeout, out, s.tool, s.args...)
-	if _, ok := missing(err); ok {
+	if _, absent := missing(err); absent && s.tool == "dmesg" {
+		if kernel := h.kernelRecords(func(line string) { fmt.Fprintln(out, line) }); !isAbsent(kernel) {
+			err = kernel
+		}
+	}
+	if _, absent := missing(err); absent {
 		return unmade(err)
 	}
 	text, dropped := out.content()

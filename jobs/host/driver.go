@@ -47,6 +47,10 @@ func (h *host) findDriver() driver {
 	}
 	ready := parseEnv(text)
 	root, devRoot := path.Clean("/"+ready["NVIDIA_DRIVER_ROOT"]), path.Clean("/"+ready["NVIDIA_DEV_ROOT"])
+	if ready["NVIDIA_DEV_ROOT"] == "" {
+		// A validator of before 2024 does not tell.
+		devRoot = h.devRootOf(root)
+	}
 	switch {
 	case ready["IS_HOST_DRIVER"] == "true":
 		return h.driverAt("/", "/")

@@ -102,6 +102,10 @@ func TestDriverIsFound(t *testing.T) {
 			n.inContainer()
 			n.file("/run/nvidia/validations/driver-ready", driverReady("false", "/run/nvidia/driver", "/"))
 		}, "/run/nvidia/driver", "/dev", nil},
+		{"in a container, by an older validator", func(n *node) {
+			n.inContainer()
+			n.file("/run/nvidia/validations/driver-ready", "IS_HOST_DRIVER=false\nNVIDIA_DRIVER_ROOT=/run/nvidia/driver\nDRIVER_ROOT_CTR_PATH=/run/nvidia/driver\n")
+		}, "/run/nvidia/driver", "/run/nvidia/driver/dev", nil},
 		// An older validator left an empty file.
 		{"empty file", func(n *node) { n.file("/run/nvidia/validations/driver-ready", "") }, "", "/dev", nil},
 		{"GKE", func(n *node) { n.moveTool(smi, "/home/kubernetes/bin/nvidia/bin") }, "", "/dev", []string{"LD_LIBRARY_PATH=/home/kubernetes/bin/nvidia/lib64"}},

@@ -182,6 +182,7 @@ func (h *host) examine(ctx context.Context, checks []check, e *expectation, repo
 		started := time.Now()
 		f := decided(h.runCheck(ctx, k, e), slices.Contains(required, k.name), slices.Contains(implied, k.name))
 		findings = append(findings, f)
+		h.tell(k.name, f)
 		report.Checks = append(report.Checks, protocol.Check{
 			Name:     k.name,
 			Hardware: hardwareOfCheck(k.hardware, f),
@@ -195,6 +196,15 @@ func (h *host) examine(ctx context.Context, checks []check, e *expectation, repo
 		f = broken("interrupted: %v", ctx.Err())
 	}
 	conclude(report, f)
+}
+
+// tell prints what the tools of a check said that failed, or could not be made: people are to see it whole.
+func (h *host) tell(name string, f finding) {
+	said := h.words.take()
+	if len(said) == 0 || f.result != protocol.ResultFailed && f.result != protocol.ResultError {
+		return
+	}
+	fmt.Fprintf(h.options.Stdout, "%s %s\n%s", name, f.result, strings.Join(said, ""))
 }
 
 // decided makes an error of a check that nothing is known by although it had to be made. Hardware implies its checks as far as they apply to

@@ -333,6 +333,18 @@ func TestUnknownIsNeverHealthy(t *testing.T) {
 	}
 }
 
+// People see in the log of the Job all that the tool of a check said, whatever it said it on, and nothing of the tools of checks that passed.
+func TestHealthcheckTellsTheWordsOfTheTools(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	n.tool(smi, "-q -d ECC", answer{Out: "first\nsecond\n", Err: "third\nfourth\n", Exit: 9})
+	r := n.op(gpuArgs()...)
+	require.Equal(t, protocol.ExitGPUCheck, r.ExitCode)
+	require.Contains(t, detail(t, r, checkSRAM), "exit status 9: third; first")
+	require.Contains(t, n.stdout.String(), "gpu-sram failed\n=== nvidia-smi -q -d ECC ===\nfirst\nsecond\nthird\nfourth\n(nvidia-smi: exit status 9: third)\n")
+	require.NotContains(t, n.stdout.String(), "is-active")
+}
+
 // port gives the node a port of an RDMA device.
 func (n *node) port(device, port, state, phys, layer string) {
 	for file, value := range map[string]string{"state": state, "phys_state": phys, "rate": "400 Gb/sec (4X NDR)", "link_layer": layer} {

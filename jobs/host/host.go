@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"aegis.io/aegis/jobs/protocol"
@@ -44,6 +45,8 @@ type Options struct {
 	noChroot bool
 	// limit, where set, bounds the time of every tool and check.
 	limit time.Duration
+	// kernelSync writes what waits to be written, syscall.Sync by default.
+	kernelSync func()
 	// replay answers for the tools from what was captured in Root, and executes nothing.
 	replay bool
 }
@@ -54,6 +57,9 @@ func (o Options) withDefaults() Options {
 	o.NotAfter = cmp.Or(o.NotAfter, os.Getenv(protocol.NotAfterVariable))
 	o.TerminationLog = cmp.Or(o.TerminationLog, defaultTermLog)
 	o.profileDir = cmp.Or(o.profileDir, defaultProfile)
+	if o.kernelSync == nil {
+		o.kernelSync = syscall.Sync
+	}
 	if o.Stdout == nil {
 		o.Stdout = os.Stdout
 	}
@@ -113,6 +119,7 @@ func execute(ctx context.Context, args []string, o Options) *protocol.Report {
 		return report
 	}
 	op.run(ctx, h, report)
+	h.tell(strings.Join(args[:min(len(args), 2)], " "), finding{result: report.Result})
 	return report
 }
 

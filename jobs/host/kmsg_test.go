@@ -34,6 +34,9 @@ func TestKernelLogWithoutDmesg(t *testing.T) {
 	require.Equal(t, protocol.ExitGPUCheck, r.ExitCode, "%+v", r)
 	require.Contains(t, r.Detail, "XID 79 on 0000:30:00")
 
+	require.Equal(t, protocol.ExitOK, n.op("diagnose").ExitCode)
+	require.Contains(t, n.stdout.String(), "=== dmesg ===\n[    5.140900] nvidia: loading")
+
 	var got []string
 	require.NoError(t, n.open().kernelRecords(func(line string) { got = append(got, line) }))
 	require.Equal(t, "[    5.140900] "+xid, got[len(got)-1])

@@ -171,6 +171,7 @@ func TestPowerWithoutSystemd(t *testing.T) {
 	n.uninstall("sync")
 	synctest.Test(t, func(t *testing.T) { n.opContext(t.Context(), "reboot", "--boot-id", boot) })
 	require.Equal(t, "sub", n.content("/proc/sysrq-trigger"))
+	require.EqualValues(t, 1, n.synced.Load(), "a host without the tool is asked itself")
 }
 
 func TestPowerRefused(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"aegis.io/aegis/jobs/protocol"
@@ -130,16 +129,12 @@ func (h *host) stampDrop() error {
 // sync writes what waits to be written. A host without the tool has the call of the kernel, which knows no host but this one.
 func (h *host) sync(ctx context.Context, timeout time.Duration) error {
 	_, err := h.run(ctx, timeout, "sync")
-	_, absent := missing(err)
-	switch {
-	case absent && h.options.replay:
-		return nil
-	case !absent, h.options.noChroot:
+	if _, absent := missing(err); !absent {
 		return err
 	}
 	done := make(chan struct{})
 	go func() {
-		syscall.Sync()
+		h.options.kernelSync()
 		close(done)
 	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, h.bounded(timeout), errTimeout)

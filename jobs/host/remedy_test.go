@@ -103,7 +103,6 @@ func TestActionsNameTheToolThatIsMissing(t *testing.T) {
 		{"remedy", "EnableGpuPersistence", smi},
 		{"remedy", "ConfigPeerMem", "modprobe"},
 		{"remedy", "RestartKubelet", "systemctl"},
-		{"remedy", "DropCache", "sync"},
 		{"remedy", "PruneImages", "df"},
 		{"remedy", "PruneImages", "crictl"},
 		{"remedy", "BreakDeadlock", "mmgetstate"},
@@ -277,6 +276,18 @@ func TestConfigPeerMemListsTheModuleOnce(t *testing.T) {
 			require.Equal(t, after, n.content(peerMemConf))
 		}
 	}
+}
+
+// What the tool of an action wrote before it failed is for people.
+func TestActionTellsTheWordsOfItsTool(t *testing.T) {
+	t.Parallel()
+	n := unmountedNode(t)
+	n.options.limit = time.Second
+	n.tool("mmmount", "fs1", answer{Out: "mounting\n", Err: "no such device\nsee the log\n", Exit: 1})
+	r := n.op("repair", "MountGpfs", "--device", "fs1")
+	require.Equal(t, protocol.ExitGPFS, r.ExitCode, "%+v", r)
+	require.Contains(t, r.Detail, "mmmount: exit status 1: no such device; mounting")
+	require.Contains(t, n.stdout.String(), "=== mmmount fs1 ===\nmounting\nno such device\nsee the log\n")
 }
 
 func TestDropCacheIsNotRepeated(t *testing.T) {

@@ -36,6 +36,7 @@ func rootFlag(args []string) (rest []string, dir string, err error) {
 // against returns the options for a run against a directory, in which nothing is executed.
 func (o Options) against(dir string) Options {
 	o.Root, o.replay = dir, true
+	o.kernelSync = func() {}
 	o.profileDir = filepath.Join(dir, defaultProfile)
 	// The report of such a run is for whoever made it.
 	o.TerminationLog = filepath.Join(dir, "none")
@@ -90,7 +91,7 @@ func (h *host) replay(c command) error {
 		return nil
 	}
 	if line := oneLine(firstLine(complaint)); line != "" {
-		return &complaintError{replayedError(status), line}
+		return &complaintError{replayedError(status), line, complaint}
 	}
 	return replayedError(status)
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,7 +73,9 @@ type node struct {
 	root    string
 	tools   map[string]map[string][]answer
 	options Options
-	stdout  strings.Builder
+	// synced counts the calls of the kernel that stand in for the tool.
+	synced atomic.Int32
+	stdout strings.Builder
 	stderr  strings.Builder
 }
 
@@ -99,6 +102,7 @@ func newNode(t *testing.T) *node {
 	n.options = Options{
 		Root: root, Node: "n1", Stdout: &n.stdout, Stderr: &n.stderr,
 		TerminationLog: filepath.Join(t.TempDir(), "absent"), profileDir: filepath.Join(root, "profiles"), noChroot: true,
+		kernelSync: func() { n.synced.Add(1) },
 	}
 	n.file("/proc/sys/kernel/random/boot_id", boot+"\n")
 	n.file("/proc/1/mounts", "rootfs / rootfs ro 0 0\n/dev/sda1 / ext4 rw,relatime 0 0\n/dev/sda2 /var/lib/kubelet xfs rw 0 0\n")

@@ -74,6 +74,33 @@ type host struct {
 	options Options
 	// driver is where the driver of the GPUs is.
 	driver func() driver
+	// words are what tools said that ended badly.
+	words *words
+}
+
+// maxWords is how many tools are remembered: an action may look again and again.
+const maxWords = 20
+
+// words are kept until somebody wants them. A check that was left behind may add to those of a later one.
+type words struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (w *words) add(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.texts = append(w.texts, text)
+	w.texts = w.texts[max(0, len(w.texts)-maxWords):]
+}
+
+// take returns the words since the last time.
+func (w *words) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	texts := w.texts
+	w.texts = nil
+	return texts
 }
 
 func openHost(o Options) (*host, error) {
@@ -81,7 +108,7 @@ func openHost(o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{root: root, options: o}
+	h := &host{root: root, options: o, words: new(words)}
 	h.driver = sync.OnceValue(h.findDriver)
 	return h, nil
 }
@@ -98,7 +125,7 @@ func (h *host) within(dir string) (*host, error) {
 	}
 	o := h.options
 	o.Root = filepath.Join(o.Root, inside)
-	return &host{root: root, options: o, driver: h.driver}, nil
+	return &host{root: root, options: o, driver: h.driver, words: h.words}, nil
 }
 
 func (h *host) close() error {
@@ -137,7 +164,20 @@ func (h *host) run(ctx context.Context, timeout time.Duration, tool string, args
 	if err == nil && out.overflowed() {
 		err = fmt.Errorf("%s: %w", tool, errTruncated)
 	}
+	h.keep(err, out.String(), append([]string{tool}, args...))
 	return out.String(), because(err, out.String())
+}
+
+// keep keeps all that a tool said that ended badly, on stdout and on stderr.
+func (h *host) keep(err error, printed string, call []string) {
+	var complained *complaintError
+	if _, absent := missing(err); err == nil || absent {
+		return
+	}
+	if errors.As(err, &complained) {
+		printed += complained.text
+	}
+	h.words.add(fmt.Sprintf("=== %s ===\n%s\n(%v)\n", strings.Join(call, " "), strings.ToValidUTF8(strings.TrimSpace(printed), "?"), err))
 }
 
 // because adds to the error of a tool the first line of what it printed: nvidia-smi and dcgmi give their reasons where others give their
@@ -177,10 +217,12 @@ func (h *host) runMounting(ctx context.Context, timeout time.Duration, tool stri
 	}
 	out := &capped{limit: maxOutput}
 	err = p.host.execute(ctx, command{path: p.path, args: args, env: p.env, timeout: timeout, stdout: out, mounts: true})
-	if err != nil {
-		return fmt.Errorf("%s: %w", tool, because(err, out.String()))
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("%s: %w", tool, err)
+	h.keep(err, out.String(), append([]string{tool}, args...))
+	return because(err, out.String())
 }
 
 // start starts the command, in the mount namespace of the host where that is asked for.
@@ -285,15 +327,16 @@ func explain(ctx context.Context, err error, complaint string) error {
 		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 	}
 	if line := oneLine(firstLine(complaint)); line != "" {
-		return &complaintError{err, line}
+		return &complaintError{err, line, complaint}
 	}
 	return err
 }
 
 // complaintError is the error of a tool that said what it complains of.
 type complaintError struct {
-	err  error
-	line string
+	err error
+	// line is the first of text.
+	line, text string
 }
 
 func (e *complaintError) Error() string { return e.err.Error() + ": " + e.line }

@@ -47,9 +47,9 @@ const (
 	ExitNVLink   = 24
 	// ExitUsage says that the arguments are wrong, so that nothing was done.
 	ExitUsage = 64
-	// ExitUnknown says that it could not be found out, or not be done.
+	// ExitUnknown says that it could not be found out, or not be done: a required check could not be made or read.
 	ExitUnknown = 70
-	// ExitSkipped says that there is nothing on the node to do it with, such as a repair that no site has configured.
+	// ExitSkipped says that there is nothing on the node to check, or to do it with, such as a repair that no site has configured.
 	ExitSkipped = 75
 )
 
