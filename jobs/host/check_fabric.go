@@ -206,7 +206,9 @@ func (h *host) adapters() ([]string, error) {
 }
 
 // managesSwitch says that the device is the way to an NVSwitch, which its vital product data tells.
-func (h *host) managesSwitch(device string) bool { return h.switchManager(infinibandDir + device + "/device") }
+func (h *host) managesSwitch(device string) bool {
+	return h.switchManager(infinibandDir + device + "/device")
+}
 
 func (h *host) switchManager(dir string) bool {
 	// What was read before an error counts: not every device says where its data ends.

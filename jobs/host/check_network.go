@@ -162,8 +162,10 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$`)
 
 // kubeconfigs returns where the kubelet has its own, of which only the address of the API server is read.
 func kubeconfigs() []string {
-	return []string{"/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.kubeconfig",
-		"/etc/kubernetes/kubeconfig-kubelet", "/etc/kubernetes/kubelet/kubeconfig"}
+	return []string{
+		"/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.kubeconfig",
+		"/etc/kubernetes/kubeconfig-kubelet", "/etc/kubernetes/kubelet/kubeconfig",
+	}
 }
 
 // lookup resolves the name of the API server as the host does.

@@ -146,7 +146,7 @@ func (h *host) recovery(ctx context.Context, bus string) (wanted string, told []
 	if err != nil {
 		told = append(told, fmt.Sprintf("kernel log not read: %v", err))
 	}
-	if _, ok := missing(errNow); errNow != nil && !ok && len(now.gpus) == 0 {
+	if errNow != nil && !lacksTool(errNow) && len(now.gpus) == 0 {
 		told = append(told, fmt.Sprintf("recovery action not read: %v", errNow))
 	}
 	return "", told
@@ -168,12 +168,12 @@ func (h *host) crashNote() []string {
 func (h *host) collect(ctx context.Context, s section) finding {
 	out := &window{limit: maxSection, tail: s.tail}
 	err := h.stream(ctx, sectionTimeout, out, s.tool, s.args...)
-	if _, absent := missing(err); absent && s.tool == "dmesg" {
+	if lacksTool(err) && s.tool == "dmesg" {
 		if kernel := h.kernelRecords(func(line string) { fmt.Fprintln(out, line) }); !isAbsent(kernel) {
 			err = kernel
 		}
 	}
-	if _, absent := missing(err); absent {
+	if lacksTool(err) {
 		return unmade(err)
 	}
 	text, dropped := out.content()

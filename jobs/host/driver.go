@@ -204,11 +204,9 @@ func parseEnv(text string) map[string]string {
 // no systemd.
 func (h *host) joinsGPUs(ctx context.Context) (bool, error) {
 	active, err := h.isActive(ctx, fabricManager)
-	_, absent := missing(err)
-	if active || err != nil && !absent || err == nil && h.driver().container() == "" {
+	if active || err != nil && !lacksTool(err) || err == nil && h.driver().container() == "" {
 		return active, err
 	}
 	pid, err := h.runs("nv-fabricmanage")
 	return pid != "", err
 }
-

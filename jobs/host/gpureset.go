@@ -38,7 +38,7 @@ func resetGPUs(ctx context.Context, h *host, device string) finding {
 	}
 	stopped, err := h.stopUnits(ctx, r.daemons()...)
 	// A host without systemd has no units; who else holds a GPU is looked for next.
-	if _, absent := missing(err); err != nil && !absent {
+	if err != nil && !lacksTool(err) {
 		return notReset(errors.Join(err, h.startUnits(ctx, stopped)))
 	}
 	hold, err := r.letGo(ctx)
@@ -56,7 +56,7 @@ func resetGPUs(ctx context.Context, h *host, device string) finding {
 
 // notReset is the finding of a reset that was not begun. A driver that does not answer forbids it as well: no reset helps it.
 func notReset(err error) finding {
-	if _, ok := missing(err); ok {
+	if lacksTool(err) {
 		return unmade(err)
 	}
 	return refused(protocol.ExitGPU, "%v", err)

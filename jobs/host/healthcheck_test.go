@@ -300,7 +300,10 @@ func TestUnknownIsNeverHealthy(t *testing.T) {
 			n.file(pciDir+"0000:18:00.0/vendor", "0x15b3\n")
 			n.file(pciDir+"0000:18:00.0/class", "0x020700\n")
 		}, 70, "ib error: the InfiniBand adapter 0000:18:00.0 has no RDMA device"},
-		{"adapter that cannot be read", plain, "", func(n *node) { n.port("mlx5_0", "1", "", "5: LinkUp", "InfiniBand"); n.remove(infinibandDir + "mlx5_0/ports/1/state") }, 70, "ib error"},
+		{"adapter that cannot be read", plain, "", func(n *node) {
+			n.port("mlx5_0", "1", "", "5: LinkUp", "InfiniBand")
+			n.remove(infinibandDir + "mlx5_0/ports/1/state")
+		}, 70, "ib error"},
 		{"adapter down", plain, "", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "InfiniBand") }, 1, `mlx5_0 port 1 is "1: DOWN"`},
 		{"adapter down that nobody expects", plain, "ib: 0\n", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "InfiniBand") }, 0, ""},
 		{"one cable of two", plain, "", func(n *node) {

@@ -64,10 +64,12 @@ func (n *node) listen(socket string) {
 	dir, err := os.Open(n.path("/run"))
 	require.NoError(n.t, err)
 	defer func() { require.NoError(n.t, dir.Close()) }()
-	l, err := net.Listen("unix", "/proc/self/fd/"+strconv.FormatUint(uint64(dir.Fd()), 10)+strings.TrimPrefix(socket, "/run"))
+	name := "/proc/self/fd/" + strconv.FormatUint(uint64(dir.Fd()), 10) + strings.TrimPrefix(socket, "/run")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	require.NoError(n.t, err)
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	n.t.Cleanup(func() { _ = l.Close() })
+	// By then the name leads elsewhere.
+	l.SetUnlinkOnClose(false)
+	n.t.Cleanup(func() { require.NoError(n.t, l.Close()) })
 }
 
 func TestServicesWithoutSystemd(t *testing.T) {

@@ -45,7 +45,7 @@ func TestToolThatMountsEntersTheNamespaceOfTheHost(t *testing.T) {
 	require.Equal(t, want, strings.TrimSpace(out.String()))
 	here, err := os.Readlink("/proc/self/ns/mnt")
 	require.NoError(t, err)
-	require.NotEqual(t, here, want)
+	require.NotEqual(t, want, here)
 	for range 20 {
 		still, err := os.Readlink("/proc/thread-self/ns/mnt")
 		require.NoError(t, err)

@@ -156,7 +156,7 @@ func notBegun(code int, err error) finding {
 
 // notDone turns an error of the tool that acts into a finding of the action.
 func notDone(code int, err error) finding {
-	if _, ok := missing(err); ok {
+	if lacksTool(err) {
 		return unmade(err)
 	}
 	return failed(code, "%s", strings.ReplaceAll(err.Error(), "\n", ", "))

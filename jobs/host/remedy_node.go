@@ -129,7 +129,7 @@ func (h *host) stampDrop() error {
 // sync writes what waits to be written. A host without the tool has the call of the kernel, which knows no host but this one.
 func (h *host) sync(ctx context.Context, timeout time.Duration) error {
 	_, err := h.run(ctx, timeout, "sync")
-	if _, absent := missing(err); !absent {
+	if !lacksTool(err) {
 		return err
 	}
 	done := make(chan struct{})

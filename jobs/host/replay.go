@@ -95,4 +95,3 @@ func (h *host) replay(c command) error {
 	}
 	return replayedError(status)
 }
-

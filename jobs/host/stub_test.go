@@ -76,7 +76,7 @@ type node struct {
 	// synced counts the calls of the kernel that stand in for the tool.
 	synced atomic.Int32
 	stdout strings.Builder
-	stderr  strings.Builder
+	stderr strings.Builder
 }
 
 const (

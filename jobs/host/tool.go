@@ -48,6 +48,12 @@ func missing(err error) (*missingError, bool) {
 	return e, errors.As(err, &e)
 }
 
+// lacksTool says that err is that of a missing tool.
+func lacksTool(err error) bool {
+	_, ok := missing(err) //nolint:errcheck // What is returned is what err holds.
+	return ok
+}
+
 // exitStatus returns the exit status of a tool that ended by itself with an error.
 func exitStatus(err error) (int, bool) {
 	var e interface {
@@ -171,7 +177,7 @@ func (h *host) run(ctx context.Context, timeout time.Duration, tool string, args
 // keep keeps all that a tool said that ended badly, on stdout and on stderr.
 func (h *host) keep(err error, printed string, call []string) {
 	var complained *complaintError
-	if _, absent := missing(err); err == nil || absent {
+	if err == nil || lacksTool(err) {
 		return
 	}
 	if errors.As(err, &complained) {
@@ -451,7 +457,7 @@ func (h *host) kernelLog(ctx context.Context, each func(line string)) error {
 	reader := &lines{each: each}
 	err := h.stream(ctx, 60*time.Second, reader, "dmesg")
 	reader.close()
-	if _, absent := missing(err); absent {
+	if lacksTool(err) {
 		if kernel := h.kernelRecords(each); !isAbsent(kernel) {
 			return kernel
 		}
