@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -42,7 +43,7 @@ func (h *host) resolve(name string) (string, error) {
 			continue
 		}
 		if err != nil {
-			return "", err
+			return "", of(name, err)
 		}
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s: %w", name, syscall.ELOOP)
@@ -56,6 +57,15 @@ func (h *host) resolve(name string) (string, error) {
 		done = "."
 	}
 	return done, nil
+}
+
+// of makes an error of a part of a name one of the name.
+func of(name string, err error) error {
+	var part *fs.PathError
+	if errors.As(err, &part) {
+		return &fs.PathError{Op: "open", Path: name, Err: part.Err}
+	}
+	return err
 }
 
 func (h *host) open(name string, flags int) (*os.File, error) {

@@ -2,9 +2,11 @@ package host
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -333,6 +335,24 @@ func TestUnknownIsNeverHealthy(t *testing.T) {
 			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
 			require.Contains(t, r.Detail, tc.want)
 		})
+	}
+}
+
+// What a check that hangs in the kernel looks at is nothing that any other has to wait for.
+func TestImpliedChecksAreLookedForByThemselves(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	// A pipe that nobody writes to is a file that hangs.
+	require.NoError(t, os.MkdirAll(n.path(infinibandDir+"mlx5_0/ports/1"), 0o755))
+	require.NoError(t, syscall.Mkfifo(n.path(infinibandDir+"mlx5_0/ports/1/state"), 0o600))
+	done := make(chan []string, 1)
+	h := n.open()
+	go func() { done <- h.implied(new(expectation)) }()
+	select {
+	case names := <-done:
+		require.Contains(t, names, checkIB)
+	case <-time.After(time.Minute):
+		require.Fail(t, "hangs")
 	}
 }
 

@@ -181,18 +181,14 @@ func (e *expectation) required() []string {
 	return names
 }
 
-// implied returns the names of the checks that the hardware of the host implies, with the line of GPFS in /etc/fstab. What cannot be read
-// implies its check, which then says so.
+// implied returns the names of the checks that hardware implies where it is there; without it, they say that there is nothing to check. They
+// alone look for it: what looks at a device can hang.
 func (h *host) implied(e *expectation) []string {
-	var names []string
-	if bus, err := h.pciGPUs(); err != nil || bus.gpus > 0 {
-		names = append(names, checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink)
-	}
+	names := []string{checkGPUCount, checkGPUHealth, checkRowRemap, checkSRAM, checkXID, checkNVLink}
 	if e.impliesIB() {
-		if adapters, err := h.infiniBand(); err != nil || len(adapters) > 0 {
-			names = append(names, checkIB)
-		}
+		names = append(names, checkIB)
 	}
+	// A list that cannot be read implies the check, which then says so.
 	if listed, err := h.listedGPFS(); err != nil || len(listed) > 0 {
 		names = append(names, checkGPFS)
 	}

@@ -71,8 +71,11 @@ func (h *host) replay(c command) error {
 	call := strings.Join(append([]string{c.path}, c.args...), " ")
 	file := filepath.Join(capturesDir, strings.ReplaceAll(call, "/", ":"))
 	printed, err := h.read(file)
-	if err != nil {
-		return fmt.Errorf("%s was not captured: %w", call, err)
+	switch {
+	case isAbsent(err):
+		return fmt.Errorf("%q was not captured", call)
+	case err != nil:
+		return err
 	}
 	if c.stdout != nil {
 		if _, err := c.stdout.Write([]byte(printed)); err != nil {

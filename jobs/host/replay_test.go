@@ -54,7 +54,7 @@ func TestOperationsAgainstADirectory(t *testing.T) {
 		{"healthy", func(*node) {}, gpuArgs(), 0, "checks passed"},
 		{"sick", func(n *node) { n.tool(smi, queryHealth, answer{Out: "some rows\n", Err: "no GPU\n", Exit: 9}) }, gpuArgs(), 23, "exit status 9: no GPU"},
 		{"tool not captured", func(n *node) { n.uninstall(smi); delete(n.tools, "/usr/bin/"+smi) }, gpuArgs(), 70, "nvidia-smi is not installed"},
-		{"call not captured", func(n *node) { delete(n.tools["/usr/bin/"+smi], "-q -d ECC") }, gpuArgs(), 70, "nvidia-smi -q -d ECC was not captured"},
+		{"call not captured", func(n *node) { delete(n.tools["/usr/bin/"+smi], "-q -d ECC") }, gpuArgs(), 70, `"nvidia-smi -q -d ECC" was not captured`},
 		{"profile", func(n *node) { n.file(defaultProfile+"/p.yaml", "cpus: 99\n") }, []string{"healthcheck", "--profile", "p"}, 4, "99 CPUs expected"},
 		{"site check", func(n *node) {
 			n.executable(checksDir+"/burn", "", answer{Out: "hot\n", Exit: 23})
