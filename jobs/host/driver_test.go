@@ -1,6 +1,7 @@
 package host
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -204,4 +205,21 @@ func (n *node) callsWith(file string, words ...string) []string {
 		}
 	}
 	return out
+}
+
+// The tool of a container is really run in the root of the container, which only root may do.
+func TestDriverToolChangesItsRoot(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	n.inContainer()
+	n.options.noChroot = false
+	out, err := n.open().run(t.Context(), smiTimeout, smi, "-L")
+	if os.Geteuid() != 0 {
+		require.ErrorIs(t, err, os.ErrPermission)
+		return
+	}
+	require.NoError(t, err)
+	require.Contains(t, out, uuid0)
+	// The stub writes beside itself, by the name that it has in its root.
+	require.Equal(t, "-L\n", n.content("/run/nvidia/driver/usr/bin/nvidia-smi.log"))
 }
