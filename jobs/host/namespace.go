@@ -17,6 +17,12 @@ func inNamespace(namespace *os.File, call func() error) error {
 	go func() {
 		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
+		// But for the first one, which never ends, and is what others see of the process. While it is taken, there is another one.
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- inNamespace(namespace, call)
+			return
+		}
 		// Threads that share their root and working directory cannot enter a mount namespace.
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {
