@@ -221,8 +221,8 @@ func destructive(action string) bool {
 	return slices.Contains([]string{actReboot, actShutdown, actReset, actTaint}, action)
 }
 
-// simUntold is for how long the step of a ticket that people have taken over counts at least: nobody tells when it ends.
-const simUntold = 2*time.Hour - time.Minute
+// simUntold is for how long the step of a ticket that people have taken over counts at least, by any clock: nobody tells when it ends.
+const simUntold = 2*time.Hour - simSkew - time.Minute
 
 // destroys reports whether a destructive step runs on the node, whoever has its ticket by now.
 func destroys(node *corev1.Node) bool {
