@@ -39,6 +39,22 @@ func (w *world) dieAfter(step string) {
 	w.onWrite = nil
 }
 
+// runsBeside counts the steps of the ticket that run and are of another action.
+func (w *world) runsBeside(action ticket.Action) (n int) {
+	for _, s := range w.record().Ticket.Running() {
+		if s.Action != action {
+			n++
+		}
+	}
+	return n
+}
+
+// died reports whether the process of the world is dead.
+func (w *world) died() (dead bool) {
+	w.cluster.Do(func() { dead = w.client.Dead })
+	return dead
+}
+
 // A drain is not believed when something is destroyed: workload that has come since is evicted first, whoever drained the node.
 func TestDrainIsCheckedBeforeADestructiveStep(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -104,7 +120,7 @@ func TestUnfinishedFurtherDrainEnds(t *testing.T) {
 		beside := 0
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == protocol.ActionReboot {
-				beside = len(w.record().Ticket.Running()) - 1
+				beside = w.runsBeside(ticket.Reboot)
 				w.source.gone()
 			}
 		}
@@ -144,7 +160,7 @@ func TestUnfinishedFurtherDrainEndsBeforeAnOrderThatIsResumed(t *testing.T) {
 		beside := 0
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == protocol.ActionReboot {
-				beside = len(w.record().Ticket.Running()) - 1
+				beside = w.runsBeside(ticket.Reboot)
 				w.source.gone()
 			}
 		}
@@ -346,7 +362,7 @@ func TestProcessThatDiesAroundAWithdrawal(t *testing.T) {
 					w.client.Before = w.before
 					w.cluster.Do(func() { w.cluster.AddPod(testPod("worker", func(p *corev1.Pod) { p.Labels["held"] = "pdb" })) })
 					stop := w.next(n, landed)
-					w.await("drained again", func(r ticket.Record) bool { return w.client.Dead || r.Ticket.Count(ticket.Drain) == 2 })
+					w.await("drained again", func(r ticket.Record) bool { return w.died() || r.Ticket.Count(ticket.Drain) == 2 })
 					w.source.gone()
 					time.Sleep(time.Minute)
 					stop()
