@@ -94,7 +94,7 @@ func printCoverage(ctx context.Context, args []string, stdout, stderr io.Writer,
 	if err != nil {
 		return err
 	}
-	o := coverage.Options{Cluster: cfg.cluster(), Catalogue: catalogue, Without: flags.without}
+	o := coverage.Options{Cluster: cfg.cluster(), Catalogue: catalogue, NodeLabels: cfg.NodeLabels, Without: flags.without}
 	if o.Servers, err = coverageServers(cfg, flags.timeout); err != nil {
 		return err
 	}

@@ -2,7 +2,9 @@
 package coverage
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,6 +40,8 @@ type Options struct {
 	Nodes []Node
 	// Findings are what the sources of the configuration find.
 	Findings []Finding
+	// NodeLabels are the labels that may name the node when the label node does not. Nil stands for rules.DefaultNodeLabels.
+	NodeLabels []string
 	// Without are types and conditions that the cluster does not have.
 	Without []string
 }
@@ -61,10 +65,11 @@ type Finding struct {
 // server is what one Prometheus has told.
 type server struct {
 	url     string
+	canary  string
 	maxAge  time.Duration
 	now     time.Time
 	problem string // Why its answers prove nothing.
-	noRules string // Why it does not tell of rules.
+	noRules string // Why it does not expose its rules.
 	alerts  map[string][]source.LoadedRule
 	// records are the rules that record evidence by source, and parsed their queries and those of the alerts.
 	records map[string][]source.LoadedRule
@@ -72,14 +77,15 @@ type server struct {
 	// seen is when a source saw a node last, strange what it calls nodes that there are not.
 	seen    map[string]map[string]time.Duration
 	strange map[string][]string
-	// fields are the nodes that have a field of GPUs, by its name, and steady those that have the series of a query.
+	// fields are the nodes that have a field of GPUs, by its name or the pattern of that, and steady those that have the series of a query.
 	fields, steady map[string]map[string]bool
 	counts         map[string]count
 	// What is worked out once: parsed queries, how many nodes a source sees, and why it sees none of the others.
 	parsed map[string]*source.Expression
 	reach  map[string]int
 	absent map[string]Why
-	lacks  map[string]string
+	lacks  map[string][]string
+	fit    map[string][]source.LoadedRule
 	// assumed is a series that is taken to be there, to find out whether it is all that is lacking.
 	assumed string
 }
@@ -99,13 +105,15 @@ type asker struct {
 	nodesFrom string
 	hardware  map[string]map[string]bool
 	servers   []*server
-	byClause  string
-	notes     []string
+	// byClause groups by what names a node in the rules of the chart, and byLabels by every label that may name one.
+	byClause, byLabels string
+	nodeLabels         []string
+	notes              []string
 }
 
 // Ask asks the servers and judges the answers. An error means that one of them gave no answer.
 func Ask(ctx context.Context, o Options) (Report, error) {
-	a := &asker{o: o, index: rules.NewNodeIndex(), known: make(map[string]bool), hardware: make(map[string]map[string]bool), byClause: labelNode + ", " + o.Cluster.LabelName()}
+	a := newAsker(o)
 	for _, p := range o.Servers {
 		s, err := a.connect(ctx, p)
 		if err != nil {
@@ -126,22 +134,56 @@ func Ask(ctx context.Context, o Options) (Report, error) {
 	return a.judge(), nil
 }
 
+func newAsker(o Options) *asker {
+	names := o.NodeLabels
+	if names == nil {
+		names = rules.DefaultNodeLabels()
+	}
+	a := &asker{
+		o: o, index: rules.NewNodeIndex(), known: make(map[string]bool), hardware: make(map[string]map[string]bool),
+		byClause: labelNode + ", " + o.Cluster.LabelName(), nodeLabels: append([]string{labelNode}, names...),
+	}
+	a.byLabels = strings.Join(append(slices.Clone(a.nodeLabels), o.Cluster.LabelName()), ", ")
+	return a
+}
+
+// resolve returns the node that the labels name, empty if there is none of that name, and the name. Empty means that no label names one.
+func (a *asker) resolve(labels map[string]string) (node, name string) {
+	for _, label := range a.nodeLabels {
+		value := labels[label]
+		if value == "" {
+			continue
+		}
+		if node, err := a.index.Lookup(value); err == nil {
+			return node, value
+		}
+		if name = cmp.Or(name, value); label == labelNode {
+			break
+		}
+	}
+	return "", name
+}
+
 // connect asks for the canary and the rules of a server.
 func (a *asker) connect(ctx context.Context, p *source.Prometheus) (*server, error) {
 	s := &server{
-		url: p.URL(), maxAge: p.MaxAge(), alerts: make(map[string][]source.LoadedRule), records: make(map[string][]source.LoadedRule),
+		url: p.URL(), canary: p.CanaryName(), maxAge: p.MaxAge(), alerts: make(map[string][]source.LoadedRule), records: make(map[string][]source.LoadedRule),
 		other: make(map[string][]source.LoadedRule), seen: make(map[string]map[string]time.Duration), strange: make(map[string][]string),
 		counts: make(map[string]count), fields: make(map[string]map[string]bool), steady: make(map[string]map[string]bool),
-		parsed: make(map[string]*source.Expression), reach: make(map[string]int), absent: make(map[string]Why), lacks: make(map[string]string),
+		parsed: make(map[string]*source.Expression), reach: make(map[string]int), absent: make(map[string]Why), lacks: make(map[string][]string),
+		fit: make(map[string][]source.LoadedRule),
 	}
 	var err error
 	if s.now, s.problem, err = p.Canary(ctx); err != nil {
 		return nil, err
 	}
 	loaded, err := p.LoadedRules(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, source.ErrNoRules):
 		s.noRules = err.Error()
-		a.notes = append(a.notes, fmt.Sprintf("%s does not tell of its rules, so none is known to be missing or to fail: %v", s.url, err))
+		a.notes = append(a.notes, fmt.Sprintf("%s does not expose its rules, so missing and failing rules cannot be detected: %v", s.url, err))
+	case err != nil:
+		return nil, err
 	}
 	for _, r := range loaded {
 		s.keep(r, a.o.Catalogue)
@@ -163,7 +205,9 @@ func (s *server) keep(r source.LoadedRule, catalogue *rules.Catalogue) {
 			labels = make(map[string]string)
 		}
 		labels["alertname"] = r.Name
-		if c, ok := catalogue.Match(labels); ok {
+		// What a template makes of a label, and what the series have, only the alert knows.
+		maps.DeleteFunc(labels, func(_, value string) bool { return strings.Contains(value, "{{") })
+		for _, c := range catalogue.MayMatch(labels) {
 			s.alerts[c.Name] = append(s.alerts[c.Name], r)
 		}
 	}
@@ -194,8 +238,8 @@ func (a *asker) add(n rules.NodeInfo) {
 	}
 }
 
-// settleNodes says where the nodes come from. Without kube_node_info they are those that any exporter sees, so that one that none sees is
-// not missed.
+// settleNodes says where the nodes come from. Without kube_node_info they are those that exporters see, so that one that none sees goes
+// unnoticed.
 func (a *asker) settleNodes() {
 	for _, n := range a.o.Nodes {
 		a.add(n.NodeInfo)
@@ -210,22 +254,25 @@ func (a *asker) settleNodes() {
 		a.nodesFrom = "kube_node_info"
 	default:
 		a.nodesFrom = evidence
-		a.notes = append(a.notes, "Prometheus has no kube_node_info with the label node: the nodes are those that any exporter sees, and one that none sees is not missed. Scrape kube-state-metrics with honorLabels, or name a -kubeconfig.")
+		a.notes = append(a.notes, "Prometheus has no kube_node_info with the label node: the nodes are those that node_exporter, kube-state-metrics or the kubelet see, and one that none of them sees goes unnoticed. Scrape kube-state-metrics with honorLabels, or name a -kubeconfig.")
 	}
 }
 
 // askEvidence asks when each source saw each node, for as many sources at once as an answer may have rows.
 func (a *asker) askEvidence(ctx context.Context, p *source.Prometheus, s *server) error {
-	kinds := a.kinds()
+	kinds := a.kinds(s)
 	plain := slices.DeleteFunc(slices.Clone(kinds), prom.IsSelector)
+	var recorded []source.Sighting
 	for chunk := range slices.Chunk(plain, max(1, maxRows/max(1, len(a.nodes)))) {
 		seen, err := p.Recorded(ctx, chunk)
 		if err != nil {
 			return fmt.Errorf("ask for evidence: %w", err)
 		}
-		for _, one := range seen {
-			a.sees(s, one.Source, one)
-		}
+		recorded = append(recorded, seen...)
+	}
+	a.discover(s, recorded)
+	for _, one := range recorded {
+		a.sees(s, one.Source, one)
 	}
 	for _, selector := range kinds {
 		if !prom.IsSelector(selector) {
@@ -242,9 +289,29 @@ func (a *asker) askEvidence(ctx context.Context, p *source.Prometheus, s *server
 	return nil
 }
 
-// kinds returns all evidence that conditions name.
-func (a *asker) kinds() []string {
+// discover takes the nodes from the evidence where nothing lists them. Only exporters count that are named by the relabelling of their
+// scrape, or tell of nodes: others may be called by their pod.
+func (a *asker) discover(s *server, recorded []source.Sighting) {
+	if a.nodesFrom != evidence {
+		return
+	}
+	for _, one := range recorded {
+		_, exporter := splitKind(one.Source)
+		named := slices.Contains([]string{"node_exporter", "kube-state-metrics", "kubelet"}, exporter)
+		if name := one.Labels[labelNode]; named && name != "" && one.Age <= s.maxAge && !a.o.Cluster.Other(one.Labels) {
+			a.add(rules.NodeInfo{Name: name})
+		}
+	}
+}
+
+// kinds returns all evidence that conditions name, and what the rules of the server record.
+func (a *asker) kinds(s *server) []string {
 	all := make(map[string]bool)
+	for kind := range s.records {
+		if kind != "" {
+			all[kind] = true
+		}
+	}
 	for _, c := range a.o.Catalogue.Conditions() {
 		for _, kind := range evidenceOf(c) {
 			all[kind] = true
@@ -268,12 +335,8 @@ func (a *asker) sees(s *server, kind string, one source.Sighting) {
 	if a.o.Cluster.Other(one.Labels) {
 		return
 	}
-	name := one.Labels[labelNode]
-	if a.nodesFrom == evidence && name != "" && one.Age <= s.maxAge {
-		a.add(rules.NodeInfo{Name: name})
-	}
-	node, err := a.index.Lookup(name)
-	if err != nil {
+	node, name := a.resolve(one.Labels)
+	if node == "" {
 		if one.Age <= s.maxAge && !slices.Contains(s.strange[kind], name) {
 			s.strange[kind] = append(s.strange[kind], name)
 		}

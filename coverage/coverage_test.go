@@ -3,6 +3,7 @@ package coverage
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -41,6 +42,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		for _, labels := range rows {
+			labels = inPart(labels, query, text)
 			if name := labels["source"]; name == "" || strings.Contains(query, name) {
 				result = append(result, map[string]any{"metric": labels, "value": []any{now, fmt.Sprint(now)}})
 			}
@@ -50,6 +52,19 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		panic(err)
 	}
+}
+
+// inPart returns the labels with that of the part of the query that holds the text, as label_replace adds it.
+func inPart(labels map[string]string, query, text string) map[string]string {
+	_, after, _ := strings.Cut(query, text)
+	_, after, parted := strings.Cut(after, `"`+labelPart+`", "`)
+	if !parted {
+		return labels
+	}
+	number, _, _ := strings.Cut(after, `"`)
+	labels = maps.Clone(labels)
+	labels[labelPart] = number
+	return labels
 }
 
 // rule is an alerting rule as Prometheus lists it.
@@ -163,4 +178,212 @@ func TestQueriesAreFew(t *testing.T) {
 		require.Equal(t, nodes, r.of(t, "HighLoad").Seen)
 		require.LessOrEqual(t, f.queries.Load(), most, "%d nodes", nodes)
 	}
+}
+
+func alerting(name, query, labels, health string) string {
+	return fmt.Sprintf(`{"type":"alerting","name":%q,"query":%q,"labels":%s,"health":%q,"lastError":"boom","lastEvaluation":"1970-01-01T00:16:40Z"}`, name, query, labels, health)
+}
+
+func recording(name, query, health string) string {
+	return fmt.Sprintf(`{"type":"recording","name":%q,"query":%q,"labels":{},"health":%q,"lastError":"boom","lastEvaluation":"1970-01-01T00:16:40Z"}`, name, query, health)
+}
+
+func oneNode() map[string][]map[string]string {
+	return map[string][]map[string]string{
+		"kube_node_info":            {{"node": "a"}},
+		`timestamp(up{job="fans"})`: {{"node": "a"}},
+	}
+}
+
+// The alert reads only what a recording rule makes, and that rule fails: nothing can fire.
+func TestAFailingRecordingRuleBlinds(t *testing.T) {
+	t.Parallel()
+	f := &fake{rows: oneNode(), rules: recording("site:fans", "fan_rpm", "err") + "," + alerting("FanStuck", "site:fans < 1", `{}`, "ok")}
+	require.Zero(t, f.ask(t, fans, nil).of(t, "FanStuck").Seen)
+}
+
+// The alert reads what a recording rule makes that is not loaded.
+func TestARecordingRuleThatIsNotLoadedBlinds(t *testing.T) {
+	t.Parallel()
+	f := &fake{rows: oneNode(), rules: alerting("FanStuck", "site:fans < 1", `{}`, "ok")}
+	require.Zero(t, f.ask(t, fans, nil).of(t, "FanStuck").Seen)
+}
+
+// Two rules raise the condition. The one that works cannot fire on the node, and the one that could fails.
+func TestARuleThatFailsDoesNotSeeForAnother(t *testing.T) {
+	t.Parallel()
+	f := &fake{rows: oneNode(), rules: alerting("FanStuck", "fan_rpm < 1", `{}`, "err") + "," + alerting("FanStuck", "DCGM_FI_DEV_FAN_SPEED < 1", `{}`, "ok")}
+	require.Zero(t, f.ask(t, fans, nil).of(t, "FanStuck").Seen)
+}
+
+// One of two selectors is enough evidence, whichever comes first.
+func TestAnyOfTwoSelectorsIsEvidence(t *testing.T) {
+	t.Parallel()
+	const two = "conditions: [{name: FanStuck, type: baseboard, match: {alertname: FanStuck}, evidence: ['up{job=\"old-fans\"}', 'up{job=\"fans\"}']}]\n"
+	f := &fake{rows: oneNode(), rules: alerting("FanStuck", "fan_rpm < 1", `{}`, "ok")}
+	c := f.ask(t, two, nil).of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}
+
+// A label by which the condition is matched may come from the series, as in KubeNodePressure of the kubernetes-mixin.
+func TestLabelsOfTheSeriesMatchAsWell(t *testing.T) {
+	t.Parallel()
+	const pressure = "conditions: [{name: SitePressure, type: baseboard, match: {alertname: KubeNodePressure, condition: DiskPressure}, evidence: ['up{job=\"fans\"}']}]\n"
+	f := &fake{rows: oneNode(), rules: alerting("KubeNodePressure", `kube_node_status_condition{condition=~"(MemoryPressure|DiskPressure|PIDPressure)",status="true"} == 1`, `{"severity":"info"}`, "ok")}
+	c := f.ask(t, pressure, nil).of(t, "SitePressure")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}
+
+// Rules that record what other rules have recorded are followed as deep as fields are asked for.
+func TestFieldsBehindTwoRecordingRulesAreAskedFor(t *testing.T) {
+	t.Parallel()
+	rows := oneNode()
+	rows["DCGM_FI_DEV_FAN_SPEED"] = []map[string]string{{"Hostname": "a"}}
+	f := &fake{rows: rows, rules: recording("site:fans", "DCGM_FI_DEV_FAN_SPEED", "ok") + "," + recording("site:fans:min", "min by (Hostname) (site:fans)", "ok") + "," + alerting("FanStuck", "site:fans:min < 1", `{}`, "ok")}
+	c := f.ask(t, fans, nil).of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}
+
+// A pattern of names may stand for 18 links of each GPU, in the chart's own rules. That must not be more than an answer may have.
+func TestLinksOfManyNodesAreAskedFor(t *testing.T) {
+	t.Parallel()
+	const links, nodes = 36, 3000
+	rows := map[string][]map[string]string{}
+	for i := range nodes {
+		name := fmt.Sprintf("n%d", i)
+		rows["kube_node_info"] = append(rows["kube_node_info"], map[string]string{"node": name})
+		rows[`timestamp(up{job="fans"})`] = append(rows[`timestamp(up{job="fans"})`], map[string]string{"node": name})
+	}
+	f := &fake{rows: rows, rules: alerting("FanStuck", `{__name__=~"DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_(COUNT_L[0-9]+|L[0-9]+_TOTAL)"} > 1`, `{}`, "ok")}
+	f.rows["ALERTS{"] = []map[string]string{{"alertname": "Watchdog", "alertstate": "firing"}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.FormValue("query"), "NVLINK") {
+			f.ServeHTTP(w, r)
+			return
+		}
+		// What groups by the name gets a row for each link of each node, and what does not one for each node.
+		each := 1
+		if strings.Contains(r.FormValue("query"), "group by (__name__") {
+			each = links
+		}
+		result := make([]any, 0, each*nodes)
+		for i := range nodes {
+			for link := range each {
+				metric := map[string]string{"Hostname": fmt.Sprintf("n%d", i), "aegis_part": "0"}
+				if each > 1 {
+					metric["__name__"] = fmt.Sprintf("DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_L%d", link)
+				}
+				result = append(result, map[string]any{"metric": metric, "value": []any{now, "1"}})
+			}
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "vector", "result": result}})
+	}))
+	t.Cleanup(server.Close)
+	_, err := Ask(t.Context(), optionsOf(t, server.URL))
+	require.NoError(t, err)
+}
+
+// A rule of the site may select several series by a pattern of their names: the question must be one that Prometheus parses.
+func TestPatternsOfNamesAreNoNames(t *testing.T) {
+	t.Parallel()
+	f := &fake{rules: alerting("FanStuck", `{__name__=~"node_pressure_(cpu|io)_waiting_seconds_total"} > 1`, `{}`, "ok"), rows: oneNode()}
+	f.rows["ALERTS{"] = []map[string]string{{"alertname": "Watchdog", "alertstate": "firing"}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if query := r.FormValue("query"); query != "" {
+			if _, err := source.ParseExpression(query); err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = fmt.Fprintf(w, `{"status":"error","errorType":"bad_data","error":%q}`, err.Error())
+				return
+			}
+		}
+		f.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	_, err := Ask(t.Context(), optionsOf(t, server.URL))
+	require.NoError(t, err)
+}
+
+func optionsOf(t *testing.T, url string) Options {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "conditions.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(fans), 0o600))
+	catalogue, err := rules.Load(rules.Options{Files: []string{file}})
+	require.NoError(t, err)
+	p, err := source.NewPrometheus(source.PrometheusOptions{URL: url})
+	require.NoError(t, err)
+	return Options{Catalogue: catalogue, Servers: []*source.Prometheus{p}}
+}
+
+// refusing answers every query, and refuses to tell of its rules.
+func refusing(t *testing.T, status int, body string) (Report, error) {
+	t.Helper()
+	f := &fake{rows: oneNode()}
+	f.rows["ALERTS{"] = []map[string]string{{"alertname": "Watchdog", "alertstate": "firing"}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/api/v1/rules" {
+			w.WriteHeader(status)
+			_, _ = fmt.Fprint(w, body)
+			return
+		}
+		f.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return Ask(t.Context(), optionsOf(t, server.URL))
+}
+
+// Only a server that has no such API has no rules to tell of. One that fails, or refuses, gives no answer.
+func TestAFailureToTellOfRulesIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		_, err := refusing(t, status, "")
+		require.Error(t, err, status)
+	}
+	_, err := refusing(t, http.StatusOK, `{"status":"success","warnings":["one ruler is down"],"data":{"groups":[]}}`)
+	require.Error(t, err)
+}
+
+// VictoriaMetrics without -vmalert.proxyURL, and a Prometheus that others write alerts to, list no group at all. The canary proves that
+// somebody evaluates rules.
+func TestAServerThatListsNoRuleAtAllDoesNotTellOfThem(t *testing.T) {
+	t.Parallel()
+	r, err := refusing(t, http.StatusOK, `{"status":"success","data":{"groups":[]}}`)
+	require.NoError(t, err)
+	c := r.of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+	require.Contains(t, fmt.Sprint(r.Notes), "does not expose its rules")
+}
+
+// Without kube-state-metrics, names of pods that dcgm-exporter gives itself are no nodes.
+func TestPodsAreNotCountedAsNodesThatAreSeen(t *testing.T) {
+	t.Parallel()
+	f := &fake{rules: alerting("GpuDown", "DCGM_FI_DEV_GPU_TEMP > 1", `{"condition":"GpuDown"}`, "ok"), rows: map[string][]map[string]string{
+		"last_over_time(aegis:evidence": {{"node": "dcgm-exporter-x7k2l", "source": "gpu/dcgm-exporter"}, {"node": "a", "source": "system/node_exporter"}},
+		"(DCGM_FI_DEV_GPU_TEMP)":        {{"Hostname": "dcgm-exporter-x7k2l"}},
+	}}
+	r := f.ask(t, fans, nil)
+	require.Equal(t, 1, r.Nodes)
+}
+
+// docs/configuration.md: the series of a selector must have a label that names the node, as an alert has. Aegis takes Hostname and
+// instance for that, so coverage has to.
+func TestSelectorsNameTheirNodeAsAlertsDo(t *testing.T) {
+	t.Parallel()
+	for _, labels := range []map[string]string{{"instance": "10.0.0.1:9100"}, {"Hostname": "a"}, {"kubernetes_node": "a"}} {
+		f := &fake{rules: alerting("FanStuck", "fan_rpm < 1", `{}`, "ok"), rows: map[string][]map[string]string{
+			"kube_node_info": {{"node": "a", "internal_ip": "10.0.0.1"}}, `timestamp(up{job="fans"})`: {labels},
+		}}
+		c := f.ask(t, fans, nil).of(t, "FanStuck")
+		require.Equal(t, 1, c.Seen, "%v: %v", labels, c.Blind)
+	}
+}
+
+// docs/configuration.md: a condition without evidence takes any: any series of aegis:evidence of the node, or any target.
+func TestWithoutEvidenceAnyRecordedEvidenceCounts(t *testing.T) {
+	t.Parallel()
+	const none = "conditions: [{name: FanStuck, type: baseboard, match: {alertname: FanStuck}}]\n"
+	f := &fake{rules: alerting("FanStuck", "fan_rpm < 1", `{}`, "ok"), rows: map[string][]map[string]string{
+		"kube_node_info": {{"node": "a"}}, "aegis:evidence": {{"node": "a", "source": "system/node_exporter"}},
+	}}
+	c := f.ask(t, none, nil).of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
 }

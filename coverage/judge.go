@@ -58,6 +58,9 @@ type Why struct {
 	Source string `json:"source,omitempty"`
 	Reason string `json:"reason"`
 	Set    string `json:"set"`
+	// server is the one that it is about where there are several, and since how long an exporter has been gone.
+	server string
+	since  span
 }
 
 // IsBlind reports whether the condition would not be seen somewhere.
@@ -80,7 +83,7 @@ func (a *asker) judge() Report {
 	for _, s := range a.servers {
 		r.Servers = append(r.Servers, s.url)
 		if s.problem != "" {
-			a.notes = append(a.notes, s.problem)
+			a.notes = append(a.notes, a.prefix(s)+s.problem)
 		}
 	}
 	for _, c := range a.o.Catalogue.Conditions() {
@@ -89,6 +92,14 @@ func (a *asker) judge() Report {
 	a.noteHardware()
 	r.Notes = a.notes
 	return r
+}
+
+// prefix names the server where there are several.
+func (a *asker) prefix(s *server) string {
+	if len(a.servers) < 2 {
+		return ""
+	}
+	return s.url + ": "
 }
 
 // noteHardware says what no node is known to have, so that each is expected to.
@@ -119,27 +130,27 @@ func (a *asker) condition(c rules.Condition) Condition {
 	}
 	result.Sources = a.sources(c, nodes)
 	found := a.found(c)
-	blind := make(map[string]*Blind)
-	var order []string
+	var blind groups
 	for _, node := range nodes {
 		why := a.why(c, node, found)
 		if len(why) == 0 {
 			result.Seen++
 			continue
 		}
-		key := fmt.Sprint(why)
-		if blind[key] == nil {
-			blind[key], order = &Blind{Why: why}, append(order, key)
-		}
-		blind[key].Nodes = append(blind[key].Nodes, node)
+		blind.add(node, why)
 	}
-	for _, key := range order {
-		result.Blind = append(result.Blind, *blind[key])
-	}
-	if len(nodes) == 0 {
-		result.Blind = []Blind{{Why: []Why{{Reason: "no node is known: neither kube_node_info nor any evidence has a label node", Set: mendNodes}}}}
+	if result.Blind = blind.sorted(); len(nodes) == 0 {
+		result.Blind = []Blind{{Why: []Why{a.noNodes()}}}
 	}
 	return result
+}
+
+// noNodes says why there is no node to see.
+func (a *asker) noNodes() Why {
+	if a.o.Nodes != nil {
+		return Why{Reason: "the API server of the kubeconfig lists no node", Set: "Name the kubeconfig of the cluster that Prometheus watches."}
+	}
+	return Why{Reason: "no node is known: neither kube_node_info nor any evidence has a label node", Set: mendNodes}
 }
 
 // sources counts the nodes that each source of the condition sees.
@@ -162,9 +173,22 @@ func (a *asker) sources(c rules.Condition, nodes []string) []Source {
 	return all
 }
 
+// sees reports whether the server has fresh evidence of the node. A condition without evidence takes any.
 func (s *server) sees(kind, node string) bool {
-	age, ok := s.seen[kind][node]
-	return ok && age <= s.maxAge
+	if age, ok := s.seen[kind][node]; ok && age <= s.maxAge {
+		return true
+	}
+	return kind == anyTarget && s.seesAny(node, func(kind string) bool { return kind != anyTarget && !prom.IsSelector(kind) })
+}
+
+// seesAny reports whether the server has fresh evidence of the node of a kind that is wanted.
+func (s *server) seesAny(node string, wanted func(kind string) bool) bool {
+	for kind, nodes := range s.seen {
+		if age, ok := nodes[node]; ok && age <= s.maxAge && wanted(kind) {
+			return true
+		}
+	}
+	return false
 }
 
 // found returns the nodes on which a query of the configuration would find the condition.
@@ -181,11 +205,8 @@ func (a *asker) found(c rules.Condition) map[string]bool {
 func (a *asker) named(f Finding) map[string]bool {
 	nodes := make(map[string]bool)
 	for _, labels := range f.Labels {
-		for _, name := range append([]string{labelNode}, rules.DefaultNodeLabels()...) {
-			if node, err := a.index.Lookup(labels[name]); err == nil {
-				nodes[node] = true
-				break
-			}
+		if node, _ := a.resolve(labels); node != "" {
+			nodes[node] = true
 		}
 	}
 	return nodes
@@ -203,9 +224,7 @@ func (a *asker) why(c rules.Condition, node string, found map[string]bool) []Why
 			return nil
 		}
 		for _, w := range why {
-			if len(a.servers) > 1 {
-				w.Reason = s.url + ": " + w.Reason
-			}
+			w.server = a.prefix(s)
 			all = append(all, w)
 		}
 	}
@@ -220,7 +239,7 @@ func (a *asker) why(c rules.Condition, node string, found map[string]bool) []Why
 // why says why this server would not see the condition on the node.
 func (s *server) why(a *asker, c rules.Condition, node string) []Why {
 	if s.problem != "" {
-		return []Why{{Reason: s.problem, Set: mendCanary}}
+		return []Why{{Reason: s.problem, Set: mendCanary(s.canary)}}
 	}
 	if w := s.rule(c); w != nil {
 		return []Why{*w}
@@ -284,26 +303,40 @@ func (s *server) rule(c rules.Condition) *Why {
 
 // sick says why a rule does not do its work.
 func (s *server) sick(r source.LoadedRule) (reason, set string) {
-	what := "the rule of alert " + r.Name
-	if r.Records {
-		what = fmt.Sprintf("the rule that records %s in group %s", r.Name, r.Group)
-	}
 	switch {
 	case r.Failure != "":
-		return fmt.Sprintf("%s fails: %s", what, r.Failure), "Mend the rule, or the series that it reads: the page of rules of Prometheus shows its error."
+		return fmt.Sprintf("%s fails: %s", called(r), r.Failure), "Mend the rule, or the series that it reads: the page of rules of Prometheus shows its error."
 	case r.Evaluated.IsZero():
-		return what + " has not been evaluated yet", "Wait for an interval of its group, and look again."
+		return called(r) + " has not been evaluated yet", "Wait for an interval of its group, and look again."
 	case !s.now.IsZero() && s.now.Sub(r.Evaluated) > max(2*r.Interval+late, s.maxAge):
-		return fmt.Sprintf("%s was last evaluated at %s", what, r.Evaluated.UTC().Format(time.RFC3339)),
-			"Look why Prometheus misses the group: prometheus_rule_group_iterations_missed_total, and the load of the server."
+		return fmt.Sprintf("%s was last evaluated at %s", called(r), r.Evaluated.UTC().Format(time.RFC3339)),
+			"Find out why Prometheus skips this group: prometheus_rule_group_iterations_missed_total, and the load of the server."
 	}
 	return "", ""
+}
+
+// called names a rule for people.
+func called(r source.LoadedRule) string {
+	if r.Records {
+		return fmt.Sprintf("the rule that records %s in group %s", r.Name, r.Group)
+	}
+	return "the rule of alert " + r.Name
+}
+
+// fitOf returns the alerting rules of the condition that are evaluated and do not fail.
+func (s *server) fitOf(condition string) []source.LoadedRule {
+	fit, known := s.fit[condition]
+	if !known {
+		fit = slices.DeleteFunc(slices.Clone(s.alerts[condition]), func(r source.LoadedRule) bool { reason, _ := s.sick(r); return reason != "" })
+		s.fit[condition] = fit
+	}
+	return fit
 }
 
 // unseen says why a source does not see the node.
 func (s *server) unseen(kind, node string) Why {
 	if age, ok := s.seen[kind][node]; ok {
-		return gone(kind, age)
+		return s.gone(kind, age)
 	}
 	why, known := s.absent[kind]
 	if !known {
@@ -315,12 +348,12 @@ func (s *server) unseen(kind, node string) Why {
 }
 
 // gone is of an exporter that had the node, and has it no more.
-func gone(kind string, age time.Duration) Why {
-	unit := time.Minute
-	if age < unit {
-		unit = time.Second
+func (s *server) gone(kind string, age time.Duration) Why {
+	why := Why{Source: kind, Set: mendGone, since: span{age, age}}
+	if age > s.maxAge {
+		why.Reason = fmt.Sprintf(", older than prometheus.maxAge (%s)", inWords(s.maxAge))
 	}
-	return Why{Source: kind, Reason: fmt.Sprintf("the exporter had the node last %s ago", age.Round(unit)), Set: mendGone}
+	return why
 }
 
 // unheard says why a source has told nothing of a node within the last hour.
@@ -341,11 +374,15 @@ func (s *server) unheard(kind string) (reason, set string) {
 			return reason, set
 		}
 	}
-	if reason, set := s.misnamed(kind, records); reason != "" {
-		return reason, set
-	}
+	reason, set = s.misnamed(kind, records)
 	read := s.readBy(records)
-	if len(s.seen[kind]) == 0 && s.total(records) == 0 {
+	switch {
+	case s.reach[kind] > 0 && reason != "":
+		// The exporter names other nodes well, so that these series may be of machines outside of the cluster.
+		return fmt.Sprintf("no series of %s of this node (%s: perhaps of other machines)", read, reason), mendExporter(exporter)
+	case reason != "":
+		return reason, set
+	case len(s.seen[kind]) == 0 && s.total(records) == 0:
 		return "no series of " + read, mendExporter(exporter)
 	}
 	return "no series of " + read + " of this node", mendExporter(exporter)
@@ -368,7 +405,7 @@ func (s *server) misnamed(kind string, records []source.LoadedRule) (reason, set
 		}
 	}
 	if names := s.strange[kind]; len(names) > 0 {
-		return fmt.Sprintf("the label node of its series names no node, such as %q", slices.Min(names)), mendLabel(exporter)
+		return fmt.Sprintf("its label node does not match any node (for example %q)", slices.Min(names)), mendLabel(exporter)
 	}
 	return "", ""
 }
@@ -403,116 +440,4 @@ func (s *server) readBy(records []source.LoadedRule) string {
 		}
 	}
 	return strings.Join(texts, " or ")
-}
-
-// missing says which series that the alert cannot do without nobody has of the node, although an exporter sees it.
-func (s *server) missing(c rules.Condition, node string) []Why {
-	if s.noRules != "" {
-		return nil
-	}
-	var lacking []string
-	if s.mayFire(c, node, &lacking) {
-		return nil
-	}
-	if kind := s.leaving(c, node, lacking); kind != "" {
-		return []Why{gone(kind, s.seen[kind][node])}
-	}
-	why := Why{Reason: "the alert cannot fire: what it reads is not there, or its exporter does not see the node", Set: mendRead}
-	if len(lacking) > 0 {
-		why.Source, why.Set = exporterOf(lacking[0]), mendCollectors
-		why.Reason = "the node has no series of " + s.needed(c, node, lacking) + ", without which the alert cannot fire"
-	}
-	if why.Source == "dcgm-exporter" {
-		why.Set = mendFields
-	}
-	return []Why{why}
-}
-
-// mayFire reports whether an alert of the condition could fire for the node, and adds what it lacks for that.
-func (s *server) mayFire(c rules.Condition, node string, lacking *[]string) bool {
-	return slices.ContainsFunc(s.alerts[c.Name], func(r source.LoadedRule) bool {
-		e := s.expression(r)
-		return e == nil || e.Possible(func(selector source.Selector) bool { return s.exists(c, node, selector, lacking, 0) })
-	})
-}
-
-// needed returns what is lacking, for people: each of which alone would do, or else all.
-func (s *server) needed(c rules.Condition, node string, lacking []string) string {
-	slices.Sort(lacking)
-	lacking = slices.Compact(lacking)
-	key := fmt.Sprint(c.Name, lacking)
-	if text, known := s.lacks[key]; known {
-		return text
-	}
-	var enough []string
-	for _, name := range lacking {
-		s.assumed = name
-		if s.mayFire(c, node, new([]string)) {
-			enough = append(enough, name)
-		}
-	}
-	s.assumed = ""
-	s.lacks[key] = strings.Join(enough, " or ")
-	if len(enough) == 0 {
-		s.lacks[key] = strings.Join(lacking, ", ")
-	}
-	return s.lacks[key]
-}
-
-// leaving returns the evidence of an exporter of GPUs that went a moment ago: it is fresh yet, and the node has no field at all.
-func (s *server) leaving(c rules.Condition, node string, lacking []string) string {
-	if len(lacking) == 0 || !strings.HasPrefix(lacking[0], fieldPrefix) {
-		return ""
-	}
-	for _, nodes := range s.fields {
-		if nodes[node] {
-			return ""
-		}
-	}
-	for _, kind := range evidenceOf(c) {
-		if _, exporter := splitKind(kind); exporter == exporterOf(lacking[0]) && s.sees(kind, node) {
-			return kind
-		}
-	}
-	return ""
-}
-
-// maxDepth bounds how many recording rules are followed.
-const maxDepth = 4
-
-// exists reports whether the node may have series of the selector. Only of fields of GPUs is it known that a healthy node has them.
-func (s *server) exists(c rules.Condition, node string, selector source.Selector, lacking *[]string, depth int) bool {
-	name := selector.Metric()
-	if strings.HasPrefix(name, fieldPrefix) {
-		if s.fields[name][node] || name == s.assumed {
-			return true
-		}
-		for field, nodes := range s.fields {
-			if nodes[node] && selector.Matches(field) {
-				return true
-			}
-		}
-		*lacking = append(*lacking, name)
-		return false
-	}
-	if query, is := steady(selector); is {
-		if s.steady[query][node] || query == s.assumed {
-			return true
-		}
-		*lacking = append(*lacking, query)
-		return false
-	}
-	if recorded := s.other[name]; len(recorded) > 0 && depth < maxDepth {
-		return slices.ContainsFunc(recorded, func(r source.LoadedRule) bool {
-			e := s.expression(r)
-			return e == nil || e.Possible(func(inner source.Selector) bool { return s.exists(c, node, inner, lacking, depth+1) })
-		})
-	}
-	exporter := exporterOf(name)
-	for _, kind := range c.Evidence {
-		if _, of := splitKind(kind); of == exporter {
-			return s.sees(kind, node)
-		}
-	}
-	return true
 }

@@ -13,7 +13,7 @@ import (
 // maxNamed is how many nodes a line names.
 const maxNamed = 3
 
-// Print writes the report for people: what each condition is seen by, then what is blind, why, and what to set.
+// Print writes the report for people: what each condition is seen by, then what is blind, why, and how to fix it.
 func (r Report) Print(w io.Writer) error {
 	p := &printer{w: w}
 	p.line("%d nodes (%s), asked %s", r.Nodes, r.NodesFrom, strings.Join(r.Servers, ", "))
@@ -28,7 +28,7 @@ func (r Report) Print(w io.Writer) error {
 	p.line("")
 	for _, mode := range modes(r) {
 		total := len(slices.DeleteFunc(slices.Clone(r.Conditions), func(c Condition) bool { return c.Mode != mode }))
-		p.line("mode %s: %d of %d conditions are blind somewhere", mode, r.BlindIn(mode), total)
+		p.line("mode %s: %d of %d conditions are blind on at least one node", mode, r.BlindIn(mode), total)
 	}
 	return p.err
 }
@@ -120,7 +120,7 @@ func describe(b Blind) string {
 		if w.Source != "" {
 			source = w.Source + ": "
 		}
-		fmt.Fprintf(&text, "\n    %s%s\n      set: %s", source, w.Reason, w.Set)
+		fmt.Fprintf(&text, "\n    %s%s\n      fix: %s", source, w.Reason, w.Set)
 	}
 	return text.String()
 }

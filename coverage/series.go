@@ -24,84 +24,114 @@ func (s *server) readByAlerts() []source.Selector {
 
 // askFields asks which nodes have the fields of GPUs that the alerts read.
 func (a *asker) askFields(ctx context.Context, p *source.Prometheus, s *server) error {
-	patterns := make(map[string]bool)
-	for _, selector := range s.readByAlerts() {
-		if strings.HasPrefix(selector.Metric(), fieldPrefix) {
-			patterns[selector.Metric()] = true
-		}
-	}
-	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(patterns)), max(1, min(partsAtOnce, maxRows/max(1, len(a.nodes))))) {
-		query := fmt.Sprintf("group by (__name__, Hostname, hostname, %s) ({__name__=~%q})", a.byClause, strings.Join(chunk, "|"))
-		samples, err := p.Vector(ctx, query)
-		if err != nil {
-			return fmt.Errorf("ask for the fields of GPUs: %w", err)
-		}
-		for _, sample := range samples {
-			a.field(s, sample)
-		}
-	}
-	return nil
-}
-
-// steady returns a query for series that an exporter has all the time, faults or not, if its collector is on, and reports whether the
-// selector is of such ones. A unit is there with all of its states, but of processes only the states that some are in.
-func steady(s source.Selector) (query string, is bool) {
-	switch name := s.Metric(); {
-	case strings.HasPrefix(name, "node_systemd_unit_state"):
-		return s.String(), true
-	case strings.HasPrefix(name, "node_processes_"), strings.HasPrefix(name, "node_pressure_"):
-		return name, true
-	}
-	return "", false
-}
-
-// askSteady asks which nodes have the series of collectors that are off by default.
-func (a *asker) askSteady(ctx context.Context, p *source.Prometheus, s *server) error {
 	var parts []part
 	for _, selector := range s.readByAlerts() {
-		if text, is := steady(selector); is && s.steady[text] == nil {
-			s.steady[text] = make(map[string]bool)
-			parts = append(parts, part{selector: text, text: text})
+		if name := selector.Metric(); strings.HasPrefix(name, fieldPrefix) && s.fields[name] == nil {
+			s.fields[name] = make(map[string]bool)
+			parts = append(parts, part{selector: name, text: selector.AnyLabels()})
 		}
 	}
-	err := ask(ctx, p, parts, max(1, min(partsAtOnce, maxRows/max(1, len(a.nodes)))), "group by ("+a.byClause+")", func(part part, sample source.Sample) {
-		if node, err := a.index.Lookup(sample.Labels[labelNode]); err == nil && !a.o.Cluster.Other(sample.Labels) {
-			s.steady[part.selector][node] = true
+	err := ask(ctx, p, parts, a.atOnce(), "group by (Hostname, hostname, "+a.byClause+")", func(part part, sample source.Sample) {
+		if node := a.fieldOf(sample); node != "" {
+			s.fields[part.selector][node] = true
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("ask for the series of collectors: %w", err)
+		return fmt.Errorf("ask for the fields of GPUs: %w", err)
 	}
 	return nil
 }
 
-// field notes that a node has a field. Its name is where the rules of the chart look for it.
-func (a *asker) field(s *server, sample source.Sample) {
+// atOnce returns how many parts with a row for each node one query may have.
+func (a *asker) atOnce() int { return max(1, min(partsAtOnce, maxRows/max(1, len(a.nodes)))) }
+
+// fieldOf returns the node of a field. Its name is where the rules of the chart look for it.
+func (a *asker) fieldOf(sample source.Sample) string {
 	if a.o.Cluster.Other(sample.Labels) {
-		return
+		return ""
 	}
 	for _, label := range []string{"hostname", "Hostname", labelNode} {
 		if sample.Labels[label] == "" {
 			continue
 		}
-		if node, err := a.index.Lookup(sample.Labels[label]); err == nil {
-			name := sample.Labels["__name__"]
-			if s.fields[name] == nil {
-				s.fields[name] = make(map[string]bool)
-			}
-			s.fields[name][node] = true
+		node, err := a.index.Lookup(sample.Labels[label])
+		if err != nil {
+			return ""
 		}
-		return
+		return node
 	}
+	return ""
 }
 
-// recordedFor returns the rules that record what the rules read.
+// everyNode stands for all nodes where a recorded series is of none.
+const everyNode = ""
+
+// recordedName reports whether the series have the name of recorded ones, which have a colon in it.
+func recordedName(name string) bool {
+	name, _, _ = strings.Cut(name, "{")
+	return strings.Contains(name, ":")
+}
+
+// isSteady returns a query for series that are there all the time, faults or not, and reports whether the selector is of such ones: of
+// collectors that are on, and of what others have recorded. A unit is there with all of its states, but of processes only the states that
+// some are in.
+func (s *server) isSteady(selector source.Selector) (query string, is bool) {
+	name := selector.Metric()
+	switch {
+	case strings.HasPrefix(name, "node_systemd_unit_state"), recordedName(name) && len(s.other[name]) == 0:
+		return selector.String(), true
+	case strings.HasPrefix(name, "node_processes_"), strings.HasPrefix(name, "node_pressure_"), strings.HasPrefix(name, "node_edac_"),
+		strings.HasPrefix(name, "node_memory_"):
+		return selector.AnyLabels(), true
+	}
+	return "", false
+}
+
+// askSteady asks which nodes have the series of collectors, and those that none of the rules of the server records.
+func (a *asker) askSteady(ctx context.Context, p *source.Prometheus, s *server) error {
+	var collected, recorded []part
+	for _, selector := range s.readByAlerts() {
+		text, is := s.isSteady(selector)
+		if !is || s.steady[text] != nil {
+			continue
+		}
+		s.steady[text] = make(map[string]bool)
+		if recordedName(selector.Metric()) {
+			recorded = append(recorded, part{selector: text, text: text})
+		} else {
+			collected = append(collected, part{selector: text, text: text})
+		}
+	}
+	take := func(part part, sample source.Sample) {
+		node, name := a.resolve(sample.Labels)
+		everywhere := name == "" && recordedName(part.text)
+		if (node != "" || everywhere) && !a.o.Cluster.Other(sample.Labels) {
+			s.steady[part.selector][node] = true
+		}
+	}
+	if err := ask(ctx, p, collected, a.atOnce(), "group by ("+a.byClause+")", take); err != nil {
+		return fmt.Errorf("ask for the series of collectors: %w", err)
+	}
+	if err := ask(ctx, p, recorded, a.atOnce(), "group by ("+a.byLabels+")", take); err != nil {
+		return fmt.Errorf("ask for recorded series: %w", err)
+	}
+	return nil
+}
+
+// recordedFor returns the rules that record what the rules read, and what those read.
 func (s *server) recordedFor(read []source.LoadedRule) []source.LoadedRule {
 	var all []source.LoadedRule
-	for _, r := range read {
-		for _, selector := range s.selectorsOf(r) {
-			all = append(all, s.other[selector.Metric()]...)
+	done := make(map[string]bool)
+	for range maxDepth {
+		var next []source.LoadedRule
+		for _, r := range read {
+			for _, selector := range s.selectorsOf(r) {
+				if name := selector.Metric(); !done[name] {
+					done[name], next = true, append(next, s.other[name]...)
+				}
+			}
 		}
+		all, read = append(all, next...), next
 	}
 	return all
 }
@@ -222,7 +252,7 @@ func (s *server) count(p part, sample source.Sample) {
 func (s *server) fresh(kind string, nodes []string) int {
 	var n int
 	for _, node := range nodes {
-		if age, ok := s.seen[kind][node]; ok && age <= s.maxAge {
+		if s.sees(kind, node) {
 			n++
 		}
 	}

@@ -110,6 +110,18 @@ func (c *Catalogue) Match(labels map[string]string) (Condition, bool) {
 	return e.clone(), true
 }
 
+// MayMatch returns the conditions that an alert may belong to of which only these labels are known: its series may have more.
+func (c *Catalogue) MayMatch(known map[string]string) []Condition {
+	var all []Condition
+	certain := c.match(known)
+	for _, e := range c.entries {
+		if e == certain || slices.ContainsFunc(e.rules(), func(r rule) bool { return r.mayMatch(known) }) {
+			all = append(all, e.clone())
+		}
+	}
+	return all
+}
+
 // match forgives the case of the label condition, as Lookup does, so that an alert and a request over the API that
 // write a name alike mean the same condition. The name of the alert comes last: kube-state-metrics has a label
 // condition of its own, so that an alert NodeNotReady may well say condition="Ready".

@@ -91,6 +91,19 @@ func (r rule) matches(labels map[string]string) bool {
 	return true
 }
 
+// mayMatch reports whether an alert of which only some labels are known may satisfy the rule. One that says what the alert is must be known.
+func (r rule) mayMatch(known map[string]string) bool {
+	var named bool
+	for _, m := range r.matchers {
+		value, is := known[m.Name]
+		if is && !m.Matches(value) {
+			return false
+		}
+		named = named || is && selective(m) && (m.Name == labelAlertname || m.Name == labelCondition)
+	}
+	return named
+}
+
 // rules returns the rules of a condition: its match, or its names in the label condition.
 func (e *entry) rules() []rule {
 	if !e.byDefault() {

@@ -367,11 +367,11 @@ func TestCoverageSaysWhatIsBlindAndWhatToSet(t *testing.T) {
 		},
 		"an exporter died lately": {
 			change: func(_ *testing.T, s *site) { s.end(`Hostname="gpu-1"`, 20) }, code: 1, condition: "GpuHung", seen: "1/2",
-			says: []string{"gpu-1|gpu/dcgm-exporter|the exporter had the node last 10m0s ago|Bring the exporter back"},
+			says: []string{"gpu-1|gpu/dcgm-exporter|last sample from this node 10 minutes ago, older than prometheus.maxAge (2 minutes)|Bring the exporter back"},
 		},
 		"an exporter dies at this moment": {
 			change: func(_ *testing.T, s *site) { s.end(`Hostname="gpu-1"`, 2) }, code: 1, condition: "GpuHung", seen: "1/2",
-			says: []string{"gpu-1|gpu/dcgm-exporter|the exporter had the node last 1m0s ago|Bring the exporter back"},
+			says: []string{"gpu-1|gpu/dcgm-exporter|last sample from this node 1 minute ago|Bring the exporter back"},
 		},
 		"the label node is missing": {
 			change: func(_ *testing.T, s *site) { s.replace("node_", ",node=", ",instance=") }, code: 1, condition: "CPUPressure", seen: "0/3",
@@ -379,7 +379,7 @@ func TestCoverageSaysWhatIsBlindAndWhatToSet(t *testing.T) {
 		},
 		"dcgm-exporter does not know its node": {
 			change: func(_ *testing.T, s *site) { s.replace("DCGM_", `Hostname="gpu-`, `Hostname="dcgm-exporter-x7k2`) }, code: 1, condition: "GpuHung", seen: "0/2",
-			says: []string{`the label node of its series names no node, such as "dcgm-exporter-x7k20"|Set NODE_NAME in the environment of dcgm-exporter`},
+			says: []string{`its label node does not match any node (for example "dcgm-exporter-x7k20")|Set NODE_NAME in the environment of dcgm-exporter`},
 		},
 		"labels are not honored": {
 			change: func(_ *testing.T, s *site) {
@@ -419,7 +419,7 @@ func TestCoverageSaysWhatIsBlindAndWhatToSet(t *testing.T) {
 		},
 		"a rule is not evaluated": {
 			change: func(_ *testing.T, s *site) { s.stuck = "GpuHung" }, code: 1, condition: "GpuHung", seen: "0/2",
-			says: []string{"the rule of alert GpuHung was last evaluated at 1970-01-01T00:30:00Z|Look why"},
+			says: []string{"the rule of alert GpuHung was last evaluated at 1970-01-01T00:30:00Z|Find out why Prometheus skips this group"},
 		},
 		"kube-state-metrics is gone": {
 			change: func(_ *testing.T, s *site) { s.without("kube_node_info") }, condition: "CPUPressure", seen: "3/3",
@@ -525,13 +525,13 @@ func TestCoverageInWords(t *testing.T) {
 		"3 nodes (kube_node_info), asked " + v.url + "\n",
 		"note: No node is known to have GPFS, so each is taken to have it. Where none has, set -without gpfs.\n",
 		"\nblind, mode observe:\n",
-		"  on gpu-1\n    gpu/dcgm-exporter: no series of DCGM_FI_DEV_GPU_TEMP or DCGM_FI_DEV_GPU_TEMP_CELSIUS of this node\n      set: Run dcgm-exporter",
+		"  on gpu-1\n    gpu/dcgm-exporter: no series of DCGM_FI_DEV_GPU_TEMP or DCGM_FI_DEV_GPU_TEMP_CELSIUS of this node\n      fix: Run dcgm-exporter",
 	} {
 		require.Contains(t, stdout.String(), text)
 	}
 	require.Regexp(t, `(?m)^observe +GpuHung +1/2 +gpu/dcgm-exporter 1, gpu/sichek 0$`, stdout.String())
 	require.Regexp(t, `(?m)^observe +IBDown +- *$`, stdout.String())
-	require.Regexp(t, `(?m)^mode observe: \d+ of \d+ conditions are blind somewhere$`, stdout.String())
+	require.Regexp(t, `(?m)^mode observe: \d+ of \d+ conditions are blind on at least one node$`, stdout.String())
 	require.NotContains(t, stdout.String(), "InfiniBand")
 }
 
@@ -569,4 +569,66 @@ func TestCoverageOfAPreset(t *testing.T) {
 	require.Empty(t, stderr)
 	require.Zero(t, code)
 	require.True(t, conditionOf(t, r, "GpfsDown").Without)
+}
+
+// The alerts of XIDs read only what aegis:gpu_xid_new records. While that rule fails no XID can be seen.
+func TestCoverageSeesNoXIDWhileItsRecordingRuleFails(t *testing.T) {
+	t.Parallel()
+	s := healthySite(t)
+	s.fails = "aegis:gpu_xid_new"
+	code, r, stderr := s.serve(t).run()
+	require.Empty(t, stderr)
+	require.Zero(t, conditionOf(t, r, "Xid79GPULost").Seen)
+	require.Equal(t, 1, code)
+}
+
+// Machines outside of the cluster that have no label node do not say why a node of the cluster is not seen.
+func TestCoverageTellsForeignMachinesFromTheNode(t *testing.T) {
+	t.Parallel()
+	s := healthySite(t)
+	s.series = slices.DeleteFunc(s.series, func(line string) bool {
+		return strings.HasPrefix(line, "node_") && strings.Contains(line, `node="gpu-1"`)
+	})
+	s.add(`node_cpu_seconds_total{job="storage-servers",instance="nfs-1:9100",cpu="0",mode="idle"}`)
+	_, r, stderr := s.serve(t).run()
+	require.Empty(t, stderr)
+	c := conditionOf(t, r, "CPUPressure")
+	require.Equal(t, 2, c.Seen)
+	require.Contains(t, reasons(c), "of this node")
+	require.NotContains(t, reasons(c), "Set the label node", "the two nodes that are seen have it")
+}
+
+// Without the inventory no rule records aegis:roce_device, and without that RoceDeviceBroken cannot fire, unless aegis:expected_devices
+// and aegis:roce_device are there.
+func TestCoverageSeesNoRoCEWithoutTheInventory(t *testing.T) {
+	t.Parallel()
+	_, r, stderr := healthySite(t).serve(t).run()
+	require.Empty(t, stderr)
+	require.Zero(t, conditionOf(t, r, "RoceDeviceBroken").Seen)
+}
+
+// node_exporter has the counters of EDAC of each memory controller, errors or not. Where the kernel has no driver for them, and nobody asks
+// the BMC, MemoryUnhealthy cannot fire.
+func TestCoverageMissesTheCountersOfEDAC(t *testing.T) {
+	t.Parallel()
+	_, r, stderr := healthySite(t).serve(t).run()
+	require.Empty(t, stderr)
+	require.Zero(t, conditionOf(t, r, "MemoryUnhealthy").Seen)
+}
+
+// The command says of an exporter that the site does not have: "take it out of evidence of the condition". Whoever does so has still no
+// exporter that has the series of the alert, so the condition is as blind as before.
+func TestCoverageIsNotMendedByTakingTheExporterOutOfTheEvidence(t *testing.T) {
+	t.Parallel()
+	for _, evidence := range []string{"[system/node_exporter]", "[]"} {
+		file := filepath.Join(t.TempDir(), "ours.yaml")
+		require.NoError(t, os.WriteFile(file, []byte("conditions: [{name: KernelPanic, evidence: "+evidence+"}]\n"), 0o600))
+		var stdout, stderr bytes.Buffer
+		v := healthySite(t).serve(t)
+		cmd.Run([]string{"coverage", "-output", "json", "-prometheus", v.url, file}, &stdout, &stderr, procedures.Table())
+		require.Empty(t, stderr.String())
+		var r coverage.Report
+		require.NoError(t, json.Unmarshal(stdout.Bytes(), &r))
+		require.Zero(t, conditionOf(t, r, "KernelPanic").Seen, evidence)
+	}
 }

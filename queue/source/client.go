@@ -132,11 +132,24 @@ func (c *client) do(ctx context.Context, method string, address *url.URL, form u
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		// The body may be a proxy's page that echoes the request, so it is not quoted, unless it is what Prometheus says of a query.
-		return nil, fmt.Errorf("%s answers with status %d%s%s", c.safeURL(), resp.StatusCode, meaning(resp.StatusCode), complaint(resp.StatusCode, body))
+		return nil, &StatusError{URL: c.safeURL(), Status: resp.StatusCode, text: meaning(resp.StatusCode) + destination(resp) + complaint(resp.StatusCode, body)}
 	case err != nil:
 		return nil, fmt.Errorf("read the answer of %s: %w", c.safeURL(), err)
 	}
 	return body, nil
+}
+
+// StatusError is of an answer whose status is not 200.
+type StatusError struct {
+	// URL is the address of the server.
+	URL    string
+	Status int
+	text   string
+}
+
+// Error says which status it is, and what that means.
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("%s answers with status %d%s", e.URL, e.Status, e.text)
 }
 
 // complaint returns what Prometheus says of a query that it cannot parse or evaluate.
@@ -164,6 +177,15 @@ func meaning(status int) string {
 	default:
 		return ""
 	}
+}
+
+// destination says where a redirect leads, without what may be secret there.
+func destination(resp *http.Response) string {
+	to, err := resp.Location()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(", and this one leads to %s", (&url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}).String())
 }
 
 // request builds a request. Credentials are added when it is sent.

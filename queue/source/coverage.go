@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,10 +32,22 @@ type LoadedRule struct {
 	Evaluated time.Time
 }
 
-// LoadedRules returns all rules that the server has. An error means that it does not tell: there are servers that have no rules of their
-// own, and no such API.
+// ErrNoRules is of a server that evaluates no rules itself, or does not expose them.
+var ErrNoRules = errors.New("it has no API of rules, or lists none")
+
+// hidesRules reports whether the status means that the server has no API of rules.
+func hidesRules(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented}, status.Status)
+}
+
+// LoadedRules returns all rules that the server has. The error is ErrNoRules where it has none to tell of. Any other error means that it
+// gave no answer.
 func (p *Prometheus) LoadedRules(ctx context.Context) ([]LoadedRule, error) {
 	body, err := p.client.get(ctx, "api/v1/rules", url.Values{"exclude_alerts": {"true"}, "partial_response": {"false"}})
+	if hidesRules(err) {
+		return nil, fmt.Errorf("%w: %w", ErrNoRules, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask for rules: %w", err)
 	}
@@ -61,6 +75,8 @@ func (p *Prometheus) LoadedRules(ctx context.Context) ([]LoadedRule, error) {
 		return nil, fmt.Errorf("the rules of prometheus %s: %d warning(s), the first is %s", p.client.safeURL(), len(answer.Warnings), quote(answer.Warnings[0]))
 	case answer.Data == nil:
 		return nil, fmt.Errorf("the rules of prometheus %s: %w", p.client.safeURL(), errors.New("it has no data"))
+	case len(answer.Data.Groups) == 0:
+		return nil, fmt.Errorf("the rules of prometheus %s: %w", p.client.safeURL(), ErrNoRules)
 	}
 	var all []LoadedRule
 	for _, group := range answer.Data.Groups {
@@ -127,6 +143,9 @@ func (p *Prometheus) Vector(ctx context.Context, query string) ([]Sample, error)
 	}
 	return samples, nil
 }
+
+// CanaryName returns the name of the alert that proves that the server evaluates rules.
+func (p *Prometheus) CanaryName() string { return p.canary }
 
 // MaxAge returns the age from which a sample is stale.
 func (p *Prometheus) MaxAge() time.Duration { return p.maxAge }

@@ -59,6 +59,12 @@ func (s Selector) Matches(metric string) bool {
 // HonorsLabels reports whether the selector leaves out series whose scrape does not honor labels.
 func (s Selector) HonorsLabels() bool { return s.matcher(labelExportedNode) != nil }
 
+// AnyLabels returns a query for all series of the names, whatever their labels.
+func (s Selector) AnyLabels() string {
+	names := slices.DeleteFunc(slices.Clone(s.matchers), func(m *labels.Matcher) bool { return m.Name != labelName })
+	return Selector{matchers: names}.String()
+}
+
 // String returns the selector as a query, whatever names the node.
 func (s Selector) String() string { return s.with() }
 
