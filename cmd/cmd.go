@@ -39,7 +39,8 @@ const usage = `aegis keeps the nodes of AI and HPC clusters in service.
 Usage:
   aegis serve [flags]        receive alerts and repair nodes
   aegis check FILE...        check conditions.yaml, aegis.yaml, profiles and web configurations offline
-  aegis coverage [flags]     say which conditions a live Prometheus would show, on which nodes, and why not
+  aegis coverage [flags] [FILE...]
+                             report which conditions a live Prometheus would show, on which nodes, and why not
   aegis op ACTION [flags]    run an operation on the host of this container
   aegis version              print the version
 

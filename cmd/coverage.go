@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -59,18 +61,33 @@ func parseCoverage(args []string, stderr io.Writer) (coverageFlags, error) {
 		return f, usageErrorf("coverage: %w", err)
 	}
 	f.files = set.Args()
-	if without != "" {
-		f.without = strings.Split(without, ",")
+	for name := range strings.SplitSeq(without, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			f.without = append(f.without, name)
+		}
 	}
+	return f, f.validate()
+}
+
+// validate says what is wrong with the command line.
+func (f coverageFlags) validate() error {
+	for _, name := range f.files {
+		if strings.HasPrefix(name, "-") {
+			return usageErrorf("coverage: unexpected argument %q: flags come before files", name)
+		}
+	}
+	address, err := url.Parse(f.prometheus)
 	switch {
+	case err == nil && address.User != nil:
+		return usageErrorf("coverage: -prometheus must not hold credentials: use prometheus.httpConfig.basic_auth in -config")
 	case f.prometheus == "" && f.config == "":
-		return f, usageErrorf("coverage: no Prometheus named: set -prometheus, or -config")
+		return usageErrorf("coverage: no Prometheus named: set -prometheus, or -config")
 	case f.output != "text" && f.output != "json":
-		return f, usageErrorf("coverage: -output %q: use text or json", f.output)
+		return usageErrorf("coverage: -output %q: use text or json", f.output)
 	case f.timeout <= 0:
-		return f, usageErrorf("coverage: -timeout %s: use a duration above 0", f.timeout)
+		return usageErrorf("coverage: -timeout %s: use a duration above 0", f.timeout)
 	}
-	return f, nil
+	return nil
 }
 
 // coverageOf prints where each condition would be seen, and returns the exit code: unlike elsewhere, 1 is an answer, and 2 that there is none.
@@ -108,7 +125,7 @@ func printCoverage(ctx context.Context, args []string, stdout, stderr io.Writer,
 	}
 	told, err := coverage.Ask(ctx, o)
 	if err != nil {
-		return fmt.Errorf("coverage: %w", err)
+		return fmt.Errorf("coverage: %w%s", err, flags.remedy(err))
 	}
 	if err := flags.print(told, stdout); err != nil {
 		return fmt.Errorf("coverage: %w", err)
@@ -117,6 +134,29 @@ func printCoverage(ctx context.Context, args []string, stdout, stderr io.Writer,
 		return errBlind
 	}
 	return nil
+}
+
+// remedy says what to change where a server answers, and not as Prometheus does.
+func (f coverageFlags) remedy(err error) string {
+	var status *source.StatusError
+	if !errors.As(err, &status) {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return "; the answer is not JSON: is it a web page, of a login in front of the server or of another service?"
+		}
+		return ""
+	}
+	switch code := status.Status; {
+	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed:
+		return "; /api/v1/query is not there: give the base URL, without /graph and with the path prefix of the server"
+	case code >= 300 && code < 400:
+		return "; set httpConfig.follow_redirects of prometheus in -config, or give the URL that it leads to"
+	case code == http.StatusUnprocessableEntity:
+		return "; if the query is too large, raise --query.max-samples or --query.timeout of Prometheus"
+	case f.prometheus != "" && (code == http.StatusUnauthorized || code == http.StatusForbidden):
+		return "; credentials need -config with prometheus.httpConfig, and no -prometheus"
+	}
+	return ""
 }
 
 func (f coverageFlags) print(r coverage.Report, w io.Writer) error {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -386,4 +387,93 @@ func TestWithoutEvidenceAnyRecordedEvidenceCounts(t *testing.T) {
 	}}
 	c := f.ask(t, none, nil).of(t, "FanStuck")
 	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}
+
+// Exporters that went at different times, for the same reason, are one group. The biggest comes first.
+func TestNodesWithTheSameCauseAreOneGroup(t *testing.T) {
+	t.Parallel()
+	s := &server{maxAge: 2 * time.Minute}
+	var g groups
+	g.add("a", []Why{{Reason: "no series", Set: "Run it."}})
+	for i := range 500 {
+		g.add(fmt.Sprintf("n%d", i), []Why{s.gone("gpu/dcgm-exporter", time.Duration(3+i%50)*time.Minute)})
+	}
+	got := g.sorted()
+	require.Len(t, got, 2)
+	require.Len(t, got[0].Nodes, 500)
+	const reason = "last sample from these nodes 3 to 52 minutes ago, older than prometheus.maxAge (2 minutes)"
+	require.Equal(t, []Why{{Source: "gpu/dcgm-exporter", Reason: reason, Set: mendGone}}, got[0].Why)
+	require.Equal(t, []string{"a"}, got[1].Nodes)
+}
+
+func TestSpansInWords(t *testing.T) {
+	t.Parallel()
+	for text, span := range map[string]span{
+		"1 minute":                 {time.Minute, 80 * time.Second},
+		"40 seconds":               {40 * time.Second, 40 * time.Second},
+		"1 to 3 minutes":           {time.Minute, 3 * time.Minute},
+		"10 seconds to 12 minutes": {10 * time.Second, 12 * time.Minute},
+	} {
+		require.Equal(t, text, span.String())
+	}
+}
+
+// Of several servers it is said whose canary is missing, and by which name.
+func TestTheCanaryIsNamed(t *testing.T) {
+	t.Parallel()
+	f := &fake{rules: rule("FanStuck"), rows: oneNode()}
+	first, second := httptest.NewServer(f), httptest.NewServer(f)
+	t.Cleanup(first.Close)
+	t.Cleanup(second.Close)
+	o := optionsOf(t, first.URL)
+	o.Servers = nil
+	for _, url := range []string{first.URL, second.URL} {
+		p, err := source.NewPrometheus(source.PrometheusOptions{URL: url, Canary: "AlwaysOn"})
+		require.NoError(t, err)
+		o.Servers = append(o.Servers, p)
+	}
+	r, err := Ask(t.Context(), o)
+	require.NoError(t, err)
+	for i, url := range []string{first.URL, second.URL} {
+		require.Equal(t, url+`: the canary alert "AlwaysOn" does not fire`, r.Notes[i])
+		require.Equal(t, r.Notes[i], r.of(t, "FanStuck").Blind[0].Why[i].Reason)
+		require.Contains(t, r.of(t, "FanStuck").Blind[0].Why[i].Set, "Have an alert AlwaysOn fire")
+	}
+}
+
+// An API server without nodes is no matter of kube-state-metrics.
+func TestAClusterWithoutNodesSaysSo(t *testing.T) {
+	t.Parallel()
+	f := &fake{rules: rule("FanStuck"), rows: oneNode()}
+	c := f.ask(t, fans, func(o *Options) { o.Nodes = []Node{} }).of(t, "FanStuck")
+	require.Equal(t, "the API server of the kubeconfig lists no node", c.Blind[0].Why[0].Reason)
+}
+
+// A recorded series that is of no node, such as a threshold, is there for all of them.
+func TestRecordedSeriesOfNoNodeAreOfAll(t *testing.T) {
+	t.Parallel()
+	f := &fake{rows: oneNode(), rules: alerting("FanStuck", "fan_rpm < on () group_left () site:threshold", `{}`, "ok")}
+	f.rows["(site:threshold)"] = []map[string]string{{}}
+	c := f.ask(t, fans, nil).of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}
+
+// Labels of the configuration name the node of a selector.
+func TestConfiguredLabelsNameTheNode(t *testing.T) {
+	t.Parallel()
+	f := &fake{rules: rule("FanStuck"), rows: map[string][]map[string]string{
+		"kube_node_info": {{"node": "a"}}, `timestamp(up{job="fans"})`: {{"host": "a", "instance": "fans-0"}},
+	}}
+	require.Equal(t, 1, f.ask(t, fans, func(o *Options) { o.NodeLabels = []string{"host"} }).of(t, "FanStuck").Seen)
+	require.Zero(t, f.ask(t, fans, nil).of(t, "FanStuck").Seen)
+}
+
+// A label of the rule itself must be that of the condition. A template may become it.
+func TestLabelsOfTheRuleMustMatch(t *testing.T) {
+	t.Parallel()
+	const pressure = "conditions: [{name: SitePressure, type: baseboard, match: {alertname: NodePressure, kind: disk}, evidence: ['up{job=\"fans\"}']}]\n"
+	for labels, seen := range map[string]int{`{"kind":"disk"}`: 1, `{"kind":"{{ $labels.kind }}"}`: 1, `{}`: 1, `{"kind":"memory"}`: 0} {
+		f := &fake{rows: oneNode(), rules: alerting("NodePressure", "pressure > 1", labels, "ok")}
+		require.Equal(t, seen, f.ask(t, pressure, nil).of(t, "SitePressure").Seen, labels)
+	}
 }

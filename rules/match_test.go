@@ -107,6 +107,33 @@ conditions:
 
 // TestIndexScansNothing holds what keeps matching fast: conditions without a match, or with an equality in it, are in
 // no list that every alert walks through.
+// A rule names some labels of its alerts. Their series have the others, which may be anything.
+func TestMayMatch(t *testing.T) {
+	t.Parallel()
+	c := load(t, `conditions:
+- {name: DiskLow, type: disk, match: {alertname: NodePressure, kind: disk}}
+- {name: AnyLow, type: disk, match: {alertname: NodePressure}}
+- {name: Tier, type: disk, match: {tier: gold}}
+`)
+	for _, tt := range []struct {
+		known map[string]string
+		want  []string
+	}{
+		{map[string]string{"alertname": "NodePressure"}, []string{"AnyLow", "DiskLow"}},
+		{map[string]string{"alertname": "NodePressure", "kind": "disk"}, []string{"AnyLow", "DiskLow"}},
+		{map[string]string{"alertname": "NodePressure", "kind": "memory"}, []string{"AnyLow"}},
+		{map[string]string{"alertname": "Other", "tier": "gold"}, []string{"Tier"}},
+		{map[string]string{"alertname": "Other"}, nil},
+		{map[string]string{"alertname": "Other", "condition": "GpuHung"}, []string{"GpuHung"}},
+	} {
+		var got []string
+		for _, condition := range c.MayMatch(tt.known) {
+			got = append(got, condition.Name)
+		}
+		require.ElementsMatch(t, tt.want, got, "%v", tt.known)
+	}
+}
+
 func TestIndexScansNothing(t *testing.T) {
 	t.Parallel()
 	c := load(t, manyConditions(1000)+"- {name: Scanned, type: node, match: {alertname: '=~Disk.*'}}\n")

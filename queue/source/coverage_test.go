@@ -64,6 +64,22 @@ func TestRulesThatAreNotTold(t *testing.T) {
 	require.ErrorContains(t, err, "answers with status 404")
 }
 
+// Only what has no such API, or no rule at all, has no rules to tell of. What fails or refuses gives no answer.
+func TestServersWithoutRules(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented} {
+		_, err := answering(t, status, "").LoadedRules(t.Context())
+		require.ErrorIs(t, err, ErrNoRules, status)
+	}
+	_, err := answering(t, http.StatusOK, `{"status":"success","data":{"groups":[]}}`).LoadedRules(t.Context())
+	require.ErrorIs(t, err, ErrNoRules)
+	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError, http.StatusServiceUnavailable} {
+		_, err := answering(t, status, "").LoadedRules(t.Context())
+		require.Error(t, err)
+		require.NotErrorIs(t, err, ErrNoRules, status)
+	}
+}
+
 // A server without a canary answers, and proves nothing. One that gives no answer is another thing.
 func TestCanaryIsMissingOrNotAnswered(t *testing.T) {
 	t.Parallel()

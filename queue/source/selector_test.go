@@ -63,6 +63,8 @@ func TestSelectors(t *testing.T) {
 	require.False(t, up.HonorsLabels())
 	require.True(t, x.HonorsLabels())
 	require.Equal(t, `x{mode="idle"}`, x.String())
+	require.Equal(t, "x", x.AnyLabels())
+	require.Equal(t, `{__name__=~"a_(x|y)"}`, parsed(t, `{__name__=~"a_(x|y)",mode="idle",node!=""}`).Selectors()[0].AnyLabels())
 	require.Equal(t, `x{Hostname="",mode="idle",node=""}`, x.WithoutNode("Hostname"))
 	require.Equal(t, `x{exported_node!="",mode="idle"}`, x.Renamed())
 }
