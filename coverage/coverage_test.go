@@ -277,7 +277,10 @@ func TestLinksOfManyNodesAreAskedFor(t *testing.T) {
 				result = append(result, map[string]any{"metric": metric, "value": []any{now, "1"}})
 			}
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": "vector", "result": result}})
+		answer := map[string]any{"status": "success", "data": map[string]any{"resultType": "vector", "result": result}}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			panic(err)
+		}
 	}))
 	t.Cleanup(server.Close)
 	_, err := Ask(t.Context(), optionsOf(t, server.URL))
