@@ -86,6 +86,7 @@ type server struct {
 	absent map[string]Why
 	lacks  map[string][]string
 	fit    map[string][]source.LoadedRule
+	kinds  map[string][]string // By the exporter.
 	// assumed is a series that is taken to be there, to find out whether it is all that is lacking.
 	assumed string
 }
@@ -171,7 +172,7 @@ func (a *asker) connect(ctx context.Context, p *source.Prometheus) (*server, err
 		other: make(map[string][]source.LoadedRule), seen: make(map[string]map[string]time.Duration), strange: make(map[string][]string),
 		counts: make(map[string]count), fields: make(map[string]map[string]bool), steady: make(map[string]map[string]bool),
 		parsed: make(map[string]*source.Expression), reach: make(map[string]int), absent: make(map[string]Why), lacks: make(map[string][]string),
-		fit: make(map[string][]source.LoadedRule),
+		fit: make(map[string][]source.LoadedRule), kinds: make(map[string][]string),
 	}
 	var err error
 	if s.now, s.problem, err = p.Canary(ctx); err != nil {

@@ -480,3 +480,21 @@ func TestLabelsOfTheRuleMustMatch(t *testing.T) {
 		require.Equal(t, seen, f.ask(t, pressure, nil).of(t, "SitePressure").Seen, labels)
 	}
 }
+
+// A pattern of names may have a colon without that anybody records the series.
+func TestPatternsAreNotRecorded(t *testing.T) {
+	t.Parallel()
+	f := &fake{rows: oneNode(), rules: alerting("FanStuck", `{__name__=~"fan_(?:rpm|speed)"} < 1`, `{}`, "ok")}
+	c := f.ask(t, fans, nil).of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}
+
+// A selector of the evidence is the word of the site for an exporter, even where the rules of the chart record evidence of another one of
+// its kind.
+func TestSelectorsSpeakForTheirExporter(t *testing.T) {
+	t.Parallel()
+	evidence := strings.Replace(recording("aegis:evidence", "probe_success", "ok"), `"labels":{}`, `"labels":{"source":"network/blackbox_exporter"}`, 1)
+	f := &fake{rows: oneNode(), rules: evidence + "," + alerting("FanStuck", "probe_fan_ok < 1", `{}`, "ok")}
+	c := f.ask(t, fans, nil).of(t, "FanStuck")
+	require.Equal(t, 1, c.Seen, "%v", c.Blind)
+}

@@ -2,6 +2,7 @@ package coverage
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -132,27 +133,44 @@ func (g *gaps) fails(why Why) {
 	}
 }
 
-// exported reports whether the exporter of the series sees the node. It need not be one of the evidence. Of an exporter that nobody
-// knows, or that no evidence is recorded of, nothing is known.
+// exported reports whether the exporter of the series sees the node, or a selector of the evidence does. It need not be one of the evidence.
+// Of an exporter that nobody knows, or that no evidence is recorded of, nothing is known.
 func (s *server) exported(c rules.Condition, node, metric string) bool {
 	exporter := exporterOf(metric)
-	of := func(kind string) bool {
-		_, name := splitKind(kind)
-		return !prom.IsSelector(kind) && name == exporter
-	}
-	if exporter == "" || !s.recordsAny(of) && !slices.ContainsFunc(c.Evidence, of) {
+	if exporter == "" {
 		return true
 	}
-	named := slices.ContainsFunc(c.Evidence, of)
-	return s.seesAny(node, func(kind string) bool { return of(kind) && (!named || slices.Contains(c.Evidence, kind)) })
-}
-
-// recordsAny reports whether a rule records evidence of such a kind.
-func (s *server) recordsAny(of func(kind string) bool) bool {
-	for kind := range s.records {
-		if of(kind) {
-			return true
+	var kinds []string
+	var named bool
+	for _, kind := range c.Evidence {
+		_, of := splitKind(kind)
+		if prom.IsSelector(kind) {
+			kinds = append(kinds, kind)
+		} else if of == exporter {
+			kinds, named = append(kinds, kind), true
 		}
 	}
-	return false
+	if !named {
+		recorded := s.kindsOf(exporter)
+		if len(recorded) == 0 {
+			return true
+		}
+		kinds = append(kinds, recorded...)
+	}
+	return slices.ContainsFunc(kinds, func(kind string) bool { return s.sees(kind, node) })
+}
+
+// kindsOf returns the evidence of the exporter that the server records, or has.
+func (s *server) kindsOf(exporter string) []string {
+	kinds, known := s.kinds[exporter]
+	if known {
+		return kinds
+	}
+	for _, kind := range slices.Concat(slices.Collect(maps.Keys(s.records)), slices.Collect(maps.Keys(s.seen))) {
+		if _, of := splitKind(kind); of == exporter && !prom.IsSelector(kind) && !slices.Contains(kinds, kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	s.kinds[exporter] = kinds
+	return kinds
 }

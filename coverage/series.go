@@ -66,7 +66,7 @@ func (a *asker) fieldOf(sample source.Sample) string {
 // everyNode stands for all nodes where a recorded series is of none.
 const everyNode = ""
 
-// recordedName reports whether the series have the name of recorded ones, which have a colon in it.
+// recordedName reports whether the query is of series with the name of recorded ones, which have a colon in it. A pattern is no name.
 func recordedName(name string) bool {
 	name, _, _ = strings.Cut(name, "{")
 	return strings.Contains(name, ":")
@@ -78,7 +78,7 @@ func recordedName(name string) bool {
 func (s *server) isSteady(selector source.Selector) (query string, is bool) {
 	name := selector.Metric()
 	switch {
-	case strings.HasPrefix(name, "node_systemd_unit_state"), recordedName(name) && len(s.other[name]) == 0:
+	case strings.HasPrefix(name, "node_systemd_unit_state"), recordedName(selector.AnyLabels()) && len(s.other[name]) == 0:
 		return selector.String(), true
 	case strings.HasPrefix(name, "node_processes_"), strings.HasPrefix(name, "node_pressure_"), strings.HasPrefix(name, "node_edac_"),
 		strings.HasPrefix(name, "node_memory_"):
@@ -96,7 +96,7 @@ func (a *asker) askSteady(ctx context.Context, p *source.Prometheus, s *server) 
 			continue
 		}
 		s.steady[text] = make(map[string]bool)
-		if recordedName(selector.Metric()) {
+		if recordedName(text) {
 			recorded = append(recorded, part{selector: text, text: text})
 		} else {
 			collected = append(collected, part{selector: text, text: text})
