@@ -50,12 +50,6 @@ func (s Selector) Metric() string {
 	return ""
 }
 
-// Matches reports whether the selector is of series of that name.
-func (s Selector) Matches(metric string) bool {
-	m := s.matcher(labelName)
-	return m == nil || m.Matches(metric)
-}
-
 // HonorsLabels reports whether the selector leaves out series whose scrape does not honor labels.
 func (s Selector) HonorsLabels() bool { return s.matcher(labelExportedNode) != nil }
 
