@@ -4,13 +4,19 @@ import (
 	"context"
 	"path"
 	"strings"
+	"time"
 )
 
 const (
 	// driverReadyFile is where the validator of the GPU Operator says where it has found the driver.
 	driverReadyFile = "/run/nvidia/validations/driver-ready"
+	// validations is where the validator says what it has found. It removes driverReadyFile before it looks again.
+	validations = "/run/nvidia/validations"
 	// driverContainer is where the container of the driver mounts its root.
 	driverContainer = "/run/nvidia/driver"
+	// driverWait is how long a container may take to build and load the driver, and driverPoll is how often it is looked for.
+	driverWait = 5 * time.Minute
+	driverPoll = 5 * time.Second
 )
 
 // driverDirs are directories with the tools of a driver that no package has installed: those of GKE and of Container-Optimized OS, which
@@ -73,6 +79,35 @@ func (h *host) findDriver() driver {
 		}
 	}
 	return h.driverAt("/", "/")
+}
+
+// awaitDriver waits for a container that is about to bring the driver.
+func (h *host) awaitDriver(ctx context.Context) {
+	// The files of a directory do not change.
+	if h.options.replay {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.bounded(driverWait))
+	defer cancel()
+	for h.driverStarts() && pause(ctx, driverPoll) == nil {
+	}
+}
+
+// driverStarts says that the validator waits for a driver that is nowhere yet.
+func (h *host) driverStarts() bool {
+	validated, err := h.exists(validations)
+	if err != nil || !validated {
+		return false
+	}
+	if ready, err := h.exists(driverReadyFile); err != nil || ready {
+		return false
+	}
+	d := h.findDriver()
+	if d.err != nil || d.tools == nil {
+		return false
+	}
+	_, err = d.tools.lookup(smi, d.path...)
+	return d.close() == nil && lacksTool(err)
 }
 
 // devRootOf returns the root with the device files of the driver: its own, or the host's.

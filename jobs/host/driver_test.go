@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -79,6 +81,72 @@ func TestDriverInAContainerWithMIG(t *testing.T) {
 			require.Contains(t, r.Detail, tc.want)
 		})
 	}
+}
+
+// After a boot, the container of the driver builds and loads its modules for minutes: /run is empty, then /run/nvidia/driver is an empty
+// directory (NVIDIA/gpu-driver-container, ubuntu22.04/nvidia-driver: _mount_rootfs comes last, _unmount_rootfs leaves the directory), and
+// the validator has removed driver-ready (NVIDIA/gpu-operator, cmd/nvidia-validator, Driver.validate). No GPU is known to be missing.
+func TestDriverContainerThatStartsBlamesNoGPU(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		setup func(*node)
+		args  []string
+		code  int
+	}{
+		"after a boot":        {func(*node) {}, nil, protocol.ExitUnknown},
+		"empty directory":     {func(n *node) { n.emptyDir("/run/nvidia/driver") }, nil, protocol.ExitUnknown},
+		"validator waits":     {func(n *node) { n.emptyDir("/run/nvidia/validations") }, nil, protocol.ExitUnknown},
+		"a GPU is not on bus": {func(*node) {}, []string{"--gpus", "3"}, protocol.ExitGPU},
+		"device file":         {func(n *node) { n.file("/dev/nvidia0", "") }, nil, protocol.ExitGPU},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newGPUNode(t)
+			n.inContainer()
+			n.remove("/run/nvidia")
+			n.options.limit = time.Second
+			tc.setup(n)
+			r := n.op(append([]string{"healthcheck", "--profile", "default"}, tc.args...)...)
+			require.Equal(t, tc.code, r.ExitCode, "%+v", r)
+		})
+	}
+}
+
+func TestHealthcheckWaitsForTheDriver(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		setup       func(*node)
+		later       func(*node)
+		least, most time.Duration
+	}{
+		{"driver comes", func(n *node) { n.uninstall(smi) }, func(n *node) { n.file(driverReadyFile, "") }, time.Minute, time.Minute + driverPoll},
+		{"driver never comes", func(n *node) { n.uninstall(smi) }, nil, driverWait, driverWait},
+		{"driver is there", func(*node) {}, nil, 0, 0},
+		{"nobody validates", func(n *node) { n.uninstall(smi); n.remove("/run/nvidia") }, nil, 0, 0},
+		{"validated", func(n *node) { n.uninstall(smi); n.file(driverReadyFile, "") }, nil, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newGPUNode(t)
+			n.emptyDir(validations)
+			tc.setup(n)
+			h := n.open()
+			synctest.Test(t, func(t *testing.T) {
+				if tc.later != nil {
+					time.AfterFunc(time.Minute, func() { tc.later(n) })
+				}
+				began := time.Now()
+				h.awaitDriver(t.Context())
+				require.GreaterOrEqual(t, time.Since(began), tc.least)
+				require.LessOrEqual(t, time.Since(began), tc.most)
+			})
+		})
+	}
+}
+
+// emptyDir makes an empty directory.
+func (n *node) emptyDir(name string) {
+	n.file(name+"/x", "")
+	n.remove(name + "/x")
 }
 
 func TestDriverIsFound(t *testing.T) {

@@ -51,13 +51,15 @@ type check struct {
 // builtinChecks returns the checks in the order in which they run.
 func builtinChecks() []check {
 	const short, long = 2 * time.Minute, 6 * time.Minute
+	// It waits for the driver before it asks the driver.
+	const first = driverWait + long
 	return []check{
 		{checkBootID, "", short, bootIDFinding},
 		{checkKubelet, "", short, kubeletFinding},
 		{checkRuntime, "", short, runtimeFinding},
 		{checkClock, "", short, clockFinding},
 		{checkCrash, "", short, crashFinding},
-		{checkGPUCount, protocol.HardwareGPU, long, gpuCountFinding},
+		{checkGPUCount, protocol.HardwareGPU, first, gpuCountFinding},
 		{checkGPUHealth, protocol.HardwareGPU, short, gpuHealthFinding},
 		{checkRowRemap, protocol.HardwareGPU, short, rowRemapFinding},
 		{checkSRAM, protocol.HardwareGPU, short, sramFinding},
