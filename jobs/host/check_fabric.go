@@ -17,8 +17,9 @@ const infinibandDir = "/sys/class/infiniband/"
 // ibPort is one port of an RDMA device.
 type ibPort struct {
 	name, state, phys, layer string
-	// gbps is its rate.
-	gbps float64
+	// gbps is its rate, where that could be read.
+	gbps    float64
+	rateErr error
 }
 
 // ibFinding checks the ports of the RDMA devices that the profile counts.
@@ -40,14 +41,13 @@ func ibFinding(_ context.Context, h *host, e *expectation) finding {
 	p := parts{code: protocol.ExitIB}
 	found := 0
 	for _, device := range devices {
-		ports, err := h.ibPorts(device)
+		ports, err := h.ibPorts(device, e.counts)
 		if err != nil {
 			// It is there, but what state it is in is unknown.
 			p.errs = append(p.errs, err)
 			found++
 			continue
 		}
-		ports = slices.DeleteFunc(ports, func(q ibPort) bool { return !e.counts(q) })
 		if len(ports) == 0 && named {
 			p.fault("%s is missing", device)
 		}
@@ -80,20 +80,26 @@ func (h *host) impliedIB() finding {
 		return skipped("there is no InfiniBand adapter, and none is expected")
 	}
 	p := parts{code: protocol.ExitIB}
+	linked := slices.ContainsFunc(adapters, func(a ibAdapter) bool { return slices.ContainsFunc(a.ports, ibPort.isActive) })
 	for _, a := range adapters {
-		p.adapter(a)
+		p.adapter(a, linked)
 	}
 	p.note("%d adapters", len(adapters))
 	return p.finding()
 }
 
-func (p *parts) adapter(a ibAdapter) {
+// adapter checks one adapter. While another one has a link, one that only looks for a link has no cable.
+func (p *parts) adapter(a ibAdapter, linked bool) {
 	if a.device == "" {
 		p.errs = append(p.errs, fmt.Errorf("the InfiniBand adapter %s has no RDMA device, its driver does not run", a.address))
 		return
 	}
 	down := p.inUse(a.ports)
 	if slices.ContainsFunc(down, ibPort.isActive) {
+		return
+	}
+	if linked && len(down) > 0 && !slices.ContainsFunc(down, func(q ibPort) bool { return !q.polls() }) {
+		p.note("%s has no link", a.device)
 		return
 	}
 	for _, port := range down {
@@ -115,11 +121,10 @@ func (h *host) infiniBand() ([]ibAdapter, error) {
 	}
 	var out []ibAdapter
 	for _, device := range devices {
-		ports, err := h.ibPorts(device)
+		ports, err := h.ibPorts(device, func(layer string) bool { return layer == "InfiniBand" })
 		if err != nil {
 			return nil, err
 		}
-		ports = slices.DeleteFunc(ports, func(q ibPort) bool { return q.layer != "InfiniBand" })
 		if len(ports) > 0 {
 			out = append(out, ibAdapter{device: device, ports: ports})
 		}
@@ -163,12 +168,12 @@ func (h *host) driverless() ([]string, error) {
 	return out, nil
 }
 
-// counts says that the port has the link layer that the profile asks for. The adapters of AWS have none and tell Unknown.
-func (e *expectation) counts(port ibPort) bool {
+// counts says that the link layer is the one that the profile asks for. The adapters of AWS have none and tell Unknown.
+func (e *expectation) counts(layer string) bool {
 	if e.IBLinkLayer == "" {
-		return port.layer == "InfiniBand" || port.layer == "Unknown"
+		return layer == "InfiniBand" || layer == "Unknown"
 	}
-	return port.layer == e.IBLinkLayer
+	return layer == e.IBLinkLayer
 }
 
 // inUse returns the ports but those that are switched off, or that are Ethernet without a cable, which says the same. Their device
@@ -222,12 +227,18 @@ func (p *parts) port(port ibPort, rate float64) {
 		p.fault("%s is %q", port.name, port.state)
 	case port.phys != "5: LinkUp":
 		p.fault("%s has physical state %q", port.name, port.phys)
+	case rate > 0 && port.rateErr != nil:
+		p.errs = append(p.errs, port.rateErr)
 	case port.gbps < rate:
 		p.fault("%s runs at %g Gb/s of %g", port.name, port.gbps, rate)
 	}
 }
 
-func (h *host) ibPorts(device string) ([]ibPort, error) {
+// polls says that the port looks for a link, as one without a cable does.
+func (port ibPort) polls() bool { return port.state == "1: DOWN" && port.phys == "2: Polling" }
+
+// ibPorts returns the ports of the device whose link layer counts. Of the others nothing else is read: an adapter of Ethernet may not have it.
+func (h *host) ibPorts(device string, counts func(layer string) bool) ([]ibPort, error) {
 	dir := infinibandDir + device + "/ports/"
 	names, err := h.names(dir)
 	if err != nil {
@@ -236,22 +247,36 @@ func (h *host) ibPorts(device string) ([]ibPort, error) {
 	var ports []ibPort
 	for _, name := range names {
 		port := ibPort{name: device + " port " + name}
-		var rate string
-		for _, f := range []struct {
-			file string
-			to   *string
-		}{{"state", &port.state}, {"phys_state", &port.phys}, {"link_layer", &port.layer}, {"rate", &rate}} {
-			if *f.to, err = h.readLine(dir + name + "/" + f.file); err != nil {
-				return nil, err
-			}
+		if port.layer, err = h.readLine(dir + name + "/link_layer"); err != nil {
+			return nil, err
 		}
-		number, _, _ := strings.Cut(rate, " ")
-		if port.gbps, err = strconv.ParseFloat(number, 64); err != nil {
-			return nil, fmt.Errorf("%s has rate %.64q", port.name, rate)
+		if !counts(port.layer) {
+			continue
 		}
+		if port.state, err = h.readLine(dir + name + "/state"); err != nil {
+			return nil, err
+		}
+		if port.phys, err = h.readLine(dir + name + "/phys_state"); err != nil {
+			return nil, err
+		}
+		port.gbps, port.rateErr = h.ibRate(dir+name, port.name)
 		ports = append(ports, port)
 	}
 	return ports, nil
+}
+
+// ibRate reads the rate of a port, in Gb/s.
+func (h *host) ibRate(dir, port string) (float64, error) {
+	rate, err := h.readLine(dir + "/rate")
+	if err != nil {
+		return 0, err
+	}
+	number, _, _ := strings.Cut(rate, " ")
+	gbps, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s has rate %.64q", port, rate)
+	}
+	return gbps, nil
 }
 
 // gpfsFinding checks that GPFS runs, and that its mounts are there and answer.

@@ -307,6 +307,31 @@ func TestUnknownIsNeverHealthy(t *testing.T) {
 			n.remove(infinibandDir + "mlx5_0/ports/1/state")
 		}, 70, "ib error"},
 		{"adapter down", plain, "", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "InfiniBand") }, 1, `mlx5_0 port 1 is "1: DOWN"`},
+		// prometheus/node_exporter issue 3810: mana_0 of Azure is Ethernet, and its rate cannot be read.
+		{"Ethernet without a rate", plain, "", func(n *node) {
+			n.port("mana_0", "1", "0: NOP", "0: <unknown>", "Ethernet")
+			n.file(infinibandDir+"mana_0/ports/1/rate", "")
+		}, 0, ""},
+		{"rate that nobody asks for", plain, "", func(n *node) {
+			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")
+			n.file(infinibandDir+"mlx5_0/ports/1/rate", "")
+		}, 0, ""},
+		{"rate that the profile asks for", plain, "ib: 1\nibRateGbps: 100\n", func(n *node) {
+			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")
+			n.file(infinibandDir+"mlx5_0/ports/1/rate", "")
+		}, 70, "ib error: mlx5_0 port 1 has rate"},
+		{"adapter without a cable", plain, "", func(n *node) {
+			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")
+			n.port("mlx5_1", "1", "1: DOWN", "2: Polling", "InfiniBand")
+		}, 0, ""},
+		{"adapter that the subnet manager left", plain, "", func(n *node) {
+			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")
+			n.port("mlx5_1", "1", "2: INIT", "5: LinkUp", "InfiniBand")
+		}, 1, `mlx5_1 port 1 is "2: INIT"`},
+		{"adapter without a cable that the profile counts", plain, "ib: 2\n", func(n *node) {
+			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")
+			n.port("mlx5_1", "1", "1: DOWN", "2: Polling", "InfiniBand")
+		}, 1, `mlx5_1 port 1 is "1: DOWN"`},
 		{"adapter down that nobody expects", plain, "ib: 0\n", func(n *node) { n.port("mlx5_0", "1", "1: DOWN", "2: Polling", "InfiniBand") }, 0, ""},
 		{"one cable of two", plain, "", func(n *node) {
 			n.port("mlx5_0", "1", "4: ACTIVE", "5: LinkUp", "InfiniBand")

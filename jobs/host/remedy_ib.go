@@ -128,7 +128,7 @@ func (h *host) portsOf(device string) ([]ibPort, error) {
 	}
 	var all []ibPort
 	for _, d := range devices {
-		ports, err := h.ibPorts(d)
+		ports, err := h.ibPorts(d, func(string) bool { return true })
 		if err != nil {
 			return nil, err
 		}
