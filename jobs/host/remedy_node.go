@@ -95,6 +95,9 @@ func dropCache(ctx context.Context, h *host, _ string) finding {
 	if err := h.write(file, "3\n", os.O_TRUNC); err != nil {
 		return failed(protocol.ExitUnknown, "%v", err)
 	}
+	if h.options.replay {
+		return passed("the caches would be dropped, and a directory has none")
+	}
 	value, err := h.readLine(file)
 	if err != nil || value != "3" {
 		return failed(protocol.ExitUnknown, "the kernel did not take it: %s holds %.32q, %v", file, value, err)

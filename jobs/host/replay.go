@@ -3,10 +3,12 @@ package host
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // capturesDir has what the tools of a host have printed, where an operation runs against a directory: a file for each call, named by its
@@ -41,6 +43,28 @@ func (o Options) against(dir string) Options {
 	// The report of such a run is for whoever made it.
 	o.TerminationLog = filepath.Join(dir, "none")
 	return o
+}
+
+// procMagic is the kind of file system that statfs tells for proc.
+const procMagic = 0x9fa0
+
+// refuseLive refuses the root of a machine that runs: the operation would act on it.
+func (h *host) refuseLive() error {
+	f, err := h.open("/proc", os.O_RDONLY)
+	if isAbsent(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var system syscall.Statfs_t
+	if err := errors.Join(syscall.Fstatfs(int(f.Fd()), &system), f.Close()); err != nil {
+		return fmt.Errorf("/proc: %w", err)
+	}
+	if int64(system.Type) == procMagic {
+		return fmt.Errorf("--root %s is the root of a running machine, with the proc of its kernel; copy its files into a directory", h.options.Root)
+	}
+	return nil
 }
 
 // replayedError is the exit status of a tool as it was captured.

@@ -125,3 +125,33 @@ func TestAgainstADirectoryLeavesNoTerminationMessage(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "kept", string(text))
 }
+
+func TestAgainstADirectoryOrdersNothingOfTheKernel(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		file string
+		code int
+		args []string
+	}{
+		{"/proc/sysrq-trigger", 0, []string{"reboot", "--boot-id", boot}},
+		{"/proc/sysrq-trigger", 0, []string{"shutdown", "--boot-id", boot}},
+		{"/proc/sys/vm/drop_caches", 0, []string{"remedy", "DropCache"}},
+	} {
+		n := newNode(t)
+		n.emptyDir("/run/aegis")
+		n.file(tc.file, "0\n")
+		n.captureAll()
+		r := n.against(tc.args...)
+		require.Equal(t, tc.code, r.ExitCode, "%q: %+v", tc.args, r)
+		require.Equal(t, "0\n", n.content(tc.file), "%q", tc.args)
+	}
+}
+
+// Nothing but reading is tried: were it not refused, an order would reach this machine.
+func TestAgainstARunningMachineIsRefused(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	code := Run(t.Context(), append(gpuArgs(), "--root", "/"), Options{Stdout: &n.stdout, Stderr: &n.stderr})
+	require.Equal(t, protocol.ExitUnknown, code)
+	require.Contains(t, n.stdout.String(), "--root / is the root of a running machine")
+}

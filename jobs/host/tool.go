@@ -116,6 +116,11 @@ func openHost(o Options) (*host, error) {
 	}
 	h := &host{root: root, options: o, words: new(words)}
 	h.driver = sync.OnceValue(h.findDriver)
+	if o.replay {
+		if err := h.refuseLive(); err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+	}
 	return h, nil
 }
 
