@@ -90,7 +90,11 @@ func (h *host) impliedIB() finding {
 
 // adapter checks one adapter. While another one has a link, one that only looks for a link has no cable.
 func (p *parts) adapter(a ibAdapter, linked bool) {
-	if a.device == "" {
+	switch {
+	case a.device == "" && a.bound:
+		p.note("the InfiniBand adapter %s has no RDMA device, its driver brings none", a.address)
+		return
+	case a.device == "":
 		p.errs = append(p.errs, fmt.Errorf("the InfiniBand adapter %s has no RDMA device, its driver does not run", a.address))
 		return
 	}
@@ -110,7 +114,10 @@ func (p *parts) adapter(a ibAdapter, linked bool) {
 // ibAdapter is an InfiniBand adapter, with its PCI address, or with its device and ports.
 type ibAdapter struct {
 	address, device string
-	ports           []ibPort
+	// bound says that a driver has the adapter of the address. It has no device if mlx5_ib is not loaded, or if another network namespace
+	// has the device.
+	bound bool
+	ports []ibPort
 }
 
 // infiniBand returns the InfiniBand adapters: the RDMA devices with ports of that kind, and what is one on the PCI bus and has no device.
@@ -130,10 +137,17 @@ func (h *host) infiniBand() ([]ibAdapter, error) {
 		}
 	}
 	addresses, err := h.driverless()
-	for _, address := range addresses {
-		out = append(out, ibAdapter{address: address})
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	for _, address := range addresses {
+		_, err := h.link(pciDir + address + "/driver")
+		if err != nil && !isAbsent(err) {
+			return nil, err
+		}
+		out = append(out, ibAdapter{address: address, bound: err == nil})
+	}
+	return out, nil
 }
 
 // driverless returns the PCI addresses of the InfiniBand adapters that have no RDMA device.

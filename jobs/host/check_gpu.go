@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -99,11 +100,17 @@ func (h *host) deviceFiles() (int, error) {
 func onGPUNode(check func(ctx context.Context, h *host, e *expectation, switches int) finding) func(context.Context, *host, *expectation) finding {
 	return func(ctx context.Context, h *host, e *expectation) finding {
 		bus, err := h.pciGPUs()
-		switch {
-		case err != nil:
+		if err != nil {
 			return broken("%v", err)
-		case bus.gpus == 0:
-			return skipped("no NVIDIA GPU on the PCI bus")
+		}
+		if bus.gpus == 0 {
+			trace, err := h.traceOfGPU(bus)
+			switch {
+			case err != nil:
+				return broken("%v", err)
+			case trace == "", e.GPUs != nil && *e.GPUs == 0:
+				return skipped("no NVIDIA GPU on the PCI bus")
+			}
 		}
 		return check(ctx, h, e, bus.switches)
 	}
@@ -117,7 +124,7 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 	}
 	onBus := bus.gpus
 	if onBus == 0 && !expects(e.GPUs) {
-		return skipped("no NVIDIA GPU on the PCI bus, and none is expected")
+		return h.noGPU(ctx, e, bus)
 	}
 	if onBus > 0 {
 		h.awaitDriver(ctx)
@@ -154,6 +161,76 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 		p.note("%d for virtual machines", bus.lent)
 	}
 	return p.finding()
+}
+
+// noGPU is the finding of a host without a GPU on the bus, where the profile counts none: nothing is to be checked unless the last GPU was
+// lost.
+func (h *host) noGPU(ctx context.Context, e *expectation, bus pciCount) finding {
+	none := skipped("no NVIDIA GPU on the PCI bus, and none is expected")
+	if e.GPUs != nil {
+		return none
+	}
+	trace, err := h.traceOfGPU(bus)
+	if err == nil && trace == "" && bus.lent == 0 {
+		trace = h.loggedLoss(ctx)
+	}
+	switch {
+	case err != nil:
+		return broken("%v", err)
+	case trace == "":
+		return none
+	}
+	return failed(protocol.ExitGPU, "no NVIDIA GPU on the PCI bus, but %s", trace)
+}
+
+// traceOfGPU returns what tells of a GPU that is not on the bus any more, nothing where nothing does. The driver is not loaded without a GPU.
+// Once all were lent to virtual machines, it stays loaded.
+func (h *host) traceOfGPU(bus pciCount) (string, error) {
+	kept, err := h.names("/proc/driver/nvidia/gpus")
+	switch {
+	case err != nil:
+		return "", err
+	case len(kept) > 0:
+		return "the driver has " + strings.Join(kept, ", "), nil
+	case bus.lent > 0:
+		return "", nil
+	}
+	loaded, err := h.exists("/sys/module/nvidia")
+	switch {
+	case err != nil:
+		return "", err
+	case loaded:
+		return "the module nvidia is loaded", nil
+	}
+	for _, dir := range []string{"/dev", h.driver().deviceDir()} {
+		names, err := h.names(dir)
+		if err != nil {
+			return "", err
+		}
+		if i := slices.IndexFunc(names, gpuDevice.MatchString); i >= 0 {
+			return dir + " has " + names[i], nil
+		}
+	}
+	return "", nil
+}
+
+// loggedLoss returns what the kernel log of this boot tells of a GPU that fell off the bus. A host without any other trace of a GPU needs
+// no log.
+func (h *host) loggedLoss(ctx context.Context) string {
+	var log xidLog
+	if h.kernelLog(ctx, log.line) != nil {
+		return ""
+	}
+	lost := slices.Collect(maps.Keys(log.gone))
+	for gpu, codes := range log.codes {
+		if codes[lostXID] {
+			lost = append(lost, gpu)
+		}
+	}
+	if len(lost) == 0 {
+		return ""
+	}
+	return "by the kernel log " + slices.Min(lost) + " was lost"
 }
 
 func matching(text string, line *regexp.Regexp) int {

@@ -297,11 +297,36 @@ func TestUnknownIsNeverHealthy(t *testing.T) {
 		}, 70, "gpu-dcgm error"},
 		{"persistence without GPUs", plain, "persistence: true\n", nil, 70, "gpu-health error"},
 		{"handle among the rows", true, "", func(n *node) { n.tool(smi, queryHealth, answer{Out: sample(n.t, "query-handle")}) }, 23, "gpu-health failed"},
+		// Surprise removal by pciehp leaves the driver's device file and its words in the kernel log.
+		{"last GPU gone", true, "", func(n *node) { n.emptyBus() }, 2, "gpu-count failed: no NVIDIA GPU on the PCI bus, but "},
+		{"last GPU gone, device file left", plain, "", func(n *node) { n.file("/dev/nvidia0", "") }, 2, "but /dev has nvidia0"},
+		{"last GPU gone, of a driver container", true, "", func(n *node) {
+			n.inContainer()
+			n.remove("/proc/driver")
+			n.emptyBus()
+		}, 2, "but /run/nvidia/driver/dev has nvidia0"},
+		{"last GPU gone, driver loaded", plain, "", func(n *node) { n.emptyDir("/sys/module/nvidia") }, 2, "but the module nvidia is loaded"},
+		{"last GPU gone, driver has it", plain, "", func(n *node) { n.emptyDir("/proc/driver/nvidia/gpus/0000:30:00.0") }, 2, "but the driver has 0000:30:00.0"},
+		{"last GPU gone, by the kernel log", plain, "", func(n *node) {
+			n.tool("dmesg", "", answer{Out: "[    9.000000] NVRM: Xid (PCI:0000:30:00): 79, GPU has fallen off the bus.\n"})
+		}, 2, "but by the kernel log 0000:30:00 was lost"},
+		{"last GPU gone that nobody expects", plain, "gpus: 0\n", func(n *node) { n.file("/dev/nvidia0", "") }, 0, ""},
+		{"last GPU lent", true, "", func(n *node) {
+			n.bind("0000:30:00.0", "vfio-pci")
+			n.bind("0000:31:00.0", "vfio-pci")
+			n.remove("/proc/driver")
+			n.emptyDir("/sys/module/nvidia")
+		}, 0, ""},
 		{"PCI bus unreadable", plain, "", func(n *node) { n.file("/sys/bus/pci/devices/0000:30:00.0/vendor/x", "") }, 70, "gpu-count error"},
 		{"adapter without a driver", plain, "", func(n *node) {
 			n.file(pciDir+"0000:18:00.0/vendor", "0x15b3\n")
 			n.file(pciDir+"0000:18:00.0/class", "0x020700\n")
 		}, 70, "ib error: the InfiniBand adapter 0000:18:00.0 has no RDMA device"},
+		{"adapter that another driver has", plain, "", func(n *node) {
+			n.file(pciDir+"0000:18:00.0/vendor", "0x15b3\n")
+			n.file(pciDir+"0000:18:00.0/class", "0x020700\n")
+			n.bind("0000:18:00.0", "mlx5_core")
+		}, 0, ""},
 		{"adapter that cannot be read", plain, "", func(n *node) {
 			n.port("mlx5_0", "1", "", "5: LinkUp", "InfiniBand")
 			n.remove(infinibandDir + "mlx5_0/ports/1/state")
@@ -363,6 +388,12 @@ func TestUnknownIsNeverHealthy(t *testing.T) {
 	}
 }
 
+// emptyBus takes everything off the PCI bus.
+func (n *node) emptyBus() {
+	n.remove("/sys/bus/pci/devices")
+	n.emptyDir("/sys/bus/pci/devices")
+}
+
 // What a check that hangs in the kernel looks at is nothing that any other has to wait for.
 func TestImpliedChecksAreLookedForByThemselves(t *testing.T) {
 	t.Parallel()
@@ -422,7 +453,7 @@ func TestHealthcheckUnreadableAnswerIsUnknown(t *testing.T) {
 		{checkDCGM, func(n *node) { n.tool("dcgmi", "diag -r 1", answer{Out: "nothing\n"}) }},
 	} {
 		n := newGPUNode(t)
-		n.file("/profiles/default.yaml", "dcgmDiag: true\n")
+		n.file("/profiles/default.yaml", "dcgmDiag: true\nibRateGbps: 100\n")
 		n.tool("dcgmi", "diag -r 1", answer{Out: dcgmTable("Pass")})
 		tc.fault(n)
 		r := n.examine(hardwareCheckedBy(tc.check), gpuArgs("--require", tc.check)...)

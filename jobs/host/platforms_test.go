@@ -40,7 +40,7 @@ func platforms() []platform {
 		// .driver-ready in it.
 		{"MOFED container", func(n *node) {
 			n.append("/proc/1/mounts", "overlay /run/mellanox/drivers overlay rw,relatime 0 0\n")
-			n.file(mofedReady, "")
+			n.file(mofedContainer+"/.driver-ready", "")
 		}},
 		// k3s-io/k3s, install.sh: the unit k3s-agent, and crictl in /usr/local/bin, a link to k3s.
 		{"k3s", func(n *node) {

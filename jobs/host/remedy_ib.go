@@ -14,9 +14,8 @@ import (
 
 const (
 	openibd = "/etc/init.d/openibd"
-	// mofedReady is what a container with the driver of the adapters leaves in its root, which it mounts there, once the driver is loaded.
+	// mofedContainer is where a container with the driver of the adapters mounts its root, or a part of it.
 	mofedContainer = "/run/mellanox/drivers"
-	mofedReady     = mofedContainer + "/.driver-ready"
 	// ibTimeout is how long a subnet manager may take to bring a port up again.
 	ibTimeout = 3 * time.Minute
 	// maxStacked is how many interfaces may lie on each other, such as a VLAN on a bond.
@@ -103,18 +102,22 @@ func (h *host) noAdapters() (bool, error) {
 // mellanox is what PCI calls the maker of the adapters.
 const mellanox = "0x15b3"
 
-// driverOfAdapters refuses where a container has brought the driver. The modules of the host are others, which do not go with its own.
+// driverOfAdapters refuses where a container brings the driver, also while it loads it. The modules of the host are others, which do not go
+// with its own.
 func (h *host) driverOfAdapters() error {
+	there, err := h.exists(mofedContainer)
+	if err != nil {
+		return err
+	}
 	mounts, err := h.mounts()
 	if err != nil {
 		return err
 	}
-	_, mounted := at(mounts, mofedContainer)
-	ready, err := h.exists(mofedReady)
-	if err == nil && (mounted || ready) {
+	mounted := slices.ContainsFunc(mounts, func(m mount) bool { return strings.HasPrefix(m.point+"/", mofedContainer+"/") })
+	if there || mounted {
 		return obstacle("the driver is in a container, %s; its pod is what to restart", mofedContainer)
 	}
-	return err
+	return nil
 }
 
 // portsOf returns the ports of the device, or of all devices.

@@ -450,9 +450,26 @@ func TestReloadIBDriver(t *testing.T) {
 			n.remove("/sys/class/infiniband")
 			n.file(pciDir+"0000:18:00.0/vendor", mellanox+"\n")
 		}, "", protocol.ResultFailed, 1, "no port is active after the reload", false},
-		{"driver in a container", func(n *node) { down(n); n.file(mofedReady, "") }, "", protocol.ResultFailed, 1, "refused: the driver is in a container, /run/mellanox/drivers", true},
+		{"driver in a container", func(n *node) { down(n); n.file(mofedContainer+"/.driver-ready", "") }, "", protocol.ResultFailed, 1, "refused: the driver is in a container, /run/mellanox/drivers", true},
 		{"module stays away", func(n *node) { n.remove("/sys/module/ib_umad") }, "", protocol.ResultFailed, 1, "module ib_umad is not loaded", false},
 	})
+}
+
+// Mellanox/doca-driver-build, entrypoint.sh: mount_rootfs mounts /usr/src alone, at /run/mellanox/drivers/usr/src, and .driver-ready is
+// removed while the container loads the driver, and when it ends.
+func TestReloadIBDriverRefusesAContainerThatIsNotReady(t *testing.T) {
+	t.Parallel()
+	for name, setup := range map[string]func(*node){
+		"sources mounted": func(n *node) {
+			n.append("/proc/1/mounts", "/dev/sda1 /run/mellanox/drivers/usr/src ext4 rw,relatime 0 0\n")
+		},
+		"directory left": func(n *node) { n.file("/run/mellanox/drivers/.lock", "") },
+	} {
+		n := sickNode(t)
+		require.NoError(t, n.open().driverOfAdapters())
+		setup(n)
+		require.ErrorContains(t, n.open().driverOfAdapters(), "the driver is in a container", name)
+	}
 }
 
 func TestReloadIBDriverKeepsTheNetworkOfTheHost(t *testing.T) {
