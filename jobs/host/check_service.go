@@ -41,21 +41,29 @@ func kubeletFinding(ctx context.Context, h *host, e *expectation) finding {
 	return f
 }
 
+// kubeletProcesses are what the processes are called that are the kubelet. That of RKE2 and of k0s is a process of its own, in k3s it is a
+// part of the one process.
+func kubeletProcesses() []string { return []string{"kubelet", "k3s-server", "k3s-agent"} }
+
 // kubeletProcess looks for the kubelet on a host without systemd, such as one of Talos.
 func (h *host) kubeletProcess() finding {
-	pid, err := h.runs("kubelet")
-	switch {
-	case err != nil:
-		return broken("%v", err)
-	case pid == "":
-		return failed(protocol.ExitUnknown, "there is no systemd, and no process is called kubelet")
+	for _, name := range kubeletProcesses() {
+		pid, err := h.runs(name)
+		switch {
+		case err != nil:
+			return broken("%v", err)
+		case pid != "":
+			return passed("process %s, %s", pid, name)
+		}
 	}
-	return passed("process %s", pid)
+	return failed(protocol.ExitUnknown, "there is no systemd, and no process is called %s", strings.Join(kubeletProcesses(), " or "))
 }
 
 // runtimeSockets are where the container runtimes listen.
 func runtimeSockets() []string {
-	return []string{"/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/k3s/containerd/containerd.sock"}
+	return []string{
+		"/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/k3s/containerd/containerd.sock", "/run/k0s/containerd.sock", "/run/cri-dockerd.sock",
+	}
 }
 
 // runtimeSocket looks for a container runtime that listens, on a host without systemd.

@@ -61,7 +61,7 @@ func (h *host) findDriver() driver {
 	case ready["IS_HOST_DRIVER"] == "true":
 		return h.driverAt("/", "/")
 	case ready["IS_HOST_DRIVER"] == "false" && root != "/":
-		return h.driverAt(root, devRoot)
+		return h.containerAt(root, devRoot)
 	}
 	if _, err := h.lookup(smi, append(searchDirs(), driverPath()...)...); err == nil {
 		return h.driverAt("/", "/")
@@ -145,6 +145,19 @@ func (h *host) driverAt(dir, devRoot string) driver {
 		if devRoot == dir && d.own {
 			d.devices = d.tools
 		}
+	}
+	return d
+}
+
+// containerAt describes the driver of the directory that the validator names. One that is no root and has no tool is what is left of a
+// container that has ended.
+func (h *host) containerAt(dir, devRoot string) driver {
+	d := h.driverAt(dir, devRoot)
+	if d.err != nil || d.tools == nil || d.own {
+		return d
+	}
+	if _, err := h.lookup(smi, d.path...); err != nil {
+		d.tools = nil
 	}
 	return d
 }

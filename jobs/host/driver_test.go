@@ -143,6 +143,23 @@ func TestHealthcheckWaitsForTheDriver(t *testing.T) {
 	}
 }
 
+// A container that has ended leaves what the validator wrote, and the directory that its root was mounted at.
+func TestDriverOfAnEndedContainerIsNotOnTheHost(t *testing.T) {
+	t.Parallel()
+	n := newGPUNode(t)
+	n.inContainer()
+	n.remove(driverContainer)
+	n.emptyDir(driverContainer)
+	n.tool("modprobe", "nvidia-peermem", answer{})
+	require.Equal(t, driverContainer, n.open().driver().container())
+	r := n.op("remedy", "ConfigPeerMem")
+	require.NotEqual(t, protocol.ExitOK, r.ExitCode, "%+v", r)
+	require.Contains(t, r.Detail, "modprobe is not installed in "+driverContainer)
+	require.Empty(t, n.calls("modprobe"))
+	r = n.op("healthcheck", "--profile", "default")
+	require.Equal(t, protocol.ExitUnknown, r.ExitCode, "%+v", r)
+}
+
 // emptyDir makes an empty directory.
 func (n *node) emptyDir(name string) {
 	n.file(name+"/x", "")

@@ -73,6 +73,16 @@ func (h *host) open(name string, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.options.replay {
+		// A pipe would be waited for, and a device is one of this machine.
+		info, err := h.root.Stat(inside)
+		switch {
+		case err != nil:
+			return nil, of(name, err)
+		case !info.Mode().IsRegular() && !info.IsDir():
+			return nil, fmt.Errorf("%s is not a regular file", name)
+		}
+	}
 	return h.root.OpenFile(inside, flags, 0)
 }
 

@@ -461,6 +461,29 @@ func TestHealthcheckUnreadableAnswerIsUnknown(t *testing.T) {
 	}
 }
 
+// Every node has these parts, so that nobody has to ask for their checks.
+func TestPartsOfEveryNodeAreKnownToBeWell(t *testing.T) {
+	t.Parallel()
+	for check, fault := range map[string]func(*node){
+		checkCPU:     func(n *node) { n.file("/sys/devices/system/cpu/online", "none\n") },
+		checkMemory:  func(n *node) { n.file("/proc/meminfo", "") },
+		checkDisk:    func(n *node) { n.tool("df", dfSpace, answer{Out: "nothing\n"}) },
+		checkRootFS:  func(n *node) { n.file("/proc/1/mounts", "\n") },
+		checkNetwork: func(n *node) { n.remove("/sys/class/net/eth1/bonding_slave") },
+	} {
+		n := newNode(t)
+		fault(n)
+		r := n.op("healthcheck", "--profile", "default")
+		require.Equal(t, protocol.ExitUnknown, r.ExitCode, "%s: %+v", check, r)
+		require.Contains(t, r.Detail, check+" error: ")
+	}
+	n := newNode(t)
+	n.uninstall("df")
+	n.uninstall("smartctl")
+	n.uninstall("ipmitool")
+	require.Equal(t, protocol.ExitOK, n.op("healthcheck", "--profile", "default").ExitCode, "a tool that is not there is skipped")
+}
+
 func TestHealthcheckSeverity(t *testing.T) {
 	t.Parallel()
 	n := newGPUNode(t)
@@ -586,6 +609,23 @@ func TestCheckThatHangsInTheKernelIsLeftBehind(t *testing.T) {
 		f := new(host).runCheck(t.Context(), k, nil)
 		require.Equal(t, protocol.ResultError, f.result)
 		require.Contains(t, f.detail, "left behind after 1m15s")
+		close(release)
+	})
+}
+
+func TestCancellingEndsACheckThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		k := check{timeout: time.Hour, run: func(context.Context, *host, *expectation) finding {
+			<-release
+			return passed("")
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Minute, cancel)
+		began := time.Now()
+		f := new(host).runCheck(ctx, k, nil)
+		require.Equal(t, protocol.ResultError, f.result)
+		require.Equal(t, time.Minute+abandonGrace, time.Since(began))
 		close(release)
 	})
 }

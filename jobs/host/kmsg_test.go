@@ -85,6 +85,11 @@ func TestServicesWithoutSystemd(t *testing.T) {
 		{"kubelet gone", func(n *node) { n.remove("/proc/900") }, 70, "kubelet failed: there is no systemd, and no process is called kubelet"},
 		{"kubelet a zombie", func(n *node) { n.file("/proc/900/stat", "900 (kubelet) Z 1 900\n") }, 70, "kubelet failed"},
 		{"runtime gone", func(n *node) { n.remove(socket) }, 70, "runtime failed: there is no systemd, and no runtime listens on"},
+		{"k3s server", func(n *node) { n.file("/proc/900/stat", "900 (k3s-server) S 1 900\n") }, 0, ""},
+		{"k3s agent", func(n *node) { n.file("/proc/900/stat", "900 (k3s-agent) S 1 900\n") }, 0, ""},
+		{"runtime of k3s", func(n *node) { n.remove(socket); n.listen("/run/k3s/containerd/containerd.sock") }, 0, ""},
+		{"runtime of k0s", func(n *node) { n.remove(socket); n.listen("/run/k0s/containerd.sock") }, 0, ""},
+		{"Docker", func(n *node) { n.remove(socket); n.listen("/run/cri-dockerd.sock") }, 0, ""},
 		{"runtime left its socket", func(n *node) { n.remove(socket); n.file(socket, "") }, 70, "runtime failed: nothing listens on " + socket},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -154,4 +155,15 @@ func TestAgainstARunningMachineIsRefused(t *testing.T) {
 	code := Run(t.Context(), append(gpuArgs(), "--root", "/"), Options{Stdout: &n.stdout, Stderr: &n.stderr})
 	require.Equal(t, protocol.ExitUnknown, code)
 	require.Contains(t, n.stdout.String(), "--root / is the root of a running machine")
+}
+
+// A pipe among the files would be waited for, and a device would answer for this machine.
+func TestAgainstADirectoryReadsRegularFilesOnly(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.captureAll()
+	n.remove("/proc/meminfo")
+	require.NoError(t, syscall.Mkfifo(n.path("/proc/meminfo"), 0o600))
+	r := n.against("healthcheck", "--profile", "default")
+	require.Contains(t, detail(t, r, checkMemory), "/proc/meminfo is not a regular file")
 }
