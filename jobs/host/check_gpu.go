@@ -264,7 +264,7 @@ func parseRows(text string, fields int) ([][]string, error) {
 	reader.LazyQuotes = true
 	rows, err := reader.ReadAll()
 	if err != nil {
-		return nil, fmt.Errorf("%s printed what cannot be read, %w: %.64q", smi, err, firstLine(text))
+		return nil, fmt.Errorf("%s printed output that cannot be parsed, %w: %.64q", smi, err, firstLine(text))
 	}
 	for _, row := range rows {
 		for i := range row {

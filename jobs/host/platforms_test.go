@@ -306,9 +306,9 @@ func TestPlatforms(t *testing.T) {
 // platformPage writes the page: a table of marks, and below it why.
 func platformPage(all []platform, runs []operationRun, cells [][]string) string {
 	var b strings.Builder
-	b.WriteString("# Platforms\n\nA test runs each [operation](host.md) on a fake host of each platform and compares this page with what it came to. " +
-		"The fake hosts are made after public manifests and captures, which `jobs/host/platforms_test.go` names; no operation was run on a real machine of these platforms for this page.\n\n")
-	b.WriteString("\"Skipped\" means that the host lacks what the operation needs, and \"refused\" that the operation must not run there. In both cases nothing was changed.\n\n")
+	b.WriteString("# Platforms\n\nA test runs each [operation](host.md) on a fake host of each platform and compares the results with this page. " +
+		"The fake hosts are modelled on the public manifests and captures listed in `jobs/host/platforms_test.go`; no operation was run on a real machine of these platforms for this page.\n\n")
+	b.WriteString("\"Skipped\" means that the host lacks what the operation needs. \"Refused\" means that the operation must not run on that platform. In both cases nothing was changed.\n\n")
 	b.WriteString("| platform |")
 	for _, run := range runs {
 		b.WriteString(" `" + run.name + "` |")

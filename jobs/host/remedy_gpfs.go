@@ -372,7 +372,7 @@ func (w *waiterLog) line(text string) {
 	case len(fields) > 2 && fields[0] == "mmdiag" && fields[2] == "HEADER":
 		w.columns = fields
 	case w.columns == nil || fields[0] != "mmdiag":
-		w.err = fmt.Errorf("mmdiag printed what cannot be read: %.64q", text)
+		w.err = fmt.Errorf("mmdiag printed output that cannot be parsed: %.64q", text)
 	default:
 		w.waiter(fields)
 	}

@@ -33,7 +33,7 @@ func restartFabricManager(ctx context.Context, h *host, _ string) finding {
 		if f := h.fabricReady(ctx); f.code == protocol.ExitOK {
 			return unneeded("%s", f.detail)
 		}
-		return refused(protocol.ExitNVLink, "%s runs in the container of the driver, %s; its pod is what to restart", fabricManager, dir)
+		return refused(protocol.ExitNVLink, "%s runs in the container of the driver, %s; restart its pod instead", fabricManager, dir)
 	}
 	unit, err := h.unitState(ctx, fabricManager)
 	if err != nil {

@@ -115,7 +115,7 @@ func (h *host) driverOfAdapters() error {
 	}
 	mounted := slices.ContainsFunc(mounts, func(m mount) bool { return strings.HasPrefix(m.point+"/", mofedContainer+"/") })
 	if there || mounted {
-		return obstacle("the driver is in a container, %s; its pod is what to restart", mofedContainer)
+		return obstacle("the driver is in a container, %s; restart its pod instead", mofedContainer)
 	}
 	return nil
 }
