@@ -144,11 +144,22 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 	if onBus != want || devices != want && !driverless {
 		p.fault("%d GPUs expected, %d on the PCI bus, %d device files", want, onBus, devices)
 	}
+	if err != nil && !blames(err) && len(p.faults) == 0 {
+		return unmade(err)
+	}
+	p.listed(out, err, want)
+	p.note("%d GPUs on the PCI bus", onBus)
+	if bus.lent > 0 {
+		p.note("%d for virtual machines", bus.lent)
+	}
+	return p.finding()
+}
+
+// listed counts the GPUs that nvidia-smi lists.
+func (p *parts) listed(out string, err error, want int) {
 	switch {
 	case blames(err):
 		p.fault("%v", err)
-	case err != nil && len(p.faults) == 0:
-		return unmade(err)
 	case err != nil:
 		p.unmade(err)
 	default:
@@ -156,11 +167,6 @@ func gpuCountFinding(ctx context.Context, h *host, e *expectation) finding {
 			p.fault("%d GPUs expected, %d listed by nvidia-smi", want, listed)
 		}
 	}
-	p.note("%d GPUs on the PCI bus", onBus)
-	if bus.lent > 0 {
-		p.note("%d for virtual machines", bus.lent)
-	}
-	return p.finding()
 }
 
 // noGPU is the finding of a host without a GPU on the bus, where the profile counts none: nothing is to be checked unless the last GPU was

@@ -339,7 +339,7 @@ func TestResetGPURefused(t *testing.T) {
 		{"no GPU", func(n *node) { n.smi(queryGPUs, "") }, "there is no GPU"},
 		{"driver does not answer", func(n *node) { n.tool(smi, queryGPUs, answer{Exit: 9}) }, "exit status 9"},
 		{"computing", func(n *node) { n.smi(queryApps, uuid1+", 42, python\n") }, "process 42 (python) computes on " + uuid1},
-		{"unreadable list of processes", func(n *node) { n.smi(queryApps, "[Not Supported]\n") }, "cannot be read"},
+		{"unreadable list of processes", func(n *node) { n.smi(queryApps, "[Not Supported]\n") }, "cannot be parsed"},
 		{"held", func(n *node) { n.link("/proc/42/fd/5", "/dev/nvidia1") }, "process 42 (python) holds /dev/nvidia1"},
 		{"held, minor unknown", func(n *node) { n.remove("/proc/driver"); n.link("/proc/42/fd/5", "/dev/nvidia0") }, "holds /dev/nvidia0"},
 		{"daemon does not stop", func(n *node) { n.tool("systemctl", "stop dcgm", answer{Exit: 1}) }, "refused: systemctl: exit status 1"},

@@ -362,7 +362,7 @@ func TestBreakDeadlock(t *testing.T) {
 		{"no waiter", func(n *node) { n.waiters(answer{}) }, "", protocol.ResultPassed, 0, "nothing to do", true},
 		{"broken up", nil, "", protocol.ResultPassed, 0, "no waiter waits", false},
 		{"not a member", func(n *node) { n.mmState("arbitrating") }, "", protocol.ResultFailed, 3, `refused: GPFS is "arbitrating"`, true},
-		{"waiters unknown", func(n *node) { n.waiters(answer{Out: "mmfsd is not running\n"}) }, "", protocol.ResultError, 70, "cannot be read", true},
+		{"waiters unknown", func(n *node) { n.waiters(answer{Out: "mmfsd is not running\n"}) }, "", protocol.ResultError, 70, "cannot be parsed", true},
 		{"without a time", func(n *node) { n.waiters(answer{Out: waiterTable("soon")}) }, "", protocol.ResultError, 70, "without the time", true},
 		{"node unknown", func(n *node) {
 			n.tool("mmgetstate", "-Y", answer{Out: "mmgetstate::HEADER:version:nodeName:state:\nmmgetstate::0:1:-N all:active:\n"})

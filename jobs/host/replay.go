@@ -61,7 +61,7 @@ func (h *host) refuseLive() error {
 	if err := errors.Join(syscall.Fstatfs(int(f.Fd()), &system), f.Close()); err != nil {
 		return fmt.Errorf("/proc: %w", err)
 	}
-	if int64(system.Type) == procMagic {
+	if system.Type == procMagic {
 		return fmt.Errorf("--root %s is the root of a running machine, with the proc of its kernel; copy its files into a directory", h.options.Root)
 	}
 	return nil
