@@ -39,16 +39,6 @@ func (w *world) dieAfter(step string) {
 	w.onWrite = nil
 }
 
-// runsBeside counts the steps of the ticket that run and are of another action.
-func (w *world) runsBeside(action ticket.Action) (n int) {
-	for _, s := range w.record().Ticket.Running() {
-		if s.Action != action {
-			n++
-		}
-	}
-	return n
-}
-
 // died reports whether the process of the world is dead.
 func (w *world) died() (dead bool) {
 	w.cluster.Do(func() { dead = w.client.Dead })
@@ -120,7 +110,7 @@ func TestUnfinishedFurtherDrainEnds(t *testing.T) {
 		beside := 0
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == protocol.ActionReboot {
-				beside = w.runsBeside(ticket.Reboot)
+				beside = len(runningDrains(w.record().Ticket))
 				w.source.gone()
 			}
 		}
@@ -160,7 +150,7 @@ func TestUnfinishedFurtherDrainEndsBeforeAnOrderThatIsResumed(t *testing.T) {
 		beside := 0
 		w.jobs.effect = func(r jobs.Request) {
 			if r.Action == protocol.ActionReboot {
-				beside = w.runsBeside(ticket.Reboot)
+				beside = len(runningDrains(w.record().Ticket))
 				w.source.gone()
 			}
 		}
