@@ -79,7 +79,7 @@ func TestCoverageFindsTheNodeWhoseExporterIsGone(t *testing.T) {
 	}, within, time.Second)
 	require.Equal(t, 1, code, "a condition in mode auto is blind")
 	require.Equal(t, "gpu/dcgm-exporter", why[0].Source)
-	require.Contains(t, why[0].Reason, "the exporter had the node last ")
+	require.Contains(t, why[0].Reason, "last sample from this node ")
 	require.NotEmpty(t, why[0].Set)
 	require.Empty(t, blindOn(r, "GpuCheckFailed", other.name), "its neighbour is seen")
 	require.Empty(t, blindOn(r, "NodeHasRestarted", n.name), "other exporters of the node go on")

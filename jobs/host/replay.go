@@ -50,21 +50,30 @@ const procMagic = 0x9fa0
 
 // refuseLive refuses the root of a machine that runs: the operation would act on it.
 func (h *host) refuseLive() error {
-	f, err := h.open("/proc", os.O_RDONLY)
-	if isAbsent(err) {
-		return nil
-	}
+	live, err := h.live()
 	if err != nil {
 		return err
 	}
-	var system syscall.Statfs_t
-	if err := errors.Join(syscall.Fstatfs(int(f.Fd()), &system), f.Close()); err != nil {
-		return fmt.Errorf("/proc: %w", err)
-	}
-	if system.Type == procMagic {
+	if live {
 		return fmt.Errorf("--root %s is the root of a running machine, with the proc of its kernel; copy its files into a directory", h.options.Root)
 	}
 	return nil
+}
+
+// live reports whether the root is that of a machine that runs: the proc of its kernel is there.
+func (h *host) live() (bool, error) {
+	f, err := h.open("/proc", os.O_RDONLY)
+	if isAbsent(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var system syscall.Statfs_t
+	if err := errors.Join(syscall.Fstatfs(int(f.Fd()), &system), f.Close()); err != nil {
+		return false, fmt.Errorf("/proc: %w", err)
+	}
+	return system.Type == procMagic, nil
 }
 
 // replayedError is the exit status of a tool as it was captured.

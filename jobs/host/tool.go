@@ -242,6 +242,12 @@ func (h *host) start(cmd *exec.Cmd, mounts bool) error {
 		return cmd.Start()
 	}
 	namespace, err := os.Open(filepath.Join(h.options.Root, initNamespace))
+	if errors.Is(err, os.ErrNotExist) {
+		// A directory that is no running machine, as in a simulation, has no namespace of its own.
+		if live, liveErr := h.live(); liveErr == nil && !live {
+			return cmd.Start()
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("the mount namespace of the host: %w", err)
 	}
