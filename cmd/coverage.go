@@ -250,7 +250,8 @@ func clusterNodes(ctx context.Context, kubeconfig string) ([]coverage.Node, erro
 // hasGPUs reports whether the node offers GPUs, or has offered some.
 func hasGPUs(node *corev1.Node) bool {
 	for name := range node.Status.Capacity {
-		if strings.HasPrefix(string(name), "nvidia.com/") || name == "amd.com/gpu" {
+		// Not each resource of NVIDIA is a GPU: nvidia.com/hostdev is a network adapter.
+		if strings.HasPrefix(string(name), "nvidia.com/gpu") || strings.HasPrefix(string(name), "nvidia.com/mig-") || name == "amd.com/gpu" {
 			return true
 		}
 	}

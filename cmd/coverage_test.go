@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // answeringAll serves one answer to everything.
@@ -73,4 +75,15 @@ func TestCoverageReadsItsCommandLine(t *testing.T) {
 	f, err := parseCoverage([]string{"-prometheus", "http://p:9090", "-without", " ib, roce,,gpfs,"}, t.Output())
 	require.NoError(t, err)
 	require.Equal(t, []string{"ib", "roce", "gpfs"}, f.without)
+}
+
+func TestNodesWithGPUsAreThoseThatOfferSome(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"nvidia.com/gpu": true, "nvidia.com/gpu.shared": true, "nvidia.com/mig-1g.10gb": true, "amd.com/gpu": true,
+		"nvidia.com/hostdev": false, "nvidia.com/roce_gdr": false, "cpu": false,
+	} {
+		node := &corev1.Node{Status: corev1.NodeStatus{Capacity: corev1.ResourceList{corev1.ResourceName(name): resource.MustParse("1")}}}
+		require.Equal(t, want, hasGPUs(node), name)
+	}
 }

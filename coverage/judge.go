@@ -145,7 +145,7 @@ func (a *asker) condition(c rules.Condition) Condition {
 	return result
 }
 
-// noNodes says why there is no node to see.
+// noNodes explains why no node is known.
 func (a *asker) noNodes() Why {
 	if a.o.Nodes != nil {
 		return Why{Reason: "the API server of the kubeconfig lists no node", Set: "Name the kubeconfig of the cluster that Prometheus watches."}

@@ -8,7 +8,7 @@ import (
 // exporterOf returns the exporter that has a series, by the name of that. Empty means that nobody knows.
 func exporterOf(metric string) string {
 	for prefix, exporter := range map[string]string{
-		"DCGM_": "dcgm-exporter", "kube_": "kube-state-metrics", "node_": "node_exporter", "sichek_": "sichek", "accelerator_": "gpud",
+		fieldPrefix: "dcgm-exporter", "kube_": "kube-state-metrics", "node_": "node_exporter", "sichek_": "sichek", "accelerator_": "gpud",
 		"problem_": "node-problem-detector", "ipmi_": "ipmi_exporter", "smartctl_": "smartctl_exporter", "gpfs_": "gpfs_exporter",
 		"kubelet_": "kubelet", "container_": "kubelet", "probe_": "blackbox_exporter", "aegis_site_condition": "site",
 		"aegis_net_tx_timeouts_total": "site", "os_fd_zombie_processes": "site",

@@ -226,7 +226,7 @@ func (a *asker) parts(s *server) []part {
 
 // nodeLabels returns the labels that name the node of a series besides node.
 func nodeLabels(s source.Selector) []string {
-	if strings.HasPrefix(s.Metric(), "DCGM_") {
+	if strings.HasPrefix(s.Metric(), fieldPrefix) {
 		return []string{"Hostname", "hostname"}
 	}
 	return nil

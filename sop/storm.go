@@ -222,7 +222,7 @@ func (w *stormWatch) goOn(now time.Time, written []policy.Storm, settings policy
 	fronts := w.fronts(settings, func(frontOf) bool { return true })
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.active = w.forecast.next(now, joined(w.known(), written), fronts, settings)
+	w.active = w.forecast.next(now, joined(w.renamed(), written), fronts, settings)
 }
 
 // add adds the storms that have arisen where a condition has come over a node. One that goes on already costs nothing.
@@ -234,7 +234,7 @@ func (w *stormWatch) add(now time.Time, settings policy.Settings) {
 	if storms := arising(now, active, fronts); len(storms) > 0 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.active = sortedStorms(append(w.known(), storms...))
+		w.active = sortedStorms(append(w.renamed(), storms...))
 	}
 }
 
@@ -343,11 +343,11 @@ func (w *stormWatch) forget() {
 func (w *stormWatch) current() []policy.Storm {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Clone(w.known())
+	return slices.Clone(w.renamed())
 }
 
-// known returns the storms that go on, by the names that the catalogue has for their conditions now. The caller holds mu.
-func (w *stormWatch) known() []policy.Storm {
+// renamed gives the storms that go on the names that the catalogue has for their conditions now, and returns them. The caller holds mu.
+func (w *stormWatch) renamed() []policy.Storm {
 	w.active = namedStorms(w.active, w.names)
 	return w.active
 }
@@ -356,7 +356,7 @@ func (w *stormWatch) known() []policy.Storm {
 func (w *stormWatch) release(condition, pool string, o policy.Order) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	storms := w.known()
+	storms := w.renamed()
 	for i := range storms {
 		if storms[i].Is(condition, pool) {
 			storms[i].Released = &o
@@ -370,7 +370,7 @@ func (w *stormWatch) holds(condition, pool string) string {
 	condition, _ = w.names(condition, "")
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	storms := w.known()
+	storms := w.renamed()
 	for _, where := range []string{pool, policy.ClusterName} {
 		for _, s := range storms {
 			switch {

@@ -221,8 +221,7 @@ func TestHealthcheckServices(t *testing.T) {
 	}
 }
 
-// A check that is required, and that a missing tool stands in the way of, is not made; one that nothing requires is skipped, or made
-// without the part.
+// Without its tool, a required check could not be made; one that nothing requires is skipped, or made without the part.
 func TestHealthcheckMissingTool(t *testing.T) {
 	t.Parallel()
 	const implied, free, noted = true, false, "noted"

@@ -116,8 +116,11 @@ func (h *host) replay(c command) error {
 		}
 	}
 	status, err := h.readNumber(file + ".exit")
-	if err != nil && !isAbsent(err) || status < 0 {
+	switch {
+	case err != nil && !isAbsent(err):
 		return fmt.Errorf("%s.exit of %s must hold an exit status: %w", file, call, err)
+	case status < 0:
+		return fmt.Errorf("%s.exit of %s must hold an exit status, and not %d", file, call, status)
 	}
 	complaint, err := h.read(file + ".err")
 	if err != nil && !isAbsent(err) {
