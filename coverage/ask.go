@@ -2,7 +2,6 @@
 package coverage
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,13 +98,15 @@ type count struct {
 
 // asker collects what is told.
 type asker struct {
-	o         Options
-	index     *rules.NodeIndex
-	nodes     []string
-	known     map[string]bool
-	nodesFrom string
-	hardware  map[string]map[string]bool
-	servers   []*server
+	o     Options
+	index *rules.NodeIndex
+	// classifier says which node labels name.
+	classifier *rules.Classifier
+	nodes      []string
+	known      map[string]bool
+	nodesFrom  string
+	hardware   map[string]map[string]bool
+	servers    []*server
 	// byClause groups by what names a node in the rules of the chart, and byLabels by every label that may name one.
 	byClause, byLabels string
 	nodeLabels         []string
@@ -144,25 +145,24 @@ func newAsker(o Options) *asker {
 		o: o, index: rules.NewNodeIndex(), known: make(map[string]bool), hardware: make(map[string]map[string]bool),
 		byClause: labelNode + ", " + o.Cluster.LabelName(), nodeLabels: append([]string{labelNode}, names...),
 	}
+	a.classifier = rules.NewClassifier(rules.ClassifierOptions{Nodes: a.index, NodeLabels: o.NodeLabels, Cluster: o.Cluster})
 	a.byLabels = strings.Join(append(slices.Clone(a.nodeLabels), o.Cluster.LabelName()), ", ")
 	return a
 }
 
-// resolve returns the node that the labels name, empty if there is none of that name, and the name. Empty means that no label names one.
+// resolve returns the node that the labels name, as those of an alert do, empty if there is none of that name, and the name. Empty means that
+// no label names one.
 func (a *asker) resolve(labels map[string]string) (node, name string) {
+	node, err := a.classifier.Node(labels)
+	if err == nil {
+		return node, node
+	}
 	for _, label := range a.nodeLabels {
-		value := labels[label]
-		if value == "" {
-			continue
-		}
-		if node, err := a.index.Lookup(value); err == nil {
-			return node, value
-		}
-		if name = cmp.Or(name, value); label == labelNode {
-			break
+		if name = labels[label]; name != "" {
+			return "", name
 		}
 	}
-	return "", name
+	return "", ""
 }
 
 // connect asks for the canary and the rules of a server.

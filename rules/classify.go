@@ -255,6 +255,15 @@ func (c *Catalogue) subject(s prom.Subject, labels map[string]string) (prom.Aegi
 	return c.withXID(e.status("", device), xidOf(labels)), drop
 }
 
+// Node returns the node that the labels name, as those of an alert do. The error is a *Drop.
+func (r *Classifier) Node(labels map[string]string) (string, error) {
+	name, drop := r.node(prom.Alert{Labels: labels})
+	if drop != nil {
+		return "", drop
+	}
+	return name, nil
+}
+
 // node returns the node that the alert names.
 func (r *Classifier) node(a prom.Alert) (string, *Drop) {
 	labels := a.Labels

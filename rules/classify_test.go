@@ -447,3 +447,19 @@ conditions:
 		requireDrop(t, err, test.reason)
 	}
 }
+
+func TestNodeOfSeriesIsThatOfAnAlert(t *testing.T) {
+	t.Parallel()
+	index := NewNodeIndex()
+	index.Set(NodeInfo{Name: "n1", Addresses: []string{"10.0.0.1"}})
+	c := NewClassifier(ClassifierOptions{Nodes: index})
+	for want, labels := range map[string]map[string]string{
+		"n1": {"job": "fans", "instance": "10.0.0.1:9100"},
+		// It is where kube-state-metrics runs, and not what it tells of.
+		"": {"job": "kube-state-metrics", "instance": "10.0.0.1:8080"},
+	} {
+		node, err := c.Node(labels)
+		require.Equal(t, want, node)
+		require.Equal(t, want == "", err != nil)
+	}
+}
